@@ -1,0 +1,46 @@
+"""The tuples of tensors that travel between the folders: what a batch is, what an embedder returns."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Embedding(NamedTuple):
+    """What an embedder returns for B images."""
+
+    embeds: Tensor  # (B, D), unit rows when the architecture normalises
+    features: Tensor  # (B, F), pooled, before the embedding layer
+    feature_map: Tensor  # (B, F, h, w)
+
+
+class Batch(NamedTuple):
+    """B tuples of images as one training step sees them.
+
+    A sampler decides how many views a batch has: one for metric learning, two for a contrastive pair.
+    Labels, rows and captions are those of the first view.
+    """
+
+    views: tuple[Tensor, ...]  # each (B, 3, H, W)
+    labels: Tensor  # (B,) int64, class index within the ImageSet
+    rows: Tensor  # (B,) int64, row in the ImageSet
+    captions: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on ``device``; images arrive in channels_last, the faster layout for CNNs."""
+        return self._replace(
+            views=tuple(
+                view.to(device, non_blocking=True, memory_format=torch.channels_last)
+                for view in self.views
+            ),
+            labels=self.labels.to(device, non_blocking=True),
+            rows=self.rows.to(device, non_blocking=True),
+        )
+
+
+class Triplets(NamedTuple):
+    """T index triplets into a batch; T = 0 is allowed."""
+
+    anchors: Tensor  # (T,) int64
+    positives: Tensor  # (T,) int64
+    negatives: Tensor  # (T,) int64
