@@ -19,7 +19,7 @@ def seed_everything(seed: int) -> None:
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A seed of its own for the component called ``names``, in [0, 2**63), stable across machines."""
+    """A seed for the component called ``names``, in [0, 2**63), the same on every machine."""
     digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

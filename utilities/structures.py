@@ -1,4 +1,4 @@
-"""The tuples of tensors that travel between the folders: what a batch is, what an embedder returns."""
+"""The tuples of tensors that travel between the folders: batches, embeddings, triplets."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ class Embedding(NamedTuple):
 class Batch(NamedTuple):
     """B tuples of images as one training step sees them.
 
-    A sampler decides how many views a batch has: one for metric learning, two for a contrastive pair.
-    Labels, rows and captions are those of the first view.
+    A sampler decides how many views a batch has: one for metric learning, two for a contrastive
+    pair. Labels, rows and captions are those of the first view.
     """
 
     views: tuple[Tensor, ...]  # each (B, 3, H, W)
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     captions: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on ``device``; images arrive in channels_last, the faster layout for CNNs."""
+        """The same batch on ``device``, its images in channels_last, the faster layout for CNNs."""
         return self._replace(
             views=tuple(
                 view.to(device, non_blocking=True, memory_format=torch.channels_last)
@@ -35,6 +35,7 @@ class Batch(NamedTuple):
             ),
             labels=self.labels.to(device, non_blocking=True),
             rows=self.rows.to(device, non_blocking=True),
+            captions=tuple(self.captions),  # pinning memory may have made them a list
         )
 
 

@@ -1,0 +1,84 @@
+"""The stopwatch on a clock that the test turns, and the memory reading."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from utilities.timing import Stopwatch, peak_memory_mb
+
+STATUS = Path("/proc/self/status")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """``clock.now`` is what time.perf_counter answers."""
+
+    class Clock:
+        now = 0.0
+
+    monkeypatch.setattr(time, "perf_counter", lambda: Clock.now)
+    return Clock
+
+
+def test_sections_add_up(clock):
+    watch = Stopwatch()
+    for seconds in (1.0, 2.0):
+        with watch.section("forward"):
+            clock.now += seconds
+        with watch.section("evaluation"):
+            clock.now += 10 * seconds
+    assert dict(watch.seconds) == {"forward": 3.0, "evaluation": 30.0}
+
+
+def test_a_section_that_raises_still_counts(clock):
+    watch = Stopwatch()
+    with pytest.raises(KeyError), watch.section("forward"):
+        clock.now += 1
+        raise KeyError
+    assert watch.seconds["forward"] == 1
+
+
+def test_waiting_counts_the_wait_and_not_the_work(clock):
+    def slow():
+        for item in "abc":
+            clock.now += 0.5
+            yield item
+
+    watch = Stopwatch()
+    seen = []
+    for item in watch.waiting(slow()):
+        clock.now += 100
+        seen.append(item)
+    assert seen == ["a", "b", "c"]
+    assert watch.seconds["data"] == 1.5
+
+
+def test_images_per_second_over_all_or_some_sections(clock):
+    watch = Stopwatch()
+    assert watch.images_per_second(10) == 0
+    with watch.section("data"):
+        clock.now += 1
+    with watch.section("forward"):
+        clock.now += 3
+    assert watch.images_per_second(12) == 3
+    assert watch.images_per_second(12, "forward") == 4
+    assert watch.images_per_second(12, "absent") == 0
+    assert set(watch.seconds) == {"data", "forward"}
+
+
+@pytest.mark.parametrize("synchronize", [False, True])
+def test_the_gpu_is_waited_for_only_if_asked(monkeypatch, synchronize):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append(1))
+    with Stopwatch(synchronize=synchronize).section("forward"):
+        pass
+    assert len(calls) == (2 if synchronize else 0)
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="only Linux tells the peak in a second place")
+def test_peak_memory_is_the_kernels_own_high_water_mark():
+    mark = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    assert peak_memory_mb() == pytest.approx(int(mark.split()[1]) / 1024, rel=0.02)

@@ -1,0 +1,121 @@
+"""Checkpoints are tensors and plain values: reading one runs no code, none is ever half-written.
+
+``torch.load(path, weights_only=True)`` reads them anywhere, without this project.
+"""
+
+import os
+import random
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utilities.files import atomic_path
+
+FORMAT = 1  # raised whenever an older reader would misunderstand a newer file
+
+PLAIN = (bool, int, float, str, bytes, type(None))
+MAPPINGS = (dict, OrderedDict, Counter)  # a Counter is how MultiStepLR keeps its milestones
+SEQUENCES = (list, tuple)
+
+
+def save(path: Path, parts: Mapping[str, Any]) -> None:
+    """Write ``parts`` (their state dicts, counters, scores) to ``path``, whole or not at all.
+
+    Args:
+        parts: by name; any nesting of dicts, lists and tuples of tensors and plain values.
+
+    Raises:
+        TypeError: something else is in it; names where and what.
+        ValueError: a part is called "format", which is the file's own.
+        OSError: the folder cannot be written or the disk is full; the old file stays.
+    """
+    if "format" in parts:
+        raise ValueError("a checkpoint part cannot be called 'format'; choose another name")
+    for name, part in parts.items():
+        _refuse_all_but_plain(name, part)
+    with atomic_path(path) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                torch.save({"format": FORMAT, **parts}, file)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+        except RuntimeError as error:  # torch's zip writer trips over the file's own OSError
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The parts that ``save`` wrote to ``path``, tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is cut short, is no checkpoint of this project, or a newer version wrote it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        parts = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile, pickle and torch each raise their own
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is cut short, or not "
+            "tensors and plain values; take another checkpoint of the run"
+        ) from error
+    if not isinstance(parts, dict) or not isinstance(parts.get("format"), int):
+        raise ValueError(
+            f"checkpoint {path} was not written by this project; "
+            "weights of a backbone go to --weights"
+        )
+    if parts["format"] > FORMAT:
+        raise ValueError(
+            f"checkpoint {path} has format {parts['format']}, this version reads up to {FORMAT}; "
+            "update the code"
+        )
+    del parts["format"]
+    return parts
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of the global generators of python, numpy and torch, all devices."""
+    kind, keys, *rest = cast(tuple, np.random.get_state())  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Undo every draw since ``rng_state``; GPUs that are not here are passed over."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda_state, device)
+
+
+def _refuse_all_but_plain(name: str, value: Any) -> None:
+    """Exact types only: a subclass (a numpy scalar is a float) drags its class into the file."""
+    kind = type(value)
+    if kind in (Tensor, nn.Parameter) or kind in PLAIN:
+        return
+    if kind in MAPPINGS:
+        for key, item in value.items():
+            if type(key) not in PLAIN:
+                raise TypeError(f"checkpoint part {name} has a key that is a {type(key).__name__}")
+            _refuse_all_but_plain(f"{name}.{key}", item)
+    elif kind in SEQUENCES:
+        for index, item in enumerate(value):
+            _refuse_all_but_plain(f"{name}.{index}", item)
+    else:
+        raise TypeError(
+            f"checkpoint part {name} is a {kind.__module__}.{kind.__name__}; give a tensor, "
+            "a number, a string, or lists and dicts of them"
+        )

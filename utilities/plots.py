@@ -1,0 +1,71 @@
+"""Learning curves as a picture."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utilities.files import atomic_path
+
+COLUMNS = 3
+PANEL = (3.6, 2.5)  # inches
+
+
+def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw one small panel per score over the epochs and write them to ``path`` as PNG.
+
+    A score of epoch 0, before training, is a dashed line to measure the curve against.
+
+    Args:
+        rows: ``{"epoch": int, score: float or None}``, as in metrics.jsonl; a score may be missing.
+
+    Raises:
+        ValueError: there is no score to draw.
+    """
+    # Built on the Figure itself, without pyplot: no display is asked for and no global state kept.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    curves = {
+        name: [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        for name in dict.fromkeys(name for row in rows for name in row if name != "epoch")
+    }
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        raise ValueError(f"no score to draw in {path}; record an epoch first")
+
+    first, last = min(row["epoch"] for row in rows), max(row["epoch"] for row in rows)
+    margin = max(0.03 * (last - first), 0.05)
+
+    columns = min(COLUMNS, len(curves))
+    lines = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for panel, (name, points) in zip(panels, curves.items(), strict=False):
+        epochs, values = zip(*points, strict=True)
+        if epochs[0] == 0 and len(points) > 1:
+            panel.axhline(values[0], color="0.55", linestyle="--", linewidth=1)
+            panel.annotate(
+                "untrained",
+                (1, values[0]),
+                xycoords=("axes fraction", "data"),
+                xytext=(-3, 2),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7,
+                color="0.45",
+            )
+        panel.plot(epochs, values, marker="o", markersize=2.5, linewidth=1.4, color="C0")
+        panel.set_title(f"{name}  (last {values[-1]:.4g})", fontsize=9)
+        panel.set_xlabel("epoch", fontsize=8)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        panel.set_xlim(first - margin, last + margin)
+        panel.tick_params(labelsize=7)
+        panel.grid(alpha=0.25, linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in figure.axes[len(curves) :]:
+        panel.set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")

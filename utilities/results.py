@@ -1,0 +1,120 @@
+"""Tables from run folders: mean and 95 % confidence interval over seeds, per group.
+
+    python -m utilities.results Training_Results/emoji/* --baseline baseline
+
+Reads only ``config.json`` and ``metrics.jsonl``. Scores are those of the last evaluation, so that
+no epoch is chosen on the classes that are reported.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+# Two-sided 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
+STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+class Run(NamedTuple):
+    """One finished run as its folder tells it."""
+
+    group: str
+    seed: int
+    epoch: int
+    scores: dict[str, float]
+
+
+def read(folder: Path) -> Run:
+    """The last scores of the run in ``folder``.
+
+    Raises:
+        ValueError: the folder holds no run, or one without an evaluation.
+    """
+    try:
+        flags = json.loads((folder / "config.json").read_text())["flags"]
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        last = json.loads(lines[-1])
+    except (OSError, KeyError, IndexError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} holds no run with scores ({error!r})") from None
+    epoch = int(last.pop("epoch"))
+    scores = {name: value for name, value in last.items() if isinstance(value, float)}
+    return Run(flags["group"], flags["seed"], epoch, scores)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % confidence interval (Student's t); nan for a single value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan
+    quantile = STUDENT[min(len(values) - 1, len(STUDENT)) - 1]
+    return mean, quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def table(runs: Sequence[Run], names: Sequence[str], baseline: str | None = None) -> str:
+    """A Markdown table in percent: a row per group, a column per score.
+
+    Args:
+        baseline: a group; the others then also show their mean difference from it over the seeds
+            that both have, which is tighter, since runs of one seed see the same batches.
+    """
+    groups: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        groups.setdefault(run.group, {})[run.seed] = run
+    if baseline is not None and baseline not in groups:
+        raise ValueError(f"--baseline {baseline} is not among the groups: {', '.join(groups)}")
+    rows = [["group", "seeds", "epochs", *names], ["---", *["---:"] * (len(names) + 2)]]
+    for group, by_seed in groups.items():
+        epochs = {run.epoch for run in by_seed.values()}
+        row = [group, str(len(by_seed)), "/".join(map(str, sorted(epochs)))]
+        for name in names:
+            cell = percent(*interval([run.scores[name] for run in by_seed.values()]))
+            if baseline is not None and group != baseline:
+                shared = [seed for seed in by_seed if seed in groups[baseline]]
+                gains = [
+                    by_seed[seed].scores[name] - groups[baseline][seed].scores[name]
+                    for seed in shared
+                ]
+                if gains:
+                    cell += f" ({percent(*interval(gains), sign='+')})"
+            row.append(cell)
+        rows.append(row)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def percent(mean: float, half: float, sign: str = "") -> str:
+    """``71.32 ± 0.41`` from fractions."""
+    return f"{100 * mean:{sign}.2f}" + ("" if math.isnan(half) else f" ± {100 * half:.2f}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table of the run folders that the command line names."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--baseline", help="group to compare the others with, seed by seed")
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        default=[
+            "test/embeds/e_recall@1",
+            "test/embeds/mAP@R",
+            "test/embeds/wrong_word_similarity@10",
+            "test/embeds/wrong_group_share@10",
+        ],
+        help="names as in metrics.csv",
+    )
+    args = parser.parse_args(argv)
+    try:
+        print(table([read(folder) for folder in args.runs], args.scores, args.baseline))
+    except (ValueError, KeyError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The folder that a run leaves behind: what was asked, what came out, and with which code.
+
+``<save_path>/<dataset>/<run name>/`` holds config.json, metrics.jsonl and metrics.csv (one line per
+epoch), log.txt, and whatever else the run writes there: checkpoints, plots, a report.
+"""
+
+import csv
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utilities.files import atomic_path
+
+# Distributions whose version can move a number.
+PACKAGES = (
+    "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn", "faiss-cpu",
+    "faiss-gpu", "pillow", "wandb",
+)  # fmt: skip
+
+Row = dict[str, Any]  # {"epoch": int, score name: float or None}
+
+
+class RunFolder:
+    """One run's folder. ``create`` makes a new one, ``reopen`` goes on with one that exists.
+
+    Attributes:
+        path: the folder.
+        rows: what ``record`` was given, oldest first; a score that is not finite is None.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[Row] = []
+
+    @classmethod
+    def create(cls, save_path: Path, dataset: str, name: str) -> "RunFolder":
+        """A new folder ``<save_path>/<dataset>/<name>``, or ``<name>_2``, ``_3``, … if that exists.
+
+        Making the folder is what claims the name, so runs that start together never share one.
+
+        Raises:
+            ValueError: a name that would leave ``save_path``.
+            OSError: ``save_path`` cannot be written.
+        """
+        for part, flag in ((dataset, "--dataset"), (name, "--savename")):
+            if not part or part in (".", "..") or "/" in part or os.sep in part:
+                raise ValueError(f"{flag} {part!r} cannot name a folder; leave out slashes")
+        parent = save_path / dataset
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in count(1):
+            path = parent / (name if attempt == 1 else f"{name}_{attempt}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return cls(path)
+        raise AssertionError("count() has no end")
+
+    @classmethod
+    def reopen(cls, path: Path, epoch: int) -> "RunFolder":
+        """The folder of a run that resumes after ``epoch``; later lines of its metrics are dropped.
+
+        A last line that a crash cut short is dropped as well.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+        """
+        if not path.is_dir():
+            raise FileNotFoundError(f"run folder {path} does not exist")
+        folder = cls(path)
+        folder.rows = [row for row in read_rows(path / "metrics.jsonl") if row["epoch"] <= epoch]
+        with atomic_path(path / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(_line(row) for row in folder.rows), encoding="utf-8")
+        folder._write_csv()
+        return folder
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    def checkpoint(self, name: str) -> Path:
+        """``last`` or ``best_<metric>`` to its file."""
+        return self.path / f"{name.replace('/', '_')}.pt"
+
+    def write_config(self, flags: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        """Write config.json: every flag, and the code, packages and device that they ran on.
+
+        Only ``flags`` and versions go in; nothing is read from the environment.
+        """
+        config = {
+            "flags": dict(flags),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "git": git_state(),
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "device": describe(torch.device(device)),
+            "packages": versions(),
+        }
+        with atomic_path(self.path / "config.json") as temporary:
+            text = json.dumps(config, indent=2, default=str)  # str: paths
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    def record(self, epoch: int, scores: Mapping[str, float]) -> None:
+        """Append one epoch's scores to metrics.jsonl, on disk at return, and to metrics.csv."""
+        row: Row = {"epoch": epoch, **{name: _finite(value) for name, value in scores.items()}}
+        self.rows.append(row)
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+        self._write_csv()
+
+    def _write_csv(self) -> None:
+        """All rows again: a later epoch may bring scores, thus columns, that earlier ones lack."""
+        columns = list(dict.fromkeys(name for row in self.rows for name in row)) or ["epoch"]
+        with (
+            atomic_path(self.path / "metrics.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl, without a last line that was cut short; none without a file."""
+    rows: list[Row] = []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path} line {number} is no JSON; remove the line") from error
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can move a number."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of this code and whether files differ from it; None outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        root = Path(__file__).resolve().parents[1]
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe(device: torch.device) -> str:
+    """The device in words: "cuda: NVIDIA H100", "cpu: x86_64, 2 threads"."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no nan and no infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
