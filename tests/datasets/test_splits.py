@@ -1,0 +1,322 @@
+"""Layouts, splits and what is said of images that are missing or misplaced."""
+
+import argparse
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets
+from datasets.folders import clean
+from datasets.splits import hold_out, read
+
+
+def arguments(root, **flags):
+    defaults = {
+        "use_tv_split": False,
+        "tv_split_perc": 0.8,
+        "tv_split_by_samples": False,
+        "seed": 0,
+    }
+    return argparse.Namespace(
+        dataset=root.name, source_path=str(root.parent), **{**defaults, **flags}
+    )
+
+
+# --------------------------------------------------------------------------------------- layouts
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("001.Black_footed_Albatross", "Black footed Albatross"),
+        ("Acura Integra Type R 2001", "Acura Integra Type R 2001"),
+        ("014.BMW 3 Series Sedan 2012", "BMW 3 Series Sedan 2012"),
+        (
+            "Bentley Continental Supersports Conv. Convertible 2012",
+            "Bentley Continental Supersports Conv. Convertible 2012",
+        ),
+        ("7up", "7up"),
+        ("red__panda_", "red panda"),
+        ("12.", "12."),
+    ],
+)
+def test_class_names_become_words(folder, words):
+    assert clean(folder) == words
+
+
+def test_cub200_trains_on_the_first_half_of_the_sorted_classes(cub200):
+    data = datasets.build(arguments(cub200))
+    assert data.train.class_names == ("Black footed Albatross", "Laysan Albatross")
+    assert data.test.class_names == (
+        "Red winged Blackbird",
+        "Brandt Cormorant",
+        "Common Yellowthroat",
+    )
+    assert data.val is None
+    assert (data.train.name, len(data.train)) == ("cub200.train", 6)
+    assert (data.test.name, len(data.test)) == ("cub200.test", 9)
+    for images in (data.train, data.test):
+        for path, label in zip(images.paths, images.labels, strict=True):
+            assert clean(path.parent.name) == images.class_names[label]
+
+
+def test_cars196_keeps_whole_names(cars196):
+    data = datasets.build(arguments(cars196))
+    assert data.train.class_names == (
+        "Acura Integra Type R 2001",
+        "BMW 3 Series Sedan 2012",
+    )
+    assert data.test.class_names == (
+        "Bentley Continental Supersports Conv. Convertible 2012",
+        "Ram C-V Cargo Van Minivan 2012",
+    )
+
+
+def test_online_products_follows_its_lists_and_is_named_by_super_classes(online_products):
+    data = datasets.build(arguments(online_products))
+    assert [path.name for path in data.train.paths][:2] == [
+        "111085122871_0.JPG",
+        "111085122871_1.JPG",
+    ]
+    assert list(data.train.labels) == [0, 0, 1, 1, 2]
+    assert data.train.class_names == ("bicycle", "bicycle", "coffee maker")
+    assert data.train.class_groups == data.train.class_names
+    assert list(data.test.labels) == [0, 0, 1]
+    assert data.test.class_names == ("bicycle", "toaster")
+
+
+def test_names_groups_and_captions_may_be_told(described):
+    data = datasets.build(arguments(described))
+    assert data.train.class_names == ("the a", "the b")
+    assert data.train.class_groups == ("early", "early")
+    assert data.test.class_groups == ("late", "late")
+    assert data.test.captions == ("c number 0", "c number 1", "d number 0", "d number 1")
+
+
+def test_hidden_and_foreign_files_are_passed_over(cub200):
+    albatross = cub200 / "images" / "001.Black_footed_Albatross"
+    (albatross / "._0.jpg").write_bytes(b"resource fork")
+    (albatross / "notes.txt").write_text("none")
+    (cub200 / "images" / ".DS_Store").write_bytes(b"")
+    (albatross / "0.jpg").rename(albatross / "0.JPEG")
+    assert len(datasets.build(arguments(cub200)).train) == 6
+
+
+def test_an_empty_class_folder_is_left_out_and_named(cub200, caplog):
+    (cub200 / "images" / "150.Sage_Thrasher").mkdir()
+    data = datasets.build(arguments(cub200))
+    assert data.train.n_classes + data.test.n_classes == 5
+    assert "1 class folders without images are left out: 150.Sage_Thrasher" in caplog.text
+
+
+def test_classes_with_one_image_are_allowed_and_counted(mine, tmp_path, caplog):
+    mine({"a": 1, "b": 3, "c": 2, "d": 2})
+    train, test = read("mine", tmp_path)
+    assert [len(rows) for rows in train.rows_by_class] == [1, 3]
+    assert "mine.train: 1 of 2 classes have one image" in caplog.text
+    assert "mine.test" not in caplog.text
+    assert len(test) == 4
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+def test_a_missing_folder_says_what_is_known_and_what_is_there(cub200):
+    with pytest.raises(FileNotFoundError) as caught:
+        read("cub20", cub200.parent)
+    text = str(caught.value)
+    assert f"--dataset cub20: there is no folder {cub200.parent / 'cub20'}" in text
+    assert "closest first: cub200" in text
+    assert f"Datasets in --source_path {cub200.parent}: cub200" in text
+    assert f"{cub200.parent}/cub20/images/<first class>/*.jpg" in text
+
+
+def test_a_missing_benchmark_shows_its_own_tree(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        read("online_products", tmp_path / "nowhere")
+    assert "online_products/Info_Files/Ebay_train.txt" in str(caught.value)
+    assert "Datasets in --source_path" in str(caught.value) and "none" in str(caught.value)
+    assert "closest first" not in str(caught.value)
+
+
+def test_a_folder_without_images_folder_says_what_it_holds(tmp_path):
+    (tmp_path / "mine" / "train").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no folder `images` \(it holds: train\)"):
+        read("mine", tmp_path)
+
+
+def test_images_outside_class_folders_are_refused(tmp_path):
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "mine" / "images" / "1.jpg")
+    with pytest.raises(FileNotFoundError, match=r"holds 1 images directly.*\n.*<first class>"):
+        read("mine", tmp_path)
+
+
+def test_class_folders_without_images_are_refused(tmp_path):
+    (tmp_path / "mine" / "images" / "a" / "deeper").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"holds 1 class folders and no images in them"):
+        read("mine", tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_too_few_classes_are_refused(mine, tmp_path, count):
+    mine(dict.fromkeys("abc"[:count], 2))
+    with pytest.raises(ValueError, match=rf"holds {count} classes .*at least 4 are needed"):
+        read("mine", tmp_path)
+
+
+def test_online_products_without_its_lists_names_the_list(online_products):
+    (online_products / "Info_Files" / "Ebay_test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"the list .*Ebay_test.txt is missing"):
+        read("online_products", online_products.parent)
+
+
+def test_online_products_names_the_line_that_it_cannot_read(online_products):
+    file = online_products / "Info_Files" / "Ebay_train.txt"
+    file.write_text(file.read_text() + "6,3,4,chair_final/1.JPG\n")
+    with pytest.raises(
+        ValueError, match=r"Ebay_train.txt, line 7: '6,3,4,chair_final/1.JPG' is not"
+    ):
+        read("online_products", online_products.parent)
+
+
+def test_a_caption_for_some_images_only_is_refused(described):
+    (described / "captions.json").write_text(json.dumps({"a/0.png": "one"}))
+    with pytest.raises(ValueError, match=r"no caption for 7 of 8 images: a/1.png"):
+        read("mine", described.parent)
+
+
+def test_a_group_for_some_classes_only_is_refused(described):
+    (described / "classes.json").write_text(json.dumps({"a": {"group": "x"}}))
+    with pytest.raises(ValueError, match="gives a group to 1 of 4 classes"):
+        read("mine", described.parent)
+
+
+def test_words_that_are_not_json_are_refused_by_file(described):
+    (described / "classes.json").write_text("{")
+    with pytest.raises(ValueError, match=r"classes.json is not JSON"):
+        read("mine", described.parent)
+
+
+# ------------------------------------------------------------------------------- unreadable images
+
+
+def test_unreadable_images_are_dropped_once_with_count_and_paths(cub200, caplog):
+    albatross = cub200 / "images" / "001.Black_footed_Albatross"
+    (albatross / "0.jpg").write_bytes(b"")
+    (albatross / "1.jpg").write_bytes(b"<html>404</html>")
+    whole = (cub200 / "images" / "002.Laysan_Albatross" / "0.jpg").read_bytes()
+    truncated = cub200 / "images" / "002.Laysan_Albatross" / "1.jpg"
+    truncated.write_bytes(whole[: len(whole) * 2 // 3])
+    data = datasets.build(arguments(cub200))
+    assert len(data.train) == 3 and len(data.test) == 9
+    assert "3 of 15 images cannot be read and are left out" in caplog.text
+    for path in (albatross / "0.jpg", albatross / "1.jpg", truncated):
+        assert caplog.text.count(f"  {path}: ") == 1
+        assert path not in data.train.paths
+
+
+def test_a_class_left_without_images_goes_and_the_others_are_numbered_anew(cub200, caplog):
+    for path in (cub200 / "images" / "002.Laysan_Albatross").iterdir():
+        path.write_bytes(b"")
+    data = datasets.build(arguments(cub200))
+    assert data.train.class_names == ("Black footed Albatross", "Red winged Blackbird")
+    assert "1 classes have no readable image" in caplog.text
+
+
+def test_a_missing_listed_image_is_dropped(online_products, caplog):
+    (online_products / "images" / "bicycle_final" / "111085122871_0.JPG").unlink()
+    assert len(datasets.build(arguments(online_products)).train) == 4
+    assert "1 of 8 images cannot be read" in caplog.text
+
+
+def test_no_readable_image_at_all_is_an_error(online_products):
+    for path in (online_products / "images").rglob("*.JPG"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="none of the 5 images can be read"):
+        read("online_products", online_products.parent)
+
+
+def test_images_are_checked_once_and_again_when_they_change(cub200, monkeypatch, caplog):
+    datasets.build(arguments(cub200))
+    looked_at = []
+    monkeypatch.setattr("datasets.readable.fault", lambda path: looked_at.append(path) or "")
+    datasets.build(arguments(cub200))
+    assert looked_at == []
+    changed = cub200 / "images" / "002.Laysan_Albatross" / "1.jpg"
+    changed.write_bytes(b"something else")
+    datasets.build(arguments(cub200))
+    assert looked_at == [changed]
+
+
+def test_a_damaged_record_is_made_anew(cub200):
+    datasets.build(arguments(cub200))
+    (cub200 / ".checked.json").write_text('{"images/')
+    assert len(datasets.build(arguments(cub200)).train) == 6
+    assert len(json.loads((cub200 / ".checked.json").read_text())) == 15
+
+
+def test_a_read_only_dataset_is_recorded_in_the_cache(cub200, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    datasets.build(arguments(cub200))
+    assert not (cub200 / ".checked.json").exists()
+    assert len(list((tmp_path / "cache").rglob("cub200-*.json"))) == 1
+
+
+# ---------------------------------------------------------------------------- train and validation
+
+
+@pytest.fixture
+def twenty(mine, tmp_path):
+    """Training images of twenty classes, five each."""
+    mine({f"{number:02d}": 5 for number in range(40)})
+    return read("mine", tmp_path)[0]
+
+
+def test_validation_holds_out_whole_classes(twenty):
+    train, val = hold_out(twenty, 0.8)
+    assert (train.n_classes, val.n_classes) == (16, 4)
+    assert (train.name, val.name) == ("mine.train", "mine.val")
+    assert not set(train.class_names) & set(val.class_names)
+    assert set(train.paths) | set(val.paths) == set(twenty.paths)
+    assert sorted(train.class_names) != sorted(twenty.class_names)[:16]  # shuffled
+
+
+def test_validation_by_samples_holds_out_images_of_every_class(twenty):
+    train, val = hold_out(twenty, 0.8, by_samples=True)
+    assert train.class_names == val.class_names == twenty.class_names
+    assert {len(rows) for rows in train.rows_by_class} == {4}
+    assert {len(rows) for rows in val.rows_by_class} == {1}
+    assert not set(train.paths) & set(val.paths)
+
+
+@pytest.mark.parametrize("by_samples", [False, True])
+def test_the_split_follows_the_seed(twenty, by_samples):
+    first, again, other = (hold_out(twenty, 0.6, by_samples=by_samples, seed=s) for s in (3, 3, 4))
+    assert first[1].paths == again[1].paths
+    assert first[1].paths != other[1].paths
+
+
+def test_build_hands_the_flags_on(cub200):
+    data = datasets.build(
+        arguments(cub200, use_tv_split=True, tv_split_perc=0.6, tv_split_by_samples=True)
+    )
+    assert data.val is not None and (len(data.train), len(data.val)) == (4, 2)
+
+
+def test_a_share_that_empties_a_part_is_refused(twenty):
+    with pytest.raises(ValueError, match=r"--tv_split_perc 0.97 splits 20 .* into 19 and 1"):
+        hold_out(twenty, 0.97)
+    with pytest.raises(ValueError, match=r"--tv_split_perc 0.95 .*largest class has 5"):
+        hold_out(twenty, 0.95, by_samples=True)
+
+
+def test_a_class_of_one_image_stays_in_train_by_samples(mine, tmp_path):
+    mine({"a": 1, "b": 4, "c": 2, "d": 2})
+    train, val = hold_out(read("mine", tmp_path)[0], 0.5, by_samples=True)
+    assert train.class_names == ("a", "b") and val.class_names == ("b",)
+    assert np.array_equal(np.bincount(train.labels), [1, 2])
