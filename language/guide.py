@@ -1,0 +1,114 @@
+"""Language guidance: how alike the images of a batch are by their words.
+
+Source: Roth, Vinyals, Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
+CVPR 2022: one word for each class (ELG) or K ImageNet pseudolabels (PLG).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from language.words import Words
+from utilities.registry import lookup
+from utilities.structures import Batch
+
+CONTROLS = {
+    "none": "the words of each item",
+    "permuted": "the words of another item, by a seeded permutation",
+    "uniform": "one constant for all pairs, the mean word similarity",
+}
+
+
+class LanguageGuide:
+    """Similarity of the words of a batch: S_lang = (1/K) Σ_r S^(r), with S^(r) = E_r E_r^T.
+
+    E_r (B, D) holds the embeddings of the words of rank r: ranks meet their like only. An item is a
+    class or an image, as ``words.level`` says. Each distinct text is held once, and only the (B, B)
+    similarities of a batch are ever formed, so a guide of N captions takes N·D numbers, not N².
+
+    A control keeps the extra loss and takes the meaning out of the words, which separates what the
+    words give from what the additional term gives:
+
+    - ``permuted`` gives every item the words of another, by a seeded random cyclic permutation of
+      the items: no item keeps its own, and the values of the similarities stay the same. Items that
+      share their words (classes of one super-class) may still meet them again.
+    - ``uniform`` gives every pair the mean of (1/K) Σ_r cos over all ordered pairs of two different
+      items, computed exactly from the sums s_r = Σ_i e_ir, without items × items:
+      (Σ_r |s_r|² - Σ_i |e_ir|²) / (K n (n - 1)).
+
+    Args:
+        embeds: (U, D) unit rows, the embedding of each of ``words.texts``.
+        words: which texts belong to which item.
+        seed: of the permutation.
+        control: a key of ``CONTROLS``.
+    """
+
+    def __init__(self, embeds: Tensor, words: Words, seed: int = 0, *, control: str = "none"):
+        lookup(CONTROLS, control, "--language_control")
+        if len(embeds) != len(words.texts):
+            raise ValueError(f"{len(embeds)} embeddings for {len(words.texts)} texts")
+        self.words = words
+        self.control = control
+        self.embeds = embeds
+        self.true_index = words.index  # (n_items, K)
+        self.index = words.index
+        if control == "permuted":
+            self.index = words.index[_cyclic_permutation(len(words.index), seed)]
+        self.constant = _mean_similarity(embeds, words.index) if control == "uniform" else None
+
+    @torch.no_grad()
+    def similarity(self, batch: Batch) -> Tensor:
+        """How alike the words of the batch's items are.
+
+        Returns:
+            (B, B) float32 on the batch's device, in [-1, 1], symmetric. Under ``uniform`` the
+            diagonal holds the constant too.
+        """
+        items = batch.labels if self.words.level == "class" else batch.rows  # (B,)
+        if self.constant is not None:
+            return torch.full((len(items), len(items)), self.constant, device=items.device)
+        if self.embeds.device != items.device:  # once: the batches of a run share a device
+            self.embeds, self.index = self.embeds.to(items.device), self.index.to(items.device)
+        with torch.autocast(items.device.type, enabled=False):  # half precision keeps 3 digits
+            words = self.embeds[self.index[items]]  # (B, K, D)
+            # The sum over ranks of dot products is one dot product of the ranks side by side.
+            side_by_side = words.flatten(start_dim=1)  # (B, K·D)
+            return side_by_side @ side_by_side.T / words.shape[1]
+
+    @property
+    def class_words(self) -> Tensor | None:
+        """(C, D) unit mean of each class's own words whatever the control, None at row level.
+
+        For what reads words apart from the loss (samplers, semantic scores): a control must change
+        the loss alone.
+        """
+        if self.words.level != "class":
+            return None
+        return F.normalize(self.embeds.cpu()[self.true_index].mean(dim=1), dim=1)
+
+
+def _cyclic_permutation(n: int, seed: int) -> Tensor:
+    """A random permutation of n items that is one cycle, so that none keeps its place if n > 1."""
+    cycle = np.random.default_rng(seed).permutation(n)
+    permutation = np.empty(n, np.int64)
+    permutation[cycle] = np.roll(cycle, -1)
+    return torch.from_numpy(permutation)
+
+
+def _mean_similarity(embeds: Tensor, index: Tensor) -> float:
+    """Mean of (1/K) Σ_r cos over ordered pairs of two different items, as in the guide's text."""
+    n, k = index.shape
+    if n < 2:
+        return 1.0  # there is no pair; a word is like itself
+    squares = embeds.double().square().sum(dim=1)  # (U,), 1 or 0
+    total = 0.0
+    for rank in range(k):
+        counts = torch.bincount(index[:, rank], minlength=len(embeds)).double()  # (U,)
+        # In blocks, so that double precision does not need the whole table twice.
+        rank_sum = sum(
+            count @ block.double()
+            for count, block in zip(counts.split(65536), embeds.split(65536), strict=True)
+        )
+        total += float((rank_sum * rank_sum).sum() - counts @ squares)
+    return total / (k * n * (n - 1))

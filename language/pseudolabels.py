@@ -1,0 +1,71 @@
+"""ImageNet pseudolabels: the words of images whose classes have no expert names (PLG).
+
+Source: Roth, Vinyals, Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
+CVPR 2022. An ImageNet classifier is run once over the training images; the names of the k classes
+that it ranks highest for a class (or for an image) are the words of that class (or image).
+"""
+
+import torch
+from torch import Tensor
+
+LEVELS = ("class", "sample")
+AVERAGES = ("logits", "probabilities")
+
+
+def top_classes(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    topk: int = 5,
+    level: str = "class",
+    average: str = "logits",
+) -> Tensor:
+    """The ``topk`` ImageNet classes of each training class or of each image, best first.
+
+    Args:
+        logits: (N, 1000), the classifier's output for each training image.
+        labels: (N,) int64, contiguous training classes in [0, C).
+        topk: K, in [1, 1000].
+        level: "class" ranks the mean output over a class's images, "sample" each image's own.
+        average: what is averaged: "logits" as in the released code, or "probabilities", the softmax
+            outputs, where one sure image cannot outvote the rest. No difference at sample level.
+
+    Returns:
+        (C, K) int64 at class level, (N, K) at sample level.
+
+    Raises:
+        ValueError: an option is unknown or out of range, shapes differ, or a class has no image.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"--language_pseudoclass_level {level} is unknown; use one of {LEVELS}")
+    if average not in AVERAGES:
+        raise ValueError(
+            f"--language_pseudoclass_average {average} is unknown; use one of {AVERAGES}"
+        )
+    if not 1 <= topk <= logits.shape[1]:
+        raise ValueError(f"--language_pseudoclass_topk {topk} is not in [1, {logits.shape[1]}]")
+    if len(logits) != len(labels):
+        raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels")
+
+    if level == "sample":
+        return logits.topk(topk, dim=1).indices
+    outputs = logits.softmax(dim=1) if average == "probabilities" else logits
+    counts = torch.bincount(labels)  # (C,)
+    if (counts == 0).any():
+        raise ValueError(f"classes {counts.eq(0).nonzero().flatten().tolist()} have no image")
+    sums = outputs.new_zeros(len(counts), outputs.shape[1]).index_add_(0, labels, outputs)
+    return (sums / counts.unsqueeze(1)).topk(topk, dim=1).indices
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1000 class names, first synonym only: "kit fox, Vulpes macrotis" gives "kit fox".
+
+    A few names stand for two classes ("crane" the bird and "crane" the machine).
+    """
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return tuple(
+        info.index_to_description(index).split(",")[0].strip()
+        for index in range(info.num_classes())
+    )

@@ -1,0 +1,40 @@
+"""What a text encoder promises to the rest of the repository."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class TextEncoder(ABC):
+    """Turns texts into unit vectors whose dot products are cosine similarities.
+
+    Attributes:
+        name: what ``--language_model`` said.
+        fingerprint: changes whenever the vectors of a text may change; names the cache file.
+    """
+
+    name: str
+    fingerprint: str
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embed N texts, in their order.
+
+        Returns:
+            (N, D) float32 on the CPU, unit rows. A text that cannot be embedded (blank, or none of
+            its words has a vector) is a zero row: cosine 0 to every text, and easy to drop.
+        """
+
+
+def unit_rows(embeds: Tensor, name: str) -> Tensor:
+    """Scale each row of ``embeds`` (N, D) to length 1; zero rows stay zero.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not torch.isfinite(embeds).all():
+        raise ValueError(f"--language_model {name} gives non-finite text embeddings")
+    return F.normalize(embeds.float(), dim=1)

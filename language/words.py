@@ -1,0 +1,123 @@
+"""Where words come from: class names, ImageNet pseudolabels, captions, or a JSON file.
+
+Each source gives every item (a class or an image) K words, best first. Guidance compares words of
+like rank, so K is the same for all items.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utilities.registry import closest_first
+
+SOURCES = ("classnames", "pseudolabels", "captions")
+PROMPT = "a photo of a {}"
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of every item, each distinct text once."""
+
+    texts: tuple[str, ...]  # (U,) distinct, as the encoder reads them
+    index: Tensor  # (n_items, K) int64 into texts, ranks in columns
+    level: str  # "class": items are classes; "row": items are rows of the ImageSet
+
+
+def from_class_names(class_names: Sequence[str], *, prompt: str = PROMPT) -> Words:
+    """ELG, expert language guidance: one word for each class, its name."""
+    return _collect([[name] for name in class_names], "class", prompt)
+
+
+def from_pseudolabels(
+    classes: Tensor, names: Sequence[str], *, level: str, prompt: str = PROMPT
+) -> Words:
+    """PLG, pseudolabel guidance: the names of the ImageNet classes that an item looks like.
+
+    Args:
+        classes: (n_items, K) int64 into ``names``, from :func:`language.pseudolabels.top_classes`.
+        names: the ImageNet class names.
+        level: "class" or "row", what the items are.
+    """
+    return _collect([[names[i] for i in item] for item in classes.tolist()], level, prompt)
+
+
+def from_captions(captions: Sequence[str]) -> Words:
+    """One caption for each image. Captions are sentences already, so they get no prompt."""
+    if not captions:
+        raise ValueError(
+            "--language_words captions needs a dataset with captions; "
+            "use classnames, pseudolabels or a JSON file"
+        )
+    return _collect([[caption] for caption in captions], "row", "{}")
+
+
+def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -> Words:
+    """A JSON object that maps each class name to a word or a list of words, best first.
+
+    K is the longest list; a shorter one is repeated from its start, so that a single word is
+    compared with all K words of another class. Classes of the file that are not in
+    ``class_names`` are left out, so that one file can serve all splits.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not such an object, or a class is missing (its closest key is named).
+    """
+    flag = f"--language_words {path}"
+    if not path.is_file():
+        raise FileNotFoundError(f"{flag}: no such file; use one of {SOURCES} or a JSON file")
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{flag} is not JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise ValueError(f'{flag}: expected an object such as {{"kit fox": ["fox", "animal"]}}')
+
+    missing = [name for name in class_names if name not in table]
+    if missing:
+        shown = ", ".join(
+            f"{name!r} (closest: {closest_first(name, table)[0]!r})" if table else repr(name)
+            for name in missing[:5]
+        )
+        raise ValueError(
+            f"{flag} lacks {len(missing)} of {len(class_names)} classes: {shown}"
+            + (", ..." if len(missing) > 5 else "")
+        )
+    items = []
+    for name in class_names:
+        words = [table[name]] if isinstance(table[name], str) else table[name]
+        good = isinstance(words, list) and all(isinstance(w, str) and w.strip() for w in words)
+        if not good or not words:
+            raise ValueError(
+                f"{flag}: {name!r} has {table[name]!r}; expected a word or a list of words"
+            )
+        items.append(words)
+    longest = max(len(words) for words in items)
+    padded = [[words[rank % len(words)] for rank in range(longest)] for words in items]
+    return _collect(padded, "class", prompt)
+
+
+def with_prompt(words: Sequence[str], prompt: str) -> list[str]:
+    """Each word in the place of the prompt's ``{}``.
+
+    Raises:
+        ValueError: the prompt has no ``{}``, so that all words would read alike.
+    """
+    if "{}" not in prompt:
+        raise ValueError(
+            f'--language_prompt "{prompt}" has no {{}} for the word; use for example "{PROMPT}"'
+        )
+    return [prompt.replace("{}", word) for word in words]
+
+
+def _collect(items: Sequence[Sequence[str]], level: str, prompt: str) -> Words:
+    """Number the distinct texts of ``items`` (n_items, K) in order of first appearance."""
+    number: dict[str, int] = {}
+    index = [
+        [number.setdefault(text, len(number)) for text in with_prompt(words, prompt)]
+        for words in items
+    ]
+    return Words(tuple(number), torch.tensor(index, dtype=torch.int64), level)

