@@ -1,0 +1,167 @@
+"""What holds for every criterion, through ``compute`` and the registry."""
+
+import argparse
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import batchminer
+import criteria
+from criteria import CRITERIA, Criterion
+from utilities.registry import hyperparameters
+from utilities.structures import Batch, Embedding
+
+
+def flags(**overrides):
+    """Every flag of every criterion and miner at its default."""
+    chosen = {"seed": 0, "loss": "margin", "batch_mining": "distance"}
+    for prefix, registry in (("loss_", CRITERIA), ("miner_", batchminer.MINERS)):
+        for name, component in registry.items():
+            for key, value in hyperparameters(component).items():
+                chosen[f"{prefix}{name}_{key}"] = value
+    for key, value in hyperparameters(criteria.LanguageDistillation).items():
+        chosen[f"language_{key}"] = value
+    return argparse.Namespace(**{**chosen, **overrides})
+
+
+def build(name, **overrides):
+    args = flags(loss=name, **overrides)
+    return criteria.build(args, n_classes=4, embed_dim=6, miner=batchminer.build(args))
+
+
+def embedding(n=8, dtype=torch.float32):
+    embeds = torch.randn(n, 6, generator=torch.Generator().manual_seed(0))
+    embeds = F.normalize(embeds, dim=1).to(dtype).requires_grad_()
+    return Embedding(embeds, torch.zeros(n, 3), torch.zeros(n, 3, 2, 2))
+
+
+def batch(labels):
+    return Batch((torch.zeros(len(labels), 3, 4, 4),), torch.tensor(labels), torch.arange(8))
+
+
+LABELS = [0, 0, 3, 3, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_every_dtype_inside_autocast_gives_a_finite_loss_with_gradients(name, dtype):
+    view = embedding(dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = build(name).compute([view], batch(LABELS))
+    (grad,) = torch.autograd.grad(loss, view.embeds)
+    assert loss.shape == ()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert loss.isfinite()
+    assert grad.isfinite().all()
+    assert grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_autocast_does_not_change_the_loss(name):
+    view = embedding()
+    plain = build(name).compute([view], batch(LABELS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = build(name).compute([view], batch(LABELS))
+    assert torch.equal(plain, inside)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("labels", [[1, 1], [0, 3], [2, 2, 2, 2]])
+def test_a_batch_without_work_gives_a_finite_loss_and_gradient(name, labels):
+    view = embedding(len(labels))
+    loss = build(name).compute([view], batch(labels))
+    (grad,) = torch.autograd.grad(loss, view.embeds)
+    assert loss.isfinite()
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_wrong_shapes_are_named(name):
+    criterion, view = build(name), embedding()
+    with pytest.raises(ValueError, match=r"got \(8, 6\) and \(7,\)"):
+        criterion.compute([view], batch(LABELS[:7]))
+    with pytest.raises(ValueError, match=r"needs 1 view\(s\) of each image, got 2"):
+        criterion.compute([view, view], batch(LABELS))
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_the_state_resumes_losses_and_miner_alike(name):
+    """The losses after a checkpoint are those of a run that was never interrupted."""
+    criterion, view = build(name), embedding(8)
+    criterion.compute([view], batch(LABELS))
+    file = io.BytesIO()
+    torch.save(criterion.state_dict(), file)
+    after = [criterion.compute([view], batch(LABELS)) for _ in range(3)]
+    file.seek(0)
+    resumed = build(name, seed=5)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert [resumed.compute([view], batch(LABELS)) for _ in range(3)] == after
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_param_groups_hold_each_trainable_parameter_once(name):
+    criterion = build(name)
+    held = [p for group in criterion.param_groups(lr=1e-3) for p in group["params"]]
+    trainable = [p for p in criterion.parameters() if p.requires_grad]
+    assert sorted(map(id, held)) == sorted(map(id, trainable))
+    if held:
+        torch.optim.Adam(criterion.param_groups(lr=1e-3), lr=1e-5, weight_decay=4e-4)
+
+
+class Scaled(Criterion):
+    """A criterion with a parameter, that says which precision reached it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.fixed = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, embeds, labels):
+        self.seen = (embeds @ embeds.T).dtype  # autocast would make this bfloat16
+        return self.scale * embeds.sum()
+
+
+def test_a_subclass_writes_forward_only():
+    criterion, view = Scaled(), embedding(dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        criterion.compute([view], batch(LABELS))
+    assert criterion.seen == torch.float32
+    (group,) = criterion.param_groups(lr=0.25)
+    assert group["lr"] == 0.25
+    assert group["params"] == [criterion.scale]
+
+
+class TwoViews(Criterion):
+    """An objective on two views, as it overrides ``compute``."""
+
+    n_views = 2
+
+    def compute(self, views, batch):
+        self.check(views, batch)
+        first, second = (view.embeds for view in views)
+        return (first - second).square().sum()
+
+
+def test_an_objective_on_two_views_overrides_compute():
+    assert TwoViews().compute([embedding(), embedding()], batch(LABELS)).item() == 0
+    with pytest.raises(ValueError, match=r"TwoViews needs 2 view\(s\) of each image, got 1"):
+        TwoViews().compute([embedding()], batch(LABELS))
+    with pytest.raises(NotImplementedError, match="TwoViews is called through compute"):
+        TwoViews()(embedding().embeds, torch.tensor(LABELS))
+
+
+def test_flags_reach_the_component_of_their_prefix():
+    criterion = build("margin", loss_margin_beta=0.7, loss_margin_margin=0.1)
+    assert criterion.beta.tolist() == pytest.approx([0.7] * 4)
+    assert criterion.margin == 0.1
+    assert isinstance(criterion.miner, batchminer.Distance)
+    distill = criteria.build_distillation(flags(language_temp=0.1, language_distill_dir="forward"))
+    assert (distill.temp, distill.distill_dir) == (0.1, "forward")
+
+
+def test_an_unknown_loss_is_named_with_the_closest_first():
+    with pytest.raises(ValueError, match="--loss tripplet is unknown; known, closest first: trip"):
+        build("tripplet")
