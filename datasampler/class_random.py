@@ -1,0 +1,92 @@
+"""Batches of a few images from each of some classes, the field's standard for metric learning."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import Sampler, check_batch_size
+
+
+class ClassRandom(Sampler):
+    """Draws bs / samples_per_class classes for each batch, and samples_per_class images of each.
+
+    No class comes twice in a batch. Within a class no image comes twice where the class is large
+    enough; of a smaller class every image comes equally often, give or take one. The images of a
+    class stand together. An epoch is N // bs batches, in which a class may come often or not at
+    all: batches are drawn independently, and every class is as likely as any other whatever its
+    size.
+
+    The sampler of Roth et al., ICML 2020, draws classes and images with replacement, so that an
+    image can be its own positive.
+
+    Args:
+        rows_by_class: rows of each class, C arrays that together hold N rows.
+        bs: images per batch.
+        samples_per_class: images of a class in a batch.
+
+    Raises:
+        ValueError: ``samples_per_class`` does not divide ``bs``, there are fewer classes than a
+            batch needs, or fewer images than ``bs``.
+    """
+
+    def __init__(
+        self,
+        rows_by_class: Sequence[NDArray[np.int64]],
+        bs: int,
+        samples_per_class: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        self.rows_by_class = rows_by_class
+        self.bs = bs
+        self.samples_per_class = samples_per_class
+        self.n_images = sum(len(rows) for rows in rows_by_class)
+        self.classes_per_batch = classes_per_batch(len(rows_by_class), bs, samples_per_class)
+        check_batch_size(self.n_images, bs, samples_per_class)
+
+    def __len__(self) -> int:
+        return self.n_images // self.bs
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        for _ in range(len(self)):
+            drawn = [self.draw_images(int(label)) for label in self.draw_classes()]
+            yield [(int(row),) for row in np.concatenate(drawn)]
+
+    def draw_classes(self) -> NDArray[np.int64]:
+        """The classes of the next batch, (classes_per_batch,), all different."""
+        return self.rng.choice(len(self.rows_by_class), self.classes_per_batch, replace=False)
+
+    def draw_images(self, label: int) -> NDArray[np.int64]:
+        """Rows of a class for the next batch, (samples_per_class,)."""
+        rows = self.rows_by_class[label]
+        rounds, rest = divmod(self.samples_per_class, len(rows))
+        return np.concatenate([rows] * rounds + [self.rng.choice(rows, rest, replace=False)])
+
+
+def classes_per_batch(n_classes: int, bs: int, samples_per_class: int) -> int:
+    """How many classes a batch holds.
+
+    Raises:
+        ValueError: the sizes do not fit; names the flags, their values and what fits.
+    """
+    if samples_per_class < 1:
+        raise ValueError(f"--samples_per_class {samples_per_class} is no count; use 2 or more")
+    if bs % samples_per_class or bs < samples_per_class:
+        below = bs - bs % samples_per_class
+        fits = [str(size) for size in (below, below + samples_per_class) if size > 0]
+        raise ValueError(
+            f"--samples_per_class {samples_per_class} does not divide --bs {bs}; "
+            f"use --bs {' or '.join(fits)}"
+        )
+    needed = bs // samples_per_class
+    if needed > n_classes:
+        fewer = next(
+            n for n in range(samples_per_class, bs + 1) if not bs % n and bs // n <= n_classes
+        )
+        raise ValueError(
+            f"--bs {bs} with --samples_per_class {samples_per_class} needs {needed} classes per "
+            f"batch, the training set has {n_classes}; use --bs {n_classes * samples_per_class} "
+            f"or less, or --samples_per_class {fewer}"
+        )
+    return needed

@@ -1,0 +1,78 @@
+"""Batches whose classes come in groups of language neighbours."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .class_random import ClassRandom
+
+
+class ClassRelated(ClassRandom):
+    """Draws classes at random and fills the batch with those whose words are nearest to theirs.
+
+    Among a hundred random classes few are related, so that the words' similarities within a batch
+    are nearly constant and say little. Here a batch holds groups of ``related_classes``: a class
+    drawn at random and its nearest by word similarity that the batch does not hold yet. The last
+    group is smaller where the classes of a batch do not divide evenly. Images are drawn as in
+    ClassRandom. A class that is near to many others comes more often than one that is near to
+    none.
+
+    Only the similarities of the classes drawn are computed, groups × C for each batch.
+
+    Args:
+        rows_by_class: rows of each class, C arrays that together hold N rows.
+        bs: images per batch.
+        samples_per_class: images of a class in a batch.
+        class_words: (C, D) text embeddings of the class names, of any length.
+        related_classes: classes per group, the one drawn included; 1 is ClassRandom.
+
+    Raises:
+        ValueError: as ClassRandom; words missing or of another number of classes; a group below 1.
+    """
+
+    def __init__(
+        self,
+        rows_by_class: Sequence[NDArray[np.int64]],
+        bs: int,
+        samples_per_class: int,
+        class_words: Tensor | None,
+        seed: int = 0,
+        *,
+        related_classes: int = 4,
+    ) -> None:
+        super().__init__(rows_by_class, bs, samples_per_class, seed)
+        if class_words is None:
+            raise ValueError(
+                "--data_sampler class_related needs words for every class, there are none; name a "
+                "--language_model, or use --data_sampler class_random"
+            )
+        if len(class_words) != len(rows_by_class):
+            raise ValueError(
+                f"--data_sampler class_related has words of {len(class_words)} classes for "
+                f"{len(rows_by_class)} training classes; give one row of words per class"
+            )
+        if related_classes < 1:
+            raise ValueError(f"--data_related_classes {related_classes} is no group; use 1 or more")
+        words = class_words.detach().cpu().float().numpy()
+        norms = np.linalg.norm(words, axis=1, keepdims=True)
+        self.words = words / np.maximum(norms, np.finfo(words.dtype).tiny)  # (C, D) unit rows
+        self.related_classes = related_classes
+
+    def draw_classes(self) -> NDArray[np.int64]:
+        n_classes, size = len(self.words), self.classes_per_batch
+        n_groups = -(-size // self.related_classes)
+        seeds = self.rng.choice(n_classes, n_groups, replace=False)
+        sims = self.words[seeds] @ self.words.T  # (groups, C)
+        taken = np.zeros(n_classes, dtype=bool)
+        taken[seeds] = True
+        left = size - n_groups  # places for neighbours
+        groups = []
+        for seed, row in zip(seeds, sims, strict=True):
+            n = min(self.related_classes - 1, left)
+            nearest = np.where(taken, -np.inf, row).argsort()[::-1][:n]
+            taken[nearest] = True
+            left -= n
+            groups.append([seed, *nearest])
+        return np.concatenate(groups)

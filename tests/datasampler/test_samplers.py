@@ -1,0 +1,223 @@
+import argparse
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import datasampler
+from datasampler import ClassRandom, ClassRelated, Random
+from datasets.image_set import ImageSet
+
+
+def rows_by_class(sizes, seed=0):
+    """Rows of classes of the given sizes, shuffled over the rows."""
+    rows = np.random.default_rng(seed).permutation(sum(sizes))
+    return tuple(np.split(rows, np.cumsum(sizes)[:-1]))
+
+
+def words(n_classes, dim=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(n_classes, dim, generator=generator), dim=1)
+
+
+SIZES = [9, 3, 5, 1, 2, 8, 7, 4, 6, 10]  # N = 55
+
+
+def samplers(seed=0):
+    rows = rows_by_class(SIZES)
+    return {
+        "random": Random(55, 12, seed),
+        "class_random": ClassRandom(rows, 12, 3, seed),
+        "class_related": ClassRelated(rows, 12, 3, words(10), seed, related_classes=2),
+    }
+
+
+NAMES = list(samplers())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_epoch_is_full_batches_of_one_row_tuples(name):
+    sampler = samplers()[name]
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 55 // 12
+    for batch in batches:
+        assert len(batch) == 12
+        assert all(type(item) is tuple and len(item) == 1 for item in batch)
+        assert all(type(row) is int and 0 <= row < 55 for (row,) in batch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_epochs_and_each_epoch_differs(name):
+    one, two, other = samplers(1)[name], samplers(1)[name], samplers(2)[name]
+    first = list(one)
+    assert first == list(two)
+    assert first != list(one)
+    assert first != list(other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_round_trip_repeats_the_epochs_that_follow(name):
+    one, two = samplers(1)[name], samplers(5)[name]
+    list(one)
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    after = [list(one), list(one)]
+    file.seek(0)
+    two.load_state_dict(torch.load(file, weights_only=True))
+    assert [list(two), list(two)] == after
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_global_generators_are_left_alone(name):
+    before_numpy, before_torch = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    list(samplers()[name])
+    assert np.array_equal(before_numpy, np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(before_torch, torch.get_rng_state())
+
+
+def test_random_shows_each_image_at_most_once_in_an_epoch():
+    rows = [row for batch in Random(55, 12) for (row,) in batch]
+    assert len(set(rows)) == len(rows) == 48
+
+
+def test_random_leaves_no_image_out_for_good():
+    sampler = Random(13, 4)
+    assert {row for _ in range(20) for batch in sampler for (row,) in batch} == set(range(13))
+
+
+@pytest.mark.parametrize("name", ["class_random", "class_related"])
+def test_a_batch_holds_different_classes_and_spreads_over_their_images(name):
+    class_of = {int(row): c for c, rows in enumerate(rows_by_class(SIZES)) for row in rows}
+    sampler = samplers()[name]
+    for batch in (batch for _ in range(20) for batch in sampler):
+        classes = Counter(class_of[row] for (row,) in batch)
+        assert len(classes) == 4
+        assert set(classes.values()) == {3}
+        images = Counter(row for (row,) in batch)
+        for label, rows in enumerate(rows_by_class(SIZES)):
+            if label in classes:
+                drawn = [images[int(row)] for row in rows]
+                assert max(drawn) - min(drawn) <= 1  # and so never twice in a class of 3 or more
+
+
+def test_class_random_draws_classes_and_images_evenly():
+    rows = rows_by_class([4] * 10)
+    sampler = ClassRandom(rows, 8, 2)
+    drawn = Counter(row for _ in range(400) for batch in sampler for (row,) in batch)
+    # 400 epochs × 5 batches × 8 images over 40 images: 400 each, standard deviation below 20
+    assert len(drawn) == 40
+    assert all(abs(count - 400) < 100 for count in drawn.values())
+
+
+def test_class_related_groups_a_seed_with_its_nearest_classes_not_taken_yet():
+    rows, table = rows_by_class([4] * 30), words(30)
+    sampler = ClassRelated(rows, 20, 2, table * 5, related_classes=4)  # 10 classes: 4 + 4 + 2
+    sims = table @ table.T
+    for _ in range(50):
+        classes = sampler.draw_classes().tolist()
+        groups = [classes[:4], classes[4:8], classes[8:]]
+        assert len(set(classes)) == 10
+        taken = {group[0] for group in groups}
+        for seed, *others in groups:
+            for other in others:
+                free = [c for c in range(30) if c not in taken]
+                assert other == max(free, key=lambda c: sims[seed, c].item())
+                taken.add(other)
+
+
+def test_class_related_batches_have_more_alike_words_than_random_ones():
+    rows, table = rows_by_class([2] * 200), words(200)
+    related = ClassRelated(rows, 80, 2, table)
+    plain = ClassRandom(rows, 80, 2)
+
+    def spread(sampler):
+        sims = [table[c] @ table[c].T for c in (sampler.draw_classes() for _ in range(20))]
+        return torch.stack([s[~torch.eye(40, dtype=torch.bool)].std() for s in sims]).mean()
+
+    assert spread(related) > 1.02 * spread(plain)
+
+
+def test_class_related_can_take_every_class_and_groups_of_one():
+    rows = rows_by_class([3] * 6)
+    everything = ClassRelated(rows, 12, 2, words(6), related_classes=4)
+    assert sorted(everything.draw_classes()) == list(range(6))
+    singles = ClassRelated(rows, 8, 2, words(6), related_classes=1)
+    assert len(set(singles.draw_classes().tolist())) == 4
+    wide = ClassRelated(rows, 8, 2, words(6), related_classes=50)
+    assert len(set(wide.draw_classes().tolist())) == 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "bs", "per_class", "message"),
+    [
+        ([9] * 60, 90, 4, "--samples_per_class 4 does not divide --bs 90; use --bs 88 or 92"),
+        ([9] * 60, 3, 4, "--samples_per_class 4 does not divide --bs 3; use --bs 4"),
+        (
+            [9] * 40,
+            112,
+            2,
+            "--bs 112 with --samples_per_class 2 needs 56 classes per batch, the training set has "
+            "40; use --bs 80 or less, or --samples_per_class 4",
+        ),
+        ([1] * 10 + [2], 20, 2, "--bs 20 is more than the 12 training images; use --bs 12 or less"),
+        ([9] * 60, 90, 0, "--samples_per_class 0 is no count; use 2 or more"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named_with_what_fits(sizes, bs, per_class, message):
+    with pytest.raises(ValueError, match="--") as error:
+        ClassRandom(rows_by_class(sizes), bs, per_class)
+    assert str(error.value) == message
+
+
+def test_random_names_a_batch_larger_than_the_set():
+    with pytest.raises(ValueError, match="--bs 9 is more than the 8 training images; use --bs 8"):
+        Random(8, 9)
+
+
+def test_class_related_names_missing_words_and_bad_groups():
+    rows = rows_by_class([4] * 6)
+    with pytest.raises(ValueError, match=r"class_related needs words .* --language_model"):
+        ClassRelated(rows, 8, 2, None)
+    with pytest.raises(ValueError, match="words of 5 classes for 6 training classes"):
+        ClassRelated(rows, 8, 2, words(5))
+    with pytest.raises(ValueError, match="--data_related_classes 0"):
+        ClassRelated(rows, 8, 2, words(6), related_classes=0)
+
+
+def image_set(n_classes=6, per_class=4):
+    labels = np.tile(np.arange(n_classes), per_class)
+    return ImageSet(
+        name="toy.train",
+        paths=tuple(Path(f"{row}.jpg") for row in range(len(labels))),
+        labels=labels,
+        class_names=tuple(f"class {label}" for label in range(n_classes)),
+    )
+
+
+@pytest.mark.parametrize("name", datasampler.SAMPLERS)
+def test_build_from_flags(name):
+    args = argparse.Namespace(
+        data_sampler=name, bs=8, samples_per_class=2, data_related_classes=2, seed=3
+    )
+    train = image_set()
+    sampler = datasampler.build(args, train, words(6))
+    assert type(sampler) is datasampler.SAMPLERS[name]
+    assert len(sampler) == len(list(sampler)) == 3
+    if name != "random":
+        batch = [row for (row,) in next(iter(sampler))]
+        assert set(Counter(train.labels[batch].tolist()).values()) == {2}
+
+
+def test_build_names_what_is_unknown_or_missing():
+    args = argparse.Namespace(
+        data_sampler="class_rand", bs=8, samples_per_class=2, data_related_classes=2, seed=3
+    )
+    with pytest.raises(ValueError, match=r"--data_sampler class_rand is unknown.*: class_random"):
+        datasampler.build(args, image_set())
+    args.data_sampler = "class_related"
+    with pytest.raises(ValueError, match="needs words for every class"):
+        datasampler.build(args, image_set())
