@@ -1,0 +1,52 @@
+"""Names of metrics, and what is said of a name that is none."""
+
+import pytest
+import torch
+
+import metrics
+from metrics import METRICS
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "k", "cosine"),
+    [
+        ("e_recall@1", "recall@k", 1, False),
+        ("c_recall@1000", "recall@k", 1000, True),
+        ("recall@4", "recall@k", 4, False),
+        ("mAP@R", "mAP@R", 0, False),
+        ("c_mAP_1000", "mAP_1000", 0, True),
+        ("c_nmi", "nmi", 0, True),
+        ("wrong_group_share@10", "wrong_group_share@k", 10, False),
+    ],
+)
+def test_names_are_read(name, pattern, k, cosine):
+    metric = metrics.parse(name)
+    assert (metric.k, metric.cosine) == (k, cosine)
+    assert (metric.score, metric.compare) == (METRICS[pattern].score, METRICS[pattern].compare)
+
+
+def test_every_metric_has_a_name_that_is_read():
+    for pattern, entry in METRICS.items():
+        assert metrics.parse(pattern.replace("@k", "@2")).score is entry.score
+        assert bool(entry.score) != bool(entry.compare)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "e_", "recall", "recall@", "recall@0", "recall@k", "recall@-1", "recall@1.5", "d_mAP",
+     "nmi@3", "mAP@5", "e_c_mAP", "e_recall@1 ", "recall@01"],
+)  # fmt: skip
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match="is unknown; known, closest first: "):
+        metrics.parse(name)
+
+
+def test_the_closest_name_comes_first():
+    with pytest.raises(ValueError, match=r"^--evaluation_metrics e_recal@1 .* first: recall@k, "):
+        metrics.parse("e_recal@1")
+
+
+def test_refused_before_the_search():
+    with pytest.raises(ValueError, match="e_precison is unknown"):
+        metrics.validate(["mAP", "e_precison"])
+    metrics.validate(["wrong_word_similarity@1"], class_words=torch.eye(2))
