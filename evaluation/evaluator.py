@@ -1,0 +1,54 @@
+"""The evaluation that a training run repeats: the same sets, metrics and protocol each time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+import metrics as scoring
+from datasets.image_set import ImageSet
+from datasets.loading import Transform
+from evaluation.retrieval import Scores, run
+
+
+class Evaluator:
+    """Scores an embedder on each of several image sets when called.
+
+    Args:
+        embedder: images (B, 3, H, W) -> ``Embedding``.
+        sets: by the name that goes before a score, as in ``test/embeds/e_recall@1``.
+        transform: image -> (3, H, W) float32, without chance.
+        class_words: (C, D) unit rows for each set whose words a metric reads.
+        metrics: names as ``metrics`` parses them.
+        options: further arguments of ``evaluation.run``.
+
+    Raises:
+        ValueError: a metric is unknown, or a set lacks the words or groups that it needs.
+    """
+
+    def __init__(
+        self,
+        embedder: nn.Module,
+        sets: Mapping[str, ImageSet],
+        transform: Transform,
+        class_words: Mapping[str, Tensor],
+        *,
+        metrics: list[str],
+        **options: Any,
+    ) -> None:
+        for name, images in sets.items():
+            scoring.validate(metrics, class_words.get(name), images.class_groups or None)
+        self.embedder = embedder
+        self.sets = dict(sets)
+        self.transform = transform
+        self.class_words = dict(class_words)
+        self.options = {"metrics": metrics, **options}
+
+    def __call__(self) -> Scores:
+        """Every score of every set, by ``<set>/<evaltype>/<metric>``, each with its protocol."""
+        scores = Scores({}, {})
+        for name, images in self.sets.items():
+            words = self.class_words.get(name)
+            found = run(self.embedder, images, self.transform, class_words=words, **self.options)
+            scores.add(found, f"{name}/")
+        return scores

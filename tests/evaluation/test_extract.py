@@ -1,0 +1,91 @@
+"""Images are embedded once, in order, and the embedder is left as it was."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from datasets.image_set import ImageSet
+from evaluation import extract
+from utilities.structures import Embedding
+
+
+class Colour(nn.Module):
+    """Embeds an image as its mean colour, and notes in what state it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.asked = []
+
+    def forward(self, images):
+        layout = images.is_contiguous(memory_format=torch.channels_last)
+        self.asked.append((len(images), self.training, torch.is_grad_enabled(), layout))
+        features = images.mean(dim=(2, 3))
+        return Embedding(self.scale * features, features, images)
+
+
+def to_tensor(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+@pytest.fixture
+def image_set(tmp_path):
+    """Seven even images, of red 0, 10, ... 60."""
+    paths = []
+    for row in range(7):
+        paths.append(tmp_path / f"{row}.png")
+        Image.new("RGB", (6, 5), (10 * row, 1, 2)).save(paths[-1])
+    labels = np.array([1, 0, 1, 0, 2, 2, 1])
+    return ImageSet("colours.test", tuple(paths), labels, ("one", "two", "three"))
+
+
+@pytest.mark.parametrize(("bs", "workers"), [(3, 0), (7, 0), (100, 2)])
+def test_in_order_whatever_the_batches(image_set, bs, workers):
+    found = extract(Colour(), image_set, to_tensor, bs=bs, workers=workers)
+    assert found.rows.tolist() == list(range(7))
+    assert found.labels.tolist() == image_set.labels.tolist()
+    reds = torch.arange(7) * 10 / 255
+    torch.testing.assert_close(found.features[:, 0], reds)
+    torch.testing.assert_close(found.embeds[:, 0], 2 * reds)
+    assert found.embeds.dtype == torch.float32 and not found.embeds.requires_grad
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluates_and_puts_the_mode_back(image_set, training):
+    embedder = Colour().train(training)
+    extract(embedder, image_set, to_tensor, bs=4, workers=0)
+    assert embedder.asked == [(4, False, False, True), (3, False, False, True)]
+    assert embedder.training is training
+
+
+def test_puts_the_mode_back_after_an_error(image_set):
+    embedder = Colour().train()
+
+    def broken(image):
+        raise RuntimeError("no such transform")
+
+    with pytest.raises(RuntimeError, match="no such transform"):
+        extract(embedder, image_set, broken, bs=4, workers=0)
+    assert embedder.training
+
+
+def test_half_precision_gives_float32(image_set):
+    class Linear(Colour):
+        def forward(self, images):
+            features = torch.nn.functional.linear(images.mean(dim=(2, 3)), torch.eye(3))
+            self.asked.append(features.dtype)
+            return Embedding(features, features, images)
+
+    embedder = Linear()
+    found = extract(embedder, image_set, to_tensor, bs=7, workers=0, autocast=True)
+    assert embedder.asked == [torch.bfloat16]
+    assert found.embeds.dtype == found.features.dtype == torch.float32
+
+
+def test_an_image_that_vanishes_is_left_out(image_set):
+    image_set.paths[2].unlink()
+    found = extract(Colour(), image_set, to_tensor, bs=4, workers=0)
+    assert found.rows.tolist() == [0, 1, 3, 4, 5, 6]
+    assert found.labels.tolist() == [1, 0, 0, 2, 2, 1]
