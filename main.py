@@ -1,0 +1,334 @@
+"""Train an image embedder under language guidance and report retrieval on classes it never saw.
+
+    python main.py --loss multisimilarity --language_distill_w 7.5
+
+Roth, Vinyals and Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
+CVPR 2022. A metric-learning criterion pulls images of one class together; the distillation beside
+it pulls the similarities of a batch's images toward those of their words: L = L_DML + w L_match.
+"""
+
+import parameters
+
+if __name__ == "__main__":
+    parameters.parse()  # --help and a wrong flag are answered before the seconds that torch takes
+
+import argparse
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import architectures
+import batchminer
+import criteria
+import datasampler
+import datasets
+import evaluation
+import language
+import metrics
+from datasets import Data, ImageSet
+from language import LanguageGuide
+from utilities import checkpoint, log, optimization
+from utilities.files import cache_folder
+from utilities.memory import keep_freed_memory
+from utilities.progress import Progress
+from utilities.recorder import Recorder
+from utilities.run_folder import RunFolder
+from utilities.seeding import seed_everything
+from utilities.structures import Batch
+from utilities.timing import peak_memory_mb
+
+LOG = logging.getLogger("main")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train and evaluate one run.
+
+    Args:
+        argv: the words of the command line; None reads ``sys.argv``.
+
+    Returns:
+        the scores of the last epoch; ``test/embeds/e_recall@1`` and the like are fractions.
+
+    Raises:
+        ValueError, OSError: flags, data or weights that cannot work; the message says what can.
+        FloatingPointError: a loss that is not finite; names the batch and the last checkpoint.
+    """
+    start = time.perf_counter()
+    args = parameters.parse(argv)
+    keep_freed_memory()
+    log.set_up()
+    seed_everything(args.seed)
+    chosen = datasets.fill_by_recipe(args)
+    args.kernels = min(args.kernels, os.cpu_count() or 1)
+    device = torch.device("cuda", args.gpu) if torch.cuda.is_available() else torch.device("cpu")
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+
+    # Images with labels, an embedder f, a frozen reader of words.
+    data = datasets.build(args)
+    embedder = architectures.build(args).to(device)
+    guide = build_guide(args, data.train, device) if args.language_distill_w else None
+
+    # Which images meet in a batch, and what is asked of their embeddings.
+    sampler = datasampler.build(args, data.train, neighbour_words(args, data.train, device))
+    miner = batchminer.build(args)
+    criterion = criteria.build(
+        args, n_classes=data.train.n_classes, embed_dim=args.embed_dim, miner=miner
+    ).to(device)
+    distill = criteria.build_distillation(args)
+
+    recipe = datasets.recipe(args.dataset)
+    preprocessing = {"mean": embedder.mean, "std": embedder.std}
+    augment = datasets.train_transform(
+        args.image_size, args.augmentation, scale=recipe.train_scale, **preprocessing
+    )
+    batches = datasets.loader(
+        data.train, [augment] * criterion.n_views, sampler, workers=args.kernels, seed=args.seed
+    )
+    groups = embedder.param_groups(args.lr, args.fc_lr, args.decay)
+    groups += criterion.param_groups(args.lr)
+    optimizer = optimization.build_optimizer(args.optim, groups, lr=args.lr, decay=args.decay)
+    scheduler = optimization.build_scheduler(
+        args.scheduler, optimizer, n_epochs=args.n_epochs, tau=args.tau, gamma=args.gamma
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=args.use_float16 and half is torch.float16)
+
+    # What is reported: images of unseen classes, each a query for all the others.
+    size = datasets.input_size(args.image_size, args.augmentation)
+    middle = datasets.eval_transform(size, recipe.crop_ratio, **preprocessing)
+    sets = evaluated_sets(args, data)
+    words = evaluation_words(args, sets, device)
+    evaluate = evaluation.build(args, embedder, sets, middle, words, device)
+
+    run = RunFolder.create(Path(args.save_path), args.dataset, run_name(args))
+    log.set_up(run.log_file)
+    run.write_config(vars(args), device)
+    wandb = log.start_wandb(
+        args.wandb_mode,
+        project=args.project,
+        group=args.group,
+        name=run.path.name,
+        config=vars(args),
+        folder=run.path,
+    )
+    chosen_on = next(iter(sets))
+    recorder = Recorder(
+        run,
+        wandb,
+        best_of=[f"{chosen_on}/{args.evaltypes[0]}/{name}" for name in args.storage_metrics],
+        keep_all=args.store_improvements,
+    )
+    LOG.info(summary(args, data, chosen, device, run.path))
+
+    untrained: Mapping[str, float] = evaluate()
+    scores = dict(untrained)
+    recorder.record(0, untrained)
+    iteration = 0
+    for epoch in range(1, args.n_epochs + 1):
+        embedder.train()
+        embedder.train_backbone(epoch > args.warmup)
+        progress = Progress(batches, f"epoch {epoch}/{args.n_epochs}")
+        for batch in progress:
+            batch = batch.to(device)
+            with torch.autocast(device.type, dtype=half, enabled=args.use_float16):
+                views = [embedder(view) for view in batch.views]
+                loss = loss_dml = criterion.compute(views, batch)
+                terms = {"loss_dml": loss_dml}
+                if guide is not None and iteration >= args.language_delay:
+                    match = distill(views[0].embeds, guide.similarity(batch), batch.labels)
+                    loss = loss_dml + args.language_distill_w * match  # L_DML + w L_match
+                    terms["loss_match"] = match
+            if not torch.isfinite(loss):
+                raise FloatingPointError(not_finite(terms, epoch, iteration, batch, recorder))
+
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            iteration += 1
+            progress.count(len(batch.labels), loss=loss, **terms)
+        scheduler.step()
+
+        scores = {f"train/{name}": value for name, value in progress.averages().items()}
+        if epoch % args.evaluate_every == 0 or epoch == args.n_epochs:
+            scores |= evaluate()
+        recorder.record(epoch, scores)
+        recorder.save(
+            epoch,
+            scores,
+            {
+                "embedder": embedder.state_dict(),
+                "criterion": criterion.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "scaler": scaler.state_dict(),
+                "sampler": sampler.state_dict(),
+                "rng": checkpoint.rng_state(),
+                "iteration": iteration,
+                "flags": vars(args),
+            },
+        )
+
+    recorder.finish()
+    LOG.info(report(untrained, scores, run.path, time.perf_counter() - start))
+    return scores
+
+
+# --------------------------------------------------------------------------------------------------
+# Words
+# --------------------------------------------------------------------------------------------------
+def build_guide(args: argparse.Namespace, train: ImageSet, device: torch.device) -> LanguageGuide:
+    """The guide of the language flags; its pseudolabels are those of the training images."""
+    return language.build_guide(
+        args,
+        class_names=train.class_names,
+        labels=train.labels,
+        captions=train.captions,
+        imagenet_logits=lambda: imagenet_logits(args, train, device),
+        device=device,
+    )
+
+
+def imagenet_logits(args: argparse.Namespace, train: ImageSet, device: torch.device) -> Tensor:
+    """(N, 1000) logits of the training images; kept in the cache folder, as they take minutes."""
+    name = args.language_pseudoclass_model
+    images = [f"{path.name} {path.stat().st_size}" for path in train.paths]
+    digest = hashlib.sha256("\n".join([name, *images]).encode()).hexdigest()
+    kept = cache_folder() / "pseudolabels" / f"{args.dataset}_{digest[:16]}.pt"
+    if kept.is_file():
+        try:
+            return checkpoint.load(kept)["logits"]
+        except ValueError as error:
+            LOG.warning("%s; classifying the images again", error)
+    classifier = architectures.classifier(name)
+    middle = datasets.eval_transform(
+        classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
+    )
+    model = classifier.model.to(device)
+    logits = evaluation.predict(
+        model, train, middle, bs=args.bs, workers=args.kernels, device=device
+    )
+    checkpoint.save(kept, {"logits": logits})
+    return logits
+
+
+def neighbour_words(
+    args: argparse.Namespace, train: ImageSet, device: torch.device
+) -> Tensor | None:
+    """(C, D) words of the training classes, for a sampler that lets related classes meet."""
+    if args.data_sampler != "class_related":
+        return None
+    encoder = language.build_encoder(args.language_model, device)
+    return language.class_word_embeds(encoder, train.class_names, args.language_prompt)
+
+
+# --------------------------------------------------------------------------------------------------
+# Evaluation
+# --------------------------------------------------------------------------------------------------
+def evaluated_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
+    """The image sets that are scored, the one that checkpoints are chosen by first."""
+    sets = {
+        "val": data.val,
+        "test": None if args.no_test_metrics else data.test,
+        "train": None if args.no_train_metrics else data.train,
+    }
+    return {name: images for name, images in sets.items() if images is not None}
+
+
+def evaluation_words(
+    args: argparse.Namespace, sets: Mapping[str, ImageSet], device: torch.device
+) -> dict[str, Tensor]:
+    """(C, D) words of each set's classes, if a metric reads them.
+
+    Encoder and prompt are those of the evaluation and not of the guidance, so that runs with other
+    guidance are measured alike.
+    """
+    if not any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics):
+        return {}
+    encoder = language.build_encoder(args.evaluation_language_model, device)
+    return {
+        name: language.class_word_embeds(encoder, images.class_names, "{}")
+        for name, images in sets.items()
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# What a run says
+# --------------------------------------------------------------------------------------------------
+def run_name(args: argparse.Namespace) -> str:
+    """``--savename``, or the group and the seed."""
+    return f"{args.group}_s{args.seed}" if args.savename == "group_plus_seed" else args.savename
+
+
+def summary(
+    args: argparse.Namespace,
+    data: Data,
+    chosen: Mapping[str, Any],
+    device: torch.device,
+    folder: Path,
+) -> str:
+    """What will be trained on what, and who chose the flags that the command line left open."""
+    sets = [images for images in data if images is not None]
+    guidance = (
+        f"{args.language_distill_w:g} x L_match, {args.language_words} in {args.language_model}"
+        if args.language_distill_w
+        else "none"
+    )
+    if args.language_control != "none":
+        guidance += f", {args.language_control} as a control"
+    return "\n".join(
+        [
+            *(f"{s.name:>14}: {len(s):,} images of {s.n_classes:,} classes" for s in sets),
+            f"      embedder: {args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
+            f"     objective: {args.loss}; guidance: {guidance}",
+            f"       batches: {args.bs} by {args.data_sampler}, {args.n_epochs} epochs, "
+            f"lr {args.lr:g}, on {device}",
+            "  from recipe: "
+            + " ".join(f"--{flag} {value}" for flag, value in chosen.items())
+            + f" ({datasets.recipe(args.dataset).why})",
+            f"    run folder: {folder}",
+        ]
+    )
+
+
+def not_finite(
+    terms: Mapping[str, Tensor], epoch: int, iteration: int, batch: Batch, recorder: Recorder
+) -> str:
+    """The error of a loss that is nan or infinite."""
+    values = ", ".join(f"{name} {value.item()}" for name, value in terms.items())
+    kept = recorder.last if recorder.last.is_file() else "none yet"
+    return (
+        f"the loss is not finite in epoch {epoch}, iteration {iteration} ({values}). Rows of the "
+        f"batch: {batch.rows.tolist()}. Last good checkpoint: {kept}. Lower --lr or "
+        "--language_distill_w, or train without --use_float16"
+    )
+
+
+def report(
+    untrained: Mapping[str, float], scores: Mapping[str, float], folder: Path, seconds: float
+) -> str:
+    """The end of a run: scores before and after, what it took, where it lies."""
+    after = {name: value for name, value in scores.items() if name in untrained}
+    return "\n".join(
+        [
+            evaluation.table(untrained, after),
+            f"{seconds / 60:.1f} minutes, peak memory {peak_memory_mb() / 1024:.2f} GiB and the "
+            "loading processes",
+            f"run folder: {folder}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, FloatingPointError) as error:
+        LOG.debug("", exc_info=True)
+        sys.exit(f"main.py: error: {error}")

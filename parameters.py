@@ -1,0 +1,525 @@
+"""Every flag of main.py, in groups, with its default, its unit and where it comes from.
+
+Names and defaults are those of the published commands of Roth et al., Integrating Language Guidance
+into Vision-based Deep Metric Learning, CVPR 2022, so that these still run. A component's flags
+carry its prefix: ``--loss_margin_beta`` becomes ``Margin(beta=...)``. A default of None is filled
+in by the dataset's recipe (``datasets/recipes.py``).
+
+Only the standard library is imported here, so that ``--help`` and a wrong flag are answered at
+once.
+"""
+
+import argparse
+import difflib
+import math
+from collections.abc import Callable, Sequence
+
+LOSSES = ("margin", "multisimilarity", "triplet")
+MINERS = ("distance", "random", "semihard")
+SAMPLERS = ("class_random", "class_related", "random")
+AUGMENTATIONS = ("base", "adv", "big")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULERS = ("step", "cosine", "none")
+CONTROLS = ("none", "permuted", "uniform")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse and cross-check the flags.
+
+    Args:
+        argv: the words of the command line; None reads ``sys.argv``.
+
+    Raises:
+        SystemExit: a flag is wrong or two do not go together; the message names the flag, the value
+            and the remedy.
+    """
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        nearest = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(nearest)}?" if nearest else "; see --help"
+        parser.error(f"{unknown[0]} is not a flag{hint}")
+    check(parser, args)
+    return args
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all groups of flags."""
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Train an image embedder under language guidance and report retrieval of "
+        "unseen classes.",
+        formatter_class=DefaultsShown,
+        allow_abbrev=False,
+        usage="main.py [--flag value ...]",  # the whole list would push an error off the screen
+    )
+    basic_training_parameters(parser)
+    architecture_parameters(parser)
+    batch_creation_parameters(parser)
+    batchmining_parameters(parser)
+    loss_parameters(parser)
+    language_guidance_parameters(parser)
+    evaluation_parameters(parser)
+    wandb_parameters(parser)
+    return parser
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse, through ``parser.error``, flags that cannot work together."""
+    if args.bs % args.samples_per_class:
+        low = args.bs // args.samples_per_class * args.samples_per_class
+        fitting = [str(bs) for bs in (low, low + args.samples_per_class) if bs]
+        parser.error(
+            f"--samples_per_class {args.samples_per_class} does not divide --bs {args.bs}; "
+            f"use --bs {' or '.join(fitting)}"
+        )
+    guided = args.language_distill_w != 0
+    if args.language_control != "none" and not guided:
+        parser.error(
+            f"--language_control {args.language_control} replaces the words of the guidance, but "
+            "--language_distill_w 0 leaves the guidance out; give a weight, such as 7.5"
+        )
+    if args.language_pseudoclass:
+        if args.language_words not in ("classnames", "pseudolabels"):
+            parser.error(
+                f"--language_pseudoclass takes pseudolabels as words, --language_words "
+                f"{args.language_words} others; give one of the two"
+            )
+        args.language_words = "pseudolabels"
+    if args.language_prompt.count("{}") != 1:
+        parser.error(
+            f"--language_prompt {args.language_prompt!r} must hold the word's place, {{}}, once"
+        )
+    if args.no_test_metrics and not args.use_tv_split and args.no_train_metrics:
+        parser.error(
+            "--no_test_metrics --no_train_metrics leave nothing to evaluate; drop one of them, or "
+            "hold out validation classes with --use_tv_split"
+        )
+    if args.weights and args.not_pretrained:
+        parser.error("--weights and --not_pretrained exclude each other; give one of the two")
+    if args.warmup and args.n_epochs is not None and args.warmup > args.n_epochs:
+        parser.error(
+            f"--warmup {args.warmup} epochs exceed --n_epochs {args.n_epochs}; the backbone would "
+            f"never train; use at most --warmup {args.n_epochs}"
+        )
+    if args.loss_margin_beta_constant and args.loss_margin_nu:
+        parser.error(
+            f"--loss_margin_nu {args.loss_margin_nu:g} regularises a boundary that "
+            "--loss_margin_beta_constant keeps; drop one of them"
+        )
+    if args.log_online and args.wandb_mode == "disabled":
+        args.wandb_mode = "online"
+    if args.savename == "":
+        parser.error("--savename is empty; leave it out or give the run a name")
+
+
+class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
+    """Says each default, and for None that the dataset's recipe decides."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None and "default" not in (action.help or ""):
+            return f"{action.help} (default: by dataset)"
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+# --------------------------------------------------------------------------------------------------
+# Types: each raises with the value and what would fit
+# --------------------------------------------------------------------------------------------------
+def one_of(*names: str) -> Callable[[str], str]:
+    """A flag's type that accepts ``names``; the error lists them, the closest first."""
+
+    def name(value: str) -> str:
+        if value in names:
+            return value
+        near = difflib.get_close_matches(value, names, n=len(names), cutoff=0.5)
+        rest = [other for other in names if other not in near]
+        raise argparse.ArgumentTypeError(
+            f"{value} is unknown; known, closest first: {', '.join(near + rest)}"
+        )
+
+    return name
+
+
+def number(
+    kind: type = float, *, low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> Callable[[str], float]:
+    """A flag's type: a finite ``kind`` in [low, high], or in (low, high] when ``above``."""
+    bound = f"{'above' if above else 'at least'} {low:g}" if low > -math.inf else ""
+    bound += f"{' and ' if bound else ''}at most {high:g}" if high < math.inf else ""
+
+    def parse_number(value: str) -> float:
+        try:
+            parsed = kind(value)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{value!r} is not {what}") from None
+        if not math.isfinite(parsed):
+            raise argparse.ArgumentTypeError(f"{value} is not finite")
+        if parsed < low or parsed > high or (above and parsed == low):
+            raise argparse.ArgumentTypeError(f"{value} is out of range; it must be {bound}")
+        return parsed
+
+    return parse_number
+
+
+count = number(int, low=1)
+natural = number(int, low=0)
+positive = number(low=0, above=True)
+nonnegative = number(low=0)
+
+
+# --------------------------------------------------------------------------------------------------
+# Groups
+# --------------------------------------------------------------------------------------------------
+def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
+    """Data, seeds, optimisation."""
+    add = parser.add_argument_group("basic training").add_argument
+    add(
+        "--dataset",
+        default="emoji",
+        help="emoji (built on first use), cub200, cars196, online_products, or the name of "
+        "your own folder <source_path>/NAME/images/<class>/<file>",
+    )
+    add(
+        "--source_path",
+        default=None,
+        help="folder that holds the datasets (default: the user's cache folder)",
+    )
+    add(
+        "--save_path",
+        default="Training_Results",
+        help="runs go to <save_path>/<dataset>/<run name>",
+    )
+    add(
+        "--savename",
+        default="group_plus_seed",
+        help="the run's name; group_plus_seed makes it from --group and --seed",
+    )
+    add("--seed", type=natural, default=0, help="seeds weights, batches, augmentation and splits")
+    add("--gpu", type=natural, default=0, help="CUDA device; without CUDA the CPU is used")
+    add(
+        "--kernels",
+        type=natural,
+        default=6,
+        help="data-loading processes, at most one per core; 0 loads in the training process",
+    )
+    add("--bs", type=count, default=112, help="images per batch")
+    add("--n_epochs", type=natural, default=None, help="epochs; 0 only evaluates")
+    add("--lr", type=positive, default=None, help="learning rate of the backbone")
+    add("--fc_lr", type=float, default=-1, help="learning rate of the embedding layer; -1: as --lr")
+    add("--decay", type=nonnegative, default=4e-4, help="weight decay")
+    add("--optim", type=one_of(*OPTIMIZERS), default="adam", help=", ".join(OPTIMIZERS))
+    add(
+        "--scheduler",
+        type=one_of(*SCHEDULERS),
+        default="step",
+        help="step (by --gamma at --tau), cosine (to zero at the end), none",
+    )
+    add(
+        "--tau",
+        type=natural,
+        nargs="+",
+        default=[10000],
+        help="epochs after which the step scheduler acts",
+    )
+    add("--gamma", type=positive, default=0.3, help="factor on the learning rate at each --tau")
+    add(
+        "--warmup",
+        type=natural,
+        default=0,
+        help="epochs in which only the embedding layer and the criterion train",
+    )
+    add(
+        "--augmentation",
+        type=one_of(*AUGMENTATIONS),
+        default="base",
+        help="base (random resized crop, flip), adv (and colour jitter, grey), big (base, 8/7 "
+        "the image size)",
+    )
+    add(
+        "--use_float16",
+        action="store_true",
+        help="half precision: float16 with loss scaling on CUDA, bfloat16 on the CPU, where it saves memory and not time",
+    )
+
+
+def architecture_parameters(parser: argparse.ArgumentParser) -> None:
+    """The embedder."""
+    add = parser.add_argument_group("architecture").add_argument
+    add(
+        "--arch",
+        default=None,
+        help="<timm backbone>[_frozen][_double][_normalize]: BatchNorm frozen, average + max "
+        "pooling, unit embeddings; e.g. resnet50_frozen_normalize",
+    )
+    add("--embed_dim", type=count, default=128, help="D, dimensions of the embedding")
+    add("--image_size", type=count, default=None, help="pixels, side of the square input")
+    add("--not_pretrained", action="store_true", help="start from random weights")
+    add(
+        "--weights",
+        default=None,
+        metavar="FILE",
+        help="backbone weights from a local .pth or .safetensors file (default: a package, "
+        "else timm's hub)",
+    )
+
+
+def batch_creation_parameters(parser: argparse.ArgumentParser) -> None:
+    """Which images meet in a batch."""
+    add = parser.add_argument_group("batch creation").add_argument
+    add(
+        "--data_sampler",
+        type=one_of(*SAMPLERS),
+        default="class_random",
+        help="class_random (classes at random), class_related (classes come with their nearest"
+        " by words), random",
+    )
+    add("--samples_per_class", type=count, default=2, help="images of each class in a batch")
+    add(
+        "--data_related_classes",
+        type=count,
+        default=4,
+        help="class_related: classes per group of neighbours",
+    )
+
+
+def batchmining_parameters(parser: argparse.ArgumentParser) -> None:
+    """Which triplets of a batch the criterion sees."""
+    add = parser.add_argument_group("batch mining").add_argument
+    add(
+        "--batch_mining",
+        type=one_of(*MINERS),
+        default="distance",
+        help=", ".join(MINERS) + "; used by margin and triplet",
+    )
+    add(
+        "--miner_distance_lower_cutoff",
+        type=nonnegative,
+        default=0.5,
+        help="Euclidean distance under which all negatives weigh the same",
+    )
+    add(
+        "--miner_distance_upper_cutoff",
+        type=nonnegative,
+        default=1.4,
+        help="Euclidean distance beyond which no negative is drawn",
+    )
+    add(
+        "--miner_semihard_margin",
+        type=nonnegative,
+        default=0.2,
+        help="a semihard negative is farther than the positive by less than this",
+    )
+
+
+def loss_parameters(parser: argparse.ArgumentParser) -> None:
+    """The metric-learning objective."""
+    add = parser.add_argument_group("loss").add_argument
+    add("--loss", type=one_of(*LOSSES), default="margin", help=", ".join(LOSSES))
+
+    add("--loss_margin_margin", type=nonnegative, default=0.2, help="Wu et al. 2017, alpha")
+    add(
+        "--loss_margin_beta", type=float, default=1.2, help="first value of the class boundary beta"
+    )
+    add("--loss_margin_beta_lr", type=nonnegative, default=5e-4, help="learning rate of beta")
+    add("--loss_margin_nu", type=float, default=0.0, help="weight of the regulariser on beta")
+    add("--loss_margin_beta_constant", action="store_true", help="keep beta as it is")
+
+    add(
+        "--loss_triplet_margin",
+        type=nonnegative,
+        default=0.2,
+        help="margin on squared Euclidean distances",
+    )
+
+    add(
+        "--loss_multisimilarity_pos_weight",
+        type=positive,
+        default=2.0,
+        help="Wang et al. 2019, alpha",
+    )
+    add(
+        "--loss_multisimilarity_neg_weight",
+        type=positive,
+        default=40.0,
+        help="Wang et al. 2019, beta",
+    )
+    add(
+        "--loss_multisimilarity_margin",
+        type=float,
+        default=0.1,
+        help="mining margin, cosine; epsilon",
+    )
+    add(
+        "--loss_multisimilarity_pos_thresh",
+        type=float,
+        default=0.5,
+        help="lambda of positive pairs",
+    )
+    add(
+        "--loss_multisimilarity_neg_thresh",
+        type=float,
+        default=0.5,
+        help="lambda of negative pairs",
+    )
+    add(
+        "--loss_multisimilarity_dim",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="axis along which an anchor's pairs lie; the matrix is symmetric, so both give "
+        "one loss",
+    )
+    add(
+        "--loss_multisimilarity_released",
+        action="store_true",
+        help="the form of the released code, which the published guidance weights were tuned with",
+    )
+
+
+def language_guidance_parameters(parser: argparse.ArgumentParser) -> None:
+    """Words in the loss: L = L_DML + w * L_match."""
+    add = parser.add_argument_group("language guidance").add_argument
+    add(
+        "--language_distill_w",
+        type=nonnegative,
+        default=0.0,
+        help="w, weight of the distillation; 0: no guidance",
+    )
+    add(
+        "--language_model",
+        default=None,
+        help="minilm (offline), clip, bert, roberta_l, mpnet, a Hugging Face id, a local "
+        "folder, or a file of word vectors (.txt, .vec)",
+    )
+    add(
+        "--language_words",
+        default="classnames",
+        help="classnames, pseudolabels, captions, or a JSON file {class: word or words}",
+    )
+    add(
+        "--language_prompt",
+        default="a photo of a {}",
+        help="{} is the word; captions take no prompt",
+    )
+    add(
+        "--language_pseudoclass",
+        action="store_true",
+        help="short for --language_words pseudolabels",
+    )
+    add(
+        "--language_pseudoclass_topk",
+        type=number(int, low=1, high=1000),
+        default=5,
+        help="k, ImageNet names per class or image",
+    )
+    add(
+        "--language_pseudoclass_level",
+        type=one_of("class", "sample"),
+        default="class",
+        help="names for each class, or for each image",
+    )
+    add(
+        "--language_pseudoclass_average",
+        type=one_of("logits", "probabilities"),
+        default="logits",
+        help="what is averaged over the images of a class; the released code averages logits",
+    )
+    add(
+        "--language_pseudoclass_model",
+        default="efficientnet_lite0",
+        help="timm ImageNet classifier that names the images",
+    )
+    add("--language_shift", type=float, default=1.0, help="added to the word similarities")
+    add("--language_temp", type=positive, default=1.0, help="T, temperature of both distributions")
+    add(
+        "--language_distill_dir",
+        type=one_of("backward", "forward"),
+        default="backward",
+        help="backward: KL(images || words), as published; forward: the reverse",
+    )
+    add("--language_delay", type=natural, default=0, help="iterations before guidance starts")
+    add(
+        "--language_control",
+        type=one_of(*CONTROLS),
+        default="none",
+        help="permuted (the words of another class) or uniform (one constant similarity): "
+        "controls of what the words add",
+    )
+
+
+def evaluation_parameters(parser: argparse.ArgumentParser) -> None:
+    """What is measured, on what, and which checkpoints are kept."""
+    add = parser.add_argument_group("evaluation").add_argument
+    add(
+        "--evaluation_metrics",
+        nargs="+",
+        default=None,
+        help="e_recall@k c_recall@k nmi f1 mAP mAP@R R_precision mAP_1000 "
+        "wrong_word_similarity@k wrong_group_share@k",
+    )
+    add(
+        "--evaltypes",
+        nargs="+",
+        type=one_of("embeds", "features"),
+        default=["embeds"],
+        help="embeds (after the embedding layer), features (pooled, before it)",
+    )
+    add(
+        "--evaluate_every",
+        type=count,
+        default=None,
+        help="epochs between evaluations; the last epoch is always evaluated",
+    )
+    add(
+        "--evaluation_language_model",
+        default=None,
+        help="encoder of the semantic scores, the same for runs that are to be compared",
+    )
+    add("--no_train_metrics", action="store_true", help="do not evaluate the training images")
+    add("--no_test_metrics", action="store_true", help="do not evaluate the test images")
+    add("--evaluate_on_cpu", action="store_true", help="keep the neighbour search off the GPU")
+    add(
+        "--storage_metrics",
+        nargs="+",
+        default=["e_recall@1"],
+        help="each keeps its best checkpoint, by validation where there is one",
+    )
+    add(
+        "--store_improvements",
+        action="store_true",
+        help="keep every checkpoint that was once the best",
+    )
+    add(
+        "--use_tv_split",
+        action="store_true",
+        help="hold out part of the training data for validation",
+    )
+    add(
+        "--tv_split_by_samples",
+        action="store_true",
+        help="hold out images of each class instead of whole classes",
+    )
+    add(
+        "--tv_split_perc",
+        type=number(low=0, high=1, above=True),
+        default=0.8,
+        help="share of the training data that is trained on",
+    )
+
+
+def wandb_parameters(parser: argparse.ArgumentParser) -> None:
+    """Weights & Biases; the key comes from the environment or `wandb login`, never from a flag."""
+    add = parser.add_argument_group("Weights & Biases").add_argument
+    add("--log_online", action="store_true", help="short for --wandb_mode online")
+    add(
+        "--wandb_mode",
+        type=one_of("online", "offline", "disabled"),
+        default="disabled",
+        help="online, offline (files in the run folder, for wandb sync), disabled",
+    )
+    add("--project", default="language_guided_similarity", help="W&B project")
+    add("--group", default="default", help="runs that differ in --seed alone share a group")

@@ -1,0 +1,54 @@
+"""Imports go one way only, so that each folder can be lifted out into another pipeline."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "utilities": set(),
+    "architectures": {"utilities"},
+    "language": {"utilities"},
+    "batchminer": {"utilities"},
+    "datasets": {"utilities"},
+    "datasampler": {"utilities", "datasets", "language"},
+    "criteria": {"utilities", "batchminer", "language"},
+    "metrics": {"utilities"},
+    "evaluation": {"utilities", "metrics", "datasets"},
+}
+OURS = {*MAY_IMPORT, "main", "parameters", "tests"}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of the modules that ``path`` imports, wherever the statement stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_folder_imports_only_what_the_table_allows(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        stray = (imports(path) & OURS) - MAY_IMPORT[folder] - {folder}
+        assert not stray, f"{path.relative_to(ROOT)} imports {stray}"
+
+
+def test_parameters_import_only_the_standard_library():
+    assert imports(ROOT / "parameters.py") <= set(sys.stdlib_module_names)
+
+
+def test_only_builders_see_the_flags():
+    """Components are built from plain arguments; argparse stays at the doors of each folder."""
+    for folder in MAY_IMPORT:
+        for path in (ROOT / folder).rglob("*.py"):
+            door = path.name in {"__init__.py", "registry.py", "recipes.py", "splits.py"}
+            if not door and "__main__" not in path.read_text():
+                assert "argparse" not in imports(path), path
