@@ -291,11 +291,16 @@ def summary(
             f"       batches: {args.bs} by {args.data_sampler}, {args.n_epochs} epochs, "
             f"lr {args.lr:g}, on {device}",
             "  from recipe: "
-            + " ".join(f"--{flag} {value}" for flag, value in chosen.items())
+            + " ".join(f"--{flag} {plain(value)}" for flag, value in chosen.items())
             + f" ({datasets.recipe(args.dataset).why})",
             f"    run folder: {folder}",
         ]
     )
+
+
+def plain(value: Any) -> str:
+    """A flag's value as it would be typed."""
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def not_finite(
@@ -319,7 +324,7 @@ def report(
     return "\n".join(
         [
             evaluation.table(untrained, after),
-            f"{seconds / 60:.1f} minutes, peak memory {peak_memory_mb() / 1024:.2f} GiB and the "
+            f"{seconds / 60:.1f} minutes, peak memory {peak_memory_mb() / 1024:.2f} GiB beside the "
             "loading processes",
             f"run folder: {folder}",
         ]
@@ -330,5 +335,7 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, ValueError, FloatingPointError) as error:
-        LOG.debug("", exc_info=True)
-        sys.exit(f"main.py: error: {error}")
+        LOG.exception("%s", error)  # the traceback goes to log.txt alone
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; finished epochs are in the run folder")

@@ -242,7 +242,8 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
     add(
         "--use_float16",
         action="store_true",
-        help="half precision: float16 with loss scaling on CUDA, bfloat16 on the CPU, where it saves memory and not time",
+        help="half precision: float16 with loss scaling on CUDA; bfloat16 on the CPU, where it "
+        "saves memory and not time",
     )
 
 

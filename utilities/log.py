@@ -24,24 +24,43 @@ class TqdmHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class Remembering(logging.Handler):
+    """Keeps records for the log file that there will be once the run has a folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 def set_up(log_file: Path | None = None) -> None:
     """Send log records to the console and, with ``log_file``, to the end of that file.
 
-    May be called again, for instance once the run folder exists: it replaces what it set up before
-    and leaves handlers of others alone.
+    May be called again once the run folder exists: the file then begins with what was said before.
+    It replaces what it set up earlier and leaves handlers of others alone.
     """
     root = logging.getLogger()
     root.setLevel(logging.INFO)
+    early = [
+        record
+        for handler in root.handlers
+        if isinstance(handler, Remembering)
+        for record in handler.records
+    ]
     take_down()
+    logging.captureWarnings(True)
     console: logging.Handler = TqdmHandler()
     console.setFormatter(_ConsoleFormatter())
-    handlers = [console]
+    memory: logging.Handler = Remembering()
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(log_file, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        handlers.append(file)
-    for handler in handlers:
+        memory = logging.FileHandler(log_file, encoding="utf-8")
+        memory.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        for record in early:
+            memory.handle(record)
+    for handler in (console, memory):
         handler.addFilter(_ours_or_warning)
         root.addHandler(handler)
 
@@ -60,8 +79,10 @@ def _ours_or_warning(record: logging.LogRecord) -> bool:
 
 
 class _ConsoleFormatter(logging.Formatter):
+    """The message alone, after "warning: " or "error: "; tracebacks are for the log file."""
+
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = record.getMessage()
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 

@@ -44,6 +44,28 @@ def test_set_up_again_replaces_its_own_handlers_alone(tmp_path, capsys):
     assert (tmp_path / "b.txt").read_text().count("once") == 1
 
 
+def test_the_file_begins_with_what_was_said_before_it_was_there(tmp_path, capsys):
+    log.set_up()
+    logging.getLogger("datasets").warning("two files are broken")
+    path = tmp_path / "log.txt"
+    log.set_up(path)
+    logging.getLogger("main").info("training")
+    lines = path.read_text().splitlines()
+    assert lines[0].endswith("two files are broken") and lines[1].endswith("training")
+    assert capsys.readouterr().err == "warning: two files are broken\ntraining\n"
+
+
+def test_tracebacks_go_to_the_file_alone(tmp_path, capsys):
+    path = tmp_path / "log.txt"
+    log.set_up(path)
+    try:
+        raise ValueError("no such folder")
+    except ValueError as error:
+        logging.getLogger("main").exception("%s", error)
+    assert capsys.readouterr().err == "error: no such folder\n"
+    assert "Traceback" in path.read_text()
+
+
 def test_log_file_is_continued(tmp_path):
     path = tmp_path / "log.txt"
     path.write_text("before\n")

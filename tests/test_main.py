@@ -1,0 +1,230 @@
+"""main.py end to end on a miniature dataset, and what it says when something is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main
+from utilities import checkpoint
+
+ROOT = Path(__file__).parents[1]
+CLASSES = (
+    "red fox",
+    "gray wolf",
+    "kit fox",
+    "barn owl",
+    "snowy owl",
+    "house cat",
+    "tabby",
+    "eagle",
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Eight classes of six pictures, each class a colour with noise."""
+    source = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(CLASSES):
+        folder = source / "animals" / "images" / name
+        folder.mkdir(parents=True)
+        colour = rng.integers(0, 256, 3)
+        for image in range(6):
+            noise = rng.integers(-40, 40, (40, 48, 3))
+            pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}_{image}.jpg")
+    groups = {name: {"name": name, "group": name.split()[-1]} for name in CLASSES}
+    (source / "animals" / "classes.json").write_text(json.dumps(groups))
+    vectors = source / "words.txt"
+    words = sorted({word for name in CLASSES for word in name.split()})
+    vectors.write_text(
+        "".join(f"{word} {' '.join(map(str, rng.normal(size=8)))}\n" for word in words)
+    )
+    return source
+
+
+def flags(source, save_path, *more):
+    """A run of seconds: timm's test network from scratch at 32 px."""
+    return [
+        *("--dataset", "animals", "--source_path", str(source), "--save_path", str(save_path)),
+        *("--arch", "test_resnet_normalize", "--not_pretrained", "--image_size", "32"),
+        *("--embed_dim", "16", "--bs", "8", "--kernels", "0", "--n_epochs", "2", "--lr", "1e-3"),
+        *("--language_model", str(source / "words.txt"), "--language_prompt", "{}"),
+        *("--loss", "multisimilarity", *more),
+    ]
+
+
+def last_row(folder):
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Texts are embedded anew for each test, into its own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_run_leaves_all_that_it_promises(source, tmp_path, caplog):
+    scores = main.main(flags(source, tmp_path, "--language_distill_w", "7.5", "--group", "guided"))
+    folder = tmp_path / "animals" / "guided_s0"
+    names = {path.name for path in folder.iterdir()}
+    best = "best_test_embeds_e_recall@1.pt"
+    assert {"config.json", "metrics.jsonl", "metrics.csv", "log.txt", "curves.png"} <= names
+    assert {"last.pt", best} <= names
+    config = json.loads((folder / "config.json").read_text())
+    assert config["flags"]["language_distill_w"] == 7.5
+    assert config["packages"]["torch"] == torch.__version__.partition("+")[0]
+
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == [0, 1, 2]
+    row = last_row(folder)
+    assert row["test/embeds/e_recall@1"] == scores["test/embeds/e_recall@1"]
+    assert row["train/loss"] == pytest.approx(
+        row["train/loss_dml"] + 7.5 * row["train/loss_match"], rel=1e-5
+    )
+    kept = checkpoint.load(folder / "last.pt")
+    assert kept["epoch"] == 2 and kept["iteration"] == 6
+    best_epoch = checkpoint.load(folder / best)["epoch"]
+    recalls = [json.loads(row)["test/embeds/e_recall@1"] for row in rows]
+    assert recalls[best_epoch] == max(recalls[1:])
+    assert f"run folder: {folder}" in caplog.text
+    assert "0 images" not in caplog.text and "24 images of 4 classes" in caplog.text
+
+
+def test_the_same_flags_give_the_same_numbers(source, tmp_path):
+    more = ("--language_distill_w", "3", "--loss", "margin", "--seed", "4")
+    one = main.main(flags(source, tmp_path / "one", *more))
+    two = main.main(flags(source, tmp_path / "two", *more, "--kernels", "2"))
+    timed = {"train/images_per_second", "train/waiting_for_data"}
+    assert {k: v for k, v in one.items() if k not in timed} == {
+        k: v for k, v in two.items() if k not in timed
+    }
+
+
+def test_a_second_run_of_one_name_takes_another_folder(source, tmp_path):
+    for _ in range(2):
+        main.main(flags(source, tmp_path, "--n_epochs", "0", "--savename", "mine"))
+    assert {path.name for path in (tmp_path / "animals").iterdir()} == {"mine", "mine_2"}
+
+
+def test_language_delay_counts_iterations(source, tmp_path):
+    """Three iterations an epoch: with a delay of 4 guidance starts within epoch 2."""
+    more = ("--language_distill_w", "5", "--language_delay", "4", "--group", "late")
+    main.main(flags(source, tmp_path, *more))
+    rows = (tmp_path / "animals" / "late_s0" / "metrics.jsonl").read_text().splitlines()
+    first, second = (json.loads(row) for row in rows[1:])
+    assert "train/loss_match" not in first and second["train/loss_match"] > 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--loss", "triplet", "--batch_mining", "semihard", "--evaltypes", "embeds", "features"),
+        ("--loss", "margin", "--loss_margin_nu", "0.1", "--optim", "sgd", "--scheduler", "cosine"),
+        ("--data_sampler", "class_related", "--data_related_classes", "2", "--warmup", "1"),
+        ("--data_sampler", "random", "--use_float16", "--augmentation", "adv"),
+        ("--language_control", "permuted", "--language_distill_dir", "forward"),
+        ("--language_control", "uniform", "--augmentation", "big", "--tau", "1", "--gamma", "0.1"),
+        ("--use_tv_split", "--tv_split_perc", "0.5", "--bs", "4", "--store_improvements"),
+        ("--use_tv_split", "--tv_split_by_samples", "--no_test_metrics", "--no_train_metrics"),
+        ("--evaluation_metrics", "mAP", "c_recall@3", "R_precision", "f1", "--optim", "adamw"),
+    ],
+    ids=" ".join,
+)
+def test_flags_that_change_the_run(source, tmp_path, more):
+    scores = main.main(flags(source, tmp_path, "--language_distill_w", "2", *more))
+    assert np.isfinite(scores["train/loss"])
+    assert any(name.endswith("e_recall@1") for name in scores)
+
+
+def test_semantic_scores_read_words_and_groups(source, tmp_path):
+    names = ["wrong_word_similarity@2", "wrong_group_share@2"]
+    more = ("--evaluation_metrics", *names, "--evaluation_language_model")
+    scores = main.main(flags(source, tmp_path, *more, str(source / "words.txt")))
+    assert -1 <= scores[f"test/embeds/{names[0]}"] <= 1
+    assert 0 <= scores[f"test/embeds/{names[1]}"] <= 1
+
+
+@pytest.mark.packages
+def test_pseudolabels_are_kept(source, tmp_path, monkeypatch):
+    more = ("--language_distill_w", "2", "--language_pseudoclass", "--n_epochs", "1")
+    more = (*more, "--language_model", "minilm")
+    one = main.main(flags(source, tmp_path, *more))
+    monkeypatch.setattr(main.architectures, "classifier", None)  # would fail if it were called
+    two = main.main(flags(source, tmp_path, *more))
+    assert one["train/loss"] == two["train/loss"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(source, tmp_path, monkeypatch):
+    """The third batch of epoch 2 goes wrong: epoch 1 is what is left, whole."""
+    calls = []
+    compute = main.criteria.MultiSimilarity.compute
+
+    def overflow(self, views, batch):
+        calls.append(batch.rows.tolist())
+        loss = compute(self, views, batch)
+        return loss * float("nan") if len(calls) == 6 else loss
+
+    monkeypatch.setattr(main.criteria.MultiSimilarity, "compute", overflow)
+    with pytest.raises(FloatingPointError, match=r"not finite in epoch 2, iteration 5") as stop:
+        main.main(flags(source, tmp_path))
+    folder = tmp_path / "animals" / "default_s0"
+    assert str(calls[-1]) in str(stop.value) and str(folder / "last.pt") in str(stop.value)
+    assert checkpoint.load(folder / "last.pt")["epoch"] == 1
+    assert last_row(folder)["epoch"] == 1
+
+
+def test_wandb_offline_writes_into_the_run_folder(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    main.main(flags(source, tmp_path, "--wandb_mode", "offline", "--n_epochs", "1"))
+    folder = tmp_path / "animals" / "default_s0"
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert b"0" * 40 not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--bs", "16"), "--bs 16"),
+        (("--samples_per_class", "1"), "--bs 8"),
+        (("--dataset", "nowhere"), "nowhere"),
+        (("--arch", "resnt50_frozen_normalize"), "resnet50"),
+        (("--evaluation_metrics", "e_recal@1"), "recall@k"),
+        (("--evaluation_metrics", "wrong_word_similarity@1"), "language_model"),
+        (("--language_distill_w", "1", "--language_words", "captions"), "captions"),
+        (("--weights", "missing.pth"), "exclude each other"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_errors_come_before_a_run_folder(source, tmp_path, more, says):
+    """In a process of its own, as a user meets them: one message, no traceback, nothing left."""
+    done = subprocess.run(
+        [sys.executable, "main.py", *flags(source, tmp_path / "runs", *more)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr and "error: " in done.stderr
+    assert says in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unreadable_images_are_left_out_and_named(source, tmp_path, caplog):
+    broken = tmp_path / "source"
+    shutil.copytree(source, broken)
+    images = broken / "animals" / "images"
+    (images / "red fox" / "empty.jpg").touch()
+    whole = (images / "tabby" / "6_0.jpg").read_bytes()
+    (images / "tabby" / "6_0.jpg").write_bytes(whole[: len(whole) // 2])
+    main.main(flags(broken, tmp_path / "runs", "--n_epochs", "1"))
+    log = (tmp_path / "runs" / "animals" / "default_s0" / "log.txt").read_text()
+    for text in (caplog.text, log):
+        assert text.count("2 of 49 images cannot be read") == 1
+        assert "empty.jpg" in text and "6_0.jpg" in text
