@@ -431,7 +431,7 @@ def language_guidance_parameters(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--language_pseudoclass_model",
-        default="efficientnet_lite0",
+        default=None,
         help="timm ImageNet classifier that names the images",
     )
     add("--language_shift", type=float, default=1.0, help="added to the word similarities")

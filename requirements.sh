@@ -55,6 +55,7 @@ run=(
     pytest==9.2.0 ruff==0.17.6 mypy==2.4.1
     pytorch-metric-learning==2.9.0            # an independent oracle
 )
+echo "requirements.sh: installing into .venv; a first time takes about four minutes and 6 GB"
 .venv/bin/python -m pip install --disable-pip-version-check --quiet "${run[@]}"
 .venv/bin/python - <<'PYTHON'
 import faiss, timm, torch, torchvision, transformers

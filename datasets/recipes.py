@@ -19,6 +19,7 @@ class Recipe:
     crop_ratio: float = 0.875  # evaluation: share of the resized shorter side that the crop keeps
     train_scale: tuple[float, float] = (0.08, 1.0)  # area share of the random resized crop
     language_model: str = "clip"
+    language_pseudoclass_model: str = "resnet50"
     n_epochs: int = 150
     lr: float = 1e-5
     evaluate_every: int = 1  # epochs
@@ -45,6 +46,7 @@ RECIPES = {
         crop_ratio=1.0,  # a drawing fills its square
         train_scale=(0.5, 1.0),
         language_model="minilm",
+        language_pseudoclass_model="efficientnet_lite0",
         n_epochs=6,
         lr=3e-4,
         evaluation_metrics=(

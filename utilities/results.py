@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from utilities.registry import closest_first
+
 # Two-sided 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
 STUDENT = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
@@ -67,6 +69,13 @@ def table(runs: Sequence[Run], names: Sequence[str], baseline: str | None = None
     groups: dict[str, dict[int, Run]] = {}
     for run in runs:
         groups.setdefault(run.group, {})[run.seed] = run
+    for name in names:
+        missing = [f"{run.group} seed {run.seed}" for run in runs if name not in run.scores]
+        if missing:
+            raise ValueError(
+                f"--scores {name} is missing in the last row of {', '.join(missing)}; known: "
+                + ", ".join(closest_first(name, runs[0].scores))
+            )
     if baseline is not None and baseline not in groups:
         raise ValueError(f"--baseline {baseline} is not among the groups: {', '.join(groups)}")
     rows = [["group", "seeds", "epochs", *names], ["---", *["---:"] * (len(names) + 2)]]
@@ -112,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         print(table([read(folder) for folder in args.runs], args.scores, args.baseline))
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         parser.error(str(error))
 
 

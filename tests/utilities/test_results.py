@@ -1,0 +1,55 @@
+"""Tables from run folders."""
+
+import json
+import math
+
+import pytest
+
+from utilities import results
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two groups of three seeds; recalls that a hand can average."""
+    recalls = {"baseline": (0.70, 0.72, 0.74), "guided": (0.71, 0.74, 0.74)}
+    folders = []
+    for group, values in recalls.items():
+        for seed, value in enumerate(values):
+            folder = tmp_path / f"{group}_s{seed}"
+            folder.mkdir()
+            config = {"flags": {"group": group, "seed": seed}}
+            (folder / "config.json").write_text(json.dumps(config))
+            rows = [{"epoch": 0, "recall": 0.1}, {"epoch": 4, "recall": value, "nmi": None}]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+            folders.append(folder)
+    return folders
+
+
+def test_interval_of_students_t():
+    """Mean 2, s 1, n 3: 4.303 / sqrt(3)."""
+    assert results.interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(2.4843, abs=1e-3))
+    mean, half = results.interval([5.0])
+    assert mean == 5.0 and math.isnan(half)
+
+
+def test_table_of_last_epochs_with_paired_gains(runs):
+    text = results.table([results.read(run) for run in runs], ["recall"], "baseline")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert rows[0] == ["group", "seeds", "epochs", "recall"]
+    assert rows[2] == ["baseline", "3", "4", "72.00 ± 4.97"]
+    # The gains 1, 2 and 0: mean 1, s 1.
+    assert rows[3][3] == "73.00 ± 4.30 (+1.00 ± 2.48)"
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no run"):
+        results.read(tmp_path)
+
+
+def test_unknown_scores_and_groups_are_named(runs, capsys):
+    with pytest.raises(SystemExit):
+        results.main([str(runs[0]), "--scores", "recall", "--baseline", "nobody"])
+    assert "--baseline nobody is not among the groups: baseline" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        results.main([str(runs[0]), "--scores", "recal"])
+    assert "recal is missing in the last row" in capsys.readouterr().err
