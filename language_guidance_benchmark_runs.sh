@@ -63,7 +63,6 @@ emoji_validation() {
         run val_w7.5 "${common[@]}" --language_distill_w 7.5
         run val_w7.5_permuted "${common[@]}" --language_distill_w 7.5 --language_control permuted
         run val_w20 "${common[@]}" --language_distill_w 20
-        run val_w20_permuted "${common[@]}" --language_distill_w 20 --language_control permuted
         run val_w10_T0.2 "${common[@]}" --language_distill_w 10 --language_temp 0.2
         run val_w7.5_published "${common[@]}" --language_distill_w 7.5 --language_shift 1 \
             --language_prompt 'a photo of a {}'

@@ -34,6 +34,7 @@ import evaluation
 import language
 import metrics
 from datasets import Data, ImageSet
+from evaluation import Scores
 from language import LanguageGuide
 from utilities import checkpoint, log, optimization
 from utilities.files import cache_folder
@@ -67,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     log.set_up()
     seed_everything(args.seed)
     chosen = datasets.fill_by_recipe(args)
+    args.evaluation_metrics = list(dict.fromkeys([*args.evaluation_metrics, *args.storage_metrics]))
+    for name in args.evaluation_metrics:
+        metrics.parse(name)  # an unknown one is refused before anything is loaded
     args.kernels = min(args.kernels, os.cpu_count() or 1)
     device = torch.device("cuda", args.gpu) if torch.cuda.is_available() else torch.device("cpu")
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
@@ -127,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     LOG.info(summary(args, data, chosen, device, run.path))
 
-    untrained: Mapping[str, float] = evaluate()
+    untrained = measured = evaluate()
     scores = dict(untrained)
     recorder.record(0, untrained)
     iteration = 0
@@ -158,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
         scores = {f"train/{name}": value for name, value in progress.averages().items()}
         if epoch % args.evaluate_every == 0 or epoch == args.n_epochs:
-            scores |= evaluate()
+            measured = evaluate()
+            scores |= measured
         recorder.record(epoch, scores)
         recorder.save(
             epoch,
@@ -177,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         )
 
     recorder.finish()
-    LOG.info(report(untrained, scores, run.path, time.perf_counter() - start))
+    LOG.info(report(untrained, measured, run.path, time.perf_counter() - start))
     return scores
 
 
@@ -316,14 +321,12 @@ def not_finite(
     )
 
 
-def report(
-    untrained: Mapping[str, float], scores: Mapping[str, float], folder: Path, seconds: float
-) -> str:
-    """The end of a run: scores before and after, what it took, where it lies."""
-    after = {name: value for name, value in scores.items() if name in untrained}
+def report(untrained: Scores, trained: Scores, folder: Path, seconds: float) -> str:
+    """The end of a run: scores before and after, how they were measured, where they lie."""
     return "\n".join(
         [
-            evaluation.table(untrained, after),
+            evaluation.table(untrained, trained),
+            *(f"measured on {protocol}" for protocol in dict.fromkeys(trained.protocols.values())),
             f"{seconds / 60:.1f} minutes, peak memory {peak_memory_mb() / 1024:.2f} GiB beside the "
             "loading processes",
             f"run folder: {folder}",

@@ -69,7 +69,7 @@ def resolve(backbone: str, speaker: str = "--arch") -> str:
     backbone = ALIASES.get(backbone, backbone)
     model, _, tag = backbone.partition(".")
     if not timm.is_model(model):
-        near = ", ".join(closest_first(model, [*timm.list_models(), *ALIASES])[:6])
+        near = ", ".join(closest_first(model, {*timm.list_models(), *ALIASES})[:6])
         raise ValueError(
             f"{speaker}: timm has no model {model!r}; closest: {near}. "
             f"Options at the end of a name: {', '.join(OPTIONS)}"

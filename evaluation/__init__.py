@@ -39,13 +39,13 @@ def build(
     class_words: Mapping[str, Tensor],
     device: torch.device,
 ) -> Evaluator:
-    """The evaluator of ``--evaluation_metrics``, with ``--storage_metrics`` among them."""
+    """The evaluator that ``--evaluation_metrics`` and ``--evaltypes`` ask for."""
     return Evaluator(
         embedder,
         sets,
         transform,
         class_words,
-        metrics=list(dict.fromkeys([*args.evaluation_metrics, *args.storage_metrics])),
+        metrics=args.evaluation_metrics,
         evaltypes=args.evaltypes,
         bs=args.bs,
         workers=args.kernels,

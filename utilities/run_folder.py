@@ -56,7 +56,11 @@ class RunFolder:
             if not part or part in (".", "..") or "/" in part or os.sep in part:
                 raise ValueError(f"{flag} {part!r} cannot name a folder; leave out slashes")
         parent = save_path / dataset
-        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"--save_path {save_path} cannot be written ({error.strerror}); give another"
+            raise OSError(reason) from error
         for attempt in count(1):
             path = parent / (name if attempt == 1 else f"{name}_{attempt}")
             try:
