@@ -41,8 +41,8 @@ emoji() {
     local seed common guided
     [ ${#seeds[@]} -gt 0 ] || seeds=(0 1 2)
     for seed in "${seeds[@]}"; do
-        common=(--dataset emoji --loss multisimilarity --n_epochs 10 --scheduler cosine
-            --evaluate_every 10 --no_train_metrics --seed "$seed")
+        common=(--dataset emoji --loss multisimilarity --n_epochs 8 --scheduler cosine
+            --evaluate_every 8 --no_train_metrics --seed "$seed")
         guided=("${common[@]}" --language_distill_w 7.5 --language_shift 0 --language_prompt '{}')
         run baseline "${common[@]}"
         run classnames "${guided[@]}"
