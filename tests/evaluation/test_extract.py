@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from datasets.image_set import ImageSet
-from evaluation import extract
+from evaluation import extract, predict
 from utilities.structures import Embedding
 
 
@@ -89,3 +89,15 @@ def test_an_image_that_vanishes_is_left_out(image_set):
     found = extract(Colour(), image_set, to_tensor, bs=4, workers=0)
     assert found.rows.tolist() == [0, 1, 3, 4, 5, 6]
     assert found.labels.tolist() == [1, 0, 0, 2, 2, 1]
+
+
+def test_predictions_stand_in_their_rows(image_set):
+    """A classifier's plain output, by the row of its image."""
+
+    class Reds(nn.Module):
+        def forward(self, images):
+            return images.mean(dim=(2, 3))
+
+    logits = predict(Reds(), image_set, to_tensor, bs=3, workers=0)
+    assert logits.shape == (7, 3)
+    torch.testing.assert_close(logits[:, 0], torch.arange(7) * 10 / 255)

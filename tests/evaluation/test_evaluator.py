@@ -1,0 +1,57 @@
+"""The evaluation that a training run repeats."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from datasets.image_set import ImageSet
+from evaluation import Evaluator
+from utilities.structures import Embedding
+
+
+class Colour(nn.Module):
+    """Embeds an image as its mean colour."""
+
+    def forward(self, images):
+        features = images.mean(dim=(2, 3))
+        return Embedding(features, features[:, :2], images)
+
+
+def to_tensor(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+@pytest.fixture
+def image_set(tmp_path):
+    """Two classes of two images, of like colours within a class."""
+    paths = []
+    for row, colour in enumerate([(250, 0, 0), (240, 0, 0), (0, 250, 0), (0, 240, 0)]):
+        paths.append(tmp_path / f"{row}.png")
+        Image.new("RGB", (4, 4), colour).save(paths[-1])
+    return ImageSet("colours.test", tuple(paths), np.array([0, 0, 1, 1]), ("red", "green"))
+
+
+def test_every_set_and_output_under_its_name(image_set):
+    evaluate = Evaluator(
+        Colour(), {"val": image_set, "test": image_set}, to_tensor, {},
+        metrics=["e_recall@1", "nmi"], evaltypes=["embeds", "features"], workers=0,
+    )  # fmt: skip
+    scores = evaluate()
+    assert set(scores) == {
+        f"{name}/{output}/{metric}"
+        for name in ("val", "test")
+        for output in ("embeds", "features")
+        for metric in ("e_recall@1", "nmi")
+    }
+    assert set(scores.values()) == {1.0}
+    assert scores.protocols["test/embeds/e_recall@1"].startswith("colours.test n=4 d=3 euclidean")
+    assert scores.protocols["test/features/nmi"].startswith(
+        "colours.test n=4 d=2 euclidean k-means"
+    )
+
+
+def test_missing_words_are_refused_before_anything_is_embedded(image_set):
+    with pytest.raises(ValueError, match="wrong_word_similarity@1 needs embedded words"):
+        Evaluator(Colour(), {"test": image_set}, None, {}, metrics=["wrong_word_similarity@1"])

@@ -1,0 +1,48 @@
+"""An epoch's averages."""
+
+import time
+
+import torch
+
+from utilities.progress import Progress
+
+
+def test_averages_over_the_steps_that_had_a_term():
+    progress = Progress([1, 2, 3], "epoch 1")
+    for batch in progress:
+        late = {"loss_match": torch.tensor(10.0 * batch)} if batch > 1 else {}
+        progress.count(4, loss=torch.tensor(float(batch)), **late)
+    averages = progress.averages()
+    assert averages["loss"] == 2.0
+    assert averages["loss_match"] == 25.0
+    assert progress.n_images == 12
+
+
+def test_time_waiting_for_data_is_told_from_time_spent_on_steps():
+    class Slow(list):
+        def __iter__(self):
+            for item in super().__iter__():
+                time.sleep(0.03)
+                yield item
+
+    progress = Progress(Slow([1, 2, 3]), "epoch 1")
+    for _ in progress:
+        time.sleep(0.01)
+        progress.count(5, loss=torch.tensor(0.0))
+    averages = progress.averages()
+    assert 0.5 < averages["waiting_for_data"] < 1
+    assert 0 < averages["images_per_second"] < 15 / 0.12
+
+
+def test_terms_do_not_hold_the_graph():
+    progress = Progress([1], "epoch 1")
+    weight = torch.ones((), requires_grad=True)
+    for _ in progress:
+        progress.count(1, loss=weight * 2)
+    assert not progress.terms["loss"][0].requires_grad
+
+
+def test_an_epoch_without_batches():
+    progress = Progress([], "epoch 1")
+    assert list(progress) == []
+    assert progress.averages()["images_per_second"] == 0.0
