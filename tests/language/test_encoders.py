@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -224,16 +223,24 @@ def test_a_package_that_is_absent(monkeypatch):
         encoders.build("minilm", CPU, None)
 
 
-def test_no_hub_fails_within_seconds_and_says_the_ways_out(tmp_path):
-    """A hub at a closed port and an empty cache; a process of its own, as import reads both."""
+def test_without_a_hub_transformers_is_not_asked_and_the_ways_out_are_said(tmp_path):
+    """A hub at a closed port and an empty cache; a process of its own, as import reads both.
+
+    transformers would try again and again for most of a minute, so it must not get to the network.
+    """
     script = """
-import sys, time, torch, transformers
+import torch, transformers
 from language import encoders
-started = time.monotonic()
+
+def online(*_, local_files_only=False, **__):
+    assert local_files_only, "asked the network through transformers"
+    raise OSError("not in the cache")
+
+for kind in (transformers.AutoConfig, transformers.AutoTokenizer, transformers.AutoModel):
+    kind.from_pretrained = online
 try:
     encoders.build("berd", torch.device("cpu"), None).encode(["fox"])
 except FileNotFoundError as error:
-    print(time.monotonic() - started)
     print(error)
 """
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
@@ -246,8 +253,7 @@ except FileNotFoundError as error:
         timeout=120,
         check=True,
     )
-    seconds, message = output.stdout.splitlines()
-    assert float(seconds) < 15
+    message = output.stdout
     for part in (
         "--language_model berd: cannot get the Hugging Face model berd",
         str(tmp_path),
@@ -262,8 +268,6 @@ except FileNotFoundError as error:
 
 @pytest.mark.packages
 def test_minilm_knows_a_kitten():
-    started = time.monotonic()
     cat, kitten, truck = encoders.build("minilm", CPU, None).encode(["cat", "kitten", "truck"])
     assert cat.shape == (384,)
     assert cat @ kitten > cat @ truck + 0.2
-    assert time.monotonic() - started < 60
