@@ -6,6 +6,7 @@
 # GROUP   emoji     the table of README.md: offline, on a CPU
 #         emoji_validation  how its weight, temperature and shift were chosen: on held-out
 #                   training classes, seed 0
+#         emoji_long        the same words at twice the length and a constant rate, seed 0
 #         cub200    the published multisimilarity runs on CUB200-2011, Roth et al., CVPR 2022
 #         cars196   the same on CARS196
 # SEED    0 1 2 for emoji unless given; the published seed of each row for the others
@@ -69,6 +70,18 @@ emoji_validation() {
     done
 }
 
+emoji_long() {
+    local seed common
+    [ ${#seeds[@]} -gt 0 ] || seeds=(0)
+    for seed in "${seeds[@]}"; do
+        common=(--dataset emoji --loss multisimilarity --n_epochs 16 --evaluate_every 4
+            --no_train_metrics --seed "$seed")
+        run long_baseline "${common[@]}"
+        run long_classnames "${common[@]}" --language_distill_w 7.5 --language_shift 0 \
+            --language_prompt '{}'
+    done
+}
+
 # DATASET DIM SEED EPOCHS BS WEIGHT: guided by pseudolabels, with the loss as released, which the
 # published weights were tuned with.
 published() {
@@ -84,7 +97,7 @@ published() {
 }
 
 case "$group" in
-    emoji | emoji_validation) "$group" ;;
+    emoji | emoji_validation | emoji_long) "$group" ;;
     cub200)
         published cub200 128 2 200 90 7.5
         published cub200 512 0 150 90 10

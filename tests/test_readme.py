@@ -33,7 +33,7 @@ def test_links_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("group", ["emoji", "emoji_validation", "cub200", "cars196"])
+@pytest.mark.parametrize("group", ["emoji", "emoji_validation", "emoji_long", "cub200", "cars196"])
 def test_benchmark_commands_parse(group):
     """Every command of the script, with its quoting, is one that main.py accepts."""
     done = subprocess.run(
@@ -47,7 +47,8 @@ def test_benchmark_commands_parse(group):
         assert args.seed == 7 and args.lr == 1e-5 and args.group not in names
         assert args.dataset == group.partition("_")[0]
         names.add(args.group)
-    assert len(names) == {"emoji": 4, "emoji_validation": 6, "cub200": 2, "cars196": 2}[group]
+    rows = {"emoji": 4, "emoji_validation": 6, "emoji_long": 2, "cub200": 2, "cars196": 2}
+    assert len(names) == rows[group]
 
 
 def test_unknown_benchmark_group_is_refused():
