@@ -24,7 +24,8 @@ def read_image(path: Path) -> Image.Image:
         OSError: the file cannot be read or is no whole image; names it.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image: Image.Image = opened
             if image.mode.startswith("I;16"):  # PIL's own conversion clips 16 bits instead
                 image = image.convert("I").point(lambda value: value / 256).convert("L")
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
