@@ -39,6 +39,7 @@ from language import LanguageGuide
 from utilities import checkpoint, log, optimization
 from utilities.files import cache_folder
 from utilities.memory import keep_freed_memory
+from utilities.precision import half_precision
 from utilities.progress import Progress
 from utilities.recorder import Recorder
 from utilities.run_folder import RunFolder
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         metrics.parse(name)  # an unknown one is refused before anything is loaded
     args.kernels = min(args.kernels, os.cpu_count() or 1)
     device = torch.device("cuda", args.gpu) if torch.cuda.is_available() else torch.device("cpu")
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    half = half_precision(device)
 
     # Images with labels, an embedder f, a frozen reader of words.
     data = datasets.build(args)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from datasets.image_set import ImageSet
 from datasets.loading import Transform, loader
+from utilities.precision import half_precision
 
 
 class Features(NamedTuple):
@@ -94,7 +95,7 @@ def _outputs(
         raise ValueError(f"{image_set.name} has no images to embed")
     rows: list[tuple[int, ...]] = [(row,) for row in range(n)]
     batches = [rows[start : start + bs] for start in range(0, n, bs)]
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    half = half_precision(device)
 
     was_training = model.training
     model.eval()
