@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Miner, pairwise_distances
+from utilities.pairs import pairwise_distances
+
+from .base import NegativeMiner
 
 
-class Distance(Miner):
+class Distance(NegativeMiner):
     """Draws negatives uniformly over *distance* instead of uniformly over images.
 
     Random points of a sphere in D dimensions lie at distance d with density
@@ -37,16 +39,23 @@ class Distance(Miner):
         self.upper_cutoff = upper_cutoff
 
     def weights(
-        self, embeds: Tensor, different: Tensor, anchors: Tensor, positives: Tensor
+        self,
+        embeds: Tensor,
+        references: Tensor,
+        negative: Tensor,
+        anchors: Tensor,
+        positives: Tensor,
     ) -> Tensor:
         dim = embeds.shape[1]
-        distances = pairwise_distances(F.normalize(embeds, dim=1))  # (B, B)
-        eligible = different & (distances < self.upper_cutoff)
+        distances = pairwise_distances(
+            F.normalize(embeds, dim=1), F.normalize(references, dim=1)
+        )  # (B, B)
+        eligible = negative & (distances < self.upper_cutoff)
         clipped = distances.clamp(min=self.lower_cutoff)
         # For D in the hundreds 1/q spans more than a float's range: stay in logarithms until the
         # row's maximum is off, which is what a softmax does. At d = 2 the last factor would be 0.
         remaining = (1 - clipped.square() / 4).clamp(min=torch.finfo(clipped.dtype).eps)
         log_weights = (2 - dim) * clipped.log() - (dim - 3) / 2 * remaining.log()
         weights = log_weights.masked_fill(~eligible, -torch.inf).softmax(dim=1)
-        fallback = different.to(weights.dtype)
+        fallback = negative.to(weights.dtype)
         return torch.where(eligible.any(dim=1, keepdim=True), weights, fallback)[anchors]

@@ -2,13 +2,18 @@
 
 from torch import Tensor
 
-from .base import Miner
+from .base import NegativeMiner
 
 
-class Random(Miner):
+class Random(NegativeMiner):
     """Draws each pair's negative uniformly from the images of other classes."""
 
     def weights(
-        self, embeds: Tensor, different: Tensor, anchors: Tensor, positives: Tensor
+        self,
+        embeds: Tensor,
+        references: Tensor,
+        negative: Tensor,
+        anchors: Tensor,
+        positives: Tensor,
     ) -> Tensor:
-        return different[anchors].to(embeds.dtype)
+        return negative[anchors].to(embeds.dtype)

@@ -7,10 +7,12 @@ CVPR 2015, section 3.2.
 import torch
 from torch import Tensor
 
-from .base import Miner, pairwise_distances
+from utilities.pairs import pairwise_distances
+
+from .base import NegativeMiner
 
 
-class Semihard(Miner):
+class Semihard(NegativeMiner):
     """Draws a negative that is farther than the positive, but by less than the margin.
 
     Eligible are the negatives n with d(a, p) < d(a, n) < d(a, p) + margin, all equally likely; a
@@ -26,10 +28,15 @@ class Semihard(Miner):
         self.margin = margin
 
     def weights(
-        self, embeds: Tensor, different: Tensor, anchors: Tensor, positives: Tensor
+        self,
+        embeds: Tensor,
+        references: Tensor,
+        negative: Tensor,
+        anchors: Tensor,
+        positives: Tensor,
     ) -> Tensor:
-        distances = pairwise_distances(embeds)  # (B, B)
-        negatives = different[anchors]  # (T, B)
+        distances = pairwise_distances(embeds, references)  # (B, B)
+        negatives = negative[anchors]  # (T, B)
         beyond = distances[anchors] - distances[anchors, positives][:, None]  # d_an - d_ap, (T, B)
         semihard = negatives & (beyond > 0) & (beyond < self.margin)
         return torch.where(semihard.any(dim=1, keepdim=True), semihard, negatives).to(embeds.dtype)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from utilities.structures import Batch, Embedding
+from utilities.structures import Batch, Embedding, References
 
 
 class Criterion(nn.Module):
@@ -69,6 +69,25 @@ class Criterion(nn.Module):
                     f"{name} needs embeds (B, D) and labels (B,), "
                     f"got {tuple(view.embeds.shape)} and {tuple(batch.labels.shape)}"
                 )
+
+
+class PairCriterion(Criterion):
+    """An objective over pairs of images: those of a batch, or of a batch and other references.
+
+    ``criteria.xbm`` gives it a memory of earlier batches as references. Gradients flow through the
+    batch's embeddings alone then.
+    """
+
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
+        """The loss: embeds (B, D), labels (B,) int64; returns a differentiable scalar.
+
+        Args:
+            references: what each image is compared with; None is the batch itself, in which an
+                image is no positive of its own.
+        """
+        raise NotImplementedError
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

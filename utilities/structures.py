@@ -45,3 +45,10 @@ class Triplets(NamedTuple):
     anchors: Tensor  # (T,) int64
     positives: Tensor  # (T,) int64
     negatives: Tensor  # (T,) int64
+
+
+class References(NamedTuple):
+    """Embeddings that a batch is compared with where that is not the batch itself: a memory."""
+
+    embeds: Tensor  # (R, D), without gradient
+    labels: Tensor  # (R,) int64

@@ -156,7 +156,9 @@ def test_distance_equals_the_exact_log_probabilities_at_high_dimension():
     dim, distances = 512, [0.9, 0.905, 1.0, 1.39]
     embeds, labels = around(distances, dim)
     different = labels[:, None] != labels
-    weights = Distance(0).weights(embeds, different, torch.tensor([0]), torch.tensor([1]))[0]
+    weights = Distance(0).weights(embeds, embeds, different, torch.tensor([0]), torch.tensor([1]))[
+        0
+    ]
     logs = [-(dim - 2) * math.log(d) - (dim - 3) / 2 * math.log(1 - d * d / 4) for d in distances]
     exact = [math.exp(x - max(logs)) for x in logs]
     assert weights.isfinite().all()
@@ -174,7 +176,7 @@ def test_distance_without_upper_cutoff_stays_finite_at_the_antipode():
     embeds, labels = around([1.0, 2.0], 8)
     different = labels[:, None] != labels
     miner = Distance(0, upper_cutoff=3.0)
-    weights = miner.weights(embeds, different, torch.tensor([0]), torch.tensor([1]))[0]
+    weights = miner.weights(embeds, embeds, different, torch.tensor([0]), torch.tensor([1]))[0]
     assert weights.sum().item() == pytest.approx(1)
     assert weights[-1] > 0.99  # 1/q grows without bound there
 
