@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Sampler, check_batch_size
+from .base import Sampler
 
 
 class ClassRandom(Sampler):
@@ -24,10 +24,11 @@ class ClassRandom(Sampler):
         rows_by_class: rows of each class, C arrays that together hold N rows.
         bs: images per batch.
         samples_per_class: images of a class in a batch.
+        rank, world_size: this process and how many there are; each takes its share of a batch.
 
     Raises:
         ValueError: ``samples_per_class`` does not divide ``bs``, there are fewer classes than a
-            batch needs, or fewer images than ``bs``.
+            batch needs, fewer images than ``bs``, or ``bs`` cannot be shared equally.
     """
 
     def __init__(
@@ -36,22 +37,22 @@ class ClassRandom(Sampler):
         bs: int,
         samples_per_class: int,
         seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        super().__init__(seed)
         self.rows_by_class = rows_by_class
-        self.bs = bs
         self.samples_per_class = samples_per_class
-        self.n_images = sum(len(rows) for rows in rows_by_class)
         self.classes_per_batch = classes_per_batch(len(rows_by_class), bs, samples_per_class)
-        check_batch_size(self.n_images, bs, samples_per_class)
+        n_images = sum(len(rows) for rows in rows_by_class)
+        super().__init__(n_images, bs, seed, rank, world_size, multiple=samples_per_class)
 
-    def __len__(self) -> int:
-        return self.n_images // self.bs
-
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+    def batches(self) -> Iterator[list[tuple[int, ...]]]:
         for _ in range(len(self)):
-            drawn = [self.draw_images(int(label)) for label in self.draw_classes()]
-            yield [(int(row),) for row in np.concatenate(drawn)]
+            yield [(int(row),) for row in self.draw_batch()]
+
+    def draw_batch(self) -> NDArray[np.int64]:
+        """Rows of the next batch, (bs,), those of a class together."""
+        return np.concatenate([self.draw_images(int(label)) for label in self.draw_classes()])
 
     def draw_classes(self) -> NDArray[np.int64]:
         """The classes of the next batch, (classes_per_batch,), all different."""

@@ -26,6 +26,7 @@ class ClassRelated(ClassRandom):
         bs: images per batch.
         samples_per_class: images of a class in a batch.
         class_words: (C, D) text embeddings of the class names, of any length.
+        rank, world_size: this process and how many there are; each takes its share of a batch.
         related_classes: classes per group, the one drawn included; 1 is ClassRandom.
 
     Raises:
@@ -39,10 +40,12 @@ class ClassRelated(ClassRandom):
         samples_per_class: int,
         class_words: Tensor | None,
         seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
         *,
         related_classes: int = 4,
     ) -> None:
-        super().__init__(rows_by_class, bs, samples_per_class, seed)
+        super().__init__(rows_by_class, bs, samples_per_class, seed, rank, world_size)
         if class_words is None:
             raise ValueError(
                 "--data_sampler class_related needs words for every class, there are none; name a "

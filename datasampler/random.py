@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .base import Sampler, check_batch_size
+from .base import Sampler
 
 
 class Random(Sampler):
@@ -11,21 +11,18 @@ class Random(Sampler):
     Args:
         n_images: N, size of the training set.
         bs: images per batch.
+        rank, world_size: this process and how many there are; each takes its share of a batch.
 
     Raises:
-        ValueError: ``bs`` is more than N.
+        ValueError: ``bs`` is more than N, or cannot be shared equally.
     """
 
-    def __init__(self, n_images: int, bs: int, seed: int = 0) -> None:
-        super().__init__(seed)
-        check_batch_size(n_images, bs)
-        self.n_images = n_images
-        self.bs = bs
+    def __init__(
+        self, n_images: int, bs: int, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(n_images, bs, seed, rank, world_size)
 
-    def __len__(self) -> int:
-        return self.n_images // self.bs
-
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+    def batches(self) -> Iterator[list[tuple[int, ...]]]:
         order = self.rng.permutation(self.n_images)
         for batch in order[: len(self) * self.bs].reshape(-1, self.bs):
             yield [(int(row),) for row in batch]

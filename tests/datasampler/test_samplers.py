@@ -1,6 +1,7 @@
 import argparse
 import io
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch.nn.functional as F
 
 import datasampler
 from datasampler import ClassRandom, ClassRelated, Random
+from datasampler.batchmatch import DistHistBatchmatch, FIDBatchmatch
+from datasampler.coreset import D2Coreset, GreedyCoreset
+from datasampler.store import StoreSampler
 from datasets.image_set import ImageSet
 
 
@@ -27,16 +31,28 @@ def words(n_classes, dim=8, seed=0):
 SIZES = [9, 3, 5, 1, 2, 8, 7, 4, 6, 10]  # N = 55
 
 
-def samplers(seed=0):
-    rows = rows_by_class(SIZES)
-    return {
-        "random": Random(55, 12, seed),
-        "class_random": ClassRandom(rows, 12, 3, seed),
-        "class_related": ClassRelated(rows, 12, 3, words(10), seed, related_classes=2),
+def samplers(seed=0, rank=0, world_size=1):
+    """One of each, at bs 12; those that look at embeddings have some."""
+    rows, place = rows_by_class(SIZES), (seed, rank, world_size)
+    by_classes = (rows, 12, 3, *place)
+    made = {
+        "random": Random(55, 12, *place),
+        "class_random": ClassRandom(*by_classes),
+        "class_related": ClassRelated(rows, 12, 3, words(10), *place, related_classes=2),
+        "greedy_coreset": GreedyCoreset(*by_classes, batchmatch_bigbs=20),
+        "softened_coreset": GreedyCoreset(*by_classes, batchmatch_bigbs=20, gc_softened=True),
+        "d2_coreset": D2Coreset(*by_classes, sampler_lowproj_dim=3),
+        "disthist_batchmatch": DistHistBatchmatch(*by_classes, sim_measure="cosine"),
+        "fid_batchmatch": FIDBatchmatch(*by_classes, batchmatch_ncomps=3),
     }
+    for sampler in made.values():
+        if sampler.due(1):
+            sampler.refresh(words(55))
+    return made
 
 
 NAMES = list(samplers())
+BY_CLASSES = [name for name in NAMES if name != "random"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,6 +95,85 @@ def test_global_generators_are_left_alone(name):
     assert torch.equal(before_torch, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("world_size", [2, 3, 12])
+def test_shares_of_all_ranks_in_order_are_the_batches_of_one_process(name, world_size):
+    whole = samplers(4)[name]
+    ranks = [samplers(4, rank, world_size)[name] for rank in range(world_size)]
+    for _ in range(2):
+        shares = [list(sampler) for sampler in ranks]
+        assert {len(share) for share in shares} == {len(sampler) for sampler in ranks} == {4}
+        assert {len(part) for share in shares for part in share} == {12 // world_size}
+        joined = [list(chain(*parts)) for parts in zip(*shares, strict=True)]
+        assert joined == list(whole)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rank_continues_from_the_state_of_another(name):
+    first, second = samplers(1, 0, 2)[name], samplers(1, 1, 2)[name]
+    list(first)
+    list(second)
+    resumed = samplers(7, 1, 2)[name]
+    resumed.load_state_dict(first.state_dict())
+    assert list(resumed) == list(second)
+
+
+@pytest.mark.parametrize("name", BY_CLASSES)
+def test_images_of_a_class_stand_together(name):
+    class_of = {int(row): c for c, rows in enumerate(rows_by_class(SIZES)) for row in rows}
+    for batch in samplers()[name]:
+        classes = [class_of[row] for (row,) in batch]
+        assert all(len(set(classes[start : start + 3])) == 1 for start in range(0, 12, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Random(55, 10, rank=0, world_size=4),
+            "--bs 10 does not divide among 4 processes; use --bs 8 or 12",
+        ),
+        (
+            lambda: Random(9, 3, rank=0, world_size=4),
+            "--bs 3 does not divide among 4 processes; use --bs 4",
+        ),
+        (
+            lambda: Random(10, 10, rank=0, world_size=4),
+            "--bs 10 does not divide among 4 processes; use --bs 8",
+        ),
+        (
+            lambda: Random(3, 3, rank=0, world_size=4),
+            "--bs 3 does not divide among 4 processes; use fewer processes",
+        ),
+        (
+            lambda: ClassRandom(rows_by_class([9] * 60), 90, 3, world_size=4),
+            "--bs 90 does not divide among 4 processes; use --bs 84 or 96",
+        ),
+        (
+            lambda: Random(55, 60, rank=0, world_size=4),
+            "--bs 60 is more than the 55 training images; use --bs 52 or less",
+        ),
+        (
+            lambda: Random(55, 12, rank=2, world_size=2),
+            "rank 2 is none of 2 processes; count from 0 to 1",
+        ),
+    ],
+)
+def test_shares_that_do_not_fit_are_named_with_what_fits(make, message):
+    with pytest.raises(ValueError, match=r"processes|images") as error:
+        make()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", ["random", "class_random", "class_related"])
+def test_samplers_that_look_at_no_embeddings_take_note_of_none(name):
+    one, two = samplers(3)[name], samplers(3)[name]
+    assert not any(one.due(epoch) for epoch in range(1, 5))
+    one.refresh(words(55))
+    one.observe(torch.arange(4), words(4))
+    assert list(one) == list(two)
+
+
 def test_random_shows_each_image_at_most_once_in_an_epoch():
     rows = [row for batch in Random(55, 12) for (row,) in batch]
     assert len(set(rows)) == len(rows) == 48
@@ -89,7 +184,7 @@ def test_random_leaves_no_image_out_for_good():
     assert {row for _ in range(20) for batch in sampler for (row,) in batch} == set(range(13))
 
 
-@pytest.mark.parametrize("name", ["class_random", "class_related"])
+@pytest.mark.parametrize("name", BY_CLASSES)
 def test_a_batch_holds_different_classes_and_spreads_over_their_images(name):
     class_of = {int(row): c for c, rows in enumerate(rows_by_class(SIZES)) for row in rows}
     sampler = samplers()[name]
@@ -198,14 +293,33 @@ def image_set(n_classes=6, per_class=4):
     )
 
 
+def flags(**changed):
+    defaults = {
+        "data_sampler": "class_random",
+        "bs": 8,
+        "samples_per_class": 2,
+        "seed": 3,
+        "data_related_classes": 2,
+        "data_store_every": 1,
+        "data_mb_mom": -1.0,
+        "data_sampler_lowproj_dim": -1,
+        "data_sim_measure": "euclidean",
+        "data_batchmatch_bigbs": 16,
+        "data_batchmatch_ncomps": 3,
+        "data_d2_coreset_lambda": 1.0,
+        "data_gc_coreset_lim": 1e-9,
+        "data_gc_softened": False,
+    }
+    return argparse.Namespace(**(defaults | changed))
+
+
 @pytest.mark.parametrize("name", datasampler.SAMPLERS)
 def test_build_from_flags(name):
-    args = argparse.Namespace(
-        data_sampler=name, bs=8, samples_per_class=2, data_related_classes=2, seed=3
-    )
     train = image_set()
-    sampler = datasampler.build(args, train, words(6))
+    sampler = datasampler.build(flags(data_sampler=name), train, words(6))
     assert type(sampler) is datasampler.SAMPLERS[name]
+    assert sampler.due(1) == isinstance(sampler, StoreSampler)
+    sampler.refresh(words(24))
     assert len(sampler) == len(list(sampler)) == 3
     if name != "random":
         batch = [row for (row,) in next(iter(sampler))]
@@ -213,11 +327,7 @@ def test_build_from_flags(name):
 
 
 def test_build_names_what_is_unknown_or_missing():
-    args = argparse.Namespace(
-        data_sampler="class_rand", bs=8, samples_per_class=2, data_related_classes=2, seed=3
-    )
     with pytest.raises(ValueError, match=r"--data_sampler class_rand is unknown.*: class_random"):
-        datasampler.build(args, image_set())
-    args.data_sampler = "class_related"
+        datasampler.build(flags(data_sampler="class_rand"), image_set())
     with pytest.raises(ValueError, match="needs words for every class"):
-        datasampler.build(args, image_set())
+        datasampler.build(flags(data_sampler="class_related"), image_set())

@@ -1,0 +1,208 @@
+"""What every sampler shares that looks at where the images lie in embedding space: their store.
+
+Batch creation by embeddings follows Roth et al., Revisiting Training Strategies and Generalization
+Performance in Deep Metric Learning, ICML 2020, section on mini-batch creation.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .class_random import ClassRandom
+
+MEASURES = ("euclidean", "cosine")
+
+
+class StoreSampler(ClassRandom):
+    """Holds an embedding of every training image, and lets a subclass choose batches by them.
+
+    A subclass writes ``choose``. ``refresh`` sets the whole store, ``observe`` the rows of a batch
+    after its step. A pass reads the store as it was when the pass began, so that it makes no
+    difference how far ahead of training the batches are drawn. Training in several processes, the
+    store has to be the same in each: hand ``refresh`` and ``observe`` the embeddings gathered from
+    all of them.
+
+    The store takes 4 N D bytes, the copy that a pass reads as many (4 N d where projected): 2 × 30
+    MB for the 59,551 training images of Stanford Online Products at D = 128. It is part of the
+    ``state_dict``. A pass begins with that copy, and with N D d multiplications where projected.
+
+    Args:
+        rows_by_class: rows of each class, C arrays that together hold the N rows 0 to N - 1.
+        bs: images per batch.
+        samples_per_class: images of a class in a batch.
+        rank, world_size: this process and how many there are; each takes its share of a batch.
+        batchmatch_bigbs: images drawn at random for each batch, from which or after which it is
+            formed; all N where there are fewer.
+        sampler_lowproj_dim: d, dimensions to which a Gaussian random projection, drawn for each
+            pass, takes the store; -1, or no fewer than it has, projects nothing. The released code
+            draws one for each batch.
+        sim_measure: "euclidean" compares the embeddings as they are, "cosine" their directions:
+            rows are brought to unit length, after the projection.
+        mb_mom: m in [0, 1), in the store's row = m · row + (1 - m) · the batch's embedding; -1
+            replaces, as 0 does. The released code applies momentum to full refreshes alone.
+        store_every: epochs from one full refresh to the next; 0 has one only, before the first.
+
+    Raises:
+        ValueError: as ClassRandom; ``batchmatch_bigbs`` is less than ``bs``; a value out of its
+            range; a pass or ``observe`` before the first ``refresh``; embeddings of another number
+            of images, or not finite.
+    """
+
+    def __init__(
+        self,
+        rows_by_class: Sequence[NDArray[np.int64]],
+        bs: int,
+        samples_per_class: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        batchmatch_bigbs: int = 512,
+        sampler_lowproj_dim: int = -1,
+        sim_measure: str = "euclidean",
+        mb_mom: float = -1,
+        store_every: int = 1,
+    ) -> None:
+        super().__init__(rows_by_class, bs, samples_per_class, seed, rank, world_size)
+        if batchmatch_bigbs < bs:
+            raise ValueError(
+                f"--data_batchmatch_bigbs {batchmatch_bigbs} is less than --bs {bs}; use {bs} or "
+                "more"
+            )
+        if sampler_lowproj_dim < 1 and sampler_lowproj_dim != -1:
+            raise ValueError(
+                f"--data_sampler_lowproj_dim {sampler_lowproj_dim} is no number of dimensions; "
+                "use 1 or more, or -1 for no projection"
+            )
+        if sim_measure not in MEASURES:
+            raise ValueError(
+                f"--data_sim_measure {sim_measure} is unknown; use {' or '.join(MEASURES)}"
+            )
+        if mb_mom != -1 and not 0 <= mb_mom < 1:
+            raise ValueError(
+                f"--data_mb_mom {mb_mom} is no momentum; use a number in [0, 1), or -1 to replace"
+            )
+        if store_every < 0:
+            raise ValueError(
+                f"--data_store_every {store_every} is no number of epochs; use 1 or more, or 0 to "
+                "fill the store only once"
+            )
+        self.bigbs = min(batchmatch_bigbs, self.n_images)
+        self.projected_dim = sampler_lowproj_dim
+        self.sim_measure = sim_measure
+        self.momentum = max(mb_mom, 0.0)
+        self.store_every = store_every
+        self._store: NDArray[np.float32] | None = None  # what the next pass will read
+        self._points: NDArray[np.float32] = np.empty((0, 0), np.float32)  # what this pass reads
+
+    @abstractmethod
+    def choose(self) -> NDArray[np.int64]:
+        """Rows of the next batch, (bs,), those of a class together."""
+
+    def batches(self) -> Iterator[list[tuple[int, ...]]]:
+        self._points = self._visible_store()
+        for _ in range(len(self)):
+            yield [(int(row),) for row in self.choose()]
+
+    def points(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Where images lie: rows of any shape (...) give (..., d)."""
+        return self._points[rows].astype(np.float64)
+
+    def draw_candidates(self) -> NDArray[np.int64]:
+        """Rows of images drawn without a look at their classes, (bigbs,), all different."""
+        return self.rng.choice(self.n_images, self.bigbs, replace=False)
+
+    def due(self, epoch: int) -> bool:
+        if self._store is None:
+            return True
+        return self.store_every > 0 and (epoch - 1) % self.store_every == 0
+
+    def refresh(self, embeds: Tensor, rows: Tensor | None = None) -> None:
+        """Replace the whole store; the next pass reads it.
+
+        Args:
+            embeds: (N, D) of any floating type, in the order of the training set; (M, D) with
+                ``rows``.
+            rows: (M,) int64, which images ``embeds`` are of, where some could not be read; the
+                others are given the mean of these.
+        """
+        known = _as_numpy(embeds)
+        if rows is None and len(known) != self.n_images:
+            raise ValueError(
+                f"the store of {type(self).__name__} is for {self.n_images} images and was given "
+                f"{len(known)} embeddings; say which images they are of, by their rows"
+            )
+        if not np.isfinite(known).all():
+            raise ValueError(
+                f"embeddings for the store of {type(self).__name__} are not finite; lower --lr, or "
+                "train without --use_float16"
+            )
+        if rows is None:
+            self._store = known.copy()
+        else:
+            self._store = np.tile(known.mean(axis=0), (self.n_images, 1))
+            self._store[rows.cpu().numpy()] = known
+
+    def observe(self, rows: Tensor, embeds: Tensor) -> None:
+        """Take a batch's embeddings into the store; the next pass reads them.
+
+        Args:
+            rows: (B,) int64, on any device. Of an image that comes twice the last counts.
+            embeds: (B, D) of any floating type, on any device.
+        """
+        store, at = self._filled_store(), rows.cpu().numpy()
+        m = np.float32(self.momentum)
+        store[at] = m * store[at] + (1 - m) * _as_numpy(embeds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state and the store, an (N, D) float32 tensor; None before it is set."""
+        store = None if self._store is None else torch.from_numpy(self._store.copy())
+        return super().state_dict() | {"store": store}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._store = None
+        if state["store"] is not None:
+            self.refresh(state["store"])
+
+    def _filled_store(self) -> NDArray[np.float32]:
+        if self._store is None:
+            raise ValueError(
+                f"{type(self).__name__} chooses images by their embeddings and has none yet; call "
+                f"refresh with those of all {self.n_images} training images first"
+            )
+        return self._store
+
+    def _visible_store(self) -> NDArray[np.float32]:
+        """A copy of the store as a pass reads it, (N, d): projected, and directions if asked."""
+        store = self._filled_store()
+        dim = store.shape[1]
+        if 0 < self.projected_dim < dim:
+            # Entries of variance 1/d keep squared distances in expectation.
+            axes = self.rng.standard_normal((dim, self.projected_dim)) / self.projected_dim**0.5
+            points = store @ axes.astype(np.float32)
+        else:
+            points = store.copy()
+        if self.sim_measure == "cosine":
+            norms = np.linalg.norm(points, axis=1, keepdims=True)
+            points /= np.maximum(norms, np.finfo(np.float32).tiny)
+        return points
+
+
+def squared_distances(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared Euclidean distances among the rows of (..., n, d), by matrix product: (..., n, n)."""
+    # The product loses the digits of what all points share.
+    centred = points - points.mean(axis=-2, keepdims=True)
+    squares = np.square(centred).sum(axis=-1)
+    products = centred @ centred.swapaxes(-1, -2)
+    distances = squares[..., :, None] + squares[..., None, :] - 2 * products
+    return np.maximum(distances, 0, out=distances)
+
+
+def _as_numpy(embeds: Tensor) -> NDArray[np.float32]:
+    return embeds.detach().float().cpu().numpy()
