@@ -1,6 +1,7 @@
 """Tables from run folders: mean and 95 % confidence interval over seeds, per group.
 
     python -m utilities.results Training_Results/emoji/* --baseline baseline
+    python -m utilities.results Training_Results/emoji/league_* --versus _guided
 
 Reads only ``config.json`` and ``metrics.jsonl``. Scores are those of the last evaluation, so that
 no epoch is chosen on the classes that are reported.
@@ -10,6 +11,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,11 +27,12 @@ STUDENT = (
 
 
 class Run(NamedTuple):
-    """One finished run as its folder tells it."""
+    """One run as its folder tells it."""
 
     group: str
     seed: int
-    epoch: int
+    epoch: int  # the last that is written
+    n_epochs: int  # that were asked for
     scores: dict[str, float]
 
 
@@ -47,7 +50,7 @@ def read(folder: Path) -> Run:
         raise ValueError(f"{folder} holds no run with scores ({error!r})") from None
     epoch = int(last.pop("epoch"))
     scores = {name: value for name, value in last.items() if isinstance(value, float)}
-    return Run(flags["group"], flags["seed"], epoch, scores)
+    return Run(flags["group"], flags["seed"], epoch, flags.get("n_epochs", epoch), scores)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -66,16 +69,7 @@ def table(runs: Sequence[Run], names: Sequence[str], baseline: str | None = None
         baseline: a group; the others then also show their mean difference from it over the seeds
             that both have, which is tighter, since runs of one seed see the same batches.
     """
-    groups: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        groups.setdefault(run.group, {})[run.seed] = run
-    for name in names:
-        missing = [f"{run.group} seed {run.seed}" for run in runs if name not in run.scores]
-        if missing:
-            raise ValueError(
-                f"--scores {name} is missing in the last row of {', '.join(missing)}; known: "
-                + ", ".join(closest_first(name, runs[0].scores))
-            )
+    groups = by_group(runs, names)
     if baseline is not None and baseline not in groups:
         raise ValueError(f"--baseline {baseline} is not among the groups: {', '.join(groups)}")
     rows = [["group", "seeds", "epochs", *names], ["---", *["---:"] * (len(names) + 2)]]
@@ -94,6 +88,67 @@ def table(runs: Sequence[Run], names: Sequence[str], baseline: str | None = None
                     cell += f" ({percent(*interval(gains), sign='+')})"
             row.append(cell)
         rows.append(row)
+    return markdown(rows)
+
+
+def paired_table(runs: Sequence[Run], names: Sequence[str], suffix: str) -> str:
+    """A Markdown table in percent: a row per group, beside it the group whose name adds ``suffix``.
+
+    For each score three columns: the group, the other, and their mean difference over the seeds
+    that both have. Rows are sorted by the first score, the best first.
+
+    Raises:
+        ValueError: no group has a counterpart, or a score is missing.
+    """
+    groups = by_group(runs, names)
+    pairs = [name for name in groups if name + suffix in groups]
+    if not pairs:
+        raise ValueError(
+            f"--versus {suffix}: no group's name is another's with that suffix; groups: "
+            + ", ".join(groups)
+        )
+
+    def values(group: str, score: str) -> list[float]:
+        return [run.scores[score] for run in groups[group].values()]
+
+    header = ["group", "seeds", *(c for name in names for c in (name, suffix.strip("_"), "change"))]
+    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for group in sorted(pairs, key=lambda g: -statistics.fmean(values(g, names[0]))):
+        one, other = groups[group], groups[group + suffix]
+        shared = [seed for seed in one if seed in other]
+        row = [group, str(len(shared))]
+        for name in names:
+            gains = [other[seed].scores[name] - one[seed].scores[name] for seed in shared]
+            row += [
+                percent(*interval(values(group, name))),
+                percent(*interval(values(group + suffix, name))),
+                percent(*interval(gains), sign="+") if gains else "",
+            ]
+        rows.append(row)
+    return markdown(rows)
+
+
+def by_group(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[int, Run]]:
+    """Group, then seed, to run.
+
+    Raises:
+        ValueError: a run lacks one of the scores ``names``.
+    """
+    groups: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        groups.setdefault(run.group, {})[run.seed] = run
+    for name in names:
+        missing = [f"{run.group} seed {run.seed}" for run in runs if name not in run.scores]
+        if missing:
+            raise ValueError(
+                f"--scores {name} is missing in the last row of {', '.join(missing)}; known: "
+                + ", ".join(closest_first(name, runs[0].scores))
+            )
+    return groups
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -108,6 +163,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--baseline", help="group to compare the others with, seed by seed")
     parser.add_argument(
+        "--versus",
+        metavar="SUFFIX",
+        help="put each group beside the one whose name adds this, such as _guided",
+    )
+    parser.add_argument(
         "--scores",
         nargs="+",
         default=[
@@ -120,7 +180,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     try:
-        print(table([read(folder) for folder in args.runs], args.scores, args.baseline))
+        found = [read(folder) for folder in args.runs]
+        runs = [run for run in found if run.epoch == run.n_epochs]
+        if left_out := [f"{r.group} seed {r.seed}" for r in found if r not in runs]:
+            print(f"left out, not finished: {', '.join(left_out)}", file=sys.stderr)
+        if args.versus:
+            print(paired_table(runs, args.scores, args.versus))
+        else:
+            print(table(runs, args.scores, args.baseline))
     except ValueError as error:
         parser.error(str(error))
 

@@ -17,7 +17,7 @@ def runs(tmp_path):
         for seed, value in enumerate(values):
             folder = tmp_path / f"{group}_s{seed}"
             folder.mkdir()
-            config = {"flags": {"group": group, "seed": seed}}
+            config = {"flags": {"group": group, "seed": seed, "n_epochs": 4}}
             (folder / "config.json").write_text(json.dumps(config))
             rows = [{"epoch": 0, "recall": 0.1}, {"epoch": 4, "recall": value, "nmi": None}]
             (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -53,3 +53,35 @@ def test_unknown_scores_and_groups_are_named(runs, capsys):
     with pytest.raises(SystemExit):
         results.main([str(runs[0]), "--scores", "recal"])
     assert "recal is missing in the last row" in capsys.readouterr().err
+
+
+def test_groups_beside_their_counterparts(runs, tmp_path):
+    """The better group first; changes are over the seeds that both have."""
+    for name, stem in (("margin", "baseline"), ("margin_guided", "guided")):
+        for seed in (0, 1):
+            folder = tmp_path / f"{name}_s{seed}"
+            folder.mkdir()
+            config = {"flags": {"group": name, "seed": seed, "n_epochs": 4}}
+            (folder / "config.json").write_text(json.dumps(config))
+            rows = (tmp_path / f"{stem}_s{seed}" / "metrics.jsonl").read_text()
+            (folder / "metrics.jsonl").write_text(rows)
+    (tmp_path / "baseline_guided").mkdir()
+    config = {"flags": {"group": "baseline_guided", "seed": 2, "n_epochs": 4}}
+    (tmp_path / "baseline_guided" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "baseline_guided" / "metrics.jsonl").write_text('{"epoch": 4, "recall": 0.8}\n')
+    found = [results.read(folder) for folder in sorted(tmp_path.iterdir())]
+    text = results.paired_table(found, ["recall"], "_guided")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert rows[0] == ["group", "seeds", "recall", "guided", "change"]
+    assert rows[2] == ["baseline", "1", "72.00 ± 4.97", "80.00", "+6.00"]
+    assert rows[3] == ["margin", "2", "71.00 ± 12.71", "72.50 ± 19.06", "+1.50 ± 6.35"]
+    with pytest.raises(ValueError, match="--versus _x: no group's name"):
+        results.paired_table(found, ["recall"], "_x")
+
+
+def test_unfinished_runs_are_left_out_and_named(runs, capsys):
+    (runs[0] / "metrics.jsonl").write_text('{"epoch": 2, "recall": 0.9}\n')
+    results.main([*map(str, runs), "--scores", "recall"])
+    printed = capsys.readouterr()
+    assert "| baseline | 2 | 4 | 73.00" in printed.out
+    assert "left out, not finished: baseline seed 0" in printed.err

@@ -1,0 +1,78 @@
+"""Which runs are done already."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import parameters
+from utilities.finished import exit_if_finished, finished_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def parsed(tmp_path, *words):
+    return parameters.parse(
+        ["--save_path", str(tmp_path), "--group", "g", "--n_epochs", "3", *words]
+    )
+
+
+def leave(folder, args, epoch=3):
+    """The folder that a run of ``args`` leaves when its last written epoch is ``epoch``."""
+    folder.mkdir(parents=True)
+    flags = {**vars(args), "lr": args.lr or 3e-4}  # filled in by the recipe
+    (folder / "config.json").write_text(json.dumps({"flags": flags}))
+    rows = [{"epoch": number} for number in range(epoch + 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_finished_run_is_found_wherever_it_ran(tmp_path):
+    args = parsed(tmp_path)
+    assert finished_run(vars(args), "g_s0") is None
+    leave(tmp_path / "emoji" / "g_s0", args)
+    again = parsed(tmp_path, "--kernels", "1", "--skip_finished", "--source_path", "elsewhere")
+    assert finished_run(vars(again), "g_s0") == tmp_path / "emoji" / "g_s0"
+
+
+def test_interrupted_runs_are_passed_over(tmp_path):
+    args = parsed(tmp_path)
+    leave(tmp_path / "emoji" / "g_s0", args, epoch=1)
+    (tmp_path / "emoji" / "g_s0_2").mkdir()  # stopped before its first line
+    assert finished_run(vars(args), "g_s0") is None
+    leave(tmp_path / "emoji" / "g_s0_3", args)
+    with (tmp_path / "emoji" / "g_s0_3" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": ')  # cut short
+    assert finished_run(vars(args), "g_s0") is None
+    leave(tmp_path / "emoji" / "g_s0_4", args)
+    assert finished_run(vars(args), "g_s0") == tmp_path / "emoji" / "g_s0_4"
+
+
+def test_a_finished_run_of_other_flags_is_refused(tmp_path):
+    leave(tmp_path / "emoji" / "g_s0", parsed(tmp_path, "--lr", "0.1"))
+    with pytest.raises(ValueError, match=r"--lr 0.1 \(now 0.2\).*give another --group"):
+        finished_run(vars(parsed(tmp_path, "--lr", "0.2")), "g_s0")
+
+
+def test_only_the_flag_skips(tmp_path, capsys):
+    args = parsed(tmp_path)
+    leave(tmp_path / "emoji" / "g_s0", args)
+    exit_if_finished(vars(args), "g_s0")
+    args.skip_finished = True
+    with pytest.raises(SystemExit) as stop:
+        exit_if_finished(vars(args), "g_s0")
+    assert stop.value.code is None
+    assert "g_s0 is finished" in capsys.readouterr().out
+
+
+def test_the_command_line_skips_without_torch(tmp_path):
+    args = parsed(tmp_path, "--skip_finished")
+    leave(tmp_path / "emoji" / "g_s0", args)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "main.py", "--save_path", str(tmp_path),
+         "--group", "g", "--n_epochs", "3", "--skip_finished"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "is finished" in done.stdout
+    assert "torch" not in done.stderr

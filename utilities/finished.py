@@ -1,0 +1,86 @@
+"""Finds runs that are done already, so that a script of many runs can be started again.
+
+Only the standard library is imported: a script that skips dozens of runs does not wait for torch.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+# Flags that say where a run happens, not what comes out.
+PLACES = frozenset(
+    ("source_path", "save_path", "gpu", "kernels", "skip_finished", "log_online", "wandb_mode",
+     "project")
+)  # fmt: skip
+
+
+def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
+    """What ``--skip_finished`` does: leave, successfully, if there is nothing to do.
+
+    Raises:
+        SystemExit: the run is finished (status 0), or one of other flags has its name (status 1).
+    """
+    if not flags["skip_finished"]:
+        return
+    try:
+        folder = finished_run(flags, name)
+    except ValueError as error:
+        sys.exit(str(error))
+    if folder:
+        print(f"--skip_finished: {folder} is finished")
+        sys.exit()
+
+
+def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
+    """The folder of a finished run of these flags: ``<save_path>/<dataset>/<name>``, ``_2``, ….
+
+    A run is finished when its last epoch is written. One that was interrupted is passed over, and
+    so is a folder that holds no run.
+
+    Args:
+        flags: as parsed; one that is None, which the dataset's recipe fills, is not compared.
+        name: the run's name.
+
+    Raises:
+        ValueError: there is a finished run of that name with other flags; names them.
+    """
+    asked = json.loads(json.dumps(dict(flags), default=str))
+    for folder in _folders(Path(flags["save_path"]) / flags["dataset"], name):
+        done = _finished_flags(folder)
+        if done is None:
+            continue
+        differ = [
+            f"--{flag} {done[flag]} (now {value})"
+            for flag, value in asked.items()
+            if flag in done and value is not None and flag not in PLACES and done[flag] != value
+        ]
+        if differ:
+            raise ValueError(
+                f"--skip_finished: {folder} is a finished run of other flags: {', '.join(differ)}; "
+                "give another --group, --savename or --save_path"
+            )
+        return folder
+    return None
+
+
+def _folders(parent: Path, name: str) -> Iterator[Path]:
+    """The folders that runs of one name got, oldest first."""
+    for attempt in count(1):
+        folder = parent / (name if attempt == 1 else f"{name}_{attempt}")
+        if not folder.is_dir():
+            return
+        yield folder
+
+
+def _finished_flags(folder: Path) -> dict[str, Any] | None:
+    """The flags of the finished run in ``folder``; None where there is none."""
+    try:
+        flags = json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"]
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        done = json.loads(lines[-1])["epoch"] == flags["n_epochs"]
+    except (OSError, ValueError, LookupError):
+        return None
+    return flags if done else None
