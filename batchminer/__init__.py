@@ -7,15 +7,49 @@ from utilities.seeding import derive
 
 from .base import Miner
 from .distance import Distance
+from .hard import Hard
+from .intra_random import IntraRandom
+from .lifted import Lifted
+from .multisimilarity import MultiSimilarity
+from .npair import NPair
+from .parametric import Parametric
 from .random import Random
+from .random_distance import RandomDistance
+from .rho_distance import RhoDistance
 from .semihard import Semihard
+from .softhard import Softhard
 
-__all__ = ["MINERS", "Distance", "Miner", "Random", "Semihard", "build"]
+__all__ = [
+    "MINERS",
+    "Distance",
+    "Hard",
+    "IntraRandom",
+    "Lifted",
+    "Miner",
+    "MultiSimilarity",
+    "NPair",
+    "Parametric",
+    "Random",
+    "RandomDistance",
+    "RhoDistance",
+    "Semihard",
+    "Softhard",
+    "build",
+]
 
 MINERS: dict[str, type[Miner]] = {
     "distance": Distance,
     "semihard": Semihard,
+    "softhard": Softhard,
+    "hard": Hard,
+    "multisimilarity": MultiSimilarity,
+    "rho_distance": RhoDistance,
+    "parametric": Parametric,
+    "npair": NPair,
+    "lifted": Lifted,
     "random": Random,
+    "intra_random": IntraRandom,
+    "random_distance": RandomDistance,
 }
 
 

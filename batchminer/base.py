@@ -25,9 +25,12 @@ class Miner(nn.Module, ABC):
 
     Shapes: embeds (B, D) of any floating type, labels (B,) int64; returns T triplets, T = 0 where
     there are none, such as in a batch of one class. With ``references`` (R of them) positives and
-    negatives are indices into these, else into the batch. Mining runs in float32 also inside
-    autocast, and has no gradient.
+    negatives are indices into these, else into the batch. Unless a miner says otherwise, the
+    positive is another image of the anchor's class and the negative one of another class. Mining
+    runs in float32 also inside autocast, and has no gradient.
     """
+
+    adapt_every: int = 0  # training iterations between calls of ``adapt``; 0: none are wanted
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -43,10 +46,16 @@ class Miner(nn.Module, ABC):
 
         Args:
             embeds: (B, D) float32.
-            references: (R, D) float32; the batch itself where there are no others.
-            positive, negative: (B, R) bool, which references are of the image's class and which of
-                another; the image itself is neither.
+            references: (R, D) float32; ``embeds`` itself where there are no others.
+            positive, negative: (B, R) bool, the candidates of each image.
         """
+
+    def candidates(self, labels: Tensor, reference_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which references each image may have as positives and which as negatives, (B, R) bool.
+
+        All that are of its class and of another; the image itself is neither.
+        """
+        return pair_masks(labels, reference_labels)
 
     @torch.no_grad()
     def forward(
@@ -55,9 +64,36 @@ class Miner(nn.Module, ABC):
         with torch.autocast(embeds.device.type, enabled=False):
             embeds = embeds.float()
             if references is None:
-                return self.mine(embeds, embeds, *pair_masks(labels))
-            masks = pair_masks(labels, references.labels)
+                return self.mine(embeds, embeds, *self.candidates(labels, None))
+            masks = self.candidates(labels, references.labels)
             return self.mine(embeds, references.embeds.float(), *masks)
+
+    def adapt(self, embeds: Tensor, labels: Tensor) -> dict[str, float]:
+        """Learn from how validation images (M, D) of labels (M,) lie; returns what is worth a log.
+
+        The training loop calls it every ``adapt_every`` iterations, always with the same images.
+        """
+        return {}
+
+    def draw(self, weights: Tensor) -> Tensor:
+        """One column of each row of (N, R) weights, with probability proportional to them: (N,).
+
+        Inverts the cumulative sum: one random number per row, where torch.multinomial takes one per
+        entry. It lies in (0, total], and the first column whose cumulative sum reaches it is taken.
+        The last one does reach it; the one before the taken does not, so that the sum grows there,
+        as it never does by a weight of zero: no rounding makes a negative of a positive.
+
+        Args:
+            weights: of any type, a mask too; finite, >= 0. A row's sum is at least 1e-30, so that
+                a fraction of it is no zero; a row of zeros gives any column.
+        """
+        edges = weights.float().cumsum(dim=1)
+        if edges.device.type != "cpu":
+            edges = rising(edges, weights)
+        generator = self.generator(weights.device)
+        # (0, 1], as torch.rand is in [0, 1)
+        numbers = 1 - torch.rand(len(weights), 1, device=weights.device, generator=generator)
+        return torch.searchsorted(edges, numbers * edges[:, -1:]).squeeze(1)
 
     def generator(self, device: torch.device) -> torch.Generator:
         """The miner's own source of chance, on ``device``."""
@@ -84,7 +120,7 @@ class NegativeMiner(Miner):
     in Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric
     Learning, ICML 2020; with more per class each of an anchor's positives is used, where they draw
     one of them. T = the sum over classes of n (n - 1) in a batch without other references. Mining
-    takes O(T R) memory.
+    takes O((B + T) R) memory.
     """
 
     @abstractmethod
@@ -105,29 +141,46 @@ class NegativeMiner(Miner):
             anchors, positives: (T,) int64, the pairs.
 
         Returns:
-            (T, R), each row non-negative, finite, with a positive sum, and zero off ``negative``.
+            (T, R), numbers or a mask, as ``draw`` takes them; zero off ``negative``.
         """
 
     def mine(
         self, embeds: Tensor, references: Tensor, positive: Tensor, negative: Tensor
     ) -> Triplets:
-        pairs = positive & negative.any(dim=1, keepdim=True)
-        anchors, positives = pairs.nonzero(as_tuple=True)  # (T,), the one wait for the device
+        pairs = positive & any_in_row(negative)[:, None]
+        anchors, positives = places(pairs)  # (T,), the one wait for the device
         weights = self.weights(embeds, references, negative, anchors, positives)  # (T, R)
         return Triplets(anchors, positives, self.draw(weights))
 
-    def draw(self, weights: Tensor) -> Tensor:
-        """One column for each row of ``weights`` (T, R), with probability proportional to it.
 
-        By inverting the cumulative sum: one random number per row, where torch.multinomial takes
-        one per entry. In rare roundings the number lands on a column of zero weight or past the
-        end; the row's heaviest column is taken then, so that no negative is ever a positive.
-        """
-        edges = weights.cumsum(dim=1)
-        drawn = torch.rand(
-            len(weights), 1, device=weights.device, generator=self.generator(weights.device)
-        )
-        columns = torch.searchsorted(edges, drawn * edges[:, -1:], right=True)
-        columns = columns.clamp(max=weights.shape[1] - 1)
-        heaviest = weights.argmax(dim=1, keepdim=True)
-        return torch.where(weights.gather(1, columns) > 0, columns, heaviest).squeeze(1)
+def every_triplet(positive: Tensor, negative: Tensor) -> Triplets:
+    """Each anchor's positives with each of its negatives, from two (B, R) masks.
+
+    Sorted by anchor, then positive, then negative.
+    """
+    anchors, positives = places(positive)  # (P,)
+    pairs, negatives = places(negative.index_select(0, anchors))  # (T,), among the P pairs
+    return Triplets(anchors[pairs], positives[pairs], negatives)
+
+
+def rising(edges: Tensor, weights: Tensor) -> Tensor:
+    """Cumulative sums (N, R) that grow at no column of zero weight and fall at none.
+
+    A sequential sum has both properties; the parallel one of a GPU adds in another order for each
+    column, so that neighbours may differ by rounding.
+    """
+    return edges.masked_fill(weights == 0, 0).cummax(dim=1).values
+
+
+# A CPU counts bytes 2 to 20 times as fast as booleans.
+
+
+def any_in_row(mask: Tensor) -> Tensor:
+    """Which rows of a (B, R) mask have any True: (B,) bool."""
+    return mask.view(torch.uint8).amax(dim=1).bool()
+
+
+def places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the Trues of a (B, R) mask, row by row; waits for the device."""
+    rows, columns = mask.view(torch.uint8).nonzero(as_tuple=True)
+    return rows, columns

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utilities.pairs import pairwise_distances
-
 from .base import NegativeMiner
+
+# Log weight of a negative beyond the upper cutoff: nothing beside that of any nearer one, and the
+# same for all of them where there is no nearer one.
+BEYOND = -1e30
 
 
 class Distance(NegativeMiner):
@@ -21,12 +23,13 @@ class Distance(NegativeMiner):
     weight 1/q(d), so that near and far ones are met alike.
 
     Distances are those of the embeddings on the unit sphere, where q is defined: embeddings of
-    another length are normalised first. An anchor without any negative below ``upper_cutoff`` draws
-    uniformly from all its negatives. The code of Roth et al., ICML 2020, has the same flag and does
-    not apply the upper cutoff; one above 2 gives that.
+    another length are normalised first, and one that is not finite counts as being at sqrt(2) from
+    all others. An anchor without any negative below ``upper_cutoff`` draws uniformly from all its
+    negatives. The code of Roth et al., ICML 2020, has the same flag and does not apply the upper
+    cutoff; one above 2 gives that.
 
     Args:
-        lower_cutoff: nearer negatives weigh as much as those at this distance, in (0, 2]; it bounds
+        lower_cutoff: nearer negatives weigh as much as those at this distance, in [0, 2]; it bounds
             the variance of the gradient.
         upper_cutoff: negatives at or beyond it are not drawn, since the margin loss is zero there.
     """
@@ -47,15 +50,23 @@ class Distance(NegativeMiner):
         positives: Tensor,
     ) -> Tensor:
         dim = embeds.shape[1]
-        distances = pairwise_distances(
-            F.normalize(embeds, dim=1), F.normalize(references, dim=1)
-        )  # (B, B)
-        eligible = negative & (distances < self.upper_cutoff)
-        clipped = distances.clamp(min=self.lower_cutoff)
+        units = on_the_sphere(embeds)
+        others = units if references is embeds else on_the_sphere(references)
+        squares = torch.addmm(units.new_tensor(2.0), units, others.T, alpha=-2)  # d², (B, R)
+
         # For D in the hundreds 1/q spans more than a float's range: stay in logarithms until the
-        # row's maximum is off, which is what a softmax does. At d = 2 the last factor would be 0.
-        remaining = (1 - clipped.square() / 4).clamp(min=torch.finfo(clipped.dtype).eps)
-        log_weights = (2 - dim) * clipped.log() - (dim - 3) / 2 * remaining.log()
-        weights = log_weights.masked_fill(~eligible, -torch.inf).softmax(dim=1)
-        fallback = negative.to(weights.dtype)
-        return torch.where(eligible.any(dim=1, keepdim=True), weights, fallback)[anchors]
+        # row's maximum is off, which is what a softmax does, and with it any constant factor, so
+        # that 4 - d² stands for 1 - d²/4. At d = 0 and d = 2 there is no logarithm.
+        # The cutoff is a sum, as a choice by mask would take a CPU ten times as long.
+        log_weights = squares.clone().ge_(self.upper_cutoff**2).mul_(BEYOND)
+        eps = torch.finfo(squares.dtype).eps
+        squares.clamp_(min=max(self.lower_cutoff**2, eps), max=4 * (1 - eps))
+        log_weights.add_((4 - squares).log_(), alpha=(3 - dim) / 2)
+        log_weights.add_(squares.log_(), alpha=(2 - dim) / 2)
+        weights = log_weights.masked_fill_(~negative, -torch.inf).softmax(dim=1)  # (B, R)
+        return weights.index_select(0, anchors)
+
+
+def on_the_sphere(embeds: Tensor) -> Tensor:
+    """The rows at length 1; one that is not finite is 0, and so at sqrt(2) from every other."""
+    return F.normalize(embeds, dim=1).nan_to_num_()

@@ -16,4 +16,4 @@ class Random(NegativeMiner):
         anchors: Tensor,
         positives: Tensor,
     ) -> Tensor:
-        return negative[anchors].to(embeds.dtype)
+        return negative[anchors]

@@ -35,8 +35,9 @@ class Semihard(NegativeMiner):
         anchors: Tensor,
         positives: Tensor,
     ) -> Tensor:
-        distances = pairwise_distances(embeds, references)  # (B, B)
-        negatives = negative[anchors]  # (T, B)
-        beyond = distances[anchors] - distances[anchors, positives][:, None]  # d_an - d_ap, (T, B)
-        semihard = negatives & (beyond > 0) & (beyond < self.margin)
-        return torch.where(semihard.any(dim=1, keepdim=True), semihard, negatives).to(embeds.dtype)
+        distances = pairwise_distances(embeds, references).index_select(0, anchors)  # (T, R)
+        beyond = distances.sub_(distances.gather(1, positives[:, None]))  # d_an - d_ap
+        negatives = negative[anchors].to(beyond.dtype)
+        near = beyond.clone().lt_(self.margin)  # 0 or 1
+        semihard = beyond.gt_(0).mul_(near).mul_(negatives)
+        return torch.where(semihard.amax(dim=1, keepdim=True) > 0, semihard, negatives)

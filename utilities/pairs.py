@@ -15,11 +15,10 @@ def pair_masks(labels: Tensor, reference_labels: Tensor | None = None) -> tuple[
     Returns:
         positive, negative: (B, R) bool each.
     """
-    if reference_labels is None:
-        same = labels[:, None] == labels
-        return same.clone().fill_diagonal_(False), ~same
-    same = labels[:, None] == reference_labels
-    return same, ~same
+    itself = reference_labels is None
+    same = labels[:, None] == (labels if reference_labels is None else reference_labels)
+    negative = ~same
+    return (same.fill_diagonal_(False) if itself else same), negative
 
 
 def pairwise_distances(embeds: Tensor, references: Tensor) -> Tensor:
@@ -27,5 +26,7 @@ def pairwise_distances(embeds: Tensor, references: Tensor) -> Tensor:
 
     Distances that are small beside the embeddings' length keep few digits.
     """
-    squares = embeds.square().sum(dim=1)[:, None] + references.square().sum(dim=1)
-    return torch.addmm(squares, embeds, references.T, alpha=-2).clamp_(min=0).sqrt_()
+    squares = embeds.square().sum(dim=1)
+    others = squares if references is embeds else references.square().sum(dim=1)
+    products = torch.addmm(others, embeds, references.T, alpha=-2)
+    return products.add_(squares[:, None]).clamp_(min=0).sqrt_()

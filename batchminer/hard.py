@@ -1,0 +1,34 @@
+"""Batch-hard triplets.
+
+Hermans, Beyer and Leibe, In Defense of the Triplet Loss for Person Re-Identification, 2017,
+section 2, eq. 5.
+"""
+
+import torch
+from torch import Tensor
+
+from utilities.pairs import pairwise_distances
+from utilities.structures import Triplets
+
+from .base import Miner, any_in_row
+
+
+class Hard(Miner):
+    """Gives each anchor its farthest positive and its nearest negative.
+
+    Distances are Euclidean and of the embeddings as they are. Of several at the same distance one
+    is taken, which is the device's choice; there is no chance in it else.
+
+    T = the number of images that have a positive and a negative. O(B R) memory.
+    """
+
+    def mine(
+        self, embeds: Tensor, references: Tensor, positive: Tensor, negative: Tensor
+    ) -> Triplets:
+        distances = pairwise_distances(embeds, references)  # (B, R)
+        # Distances are in [0, max] or NaN, so that what is masked never ties with a candidate.
+        distances.clamp_(max=torch.finfo(distances.dtype).max)
+        positives = torch.where(positive, distances, -1.0).argmax(dim=1)  # (B,)
+        negatives = torch.where(negative, distances, torch.inf).argmin(dim=1)
+        anchors = (any_in_row(positive) & any_in_row(negative)).nonzero().squeeze(1)
+        return Triplets(anchors, positives[anchors], negatives[anchors])

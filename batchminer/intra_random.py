@@ -1,0 +1,33 @@
+"""Random triplets within a class: what is left of a loss that never meets another class.
+
+Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric Learning,
+ICML 2020; their code.
+"""
+
+from torch import Tensor
+
+from utilities.structures import Triplets
+
+from .base import Miner, any_in_row
+
+
+class IntraRandom(Miner):
+    """Draws positive and negative both from the anchor's own class.
+
+    Two independent uniform draws among all images of the class, the anchor too, as in that code:
+    positive and negative may be one image, or the anchor. Without the anchor they would always be
+    one where a class has two images. That code draws B classes, and an anchor in each; here each
+    image that is not alone in its class is anchor once. Against other references the draws are
+    among its positives.
+
+    T = the number of images that have a positive; a batch of one class has triplets too. O(B R)
+    memory.
+    """
+
+    def mine(
+        self, embeds: Tensor, references: Tensor, positive: Tensor, negative: Tensor
+    ) -> Triplets:
+        members = ~negative  # of the class, and the image itself if it is among the references
+        positives, negatives = self.draw(members), self.draw(members)  # (B,)
+        anchors = any_in_row(positive).nonzero().squeeze(1)
+        return Triplets(anchors, positives[anchors], negatives[anchors])
