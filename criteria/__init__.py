@@ -5,42 +5,131 @@ import argparse
 from batchminer import Miner
 from utilities.registry import from_flags, lookup
 
-from .base import Criterion
+from .angular import Angular
+from .arcface import ArcFace
+from .base import Criterion, PairCriterion
+from .circle import Circle
+from .contrastive import Contrastive
+from .cosface import CosFace
+from .histogram import Histogram
 from .language_distillation import LanguageDistillation
+from .lifted import Lifted
 from .margin import Margin
 from .multisimilarity import MultiSimilarity
+from .npair import NPair
+from .oproxy import OProxy
+from .proxynca import ProxyNCA
+from .proxynca_pp import ProxyNCAPlusPlus
+from .quadruplet import Quadruplet
+from .s2sd import S2SD
+from .smooth_ap import SmoothAP
+from .snr import SNR
+from .softmax import Softmax
+from .softtriplet import SoftTriplet
+from .subcenter_arcface import SubcenterArcFace
+from .supcon import SupCon
 from .triplet import Triplet
+from .xbm import CrossBatchMemory
 
 __all__ = [
     "CRITERIA",
+    "S2SD",
+    "SNR",
+    "Angular",
+    "ArcFace",
+    "Circle",
+    "Contrastive",
+    "CosFace",
     "Criterion",
+    "CrossBatchMemory",
+    "Histogram",
     "LanguageDistillation",
+    "Lifted",
     "Margin",
     "MultiSimilarity",
+    "NPair",
+    "OProxy",
+    "PairCriterion",
+    "ProxyNCA",
+    "ProxyNCAPlusPlus",
+    "Quadruplet",
+    "SmoothAP",
+    "SoftTriplet",
+    "Softmax",
+    "SubcenterArcFace",
+    "SupCon",
     "Triplet",
     "build",
     "build_distillation",
 ]
 
 CRITERIA: dict[str, type[Criterion]] = {
+    # all pairs of a batch
     "multisimilarity": MultiSimilarity,
+    "supcon": SupCon,
+    "circle": Circle,
+    "npair": NPair,
+    "angular": Angular,
+    "lifted": Lifted,
+    "histogram": Histogram,
+    "smooth_ap": SmoothAP,
+    # tuples that a miner chooses
     "margin": Margin,
     "triplet": Triplet,
+    "contrastive": Contrastive,
+    "quadruplet": Quadruplet,
+    "snr": SNR,
+    # images and class vectors
+    "softmax": Softmax,
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "subcenter_arcface": SubcenterArcFace,
+    "oproxy": OProxy,
+    "proxynca": ProxyNCA,
+    "proxynca_pp": ProxyNCAPlusPlus,
+    "softtriplet": SoftTriplet,
+    # branches over other criteria
+    "s2sd": S2SD,
 }
 
 
-def build(args: argparse.Namespace, *, n_classes: int, embed_dim: int, miner: Miner) -> Criterion:
-    """The criterion of ``--loss`` with the flags ``--loss_<name>_*``.
+def build(
+    args: argparse.Namespace, *, n_classes: int, embed_dim: int, feature_dim: int, miner: Miner
+) -> Criterion:
+    """The criterion of ``--loss`` with the flags ``--loss_<name>_*``, and its memory if asked.
 
     Args:
         n_classes: number of training classes.
         embed_dim: D.
+        feature_dim: F, of the pooled features that an objective may read beside the embeddings.
         miner: chooses the triplets of a criterion that works on triplets.
+
+    Raises:
+        ValueError: an unknown name, or hyperparameters or a memory that do not fit the criterion.
     """
-    criterion = lookup(CRITERIA, args.loss, "--loss")
-    prefix = f"loss_{args.loss}_"
-    return from_flags(
-        criterion, args, prefix, n_classes=n_classes, embed_dim=embed_dim, miner=miner
+
+    def make(name: str, embed_dim: int) -> Criterion:
+        return from_flags(
+            lookup(CRITERIA, name, "--loss"),
+            args,
+            f"loss_{name}_",
+            n_classes=n_classes,
+            embed_dim=embed_dim,
+            feature_dim=feature_dim,
+            miner=miner,
+            make=make,
+        )
+
+    criterion = make(args.loss, embed_dim)
+    if not args.xbm_size:
+        return criterion
+    if not isinstance(criterion, PairCriterion):
+        raise ValueError(
+            f"--xbm_size {args.xbm_size} keeps images to compare with, --loss {args.loss} compares "
+            "images with none; leave the memory out"
+        )
+    return CrossBatchMemory(
+        criterion, embed_dim, size=args.xbm_size, start=args.xbm_start, weight=args.xbm_weight
     )
 
 

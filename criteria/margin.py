@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from batchminer import Miner
+from utilities.structures import References
 
-from .base import Criterion, check_label_range
+from .base import PairCriterion, check_label_range
+from .gradient import with_gradient
+from .tuples import hinge_mean, pair_distances
 
 
-class Margin(Criterion):
+class Margin(PairCriterion):
     """Pulls positives inside and pushes negatives outside a boundary that each class learns.
 
         L = 1/A Σ_(a,p,n) ( [d_ap - β_y(a) + α]₊ + [β_y(a) - d_an + α]₊ ) + ν Σ_{c in batch} β_c
@@ -33,13 +36,15 @@ class Margin(Criterion):
         nu: ν >= 0, weight of the boundaries of the batch's classes.
         beta_constant: the boundary stays at ``beta``.
 
-    Shapes: embeds (B, D), labels (B,) int64 in [0, n_classes); returns a scalar.
+    Shapes: embeds (B, D), labels (B,) int64 in [0, n_classes), references (R, D) or None; returns a
+    scalar. Without any triplet it is ν Σ β, which is 0 at the default.
 
     Raises:
         ValueError: a label out of range (checked on CPU), or ``nu`` with a constant boundary.
     """
 
-    beta: Tensor
+    beta: Tensor  # (C,)
+    signs: Tensor  # (2, 1), of the positive and the negative hinge
 
     def __init__(
         self,
@@ -63,37 +68,38 @@ class Margin(Criterion):
         self.margin = margin
         self.beta_lr = beta_lr
         self.nu = nu
+        signs = torch.tensor([[1.0], [-1.0]])
+        self.register_buffer("signs", signs, persistent=False)
         boundaries = torch.full((n_classes,), float(beta))  # (C,)
         if beta_constant:
             self.register_buffer("beta", boundaries)
         else:
             self.beta = nn.Parameter(boundaries)
 
-    def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
         check_label_range(labels, self.n_classes)
-        anchors, positives, negatives = self.miner(embeds, labels)  # (T,) each
-        d_ap = distances(embeds[anchors], embeds[positives])
-        d_an = distances(embeds[anchors], embeds[negatives])
-        beta = self.beta[labels[anchors]]
-        pos = (d_ap - beta + self.margin).relu()
-        neg = (beta - d_an + self.margin).relu()
-        active = (pos > 0).sum() + (neg > 0).sum()
-        loss = (pos.sum() + neg.sum()) / active.clamp(min=1)
-        if self.nu:
-            present = torch.zeros_like(self.beta).index_fill(0, labels, 1.0)  # (C,) 0 or 1
-            loss = loss + self.nu * (present * self.beta).sum()
-        return loss
+        anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
+        others = torch.stack((positives, negatives))
+        with torch.no_grad():
+            pairs = pair_distances(embeds, references, anchors, others)
+            classes = labels.index_select(0, anchors)
+            beyond = pairs.values - self.beta.index_select(0, classes)  # d - β, (2, T)
+            loss, slopes = hinge_mean(self.signs * beyond + self.margin)
+            slopes *= self.signs  # dL/dd = -dL/dβ
+            gradient = pairs.gradient(slopes)
+            beta_gradient = slopes.new_zeros(self.n_classes)
+            beta_gradient.index_add_(0, classes, slopes.sum(dim=0), alpha=-1)
+            if self.nu:
+                present = torch.zeros_like(self.beta).index_fill_(0, labels, self.nu)  # (C,) 0 or ν
+                loss += present @ self.beta
+                beta_gradient += present
+        # Two tensors take part: the second summand is 0 and brings its gradient.
+        loss = with_gradient(loss, embeds, gradient)
+        return loss + with_gradient(torch.zeros_like(loss), self.beta, beta_gradient)
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         if not self.beta.requires_grad:
             return []
         return [{"params": [self.beta], "lr": self.beta_lr, "weight_decay": 0.0}]
-
-
-def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances of matched rows, (T, D) twice to (T,).
-
-    From differences, not from inner products, so that near pairs keep their digits; the norm's
-    gradient at distance 0 is 0.
-    """
-    return torch.linalg.vector_norm(a - b, dim=1)

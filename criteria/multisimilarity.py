@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Criterion
+from .pair_weighting import PairWeighting, masked_logsumexp
 
 
-class MultiSimilarity(Criterion):
+class MultiSimilarity(PairWeighting):
     """Weighs each pair by how it compares with its anchor's other pairs.
 
         L = 1/B Σ_i  1/α log(1 + Σ_{p ∈ P_i} exp(-α (S_ip - λ⁺)))
@@ -34,8 +34,8 @@ class MultiSimilarity(Criterion):
         margin: of the mining, in similarity.
         pos_thresh: λ⁺, in similarity; the paper has one λ for both.
         neg_thresh: λ⁻, in similarity.
-        dim: axis of the similarity matrix along which an anchor's pairs lie, 0 or 1, in mining and
-            in loss. The matrix is symmetric, so both give the same loss.
+        dim: axis of the batch's similarity matrix along which an anchor's pairs lie, 0 or 1. The
+            matrix is symmetric, so that both are the same loss; it is kept for published commands.
         released: the released form instead of the published one.
 
     Shapes: embeds (B, D) unit rows (similarity is their inner product), labels (B,) int64; returns
@@ -67,29 +67,25 @@ class MultiSimilarity(Criterion):
         self.dim = dim
         self.released = released
 
-    def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
-        sims = embeds @ embeds.T  # (B, B)
-        itself = torch.eye(len(sims), dtype=torch.bool, device=sims.device)
-        same = labels[:, None] == labels
-        positive, negative = self._mine(sims.detach(), same & ~itself, ~same)
+    def weigh(self, sims: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        # An anchor without positives or negatives has an infinite bound that no pair passes.
+        hardest_positive = torch.where(positive, sims, torch.inf).amin(dim=1, keepdim=True)
+        hardest_negative = torch.where(negative, sims, -torch.inf).amax(dim=1, keepdim=True)
+        positive = positive & (sims < hardest_negative + self.margin)
+        negative = negative & (sims > hardest_positive - self.margin)
 
-        # No pair lies on the diagonal, so the 1 of log(1 + Σ exp) can: exp(0) there, 0 elsewhere.
-        # Every row's log-sum-exp then has a finite term and none overflows.
-        one = torch.zeros_like(sims).masked_fill_(~itself, -torch.inf)
-        pulls = -self.pos_weight * (sims - self.pos_thresh)
-        pushes = self.neg_weight * (sims - self.neg_thresh)
-        pull = torch.where(positive, pulls, one).logsumexp(self.dim)  # (B,)
-        push = torch.where(negative, pushes, one).logsumexp(self.dim)  # (B,)
-
-        if self.released:
-            pull, push = F.softplus(pull.mean()), F.softplus(push.mean())
-        return pull.mean() / self.pos_weight + push.mean() / self.neg_weight
-
-    def _mine(self, sims: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the pairs in the (B, B) masks, those that violate the margin."""
-        hardest_positive = sims.masked_fill(~positive, torch.inf).amin(self.dim, keepdim=True)
-        hardest_negative = sims.masked_fill(~negative, -torch.inf).amax(self.dim, keepdim=True)
-        return (
-            positive & (sims - self.margin < hardest_negative),
-            negative & (sims + self.margin > hardest_positive),
+        pulls, pull_softmax = masked_logsumexp(
+            (sims - self.pos_thresh).mul_(-self.pos_weight), positive
         )
+        pushes, push_softmax = masked_logsumexp(
+            (sims - self.neg_thresh).mul_(self.neg_weight), negative
+        )
+        pull = F.softplus(pulls).mean()  # log(1 + Σ exp) is the softplus of log Σ exp
+        push = F.softplus(pushes).mean()
+        pull_slopes = pulls.sigmoid_() / len(sims)  # (B, 1), d pull / d pulls
+        push_slopes = pushes.sigmoid_() / len(sims)
+        if self.released:
+            pull_slopes, push_slopes = pull_slopes * pull.sigmoid(), push_slopes * push.sigmoid()
+            pull, push = F.softplus(pull), F.softplus(push)
+        weights = push_softmax.mul_(push_slopes).sub_(pull_softmax.mul_(pull_slopes))
+        return pull / self.pos_weight + push / self.neg_weight, weights

@@ -4,14 +4,18 @@ Schroff, Kalenichenko and Philbin, FaceNet: A Unified Embedding for Face Recogni
 CVPR 2015, section 3.1.
 """
 
+import torch
 from torch import Tensor
 
 from batchminer import Miner
+from utilities.structures import References
 
-from .base import Criterion
+from .base import PairCriterion
+from .gradient import with_gradient
+from .tuples import hinge_mean, pair_distances
 
 
-class Triplet(Criterion):
+class Triplet(PairCriterion):
     """Asks of each anchor that its positive be nearer than its negative by a margin.
 
         L = 1/A Σ_(a,p,n) [ d_ap² - d_an² + margin ]₊
@@ -24,7 +28,8 @@ class Triplet(Criterion):
         miner: chooses the triplets.
         margin: in units of squared distance, >= 0.
 
-    Shapes: embeds (B, D), labels (B,) int64; returns a scalar >= 0.
+    Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
+    which is 0 without any triplet.
     """
 
     def __init__(self, miner: Miner, *, margin: float = 0.2) -> None:
@@ -32,9 +37,14 @@ class Triplet(Criterion):
         self.miner = miner
         self.margin = margin
 
-    def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
-        anchors, positives, negatives = self.miner(embeds, labels)  # (T,) each
-        d2_ap = (embeds[anchors] - embeds[positives]).square().sum(dim=1)
-        d2_an = (embeds[anchors] - embeds[negatives]).square().sum(dim=1)
-        losses = (d2_ap - d2_an + self.margin).relu()  # (T,)
-        return losses.sum() / (losses > 0).sum().clamp(min=1)
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
+        anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
+        others = torch.stack((positives, negatives))
+        with torch.no_grad():
+            pairs = pair_distances(embeds, references, anchors, others, squared=True)
+            d2_ap, d2_an = pairs.values
+            loss, slopes = hinge_mean(d2_ap - d2_an + self.margin)
+            gradient = pairs.gradient(torch.stack((slopes, -slopes)))
+        return with_gradient(loss, embeds, gradient)

@@ -1,6 +1,7 @@
 """What holds for every criterion, through ``compute`` and the registry."""
 
 import argparse
+import inspect
 import io
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 import batchminer
 import criteria
-from criteria import CRITERIA, Criterion
+import parameters
+from criteria import CRITERIA, Criterion, PairCriterion
 from utilities.registry import hyperparameters
 from utilities.structures import Batch, Embedding
 
@@ -18,6 +20,7 @@ from utilities.structures import Batch, Embedding
 def flags(**overrides):
     """Every flag of every criterion and miner at its default."""
     chosen = {"seed": 0, "loss": "margin", "batch_mining": "distance"}
+    chosen |= {"xbm_size": 0, "xbm_start": 0, "xbm_weight": 1.0}
     for prefix, registry in (("loss_", CRITERIA), ("miner_", batchminer.MINERS)):
         for name, component in registry.items():
             for key, value in hyperparameters(component).items():
@@ -29,13 +32,16 @@ def flags(**overrides):
 
 def build(name, **overrides):
     args = flags(loss=name, **overrides)
-    return criteria.build(args, n_classes=4, embed_dim=6, miner=batchminer.build(args))
+    torch.manual_seed(0)  # for class vectors and heads
+    miner = batchminer.build(args)
+    return criteria.build(args, n_classes=4, embed_dim=6, feature_dim=3, miner=miner)
 
 
 def embedding(n=8, dtype=torch.float32):
-    embeds = torch.randn(n, 6, generator=torch.Generator().manual_seed(0))
-    embeds = F.normalize(embeds, dim=1).to(dtype).requires_grad_()
-    return Embedding(embeds, torch.zeros(n, 3), torch.zeros(n, 3, 2, 2))
+    generator = torch.Generator().manual_seed(0)
+    embeds = F.normalize(torch.randn(n, 6, generator=generator), dim=1).to(dtype)
+    feature_map = torch.rand(n, 3, 2, 2, generator=generator).to(dtype)
+    return Embedding(embeds.requires_grad_(), feature_map.mean(dim=(2, 3)), feature_map)
 
 
 def batch(labels):
@@ -48,9 +54,11 @@ LABELS = [0, 0, 3, 3, 1, 1, 2, 2]
 @pytest.mark.parametrize("name", CRITERIA)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_every_dtype_inside_autocast_gives_a_finite_loss_with_gradients(name, dtype):
-    view = embedding(dtype=dtype)
+    view, criterion = embedding(dtype=dtype), build(name)
+    if dtype == torch.float64:
+        criterion.double()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = build(name).compute([view], batch(LABELS))
+        loss = criterion.compute([view], batch(LABELS))
     (grad,) = torch.autograd.grad(loss, view.embeds)
     assert loss.shape == ()
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -109,6 +117,71 @@ def test_param_groups_hold_each_trainable_parameter_once(name):
     assert sorted(map(id, held)) == sorted(map(id, trainable))
     if held:
         torch.optim.Adam(criterion.param_groups(lr=1e-3), lr=1e-5, weight_decay=4e-4)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_language_distillation_goes_beside_every_criterion(name):
+    view, chosen = embedding(), batch(LABELS)
+    words = F.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(1)), dim=1)
+    distill = criteria.build_distillation(flags())
+    criterion = build(name)
+    loss = criterion.compute([view], chosen)
+    match = distill(view.embeds, words @ words.T, chosen.labels)
+    (both,) = torch.autograd.grad(loss + 7.5 * match, view.embeds, retain_graph=True)
+    (first,) = torch.autograd.grad(loss, view.embeds, retain_graph=True)
+    (second,) = torch.autograd.grad(match, view.embeds)
+    assert second.abs().sum() > 0
+    assert torch.allclose(both, first + 7.5 * second, atol=1e-5)
+
+
+DETERMINISTIC = sorted(set(CRITERIA) - set(parameters.MINED_LOSSES))
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_batch_order_does_not_matter(name):
+    view, order = embedding(), torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    shuffled = Embedding(*(part[order] for part in view))
+    loss = build(name).compute([view], batch(LABELS))
+    moved = build(name).compute([shuffled], batch([LABELS[i] for i in order]))
+    assert moved.item() == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
+
+
+PAIRS = [name for name, criterion in CRITERIA.items() if issubclass(criterion, PairCriterion)]
+
+
+def test_the_flags_know_which_losses_compare_images_with_images():
+    assert sorted(parameters.PAIR_LOSSES) == sorted(PAIRS)
+    mined = [n for n, c in CRITERIA.items() if "miner" in inspect.signature(c).parameters]
+    assert sorted(parameters.MINED_LOSSES) == sorted(mined)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if name != "margin"])  # has boundaries
+@pytest.mark.parametrize("labels", [[7, 7, -3, -3, 900, 900, 1, 1], [5, 5, 5, 2, 2, 9, 2, 40]])
+def test_labels_of_pair_losses_are_only_compared(name, labels):
+    """Any numbers will do, and only which are equal matters."""
+    view, labels = embedding(), torch.tensor(labels)
+    renamed = torch.unique(labels, return_inverse=True)[1]
+    loss = build(name)(view.embeds, labels)
+    assert loss.isfinite()
+    assert torch.equal(loss, build(name)(view.embeds, renamed))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_pair_loss_takes_a_memory(name):
+    criterion, view = build(name, xbm_size=16), embedding()
+    plain = build(name).compute([view], batch(LABELS))
+    first, second = (criterion.compute([view], batch(LABELS)) for _ in range(2))
+    if name in DETERMINISTIC:
+        assert torch.equal(first, plain)  # nothing is remembered yet
+    assert second.isfinite()
+    assert second != first
+    (grad,) = torch.autograd.grad(second, view.embeds)
+    assert grad.isfinite().all()
+
+
+def test_a_memory_without_images_to_compare_is_refused():
+    with pytest.raises(ValueError, match=r"--xbm_size 16 .* --loss softmax compares images with"):
+        build("softmax", xbm_size=16)
 
 
 class Scaled(Criterion):

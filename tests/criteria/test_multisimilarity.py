@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 
-from criteria import MultiSimilarity
+from criteria.multisimilarity import MultiSimilarity
+from utilities.structures import References
 
 
 def batch(n_classes=5, per_class=3, dim=8, seed=0, dtype=torch.float64):
@@ -16,22 +17,69 @@ def batch(n_classes=5, per_class=3, dim=8, seed=0, dtype=torch.float64):
     return F.normalize(embeds, dim=1).requires_grad_(), labels
 
 
-def oracle(embeds, labels, alpha=2.0, beta=40.0, eps=0.1, lam_p=0.5, lam_n=0.5, released=False):
+def oracle(
+    embeds,
+    labels,
+    references=None,
+    alpha=2.0,
+    beta=40.0,
+    eps=0.1,
+    lam_p=0.5,
+    lam_n=0.5,
+    released=False,
+):
     """The paper's equations, one pair at a time."""
-    n, rows = len(embeds), embeds.tolist()
+    itself = references is None
+    others, other_labels = (embeds, labels) if itself else references
+    n, rows = len(others), others.tolist()
     pulls, pushes = [], []
-    for i in range(n):
-        sims = [sum(x * y for x, y in zip(rows[i], row, strict=True)) for row in rows]
-        pos = [sims[k] for k in range(n) if k != i and labels[k] == labels[i]]
-        neg = [sims[k] for k in range(n) if labels[k] != labels[i]]
+    for i, anchor in enumerate(embeds.tolist()):
+        sims = [sum(x * y for x, y in zip(anchor, row, strict=True)) for row in rows]
+        same = [k for k in range(n) if other_labels[k] == labels[i]]
+        pos = [sims[k] for k in same if not (itself and k == i)]
+        neg = [sims[k] for k in range(n) if k not in same]
         hard_pos = [s for s in pos if neg and s < max(neg) + eps]
         hard_neg = [s for s in neg if pos and s > min(pos) - eps]
         pulls.append(math.log(1 + sum(math.exp(-alpha * (s - lam_p)) for s in hard_pos)))
         pushes.append(math.log(1 + sum(math.exp(beta * (s - lam_n)) for s in hard_neg)))
-    pull, push = sum(pulls) / n, sum(pushes) / n
+    pull, push = sum(pulls) / len(embeds), sum(pushes) / len(embeds)
     if released:
         pull, push = math.log(1 + math.exp(pull)), math.log(1 + math.exp(push))
     return pull / alpha + push / beta
+
+
+UNEVEN = [7, 3, 7, 50, 3, 7, 11, 3]  # singletons, unordered, not contiguous
+
+
+def uneven(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    embeds = torch.randn(len(UNEVEN), 4, generator=generator, dtype=torch.float64)
+    return F.normalize(embeds, dim=1).requires_grad_(), torch.tensor(UNEVEN)
+
+
+def memory():
+    embeds = F.normalize(uneven(seed=5)[0].detach(), dim=1)
+    return References(embeds, torch.tensor([3, 50, 7, 7, 2, 3, 2, 11]))
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_uneven_classes_and_references_equal_the_equation(released):
+    embeds, labels = uneven()
+    criterion = MultiSimilarity(released=released)
+    for references in (None, memory(), References(embeds.detach(), labels)):
+        expected = oracle(embeds, labels, references, released=released)
+        assert criterion(embeds, labels, references).item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_as_its_own_references_a_batch_has_the_self_pairs_too():
+    """Two near images of two classes: a positive, the image itself, makes their negative count."""
+    embeds = torch.tensor([[1.0, 0.0], [0.995, 0.0998749]], dtype=torch.float64)
+    labels = torch.tensor([0, 1])
+    own = References(embeds, labels)
+    loss = MultiSimilarity()(embeds, labels, own)
+    assert loss.item() == pytest.approx(oracle(embeds, labels, own), abs=1e-10)
+    assert loss.item() > 0.4
+    assert MultiSimilarity()(embeds, labels).item() == 0
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -114,10 +162,11 @@ def test_large_weights_do_not_overflow():
 
 
 @pytest.mark.parametrize("released", [False, True])
-def test_gradient(released):
-    embeds, labels = batch()
+@pytest.mark.parametrize("references", [None, memory()])
+def test_gradient(released, references):
     criterion = MultiSimilarity(released=released)
-    assert torch.autograd.gradcheck(lambda x: criterion(x, labels), (embeds,))
+    for embeds, labels in (uneven(), uneven(seed=1)):
+        assert torch.autograd.gradcheck(lambda x, y=labels: criterion(x, y, references), (embeds,))
 
 
 def test_an_axis_that_does_not_exist_is_refused():

@@ -9,8 +9,10 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import MarginLoss, TripletMarginLoss
 
 from batchminer import Distance
-from criteria import Margin, Triplet
-from utilities.structures import Triplets
+from criteria import tuples
+from criteria.margin import Margin
+from criteria.triplet import Triplet
+from utilities.structures import References, Triplets
 
 
 class Given:
@@ -21,8 +23,14 @@ class Given:
             *torch.tensor(triplets, dtype=torch.long).reshape(-1, 3).unbind(dim=1)
         )
 
-    def __call__(self, embeds, labels):
+    def __call__(self, embeds, labels, references=None):
         return self.triplets
+
+
+@pytest.fixture(autouse=True, params=["rows", "matrix"])
+def way(request, monkeypatch):
+    """Every test runs with the distances of rows, and with those read from the matrix."""
+    monkeypatch.setattr(tuples, "MATRIX_SHARE", math.inf if request.param == "rows" else 0)
 
 
 def batch(n=8, dim=6, seed=0, dtype=torch.float64):
@@ -40,12 +48,12 @@ def distance(x, y):
     return math.sqrt(sum((a - b) ** 2 for a, b in pairs))
 
 
-def margin_oracle(embeds, labels, triplets, beta, alpha, nu):
-    total, active = 0.0, 0
+def margin_oracle(embeds, labels, triplets, beta, alpha=0.2, nu=0.0, others=None):
+    others, total, active = embeds if others is None else others, 0.0, 0
     for a, p, n in triplets:
         boundary = beta[int(labels[a])]
-        pos = max(0.0, distance(embeds[a], embeds[p]) - boundary + alpha)
-        neg = max(0.0, boundary - distance(embeds[a], embeds[n]) + alpha)
+        pos = max(0.0, distance(embeds[a], others[p]) - boundary + alpha)
+        neg = max(0.0, boundary - distance(embeds[a], others[n]) + alpha)
         total += pos + neg
         active += (pos > 0) + (neg > 0)
     return total / max(active, 1) + nu * sum(beta[c] for c in {int(y) for y in labels})
@@ -57,7 +65,7 @@ def test_margin_equals_the_equation(nu):
     criterion = Margin(6, Given(*ALL), nu=nu)  # two of six classes are not in the batch
     with torch.no_grad():
         criterion.beta += torch.linspace(-0.2, 0.2, 6)
-    expected = margin_oracle(embeds, labels, ALL, criterion.beta.tolist(), 0.2, nu)
+    expected = margin_oracle(embeds, labels, ALL, criterion.beta.tolist(), nu=nu)
     assert criterion(embeds, labels).item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -92,16 +100,89 @@ def test_margin_equals_pytorch_metric_learning():
         assert torch.allclose(x, y, atol=1e-4)
 
 
-def test_triplet_equals_the_equation():
-    embeds, labels = batch()
+def triplet_oracle(embeds, triplets, margin=0.2, others=None):
+    others = embeds if others is None else others
     losses = [
-        distance(embeds[a], embeds[p]) ** 2 - distance(embeds[a], embeds[n]) ** 2 + 0.2
-        for a, p, n in ALL
+        distance(embeds[a], others[p]) ** 2 - distance(embeds[a], others[n]) ** 2 + margin
+        for a, p, n in triplets
     ]
     active = [x for x in losses if x > 0]
-    assert 0 < len(active) < len(ALL)
+    assert 0 < len(active) < len(losses)
+    return sum(active) / len(active)
+
+
+def test_triplet_equals_the_equation():
+    embeds, labels = batch()
     loss = Triplet(Given(*ALL))(embeds, labels)
-    assert loss.item() == pytest.approx(sum(active) / len(active), abs=1e-10)
+    assert loss.item() == pytest.approx(triplet_oracle(embeds, ALL), abs=1e-10)
+
+
+# A whole batch, (anchor, positive, negative) among eight images of uneven classes.
+UNEVEN = torch.tensor([3, 0, 3, 1, 3, 0, 2, 0])  # neither ordered nor of equal size, one singleton
+WHOLE = [
+    (a, p, n)
+    for a in range(8)
+    for p in range(8)
+    for n in range(8)
+    if a != p and UNEVEN[a] == UNEVEN[p] != UNEVEN[n]
+]
+# A miner may also give a negative of the anchor's class.
+INTRA = [(0, 2, 4), (2, 4, 0), (4, 0, 2), (1, 5, 7), (1, 5, 3), (7, 1, 5)]
+
+
+@pytest.mark.parametrize("triplets", [WHOLE, INTRA])
+def test_equals_the_equation_whatever_a_miner_gives(triplets):
+    embeds, _ = batch(seed=1)
+    loss = Triplet(Given(*triplets))(embeds, UNEVEN)
+    assert loss.item() == pytest.approx(triplet_oracle(embeds, triplets), abs=1e-10)
+    loss = Margin(4, Given(*triplets), beta=1.3)(embeds, UNEVEN)
+    expected = margin_oracle(embeds, UNEVEN, triplets, [1.3] * 4)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+BESIDE = [(0, 2, 4), (1, 2, 0), (6, 1, 3), (7, 4, 4), (5, 0, 1), (0, 2, 3)]
+
+
+def test_against_references_equals_the_equation():
+    embeds, labels = batch()
+    others, _ = batch(6, seed=1)
+    references = References(others.detach(), torch.tensor([3, 3, 0, 1, 2, 2]))
+    loss = Triplet(Given(*BESIDE))(embeds, labels, references)
+    assert loss.item() == pytest.approx(triplet_oracle(embeds, BESIDE, others=others), abs=1e-10)
+    loss = Margin(4, Given(*BESIDE))(embeds, labels, references)
+    expected = margin_oracle(embeds, labels, BESIDE, [1.2] * 4, others=others)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", [lambda m: Margin(4, m), Triplet])
+def test_the_batch_as_references_differs_by_the_gradient_of_positives_and_negatives(make):
+    embeds, labels = batch()
+    criterion = make(Given(*ALL))
+    inside = criterion(embeds, labels)
+    beside = criterion(embeds, labels, References(embeds.detach(), labels))
+    assert inside.item() == pytest.approx(beside.item(), abs=1e-12)
+    (one_end,) = torch.autograd.grad(beside, embeds)
+    (both_ends,) = torch.autograd.grad(inside, embeds)
+    assert both_ends.sum(dim=0).abs().max() < 1e-12  # what one image gets the other one gives
+    assert not torch.allclose(one_end, both_ends)
+
+
+@pytest.mark.parametrize("make", [lambda m: Margin(4, m), Triplet])
+def test_the_references_reach_the_miner(make):
+    embeds, labels = batch()
+    references = References(embeds.detach()[[0, 6]], labels[[0, 6]])
+    seen = []
+
+    class Recording(Distance):
+        def forward(self, embeds, labels, references=None):
+            triplets = super().forward(embeds, labels, references)
+            seen.append(triplets)
+            return triplets
+
+    make(Recording(0))(embeds, labels, references)
+    (triplets,) = seen
+    # Image 0 is its own positive here and image 6 its negative, and the other way round.
+    assert [t.tolist() for t in triplets] == [[0, 1, 6, 7], [0, 0, 1, 1], [1, 1, 0, 0]]
 
 
 def test_triplet_equals_pytorch_metric_learning():
@@ -128,10 +209,12 @@ def test_batch_order_does_not_matter(make):
 
 
 @pytest.mark.parametrize("make", [lambda m: Margin(4, m), Triplet])
-def test_gradient(make):
+@pytest.mark.parametrize("beside", [False, True])
+def test_gradient(make, beside):
     embeds, labels = batch()
-    criterion = make(Given(*ALL)).double()
-    assert torch.autograd.gradcheck(lambda x: criterion(x, labels), (embeds,))
+    references = References(batch(seed=1)[0].detach(), labels) if beside else None
+    criterion = make(Given(*ALL, *ALL[:3], *INTRA)).double()
+    assert torch.autograd.gradcheck(lambda x: criterion(x, labels, references), (embeds,))
 
 
 def test_margin_gradient_of_the_boundaries():

@@ -1,0 +1,78 @@
+"""ArcFace: additive angular margin.
+
+Deng, Guo, Xue and Zafeiriou, ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR
+2019, eq. 3.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .class_vectors import ClassVectorCriterion, margin_softmax, own_class
+
+
+class ArcFace(ClassVectorCriterion):
+    """Classifies by cosine, with a margin added to the angle between an image and its own class.
+
+        L = -1/B Σ_i log  exp(s φ(θ_{i,y_i})) / (exp(s φ(θ_{i,y_i})) + Σ_{c ≠ y_i} exp(s cos θ_ic))
+
+        φ(θ) = cos(θ + m)          where θ <= π - m,
+               cos θ - m sin m     beyond,
+
+    since cos(θ + m) would rise again beyond π - m. The continuation is that of the authors' code
+    and of pytorch-metric-learning: decreasing throughout, with a step down at π - m. The code of
+    Roth et al., CVPR 2022, has cos(θ + m) alone, of a cosine clamped to [0, 1], so that images more
+    than 90° from their class have no gradient toward it.
+
+    Args:
+        n_classes: C, number of training classes, one vector each.
+        embed_dim: D.
+        lr: learning rate of the class vectors, whatever the embedder's.
+        angular_margin: m, in radians, in [0, π/2].
+        feature_scale: s > 0, an inverse temperature.
+
+    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
+
+    Raises:
+        ValueError: ``angular_margin`` is no such angle, or a label out of range (checked on CPU).
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        embed_dim: int,
+        *,
+        lr: float = 5e-4,
+        angular_margin: float = 0.5,
+        feature_scale: float = 16.0,
+    ) -> None:
+        check_angle(angular_margin, "--loss_arcface_angular_margin")
+        super().__init__(n_classes, embed_dim, lr=lr)
+        self.angular_margin = angular_margin
+        self.feature_scale = feature_scale
+
+    def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
+        cosines = self.cosines(embeds, labels)  # (B, C)
+        own = add_angle(own_class(cosines, labels), self.angular_margin)
+        return margin_softmax(cosines, labels, own, self.feature_scale)
+
+
+def add_angle(cosines: Tensor, margin: float) -> Tensor:
+    """φ of ``ArcFace`` as a function of cos θ, finite with its gradient in all of [-1, 1].
+
+    cos(θ + m) = cos θ cos m - sin θ sin m needs no angle. The gradient of sin θ = √(1 - cos² θ) is
+    infinite at θ = 0 and π; within rounding error of these sin θ counts as constant.
+    """
+    sines = (1 - cosines.square()).clamp(min=torch.finfo(cosines.dtype).eps).sqrt()
+    return torch.where(
+        cosines >= -math.cos(margin),  # θ <= π - m
+        cosines * math.cos(margin) - sines * math.sin(margin),
+        cosines - margin * math.sin(margin),
+    )
+
+
+def check_angle(margin: float, flag: str) -> None:
+    """Raise ValueError unless ``margin`` is in [0, π/2]; far beyond, φ is no longer decreasing."""
+    if not 0 <= margin <= math.pi / 2:
+        raise ValueError(f"{flag} {margin:g} is no angle in [0, π/2]; use radians, such as 0.5")

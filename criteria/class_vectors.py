@@ -1,0 +1,97 @@
+"""What the losses with class vectors share: learned vectors, and images compared with them."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Criterion, check_label_range
+
+
+class ClassVectorCriterion(Criterion):
+    """An objective that compares images with learned vectors of the classes: weights or proxies.
+
+    Embeddings and class vectors are normalised here, so that only the vectors' directions enter
+    the loss. Their length sets how fast they turn: a step of Adam moves each coordinate by about
+    the learning rate, so a longer vector turns less. Hence
+
+    - the first vectors are drawn from a normal distribution, uniform in direction, as long as in
+      the code that the rates were tuned with;
+    - they take no weight decay: it would not touch the loss, only shorten the vectors, and so speed
+      them up, by full steps under Adam wherever the loss itself has little gradient. The code of
+      Roth et al., CVPR 2022, decays the embedder alone, too.
+
+    They are drawn with torch's global generator.
+
+    Args:
+        n_classes: C, number of training classes.
+        embed_dim: D.
+        per_class: K, vectors of each class.
+        std: standard deviation of the first vectors' coordinates; None is 1/√(3D), so that they are
+            as long as the uniform ones in ±1/√D of Zhai and Wu's code.
+        lr: learning rate of the class vectors; None is ``lrmulti`` times the embedder's.
+        lrmulti: learning rate of the class vectors, in embedder's learning rates.
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        embed_dim: int,
+        *,
+        per_class: int = 1,
+        std: float | None = None,
+        lr: float | None = None,
+        lrmulti: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.n_classes = n_classes
+        self.per_class = per_class
+        self.lr = lr
+        self.lrmulti = lrmulti
+        std = (3 * embed_dim) ** -0.5 if std is None else std
+        # The K vectors of a class lie C rows apart: (K * C, D) reads as (K, C, D).
+        self.class_vectors = nn.Parameter(std * torch.randn(per_class * n_classes, embed_dim))
+
+    def unit_vectors(self, dtype: torch.dtype) -> Tensor:
+        """The class vectors at length 1, (K * C, D)."""
+        return F.normalize(self.class_vectors.to(dtype), dim=1)
+
+    def cosines(self, embeds: Tensor, labels: Tensor, unit_vectors: Tensor | None = None) -> Tensor:
+        """Cosine of each image and each class vector: (B, C), or (B, K, C) where K > 1.
+
+        Args:
+            unit_vectors: ``self.unit_vectors``, where the caller needs them for more than this.
+
+        Raises:
+            ValueError: a label is not in [0, C) (checked on CPU).
+        """
+        check_label_range(labels, self.n_classes)
+        if unit_vectors is None:
+            unit_vectors = self.unit_vectors(embeds.dtype)
+        cosines = F.normalize(embeds, dim=1) @ unit_vectors.T
+        return cosines if self.per_class == 1 else cosines.unflatten(1, (self.per_class, -1))
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        own = lr * self.lrmulti if self.lr is None else self.lr
+        return [{"params": [self.class_vectors], "lr": own, "weight_decay": 0.0}]
+
+
+def own_class(similarities: Tensor, labels: Tensor) -> Tensor:
+    """Of (B, C) similarities each image's to its own class: (B, 1)."""
+    return similarities.gather(1, labels[:, None])
+
+
+def margin_softmax(similarities: Tensor, labels: Tensor, own: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of similarities whose own-class entries have been made harder.
+
+        L = -1/B Σ_i log  exp(scale · own_i) / (exp(scale · own_i) + Σ_{c ≠ y_i} exp(scale · s_ic))
+
+    Args:
+        similarities: (B, C).
+        labels: (B,) int64 in [0, C).
+        own: (B, 1), what stands for each image's similarity to its own class.
+        scale: an inverse temperature.
+    """
+    logits = scale * similarities.scatter(1, labels[:, None], own)
+    return F.cross_entropy(logits, labels)

@@ -1,0 +1,55 @@
+"""Contrastive loss.
+
+Hadsell, Chopra and LeCun, Dimensionality Reduction by Learning an Invariant Mapping, CVPR 2006,
+section 2.1.
+"""
+
+import torch
+from torch import Tensor
+
+from batchminer import Miner
+from utilities.structures import References
+
+from .base import PairCriterion
+from .gradient import with_gradient
+from .tuples import hinge_mean, pair_distances
+
+
+class Contrastive(PairCriterion):
+    """Pulls positives within one distance of their anchor and pushes negatives beyond another.
+
+        L = 1/A⁺ Σ_(a,p,n) [ d_ap - pos_margin ]₊  +  1/A⁻ Σ_(a,p,n) [ neg_margin - d_an ]₊
+
+    with Euclidean distances d over the pairs of the mined triplets, as in Roth et al., ICML 2020;
+    the paper squares both hinges, and has no margin for positives. A⁺ and A⁻ count the positive
+    and the negative pairs that are active, at least 1 each, so that the few negatives within the
+    margin weigh as much as all positives; the code of Roth et al. averages over all triplets, with
+    which the push fades as negatives leave the margin.
+
+    Args:
+        miner: chooses the triplets, whose two pairs count each for itself.
+        pos_margin: in units of distance, >= 0; positives nearer than it are left alone.
+        neg_margin: in units of distance; negatives farther than it are left alone.
+
+    Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
+    which is 0 without any triplet.
+    """
+
+    def __init__(self, miner: Miner, *, pos_margin: float = 0.0, neg_margin: float = 1.0) -> None:
+        super().__init__()
+        self.miner = miner
+        self.pos_margin = pos_margin
+        self.neg_margin = neg_margin
+
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
+        anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
+        others = torch.stack((positives, negatives))
+        with torch.no_grad():
+            pairs = pair_distances(embeds, references, anchors, others)
+            d_ap, d_an = pairs.values
+            pull, pull_slopes = hinge_mean(d_ap - self.pos_margin)
+            push, push_slopes = hinge_mean(self.neg_margin - d_an)
+            gradient = pairs.gradient(torch.stack((pull_slopes, -push_slopes)))
+        return with_gradient(pull + push, embeds, gradient)

@@ -1,0 +1,47 @@
+"""CosFace: large margin cosine loss.
+
+Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018, eq. 4.
+"""
+
+from torch import Tensor
+
+from .class_vectors import ClassVectorCriterion, margin_softmax, own_class
+
+
+class CosFace(ClassVectorCriterion):
+    """Classifies by cosine, with a margin taken from the cosine of an image and its own class.
+
+        L = -1/B Σ_i log  exp(s (cos_{i,y_i} - m))
+                          / (exp(s (cos_{i,y_i} - m)) + Σ_{c ≠ y_i} exp(s cos_ic))
+
+    Args:
+        n_classes: C, number of training classes, one vector each.
+        embed_dim: D.
+        lr: learning rate of the class vectors, whatever the embedder's.
+        margin: m >= 0, in cosine similarity.
+        feature_scale: s > 0, an inverse temperature. The paper's 64 is for ten thousand classes and
+            more; 16 is that of ``ArcFace`` here.
+
+    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
+
+    Raises:
+        ValueError: a label out of range (checked on CPU).
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        embed_dim: int,
+        *,
+        lr: float = 5e-4,
+        margin: float = 0.35,
+        feature_scale: float = 16.0,
+    ) -> None:
+        super().__init__(n_classes, embed_dim, lr=lr)
+        self.margin = margin
+        self.feature_scale = feature_scale
+
+    def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
+        cosines = self.cosines(embeds, labels)  # (B, C)
+        own = own_class(cosines, labels) - self.margin
+        return margin_softmax(cosines, labels, own, self.feature_scale)

@@ -1,0 +1,96 @@
+"""Proxy Anchor loss.
+
+Kim, Kim, Cho and Kwak, Proxy Anchor Loss for Deep Metric Learning, CVPR 2020, eq. 4.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .class_vectors import ClassVectorCriterion, own_class
+
+
+class OProxy(ClassVectorCriterion):
+    """Pulls each class's proxy toward the images of its class and pushes it from all others.
+
+        L = 1/|P⁺| Σ_{c ∈ P⁺} log(1 + Σ_{i: y_i = c} exp(-α⁺ (cos_ic - δ⁺)))
+          + 1/C    Σ_c        log(1 + Σ_{i: y_i ≠ c} exp( α⁻ (cos_ic - δ⁻)))
+
+    P⁺ holds the classes of the batch. The paper has one α and one δ = δ⁺ = -δ⁻; both deltas are
+    subtracted here, so that the default δ⁻ is negative. Each logarithm weighs a proxy's hardest
+    images most.
+
+    With mode "nca" the images are the anchors instead, as in the code of Roth et al., CVPR 2022:
+
+        L = 1/B Σ_i  log(1 + exp(-α⁺ (cos_{i,y_i} - δ⁺)))
+                   + log(1 + Σ_{c ≠ y_i} exp(α⁻ (cos_ic - δ⁻)))
+
+    which is not Proxy-NCA; that is ``ProxyNCA``. Their code takes the positives from the batch's
+    proxies with repetition, so that there a class of n images counts n times in the mean over P⁺,
+    and in mode "nca" its exponential counts n times.
+
+    Args:
+        n_classes: C, number of training classes, one proxy each.
+        embed_dim: D.
+        mode: "anchor" or "nca".
+        lrmulti: learning rate of the proxies, in embedder's learning rates. The first proxies are
+            normal with standard deviation 1/8, as in the code of Roth et al.
+        pos_alpha: α⁺ > 0, an inverse temperature.
+        neg_alpha: α⁻ > 0, an inverse temperature.
+        pos_delta: δ⁺, in cosine similarity.
+        neg_delta: δ⁻, in cosine similarity.
+
+    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
+
+    Raises:
+        ValueError: ``mode`` is neither, or a label out of range (checked on CPU).
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        embed_dim: int,
+        *,
+        mode: str = "anchor",
+        lrmulti: float = 2000.0,
+        pos_alpha: float = 32.0,
+        neg_alpha: float = 32.0,
+        pos_delta: float = 0.1,
+        neg_delta: float = -0.1,
+    ) -> None:
+        if mode not in ("anchor", "nca"):
+            raise ValueError(f"--loss_oproxy_mode {mode} is unknown; use anchor or nca")
+        super().__init__(n_classes, embed_dim, std=1 / 8, lrmulti=lrmulti)
+        self.mode = mode
+        self.pos_alpha = pos_alpha
+        self.neg_alpha = neg_alpha
+        self.pos_delta = pos_delta
+        self.neg_delta = neg_delta
+
+    def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
+        cosines = self.cosines(embeds, labels)  # (B, C)
+        pulls = -self.pos_alpha * (own_class(cosines, labels).squeeze(1) - self.pos_delta)  # (B,)
+        pushes = self.neg_alpha * (cosines - self.neg_delta)
+        # A proxy whose images are all of its class has no negatives. The log-sum-exp of nothing but
+        # -inf has a gradient of NaN, hence the lowest finite number instead.
+        pushes = pushes.scatter(1, labels[:, None], torch.finfo(pushes.dtype).min)  # (B, C)
+
+        # log(1 + Σ exp z) = softplus(logsumexp z)
+        if self.mode == "nca":
+            return (F.softplus(pulls) + F.softplus(pushes.logsumexp(dim=1))).mean()
+        n_present = pulls.new_zeros(self.n_classes).index_fill(0, labels, 1).sum()  # |P⁺|
+        pull = log_one_plus_sum_exp(pulls, labels, self.n_classes).sum() / n_present
+        return pull + F.softplus(pushes.logsumexp(dim=0)).mean()
+
+
+def log_one_plus_sum_exp(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """log(1 + Σ exp(value)) over the values of each group: (N,) to (n_groups,), 0 of an empty one.
+
+    Args:
+        values: (N,).
+        groups: (N,) int64 in [0, n_groups).
+    """
+    # Exponents are taken relative to their group's largest, of which the 1 is one: exp(0).
+    largest = values.new_zeros(n_groups).scatter_reduce(0, groups, values.detach(), "amax")
+    sums = (-largest).exp().scatter_add(0, groups, (values - largest[groups]).exp())
+    return largest + sums.log()

@@ -1,0 +1,47 @@
+"""Proxy-NCA loss.
+
+Movshovitz-Attias, Toshev, Leung, Ioffe and Singh, No Fuss Distance Metric Learning using Proxies,
+ICCV 2017, eq. 4.
+"""
+
+import torch
+from torch import Tensor
+
+from .class_vectors import ClassVectorCriterion, own_class
+
+
+class ProxyNCA(ClassVectorCriterion):
+    """Asks of each image that its class's proxy be nearer than all the others.
+
+        L = -1/B Σ_i log  exp(-d(x_i, p_{y_i})) / Σ_{c ≠ y_i} exp(-d(x_i, p_c))
+
+    with squared Euclidean distances d of unit vectors. The own proxy is not in the denominator, so
+    that the loss can be negative; with it the loss is ``ProxyNCAPlusPlus`` at temperature 1, and
+    pytorch-metric-learning's ProxyNCALoss. The code of Roth et al., ICML 2020, multiplies unit
+    embeddings and proxies by 3 and so d by 9, the inverse temperature of the ProxyNCA++ paper.
+
+    Args:
+        n_classes: C >= 2, number of training classes, one proxy each.
+        embed_dim: D.
+        lrmulti: learning rate of the proxies, in embedder's learning rates. The first proxies are
+            normal with standard deviation 1/8, as in the code of Roth et al.
+
+    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar, which can be
+    negative.
+
+    Raises:
+        ValueError: fewer than two classes, or a label out of range (checked on CPU).
+    """
+
+    def __init__(self, n_classes: int, embed_dim: int, *, lrmulti: float = 50.0) -> None:
+        if n_classes < 2:
+            raise ValueError(
+                f"--loss proxynca pushes from the other classes' proxies, of which {n_classes} "
+                "training class(es) leave none; use --loss proxynca_pp or more classes"
+            )
+        super().__init__(n_classes, embed_dim, std=1 / 8, lrmulti=lrmulti)
+
+    def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
+        logits = 2 * self.cosines(embeds, labels)  # (B, C); d = 2 - 2 cos, and the 2 cancels
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        return (others.logsumexp(dim=1) - own_class(logits, labels).squeeze(1)).mean()

@@ -1,0 +1,102 @@
+"""Quadruplet loss.
+
+Chen, Chen, Zhang and Huang, Beyond Triplet Loss: a Deep Quadruplet Network for Person
+Re-identification, CVPR 2017, eq. 5.
+"""
+
+import torch
+from torch import Tensor
+
+from batchminer import Miner
+from utilities.structures import References
+
+from .base import PairCriterion
+from .gradient import with_gradient
+from .tuples import hinge_mean, pair_distances
+
+
+class Quadruplet(PairCriterion):
+    """Asks of positives to be nearer than negatives, also than negatives of another anchor.
+
+        L = 1/A₁ Σ [ d_ap² - d_an² + α₁ ]₊  +  1/A₂ Σ [ d_ap² - d_mn² + α₂ ]₊
+
+    with Euclidean distances d, over the mined triplets (a, p, n). Each gets a second negative m,
+    drawn uniformly from the images of neither the anchor's nor the negative's class, by the miner's
+    generator; the paper sums over all of them. A triplet without such an image, as in a batch of
+    two classes, counts in the first term alone. A₁ and A₂ count the active terms, at least 1 each;
+    the paper sums.
+
+    The code of Roth et al., ICML 2020, does not square the distances, averages over all triplets,
+    and takes for m another triplet's *position* as an image, of any class, the anchor's too.
+
+    Args:
+        miner: chooses the triplets, and draws the second negatives.
+        margin_alpha_1: α₁ in units of squared distance, >= 0.
+        margin_alpha_2: α₂ in units of squared distance, >= 0; below α₁ in the paper, where the
+            second constraint only helps the first.
+
+    Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
+    which is 0 without any triplet. Both negatives are references, so that against a memory the
+    second term only pulls.
+    """
+
+    def __init__(
+        self, miner: Miner, *, margin_alpha_1: float = 0.2, margin_alpha_2: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.miner = miner
+        self.margin_alpha_1 = margin_alpha_1
+        self.margin_alpha_2 = margin_alpha_2
+
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
+        anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
+        others = torch.stack((positives, negatives))
+        z, z_labels = (embeds, labels) if references is None else references
+        with torch.no_grad():
+            seconds, found = self._second_negatives(labels[anchors], z_labels[negatives], z_labels)
+            pairs = pair_distances(embeds, references, anchors, others, squared=True)
+            far_pairs = pair_distances(z, None, negatives, seconds[None], squared=True)
+            d2_ap, d2_an = pairs.values
+            (d2_mn,) = far_pairs.values
+            near, slopes_1 = hinge_mean(d2_ap - d2_an + self.margin_alpha_1)
+            violations = torch.where(found, d2_ap - d2_mn + self.margin_alpha_2, 0)
+            far, slopes_2 = hinge_mean(violations)
+            gradient = pairs.gradient(torch.stack((slopes_1 + slopes_2, -slopes_1)))
+            if references is None:
+                gradient += far_pairs.gradient(-slopes_2[None])
+        return with_gradient(near + far, embeds, gradient)
+
+    def _second_negatives(
+        self, first: Tensor, second: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One image for each of T pairs of classes, of neither class.
+
+        In the images sorted by label the two classes are two stretches: a random number counts
+        through the rest, and skips them. That takes O(T) memory, where a mask takes O(T R).
+
+        Args:
+            first, second: (T,) int64 labels, which may be the same.
+            labels: (R,) int64, of the images to draw from.
+
+        Returns:
+            images: (T,) int64 in [0, R), and found: (T,) bool, false where there is no such image
+            (any one is returned then).
+        """
+        ordered, order = labels.sort()
+        low, high = torch.minimum(first, second), torch.maximum(first, second)
+        low_start = torch.searchsorted(ordered, low)
+        low_size = torch.searchsorted(ordered, low, right=True) - low_start
+        high_start = torch.searchsorted(ordered, high)
+        high_size = torch.searchsorted(ordered, high, right=True) - high_start
+        high_size.masked_fill_(low == high, 0)  # one stretch, not two
+
+        rest = len(labels) - low_size - high_size  # (T,)
+        chance = torch.rand(
+            len(rest), device=labels.device, generator=self.miner.generator(labels.device)
+        )
+        places = (chance * rest).long()
+        places += (places >= low_start) * low_size
+        places += (places >= high_start) * high_size
+        return order[places.clamp_(max=len(labels) - 1)], rest > 0

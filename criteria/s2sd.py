@@ -1,0 +1,157 @@
+"""Simultaneous similarity-based self-distillation, S2SD.
+
+Roth, Milbich, Ommer, Cohen and Ghassemi, Simultaneous Similarity-based Self-Distillation for Deep
+Metric Learning, ICML 2021, section 3.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utilities.structures import Batch, Embedding
+
+from .base import Criterion, at_least_float32
+
+
+class S2SD(Criterion):
+    """Trains wider embeddings of the same features beside the embeddings, and distils from them.
+
+        L = 1/2 (L_source(e) + 1/m Σ_i L_target(g_i)) + w/m Σ_i D(e, g_i) + feat_w D(e, φ)
+        D(e, t) = T²/B Σ_a KL( σ(S_t[a]/T) ‖ σ(S_e[a]/T) )
+
+    e are the embeddings; g_i the targets, made of the pooled features φ by a head Linear - ReLU -
+    Linear and normalised; S_t and S_e the (B, B) cosines, with the softmax σ over a row. D moves e
+    alone: its targets are constants. L_target moves the heads and the features under them, and the
+    last term is there with ``feat_distill`` once ``feat_distill_delay`` iterations have passed. At
+    test time the heads are gone.
+
+    With w = 0, the default and that of the commands of Roth et al., CVPR 2022, nothing is distilled
+    from the targets. They still train the features that they share with the embeddings, since
+    L_target is averaged in. The paper's commands have w = 50, target dimensions 512 1024 1536 2048,
+    ``pool_aggr`` and ``feat_distill``.
+
+    Against the paper's code: a child trains at the learning rates of its own that it asks for, an
+    iteration counts only in training, and L_source gets the embeddings as they are, normalised or
+    not, as it would without S2SD.
+
+    Args:
+        embed_dim: D of the embeddings.
+        feature_dim: F of the pooled features.
+        make: builds the loss of a name for embeddings of a dimension, a new one at each call.
+        source: name of L_source.
+        target: name of L_target; one is made for each target, with its own class vectors.
+        T: temperature of the distillation, > 0, in cosine.
+        w: weight of the distillation from the targets.
+        pool_aggr: φ is the sum of the feature map's average and maximum, instead of the features.
+        target_dims: dimension of each target.
+        feat_distill: distil from the features, too.
+        feat_w: weight of the distillation from the features.
+        feat_distill_delay: training iterations before that.
+
+    Shapes: embeds (B, D), features (B, F), feature_map (B, F, h, w), labels (B,) int64; returns a
+    scalar.
+
+    Raises:
+        ValueError: ``source`` or ``target`` is S2SD again or reads more than embeddings and labels,
+            there is no target, or the temperature is not positive.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        feature_dim: int,
+        make: Callable[[str, int], Criterion],
+        *,
+        source: str = "multisimilarity",
+        target: str = "multisimilarity",
+        T: float = 1.0,  # noqa: N803
+        w: float = 0.0,
+        pool_aggr: bool = False,
+        target_dims: Sequence[int] = (1024, 1536, 2048),
+        feat_distill: bool = False,
+        feat_w: float = 50.0,
+        feat_distill_delay: int = 1000,
+    ) -> None:
+        super().__init__()
+        if not T > 0:
+            raise ValueError(f"--loss_s2sd_T {T} is no temperature; use one above 0")
+        if not target_dims or min(target_dims) < 1:
+            dims = " ".join(map(str, target_dims))
+            raise ValueError(
+                f"--loss_s2sd_target_dims {dims} names no target or an empty one; "
+                "use dimensions from 1 on"
+            )
+        self.T = T
+        self.w = w
+        self.pool_aggr = pool_aggr
+        self.feat_distill = feat_distill
+        self.feat_w = feat_w
+        self.feat_distill_delay = feat_distill_delay
+        self.iterations = 0  # a plain integer, so that reading it does not wait for the device
+        self.source = _child(make, "--loss_s2sd_source", source, embed_dim)
+        self.targets = nn.ModuleList(
+            _child(make, "--loss_s2sd_target", target, dim) for dim in target_dims
+        )
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(feature_dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+            for dim in target_dims
+        )
+
+    def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
+        self.check(views, batch)
+        embeds, features, feature_map = views[0]
+        with torch.autocast(embeds.device.type, enabled=False):
+            if self.pool_aggr:
+                feature_map = at_least_float32(feature_map)
+                features = feature_map.mean(dim=(2, 3)) + feature_map.amax(dim=(2, 3))
+            loss = self._loss(at_least_float32(embeds), at_least_float32(features), batch.labels)
+        if self.training:
+            self.iterations += 1
+        return loss
+
+    def _loss(self, embeds: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+        targets = [F.normalize(head(features), dim=1) for head in self.heads]  # (B, t) each
+        losses = [criterion(x, labels) for criterion, x in zip(self.targets, targets, strict=True)]
+        loss = (self.source(embeds, labels) + sum(losses) / len(losses)) / 2
+        teachers = [(self.w / len(targets), target) for target in targets] if self.w else []
+        if self.feat_distill and self.iterations >= self.feat_distill_delay:
+            teachers.append((self.feat_w, features))
+        if teachers:
+            log_q = self._log_softmax(embeds)
+            for weight, teacher in teachers:
+                log_p = self._log_softmax(teacher.detach())
+                kl = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+                loss = loss + weight * self.T**2 * kl
+        return loss
+
+    def _log_softmax(self, embeds: Tensor) -> Tensor:
+        """σ(S[a]/T), in logarithms, of each row of (B, D)."""
+        unit = F.normalize(embeds, dim=1)
+        return (unit @ unit.T / self.T).log_softmax(dim=1)  # (B, B)
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = [{"params": list(self.heads.parameters()), "lr": lr}]
+        for child in (self.source, *self.targets):
+            groups += child.param_groups(lr)
+        return groups
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"iterations": self.iterations}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.iterations = state["iterations"]
+
+
+def _child(make: Callable[[str, int], Criterion], flag: str, name: str, dim: int) -> Criterion:
+    """The loss called ``name`` for embeddings of dimension ``dim``, one that needs nothing else."""
+    if name != "s2sd":  # which would build itself without end
+        child = make(name, dim)
+        if type(child).compute is Criterion.compute:
+            return child
+    raise ValueError(
+        f"{flag} {name} reads more of a batch than one set of embeddings and labels, which is all "
+        "that S2SD has for it; use a loss that needs no more, such as multisimilarity"
+    )

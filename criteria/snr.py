@@ -1,0 +1,74 @@
+"""Signal-to-noise ratio loss.
+
+Yuan, Deng, Tang, Tang and Chen, Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric
+Learning, CVPR 2019, its triplet form.
+"""
+
+import torch
+from torch import Tensor
+
+from batchminer import Miner
+from utilities.structures import References
+
+from .base import PairCriterion
+from .gradient import with_gradient
+from .tuples import hinge_mean, pair_distances
+
+EPS = 1e-12  # added to the signal |a - mean(a)|², which is 0 where all components are equal
+
+
+class SNR(PairCriterion):
+    """A triplet loss whose distance is the noise that turns the anchor into the other image.
+
+        L = 1/A Σ_(a,p,n) [ d(a,p) - d(a,n) + margin ]₊  +  reg_lambda 1/B Σ_i |Σ_k x_ik|
+        d(a,x) = var(a - x) / var(a)
+
+    The variance is over the D components of an embedding, biased or not: it cancels in the ratio.
+    The second term keeps their mean near 0, where the distance is |a - x|² / |a|². A counts the
+    active triplets, at least 1, as in the code of Roth et al., ICML 2020; that code averages the
+    second term over the anchors of the triplets, here it is the batch's mean, and leaves it out
+    under distance mining, here ``reg_lambda`` alone decides.
+
+    Args:
+        miner: chooses the triplets, by Euclidean distance where it uses one.
+        margin: a difference of two ratios, >= 0.
+        reg_lambda: weight of the second term, >= 0.
+
+    Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
+    which is the second term without any triplet.
+    """
+
+    def __init__(self, miner: Miner, *, margin: float = 0.2, reg_lambda: float = 0.005) -> None:
+        super().__init__()
+        self.miner = miner
+        self.margin = margin
+        self.reg_lambda = reg_lambda
+
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
+        anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
+        others = torch.stack((positives, negatives))
+        with torch.no_grad():
+            # Rows less their own mean: D var(x) is their squared length, D var(a - x) the squared
+            # distance of two. The derivative with respect to them is that with respect to the
+            # embeddings, since its rows have mean 0 too.
+            centred = _centred(embeds)
+            if references is not None:
+                references = references._replace(embeds=_centred(references.embeds))
+            pairs = pair_distances(centred, references, anchors, others, squared=True)
+            noise_ap, noise_an = pairs.values
+            signal = centred.square().sum(dim=1).add_(EPS).index_select(0, anchors)  # (T,)
+            ratios = (noise_ap - noise_an) / signal
+            loss, slopes = hinge_mean(ratios + self.margin)
+            slopes /= signal
+            gradient = pairs.gradient(torch.stack((slopes, -slopes)))
+            # dL/dsignal = -slopes ratios, and dsignal/dx = 2 x.
+            falls = signal.new_zeros(len(embeds)).index_add_(0, anchors, slopes * ratios)
+            gradient.addcmul_(falls[:, None], centred, value=-2)
+        regularizer = embeds.sum(dim=1).abs().mean()
+        return with_gradient(loss, embeds, gradient) + self.reg_lambda * regularizer
+
+
+def _centred(embeds: Tensor) -> Tensor:
+    return embeds - embeds.mean(dim=1, keepdim=True)

@@ -1,0 +1,98 @@
+"""Cross-batch memory.
+
+Wang, Zhang, Huang and Scott, Cross-Batch Memory for Embedding Learning, CVPR 2020, section 3.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utilities.structures import References
+
+from .base import Criterion, PairCriterion
+
+
+class CrossBatchMemory(Criterion):
+    """Compares each image also with the images of earlier batches, whose embeddings drift slowly.
+
+        L = L_pair(batch, batch) + weight · L_pair(batch, memory)
+
+    The memory holds the last ``size`` embeddings, without gradient. The first ``start`` iterations,
+    in which embeddings still move fast, do without it and leave only their last batch in it.
+
+    The authors' code stores a batch before it is compared with the memory, so that the pairs within
+    the batch count twice, and drops those of similarity 1 as an image with itself. Here a batch is
+    compared first and stored then: the memory holds other batches only, and duplicates count.
+
+    Args:
+        criterion: L_pair, any loss over pairs.
+        embed_dim: D.
+        size: number of embeddings to keep, of a batch above it the last ones. They take
+            4 · size · D bytes, twice while a new batch is stored.
+        start: number of training iterations before the first that uses the memory.
+        weight: of the loss against the memory.
+
+    Shapes: embeds (B, D), labels (B,) int64; returns a scalar. In eval mode the memory is read and
+    not changed. The state dict holds it and its counters, so that a run resumes exactly.
+
+    Raises:
+        ValueError: ``size`` is below 1.
+    """
+
+    embeds: Tensor
+    labels: Tensor
+
+    def __init__(
+        self,
+        criterion: PairCriterion,
+        embed_dim: int,
+        *,
+        size: int,
+        start: int = 1000,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"--xbm_size {size} holds no embedding; use 1 or more")
+        self.criterion = criterion
+        self.size = size
+        self.start = start
+        self.weight = weight
+        # Oldest first; the last `filled` rows are in use. Both counters are plain integers, so that
+        # reading them does not wait for the device.
+        self.register_buffer("embeds", torch.zeros(size, embed_dim))
+        self.register_buffer("labels", torch.zeros(size, dtype=torch.long))
+        self.filled = 0
+        self.iterations = 0
+
+    def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
+        loss = self.criterion(embeds, labels)
+        if self.filled:
+            used = slice(self.size - self.filled, None)
+            memory = References(self.embeds[used].to(embeds.dtype), self.labels[used])
+            loss = loss + self.weight * self.criterion(embeds, labels, memory)
+        if self.training:
+            self.iterations += 1
+            if self.iterations >= self.start:
+                self._store(embeds.detach(), labels)
+        return loss
+
+    def _store(self, embeds: Tensor, labels: Tensor) -> None:
+        """Append a batch and drop the oldest embeddings.
+
+        New tensors instead of a ring that is written in place: the backward pass of this iteration
+        still reads the old ones.
+        """
+        self.embeds = torch.cat([self.embeds, embeds.to(self.embeds.dtype)])[-self.size :]
+        self.labels = torch.cat([self.labels, labels])[-self.size :]
+        self.filled = min(self.filled + len(labels), self.size)
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        return self.criterion.param_groups(lr)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"filled": self.filled, "iterations": self.iterations}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.filled, self.iterations = state["filled"], state["iterations"]
