@@ -8,9 +8,11 @@ it pulls the similarities of a batch's images toward those of their words: L = L
 """
 
 import parameters
+from utilities.finished import exit_if_finished
 
-if __name__ == "__main__":
-    parameters.parse()  # --help and a wrong flag are answered before the seconds that torch takes
+if __name__ == "__main__":  # --help, a wrong flag and a finished run need not wait for torch
+    asked = parameters.parse()
+    exit_if_finished(vars(asked), parameters.run_name(asked))
 
 import argparse
 import hashlib
@@ -34,7 +36,7 @@ import evaluation
 import language
 import metrics
 from datasets import Data, ImageSet
-from evaluation import Scores
+from evaluation import Features, Scores
 from language import LanguageGuide
 from utilities import checkpoint, log, optimization
 from utilities.files import cache_folder
@@ -43,7 +45,7 @@ from utilities.precision import half_precision
 from utilities.progress import Progress
 from utilities.recorder import Recorder
 from utilities.run_folder import RunFolder
-from utilities.seeding import seed_everything
+from utilities.seeding import derive, seed_everything
 from utilities.structures import Batch
 from utilities.timing import peak_memory_mb
 
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """
     start = time.perf_counter()
     args = parameters.parse(argv)
+    exit_if_finished(vars(args), parameters.run_name(args))
     keep_freed_memory()
     log.set_up()
     seed_everything(args.seed)
@@ -85,7 +88,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     sampler = datasampler.build(args, data.train, neighbour_words(args, data.train, device))
     miner = batchminer.build(args)
     criterion = criteria.build(
-        args, n_classes=data.train.n_classes, embed_dim=args.embed_dim, miner=miner
+        args,
+        n_classes=data.train.n_classes,
+        embed_dim=args.embed_dim,
+        feature_dim=embedder.feature_dim,
+        miner=miner,
     ).to(device)
     distill = criteria.build_distillation(args)
 
@@ -112,7 +119,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     words = evaluation_words(args, sets, device)
     evaluate = evaluation.build(args, embedder, sets, middle, words, device)
 
-    run = RunFolder.create(Path(args.save_path), args.dataset, run_name(args))
+    def embed(images: ImageSet) -> Features:
+        """The embeddings of a set as the embedder stands, for a sampler or a miner that learns."""
+        return evaluation.extract(
+            embedder,
+            images,
+            middle,
+            bs=args.bs,
+            workers=args.kernels,
+            device=device,
+            autocast=args.use_float16,
+        )
+
+    rewarding = miner_feedback(args, data) if miner.adapt_every else None
+
+    run = RunFolder.create(Path(args.save_path), args.dataset, parameters.run_name(args))
     log.set_up(run.log_file)
     run.write_config(vars(args), device)
     wandb = log.start_wandb(
@@ -136,11 +157,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     scores = dict(untrained)
     recorder.record(0, untrained)
     iteration = 0
+    adapted: dict[str, float] = {}
     for epoch in range(1, args.n_epochs + 1):
+        if sampler.due(epoch):
+            sampler.refresh(*embed(data.train)[::2])
         embedder.train()
         embedder.train_backbone(epoch > args.warmup)
         progress = Progress(batches, f"epoch {epoch}/{args.n_epochs}")
         for batch in progress:
+            if rewarding is not None and iteration % miner.adapt_every == 0:
+                seen = embed(rewarding)
+                adapted = miner.adapt(seen.embeds, seen.labels)
             batch = batch.to(device)
             with torch.autocast(device.type, dtype=half, enabled=args.use_float16):
                 views = [embedder(view) for view in batch.views]
@@ -158,10 +185,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             scaler.step(optimizer)
             scaler.update()
             iteration += 1
+            sampler.observe(batch.rows, views[0].embeds)
             progress.count(len(batch.labels), loss=loss, **terms)
         scheduler.step()
 
         scores = {f"train/{name}": value for name, value in progress.averages().items()}
+        scores |= {f"miner/{name}": value for name, value in adapted.items()}
         if epoch % args.evaluate_every == 0 or epoch == args.n_epochs:
             measured = evaluate()
             scores |= measured
@@ -235,6 +264,15 @@ def neighbour_words(
     return language.class_word_embeds(encoder, train.class_names, args.language_prompt)
 
 
+def miner_feedback(args: argparse.Namespace, data: Data) -> ImageSet:
+    """The validation images that reward a miner: a fixed draw, so that rewards can be compared."""
+    assert data.val is not None  # parameters.check sees to it
+    draw = torch.randperm(
+        len(data.val), generator=torch.Generator().manual_seed(derive(args.seed, "miner_feedback"))
+    )
+    return data.val.subset(draw[: args.feedback_images].sort().values.numpy(), "feedback")
+
+
 # --------------------------------------------------------------------------------------------------
 # Evaluation
 # --------------------------------------------------------------------------------------------------
@@ -268,11 +306,6 @@ def evaluation_words(
 # --------------------------------------------------------------------------------------------------
 # What a run says
 # --------------------------------------------------------------------------------------------------
-def run_name(args: argparse.Namespace) -> str:
-    """``--savename``, or the group and the seed."""
-    return f"{args.group}_s{args.seed}" if args.savename == "group_plus_seed" else args.savename
-
-
 def summary(
     args: argparse.Namespace,
     data: Data,

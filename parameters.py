@@ -14,9 +14,24 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 
-LOSSES = ("margin", "multisimilarity", "triplet")
-MINERS = ("distance", "random", "semihard")
-SAMPLERS = ("class_random", "class_related", "random")
+LOSSES = (
+    "angular", "arcface", "circle", "contrastive", "cosface", "histogram", "lifted", "margin",
+    "multisimilarity", "npair", "oproxy", "proxynca", "proxynca_pp", "quadruplet", "s2sd",
+    "smooth_ap", "snr", "softmax", "softtriplet", "subcenter_arcface", "supcon", "triplet",
+)  # fmt: skip
+PAIR_LOSSES = (  # compare images with images, and so with a memory of them too
+    "angular", "circle", "contrastive", "histogram", "lifted", "margin", "multisimilarity", "npair",
+    "quadruplet", "smooth_ap", "snr", "supcon", "triplet",
+)  # fmt: skip
+MINED_LOSSES = ("contrastive", "margin", "quadruplet", "snr", "triplet")  # of a miner's triplets
+MINERS = (
+    "distance", "hard", "intra_random", "lifted", "multisimilarity", "npair", "parametric",
+    "random", "random_distance", "rho_distance", "semihard", "softhard",
+)  # fmt: skip
+SAMPLERS = (
+    "class_random", "class_related", "d2_coreset", "disthist_batchmatch", "fid_batchmatch",
+    "greedy_coreset", "random",
+)  # fmt: skip
 AUGMENTATIONS = ("base", "adv", "big")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULERS = ("step", "cosine", "none")
@@ -44,6 +59,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def run_name(args: argparse.Namespace) -> str:
+    """``--savename``, or the group and the seed."""
+    return f"{args.group}_s{args.seed}" if args.savename == "group_plus_seed" else args.savename
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all groups of flags."""
     parser = argparse.ArgumentParser(
@@ -59,6 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     batch_creation_parameters(parser)
     batchmining_parameters(parser)
     loss_parameters(parser)
+    class_vector_loss_parameters(parser)
+    s2sd_parameters(parser)
     language_guidance_parameters(parser)
     evaluation_parameters(parser)
     wandb_parameters(parser)
@@ -108,6 +130,38 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             f"--loss_margin_nu {args.loss_margin_nu:g} regularises a boundary that "
             "--loss_margin_beta_constant keeps; drop one of them"
         )
+    if args.xbm_size and args.loss not in PAIR_LOSSES:
+        parser.error(
+            f"--xbm_size {args.xbm_size} keeps images to compare with, --loss {args.loss} compares "
+            f"with none; use one of {', '.join(PAIR_LOSSES)}"
+        )
+    stored = args.data_sampler.endswith(("_coreset", "_batchmatch"))
+    if stored and args.data_batchmatch_bigbs < args.bs:
+        parser.error(
+            f"--data_batchmatch_bigbs {args.data_batchmatch_bigbs} images hold no batch of --bs "
+            f"{args.bs}; use --data_batchmatch_bigbs {args.bs} or more"
+        )
+    if args.data_mb_mom != -1 and not 0 <= args.data_mb_mom < 1:
+        parser.error(
+            f"--data_mb_mom {args.data_mb_mom:g} is no share of the old embedding; use one from 0 "
+            "to below 1, or -1 for none"
+        )
+    if args.data_sampler_lowproj_dim == 0:
+        parser.error("--data_sampler_lowproj_dim 0 leaves no dimension; use -1 for no projection")
+    if args.batch_mining == "parametric":
+        losses = {args.loss}
+        if args.loss == "s2sd":
+            losses = {args.loss_s2sd_source, args.loss_s2sd_target}
+        if not losses & set(MINED_LOSSES):
+            parser.error(
+                f"--batch_mining parametric learns to mine, --loss {args.loss} mines nothing; use "
+                f"one of {', '.join(MINED_LOSSES)}"
+            )
+        if not args.use_tv_split:
+            parser.error(
+                "--batch_mining parametric is rewarded by validation images; hold some out with "
+                "--use_tv_split"
+            )
     if args.log_online and args.wandb_mode == "disabled":
         args.wandb_mode = "online"
     if args.savename == "":
@@ -198,6 +252,11 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
         default="group_plus_seed",
         help="the run's name; group_plus_seed makes it from --group and --seed",
     )
+    add(
+        "--skip_finished",
+        action="store_true",
+        help="do nothing if a run of that name and these flags is finished; for scripts",
+    )
     add("--seed", type=natural, default=0, help="seeds weights, batches, augmentation and splits")
     add("--gpu", type=natural, default=0, help="CUDA device; without CUDA the CPU is used")
     add(
@@ -275,15 +334,68 @@ def batch_creation_parameters(parser: argparse.ArgumentParser) -> None:
         "--data_sampler",
         type=one_of(*SAMPLERS),
         default="class_random",
-        help="class_random (classes at random), class_related (classes come with their nearest"
-        " by words), random",
+        help=", ".join(SAMPLERS) + "; docs/objectives.md tells them apart",
     )
     add("--samples_per_class", type=count, default=2, help="images of each class in a batch")
     add(
         "--data_related_classes",
         type=count,
         default=4,
-        help="class_related: classes per group of neighbours",
+        help="class_related: classes per group of neighbours by words",
+    )
+    add(
+        "--data_store_every",
+        type=natural,
+        default=1,
+        help="coreset and batchmatch samplers: epochs between embedding the whole training set "
+        "anew; 0: only before the first epoch",
+    )
+    add(
+        "--data_mb_mom",
+        type=number(low=-1, high=1),
+        default=-1.0,
+        help="share of the old embedding that stays when a batch's enter the store; -1: none",
+    )
+    add(
+        "--data_sampler_lowproj_dim",
+        type=number(int, low=-1),
+        default=-1,
+        help="dimensions that the store is projected to at random; -1: no projection",
+    )
+    add(
+        "--data_sim_measure",
+        type=one_of("euclidean", "cosine"),
+        default="euclidean",
+        help="coreset and batchmatch samplers: distance between embeddings, euclidean or cosine",
+    )
+    add(
+        "--data_batchmatch_bigbs",
+        type=count,
+        default=512,
+        help="images in the big batch that a sampler looks at before it chooses",
+    )
+    add(
+        "--data_batchmatch_ncomps",
+        type=count,
+        default=10,
+        help="batchmatch: candidate batches that are compared for each batch",
+    )
+    add(
+        "--data_d2_coreset_lambda",
+        type=nonnegative,
+        default=1.0,
+        help="d2_coreset: exponent of the squared distances; 0: density alone",
+    )
+    add(
+        "--data_gc_coreset_lim",
+        type=nonnegative,
+        default=1e-9,
+        help="greedy_coreset: squared distance up to which an image counts as covered",
+    )
+    add(
+        "--data_gc_softened",
+        action="store_true",
+        help="greedy_coreset: draw among the farthest 3 %% instead of taking the farthest",
     )
 
 
@@ -294,19 +406,26 @@ def batchmining_parameters(parser: argparse.ArgumentParser) -> None:
         "--batch_mining",
         type=one_of(*MINERS),
         default="distance",
-        help=", ".join(MINERS) + "; used by margin and triplet",
+        help=", ".join(MINERS) + "; used by " + ", ".join(MINED_LOSSES),
     )
+    for name in ("distance", "rho_distance", "random_distance"):
+        add(
+            f"--miner_{name}_lower_cutoff",
+            type=nonnegative,
+            default=0.5,
+            help="Euclidean distance under which all negatives weigh the same",
+        )
+        add(
+            f"--miner_{name}_upper_cutoff",
+            type=nonnegative,
+            default=1.4,
+            help="Euclidean distance beyond which no negative is drawn",
+        )
     add(
-        "--miner_distance_lower_cutoff",
-        type=nonnegative,
-        default=0.5,
-        help="Euclidean distance under which all negatives weigh the same",
-    )
-    add(
-        "--miner_distance_upper_cutoff",
-        type=nonnegative,
-        default=1.4,
-        help="Euclidean distance beyond which no negative is drawn",
+        "--miner_rho_distance_cp",
+        type=number(low=0, high=1),
+        default=0.2,
+        help="probability that an image of the anchor's class takes the negative's place",
     )
     add(
         "--miner_semihard_margin",
@@ -314,12 +433,70 @@ def batchmining_parameters(parser: argparse.ArgumentParser) -> None:
         default=0.2,
         help="a semihard negative is farther than the positive by less than this",
     )
+    add(
+        "--miner_multisimilarity_margin",
+        type=float,
+        default=0.1,
+        help="cosine by which a pair may miss its hardest counterpart and still count",
+    )
+    add(
+        "--miner_parametric_every",
+        type=count,
+        default=30,
+        help="iterations from one adaptation of the policy to the next",
+    )
+    add(
+        "--feedback_images",
+        type=count,
+        default=1000,
+        help="validation images that reward the policy, at most",
+    )
+    add(
+        "--miner_parametric_bins",
+        type=count,
+        default=30,
+        help="bins of distance that negatives are drawn from",
+    )
+    add("--miner_parametric_lower", type=nonnegative, default=0.1, help="distance of the first bin")
+    add(
+        "--miner_parametric_upper",
+        type=positive,
+        default=1.4,
+        help="distance where the last bin ends",
+    )
+    add(
+        "--miner_parametric_lr",
+        type=nonnegative,
+        default=1e-3,
+        help="learning rate of the policy; 0 leaves it at random",
+    )
+    add(
+        "--miner_parametric_init",
+        type=one_of("low", "uniform"),
+        default="low",
+        help="first distribution: low (distances 0.3 to 0.7) or uniform over the bins",
+    )
 
 
 def loss_parameters(parser: argparse.ArgumentParser) -> None:
     """The metric-learning objective."""
     add = parser.add_argument_group("loss").add_argument
     add("--loss", type=one_of(*LOSSES), default="margin", help=", ".join(LOSSES))
+
+    add(
+        "--xbm_size",
+        type=natural,
+        default=0,
+        help="cross-batch memory: embeddings of earlier batches that a pair loss also compares "
+        "with; 0: no memory",
+    )
+    add(
+        "--xbm_start",
+        type=natural,
+        default=1000,
+        help="iterations before the memory is used; the embeddings move less by then",
+    )
+    add("--xbm_weight", type=nonnegative, default=1.0, help="weight of the loss over the memory")
 
     add("--loss_margin_margin", type=nonnegative, default=0.2, help="Wu et al. 2017, alpha")
     add(
@@ -378,6 +555,284 @@ def loss_parameters(parser: argparse.ArgumentParser) -> None:
         "--loss_multisimilarity_released",
         action="store_true",
         help="the form of the released code, which the published guidance weights were tuned with",
+    )
+
+    add(
+        "--loss_contrastive_pos_margin",
+        type=nonnegative,
+        default=0.0,
+        help="distance up to which positives do not pull",
+    )
+    add(
+        "--loss_contrastive_neg_margin",
+        type=nonnegative,
+        default=1.0,
+        help="distance from which negatives do not push",
+    )
+
+    add(
+        "--loss_quadruplet_margin_alpha_1",
+        type=nonnegative,
+        default=0.2,
+        help="margin of the triplet term, squared distance",
+    )
+    add(
+        "--loss_quadruplet_margin_alpha_2",
+        type=nonnegative,
+        default=0.2,
+        help="margin of the term between two negatives, squared distance",
+    )
+
+    add(
+        "--loss_snr_margin",
+        type=nonnegative,
+        default=0.2,
+        help="margin on the noise-to-signal ratio",
+    )
+    add(
+        "--loss_snr_reg_lambda",
+        type=nonnegative,
+        default=0.005,
+        help="weight of the embeddings' mean, which should be zero",
+    )
+
+    add(
+        "--loss_npair_l2",
+        type=nonnegative,
+        default=0.005,
+        help="weight of the embeddings' mean squared length",
+    )
+
+    add(
+        "--loss_angular_alpha",
+        type=number(low=0, high=70, above=True),
+        default=45.0,
+        help="bound on the angle at the negative, degrees",
+    )
+    add(
+        "--loss_angular_npair_ang_weight",
+        type=nonnegative,
+        default=2.0,
+        help="weight of the angular term beside the N-pair term",
+    )
+    add(
+        "--loss_angular_npair_l2",
+        type=nonnegative,
+        default=0.005,
+        help="weight of the embeddings' mean squared length",
+    )
+
+    add(
+        "--loss_lifted_neg_margin",
+        type=nonnegative,
+        default=1.0,
+        help="margin on Euclidean distances",
+    )
+    add(
+        "--loss_lifted_l2",
+        type=nonnegative,
+        default=0.005,
+        help="weight of the embeddings' mean squared length",
+    )
+
+    add("--loss_supcon_temperature", type=positive, default=0.1, help="of the softmax over cosines")
+
+    add("--loss_circle_margin", type=float, default=0.25, help="relaxation m, cosine")
+    add("--loss_circle_gamma", type=positive, default=80.0, help="scale, an inverse temperature")
+
+    add(
+        "--loss_histogram_nbins",
+        type=number(int, low=3),
+        default=65,
+        help="nodes of the histograms over cosine",
+    )
+
+    add(
+        "--loss_smooth_ap_temperature",
+        type=positive,
+        default=0.01,
+        help="of the sigmoid that stands for a comparison, cosine",
+    )
+
+
+def class_vector_loss_parameters(parser: argparse.ArgumentParser) -> None:
+    """Objectives that compare images with one or more learned vectors per class."""
+    add = parser.add_argument_group("losses with class vectors").add_argument
+    add(
+        "--loss_softmax_lr",
+        type=nonnegative,
+        default=1e-5,
+        help="learning rate of the class vectors",
+    )
+    add(
+        "--loss_softmax_temperature",
+        type=positive,
+        default=0.05,
+        help="of the softmax over cosines",
+    )
+
+    add(
+        "--loss_arcface_lr",
+        type=nonnegative,
+        default=5e-4,
+        help="learning rate of the class vectors",
+    )
+    add(
+        "--loss_arcface_angular_margin",
+        type=number(low=0, high=math.pi / 2),
+        default=0.5,
+        help="added to the angle of the own class, radians",
+    )
+    add("--loss_arcface_feature_scale", type=positive, default=16.0, help="scale of the cosines")
+
+    add(
+        "--loss_cosface_lr",
+        type=nonnegative,
+        default=5e-4,
+        help="learning rate of the class vectors",
+    )
+    add(
+        "--loss_cosface_margin",
+        type=nonnegative,
+        default=0.35,
+        help="taken from the cosine of the own class",
+    )
+    add("--loss_cosface_feature_scale", type=positive, default=16.0, help="scale of the cosines")
+
+    add(
+        "--loss_subcenter_arcface_lr",
+        type=nonnegative,
+        default=5e-4,
+        help="learning rate of the class vectors",
+    )
+    add(
+        "--loss_subcenter_arcface_angular_margin",
+        type=number(low=0, high=math.pi / 2),
+        default=0.5,
+        help="added to the angle of the own class, radians",
+    )
+    add(
+        "--loss_subcenter_arcface_feature_scale",
+        type=positive,
+        default=16.0,
+        help="scale of the cosines",
+    )
+    add("--loss_subcenter_arcface_n_subcenters", type=count, default=3, help="vectors per class")
+
+    add(
+        "--loss_oproxy_mode",
+        type=one_of("anchor", "nca"),
+        default="anchor",
+        help="anchor: over the images of each proxy, Kim et al. 2020; nca: over the proxies of "
+        "each image, as released",
+    )
+    add(
+        "--loss_oproxy_lrmulti",
+        type=nonnegative,
+        default=2000.0,
+        help="learning rate of the proxies, in --lr",
+    )
+    add("--loss_oproxy_pos_alpha", type=positive, default=32.0, help="scale of the positives")
+    add("--loss_oproxy_neg_alpha", type=positive, default=32.0, help="scale of the negatives")
+    add("--loss_oproxy_pos_delta", type=float, default=0.1, help="margin of the positives, cosine")
+    add("--loss_oproxy_neg_delta", type=float, default=-0.1, help="margin of the negatives, cosine")
+
+    add(
+        "--loss_proxynca_lrmulti",
+        type=nonnegative,
+        default=50.0,
+        help="learning rate of the proxies, in --lr",
+    )
+
+    add(
+        "--loss_proxynca_pp_lrmulti",
+        type=nonnegative,
+        default=50.0,
+        help="learning rate of the proxies, in --lr",
+    )
+    add(
+        "--loss_proxynca_pp_temperature",
+        type=positive,
+        default=0.11,
+        help="of the softmax over squared distances",
+    )
+
+    add("--loss_softtriplet_n_centroids", type=count, default=2, help="centres per class")
+    add(
+        "--loss_softtriplet_margin_delta",
+        type=float,
+        default=0.01,
+        help="margin of the own class, cosine",
+    )
+    add(
+        "--loss_softtriplet_gamma",
+        type=positive,
+        default=0.1,
+        help="temperature of the softmax over the centres of a class",
+    )
+    add(
+        "--loss_softtriplet_lambda",
+        dest="loss_softtriplet_lambda_",
+        type=positive,
+        default=8.0,
+        help="scale of the similarities",
+    )
+    add(
+        "--loss_softtriplet_reg_weight",
+        type=nonnegative,
+        default=0.2,
+        help="weight that pulls a class's centres together",
+    )
+    add(
+        "--loss_softtriplet_lrmulti",
+        type=nonnegative,
+        default=1.0,
+        help="learning rate of the centres, in --lr",
+    )
+
+
+def s2sd_parameters(parser: argparse.ArgumentParser) -> None:
+    """Self-distillation from branches of more dimensions, Roth et al., ICML 2021."""
+    add = parser.add_argument_group("s2sd").add_argument
+    others = [name for name in LOSSES if name != "s2sd"]
+    add(
+        "--loss_s2sd_source",
+        type=one_of(*others),
+        default="multisimilarity",
+        help="objective of the embeddings; its own flags apply",
+    )
+    add(
+        "--loss_s2sd_target",
+        type=one_of(*others),
+        default="multisimilarity",
+        help="objective of each target branch; its own flags apply",
+    )
+    add("--loss_s2sd_T", type=positive, default=1.0, help="temperature of the distillation")
+    add(
+        "--loss_s2sd_w",
+        type=nonnegative,
+        default=0.0,
+        help="weight of the distillation from the target branches",
+    )
+    add(
+        "--loss_s2sd_pool_aggr",
+        action="store_true",
+        help="the branches read average + maximum pooled features",
+    )
+    add(
+        "--loss_s2sd_target_dims",
+        type=count,
+        nargs="+",
+        default=(1024, 1536, 2048),
+        help="dimensions of the target branches",
+    )
+    add("--loss_s2sd_feat_distill", action="store_true", help="distil from the pooled features too")
+    add("--loss_s2sd_feat_w", type=nonnegative, default=50.0, help="weight of that distillation")
+    add(
+        "--loss_s2sd_feat_distill_delay",
+        type=natural,
+        default=1000,
+        help="iterations before it starts",
     )
 
 

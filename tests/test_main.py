@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import main
+import parameters
 from utilities import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,45 @@ def test_a_run_leaves_all_that_it_promises(source, tmp_path, caplog):
     assert recalls[best_epoch] == max(recalls[1:])
     assert f"run folder: {folder}" in caplog.text
     assert "0 images" not in caplog.text and "24 images of 4 classes" in caplog.text
+
+
+def short(source, save_path, *more):
+    """One epoch of three batches."""
+    measured = ("--no_train_metrics", "--evaluation_metrics", "e_recall@1")
+    return flags(source, save_path, "--n_epochs", "1", *measured, *more)
+
+
+@pytest.mark.parametrize("loss", parameters.LOSSES)
+def test_every_objective_trains_under_guidance(source, tmp_path, loss):
+    scores = main.main(short(source, tmp_path, "--loss", loss, "--language_distill_w", "7.5"))
+    assert np.isfinite(scores["train/loss_dml"])
+    assert scores["train/loss_match"] > 0
+
+
+@pytest.mark.parametrize("sampler", parameters.SAMPLERS)
+def test_every_sampler_feeds_a_guided_run(source, tmp_path, sampler):
+    more = ("--data_sampler", sampler, "--data_batchmatch_bigbs", "16", "--n_epochs", "2")
+    scores = main.main(short(source, tmp_path, *more, "--language_distill_w", "7.5"))
+    assert np.isfinite(scores["train/loss_dml"])
+    assert scores["train/loss_match"] > 0
+
+
+@pytest.mark.parametrize("miner", parameters.MINERS)
+def test_every_miner_mines(source, tmp_path, miner):
+    more = ("--loss", "margin", "--batch_mining", miner)
+    if miner == "parametric":
+        more += ("--use_tv_split", "--tv_split_perc", "0.5", "--bs", "4")
+        more += ("--miner_parametric_every", "2")
+    scores = main.main(short(source, tmp_path, *more))
+    assert np.isfinite(scores["train/loss_dml"])
+
+
+def test_a_memory_of_earlier_batches(source, tmp_path):
+    more = ("--loss", "supcon", "--xbm_size", "16", "--xbm_start", "1")
+    scores = main.main(short(source, tmp_path, *more))
+    assert np.isfinite(scores["train/loss_dml"])
+    kept = checkpoint.load(tmp_path / "animals" / "default_s0" / "last.pt")
+    assert any(part.shape == (16, 16) for part in kept["criterion"].values() if part is not None)
 
 
 def test_the_same_flags_give_the_same_numbers(source, tmp_path):
