@@ -7,13 +7,17 @@
 #         emoji_validation  how its weight, temperature and shift were chosen: on held-out
 #                   training classes, seed 0
 #         emoji_long        the same words at twice the length and a constant rate, seed 0
-#         cub200    the published multisimilarity runs on CUB200-2011, Roth et al., CVPR 2022
+#         league    every objective with and without class names, seed 0, 3.5 minutes on one
+#                   core each; LOSSES="circle supcon" takes these alone
+#         cub200    the published runs on CUB200-2011, multisimilarity and S2SD, Roth et al., CVPR 2022
 #         cars196   the same on CARS196
 # SEED    0 1 2 for emoji unless given; the published seed of each row for the others
 # FLAG    added to every command, such as --source_path data --log_online
 #
-# Environment: PYTHON is the interpreter (default .venv/bin/python); DRY_RUN=1 prints the commands
-# and runs none.
+# Runs that are finished are skipped, so that the same command goes on where it was stopped.
+#
+# Environment: PYTHON is the interpreter (default .venv/bin/python); JOBS=2 runs two at a time with
+# an equal share of the cores; DRY_RUN=1 prints the commands and runs none.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -30,12 +34,27 @@ done
 extra=("$@")
 python=${PYTHON:-.venv/bin/python}
 
+pids=()
+jobs=${JOBS:-1}
+if [ "$jobs" -gt 1 ]; then
+    cores=$("$python" -c 'import os; print(os.cpu_count())')
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
+fi
+
 run() { # NAME FLAG...: one run of main.py; NAME is its W&B group and, with the seed, its folder
-    local command=("$python" main.py --group "$@" ${extra[@]+"${extra[@]}"})
+    local command=("$python" main.py --skip_finished --group "$@" ${extra[@]+"${extra[@]}"})
     printf '+ '
     printf '%q ' "${command[@]}"
     printf '\n'
-    [ -n "${DRY_RUN:-}" ] || "${command[@]}"
+    if [ -n "${DRY_RUN:-}" ]; then
+        return
+    elif [ "$jobs" -eq 1 ]; then
+        "${command[@]}"
+    else
+        while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do sleep 1; done
+        "${command[@]}" &
+        pids+=($!)
+    fi
 }
 
 emoji() {
@@ -82,29 +101,65 @@ emoji_long() {
     done
 }
 
-# DATASET DIM SEED EPOCHS BS WEIGHT: guided by pseudolabels, with the loss as released, which the
-# published weights were tuned with.
+league() {
+    local all=(angular arcface circle contrastive cosface histogram lifted margin multisimilarity
+        npair oproxy proxynca proxynca_pp quadruplet s2sd smooth_ap snr softmax softtriplet
+        subcenter_arcface supcon triplet)
+    local losses=(${LOSSES:-${all[@]}}) seed loss flags
+    [ ${#seeds[@]} -gt 0 ] || seeds=(0)
+    for seed in "${seeds[@]}"; do
+        for loss in "${losses[@]}"; do
+            flags=(--dataset emoji --loss "$loss" --n_epochs 3 --scheduler cosine
+                --evaluate_every 3 --no_train_metrics --seed "$seed")
+            # At the published rates class vectors hardly move in 147 steps: all get 1e-2.
+            case "$loss" in
+                softmax | arcface | cosface | subcenter_arcface)
+                    flags+=("--loss_${loss}_lr" 1e-2)
+                    ;;
+                oproxy | proxynca | proxynca_pp | softtriplet)
+                    flags+=("--loss_${loss}_lrmulti" 33.3)
+                    ;;
+            esac
+            run "league_$loss" "${flags[@]}"
+            run "league_${loss}_guided" "${flags[@]}" --language_distill_w 7.5 \
+                --language_shift 0 --language_prompt '{}'
+        done
+    done
+}
+
+# DATASET DIM SEED EPOCHS BS WEIGHT [FEAT_W]: guided by pseudolabels, with multisimilarity as
+# released, which the published weights were tuned with; S2SD over it where FEAT_W is given.
 published() {
-    local dataset=$1 dim=$2 seed=$3 epochs=$4 bs=$5 weight=$6
+    local dataset=$1 dim=$2 seed=$3 epochs=$4 bs=$5 weight=$6 feat_w=${7:-} loss=multisimilarity
     local flags=(--dataset "$dataset" --embed_dim "$dim" --n_epochs "$epochs" --tau "$epochs"
-        --gamma 1 --bs "$bs" --samples_per_class 2 --loss multisimilarity
-        --loss_multisimilarity_released --arch resnet50_frozen_normalize --no_train_metrics
+        --gamma 1 --bs "$bs" --samples_per_class 2 --loss_multisimilarity_released
+        --arch resnet50_frozen_normalize --no_train_metrics
         --language_distill_w "$weight" --language_pseudoclass)
+    if [ -n "$feat_w" ]; then
+        loss=s2sd
+        flags+=(--loss_s2sd_source multisimilarity --loss_s2sd_target multisimilarity
+            --loss_s2sd_pool_aggr --loss_s2sd_feat_distill --loss_s2sd_feat_w "$feat_w"
+            --loss_s2sd_feat_distill_delay 0)
+    fi
     local s
     for s in "${seeds[@]:-$seed}"; do
-        run "${dataset}_${dim}_multisimilarity_pseudolabels" "${flags[@]}" --seed "$s"
+        run "${dataset}_${dim}_${loss}_pseudolabels" --loss "$loss" "${flags[@]}" --seed "$s"
     done
 }
 
 case "$group" in
-    emoji | emoji_validation | emoji_long) "$group" ;;
+    emoji | emoji_validation | emoji_long | league) "$group" ;;
     cub200)
         published cub200 128 2 200 90 7.5
+        published cub200 128 2 300 108 1.5 125
         published cub200 512 0 150 90 10
+        published cub200 512 0 250 108 2 60
         ;;
     cars196)
         published cars196 128 1 250 108 6
+        published cars196 128 0 250 108 2.5 50
         published cars196 512 0 250 108 5.5
+        published cars196 512 0 300 108 2 40
         ;;
     *)
         usage
@@ -112,3 +167,7 @@ case "$group" in
         exit 2
         ;;
 esac
+
+status=0
+for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" || status=1; done
+exit "$status"

@@ -33,7 +33,17 @@ def test_links_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("group", ["emoji", "emoji_validation", "emoji_long", "cub200", "cars196"])
+ROWS = {
+    "emoji": 4,
+    "emoji_validation": 6,
+    "emoji_long": 2,
+    "league": 2 * len(parameters.LOSSES),
+    "cub200": 4,
+    "cars196": 4,
+}
+
+
+@pytest.mark.parametrize("group", ROWS)
 def test_benchmark_commands_parse(group):
     """Every command of the script, with its quoting, is one that main.py accepts."""
     done = subprocess.run(
@@ -45,10 +55,45 @@ def test_benchmark_commands_parse(group):
     for command in commands:
         args = parameters.parse(command)
         assert args.seed == 7 and args.lr == 1e-5 and args.group not in names
-        assert args.dataset == group.partition("_")[0]
+        assert args.dataset == {"league": "emoji"}.get(group, group.partition("_")[0])
+        assert args.skip_finished
         names.add(args.group)
-    rows = {"emoji": 4, "emoji_validation": 6, "emoji_long": 2, "cub200": 2, "cars196": 2}
-    assert len(names) == rows[group]
+    assert len(names) == ROWS[group]
+
+
+def test_the_league_has_every_loss_with_and_without_words():
+    done = subprocess.run(
+        ["bash", "language_guidance_benchmark_runs.sh", "league"],
+        cwd=ROOT, env=os.environ | {"DRY_RUN": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    runs = [parameters.parse(shlex.split(line)[3:]) for line in done.stdout.splitlines()]
+    named = [(run.loss, run.language_distill_w, run.group) for run in runs]
+    expected = [
+        row
+        for loss in parameters.LOSSES
+        for row in ((loss, 0.0, f"league_{loss}"), (loss, 7.5, f"league_{loss}_guided"))
+    ]
+    assert named == expected
+
+
+def test_parallel_runs_of_the_script_fail_where_one_fails(tmp_path):
+    """JOBS=2 runs all of them, and its status says that one did not succeed."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text(
+        '#!/bin/sh\ncase "$*" in\n-c*) echo 2 ;;\n'
+        f'*) echo "$OMP_NUM_THREADS $*" >> {tmp_path}/ran\n'
+        '   case "$*" in *_guided*) exit 1 ;; esac ;;\nesac\n'
+    )
+    interpreter.chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    environment |= {"PYTHON": str(interpreter), "JOBS": "2", "LOSSES": "circle supcon"}
+    done = subprocess.run(
+        ["bash", "language_guidance_benchmark_runs.sh", "league"],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert len(ran) == 4 and all(line.startswith("1 main.py") for line in ran)
+    assert done.returncode == 1
 
 
 def test_unknown_benchmark_group_is_refused():
