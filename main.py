@@ -160,7 +160,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     adapted: dict[str, float] = {}
     for epoch in range(1, args.n_epochs + 1):
         if sampler.due(epoch):
-            sampler.refresh(*embed(data.train)[::2])
+            seen = embed(data.train)
+            sampler.refresh(seen.embeds, seen.rows)
         embedder.train()
         embedder.train_backbone(epoch > args.warmup)
         progress = Progress(batches, f"epoch {epoch}/{args.n_epochs}")

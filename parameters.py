@@ -135,6 +135,12 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             f"--xbm_size {args.xbm_size} keeps images to compare with, --loss {args.loss} compares "
             f"with none; use one of {', '.join(PAIR_LOSSES)}"
         )
+    by_class = args.data_sampler != "random"
+    if args.loss in PAIR_LOSSES and by_class and args.samples_per_class < 2 and not args.xbm_size:
+        parser.error(
+            f"--loss {args.loss} compares images of one class, --samples_per_class "
+            f"{args.samples_per_class} puts one of each in a batch; use 2 or more"
+        )
     stored = args.data_sampler.endswith(("_coreset", "_batchmatch"))
     if stored and args.data_batchmatch_bigbs < args.bs:
         parser.error(

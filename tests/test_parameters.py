@@ -94,6 +94,7 @@ def test_a_published_command_parses():
         ("--weights x.pth --not_pretrained", "exclude each other"),
         ("--no_test_metrics --no_train_metrics", "--use_tv_split"),
         ("--warmup 5 --n_epochs 3", "at most --warmup 3"),
+        ("--loss supcon --samples_per_class 1", "use 2 or more"),
         ("--loss softmax --xbm_size 64", "--xbm_size 64 keeps images to compare with"),
         ("--data_sampler d2_coreset --data_batchmatch_bigbs 64", "bigbs 112 or more"),
         ("--data_mb_mom 1", "use one from 0 to below 1"),
