@@ -235,7 +235,7 @@ def test_wandb_offline_writes_into_the_run_folder(source, tmp_path, monkeypatch)
     ("more", "says"),
     [
         (("--bs", "16"), "--bs 16"),
-        (("--samples_per_class", "1"), "--bs 8"),
+        (("--samples_per_class", "1", "--loss", "softmax"), "--bs 8"),
         (("--dataset", "nowhere"), "nowhere"),
         (("--arch", "resnt50_frozen_normalize"), "resnet50"),
         (("--evaluation_metrics", "e_recal@1"), "recall@k"),
