@@ -120,6 +120,8 @@ league() {
                     flags+=("--loss_${loss}_lrmulti" 33.3)
                     ;;
             esac
+            # As in its authors' commands; without it the embeddings collapse.
+            [ "$loss" != oproxy ] || flags+=(--warmup 1)
             run "league_$loss" "${flags[@]}"
             run "league_${loss}_guided" "${flags[@]}" --language_distill_w 7.5 \
                 --language_shift 0 --language_prompt '{}'
