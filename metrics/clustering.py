@@ -1,4 +1,4 @@
-"""How well k-means finds the classes again: normalised mutual information and pairwise F1."""
+"""How well k-means finds the classes again: mutual information and pairwise F1."""
 
 import faiss
 import numpy as np
@@ -57,11 +57,31 @@ def nmi(labels: Tensor, clusters: Tensor) -> float:
     Args:
         labels, clusters: (N,) int64, >= 0.
     """
-    joint, classes, groups = (counts.double() / len(labels) for counts in _counts(labels, clusters))
-    h_joint, h_class, h_cluster = (float(-(p * p.log()).sum()) for p in (joint, classes, groups))
-    if h_class + h_cluster == 0:
+    shared, entropy = _information(*_counts(labels, clusters))
+    return shared / entropy if entropy else 1.0
+
+
+def ami(labels: Tensor, clusters: Tensor) -> float:
+    """Adjusted mutual information: NMI that is 0 on average for clusters drawn at random.
+
+    (I - E) / ((H(class) + H(cluster)) / 2 - E), at most 1, where E is the mean of I over all ways
+    to deal the images into clusters of the same sizes. Unlike NMI it does not grow with the number
+    of clusters. Source: Vinh et al., Information Theoretic Measures for Clusterings Comparison,
+    JMLR 2010, with the arithmetic mean of entropies. Images that are all in one class and one
+    cluster, or each in their own, give 1, as in scikit-learn.
+
+    Args:
+        labels, clusters: (N,) int64, >= 0.
+    """
+    joint, classes, groups = _counts(labels, clusters)
+    if len(classes) == len(groups) and len(classes) in (1, len(labels)):
         return 1.0
-    return max(0.0, 2 * (h_class + h_cluster - h_joint) / (h_class + h_cluster))
+    shared, entropy = _information(joint, classes, groups)
+    expected = _expected_information(classes.cpu(), groups.cpu())
+    scale = entropy - expected
+    # Where chance already explains everything, rounding may leave any sign; scikit-learn's remedy.
+    least = torch.finfo(torch.float64).eps
+    return (shared - expected) / (min(scale, -least) if scale < 0 else max(scale, least))
 
 
 def f1(labels: Tensor, clusters: Tensor) -> float:
@@ -88,3 +108,43 @@ def _counts(labels: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ids.unique(return_counts=True)[1] for ids in (cells, labels, clusters)
     )
     return joint, classes, groups
+
+
+def _information(joint: Tensor, classes: Tensor, groups: Tensor) -> tuple[float, float]:
+    """I(class; cluster) >= 0 and the mean of H(class) and H(cluster), in nats."""
+    n = classes.sum()
+    h_joint, h_class, h_cluster = (
+        float(-(p * p.log()).sum())
+        for p in (part.double() / n for part in (joint, classes, groups))
+    )
+    return max(0.0, h_class + h_cluster - h_joint), (h_class + h_cluster) / 2
+
+
+def _expected_information(classes: Tensor, groups: Tensor) -> float:
+    """Mean of I over random partitions of these sizes, in nats.
+
+    Vinh et al., eq. 24a: a class of a and a cluster of b images share h with hypergeometric
+    probability, and h of N images add (h/N) log(N h / (a b)). It depends on sizes alone, of which
+    there are few, so classes and clusters of equal size are taken together.
+
+    Args:
+        classes, groups: sizes, (C,) and (K,) int64, which sum to N alike.
+    """
+    n = int(classes.sum())
+    log_factorial = torch.arange(n + 1).double().add(1).lgamma()
+    b, n_b = (part[:, None] for part in groups.unique(return_counts=True))  # (U, 1)
+    expected = 0.0
+    for a, n_a in zip(*(part.tolist() for part in classes.unique(return_counts=True)), strict=True):
+        h = torch.arange(1, min(a, int(b.max())) + 1)  # (H,)
+        possible = (h <= b) & (h >= a + b - n)  # (U, H)
+        rest = (b - h).clamp(min=0), (n - a - b + h).clamp(min=0)
+        log_p = (  # of h shared images
+            log_factorial[a] + log_factorial[b] + log_factorial[n - a] + log_factorial[n - b]
+        ) - (
+            log_factorial[n] + log_factorial[h] + log_factorial[a - h]
+            + log_factorial[rest[0]] + log_factorial[rest[1]]
+        )  # fmt: skip
+        share = h.double() / n
+        terms = share * (share * n * n / (a * b)).log() * log_p.exp()
+        expected += n_a * float((n_b * terms * possible).sum())
+    return expected

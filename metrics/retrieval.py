@@ -1,8 +1,8 @@
 """Scores of a ranking: one value for each query of a block.
 
-In the formulas r_1 < r_2 < ... are the ranks of the R other images of the query's class, so that
-precision at r_j is j / r_j. All scores are in [0, 1]. A query that has no other image of its class
-(R = 0) scores NaN, and averages leave it out.
+In the formulas r_1 < r_2 < ... are the ranks of the R images of the query's class, itself aside, so
+that precision at r_j is j / r_j. All scores are in [0, 1]. A query that has none to find (R = 0)
+scores NaN, and averages leave it out.
 """
 
 import torch
@@ -15,6 +15,31 @@ def recall(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
     """(B,) 1 where one of the k nearest is of the query's class: r_1 <= k."""
     hit = ranking.ranks[:, :1].sum(dim=1).le(k)
     return _where_positives(ranking, hit.double())
+
+
+def precision(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
+    """(B,) share of the k nearest that are of the query's class; a smaller gallery's rest missed.
+
+    With R < k images to find it cannot reach 1: a perfect ranking scores R / k.
+    """
+    near = (ranking.ranks > 0) & (ranking.ranks <= k)
+    return _where_positives(ranking, near.sum(dim=1).double() / k)
+
+
+def reciprocal_rank(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
+    """(B,) 1 / r_1, of which the mean is known as MRR."""
+    first = ranking.ranks[:, :1].sum(dim=1)
+    return _where_positives(ranking, 1 / first.double())
+
+
+def group_recall(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
+    """(B,) 1 where one of the k nearest is of the query's group, its own class included.
+
+    Coarse recall: recall@k with groups of classes in the place of classes, and with its rule for
+    ties. NaN where no other image is of the query's group.
+    """
+    hit = ranking.group_ranks.le(k).double()
+    return hit.where(ranking.group_ranks > 0, torch.nan)
 
 
 def average_precision(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
@@ -37,18 +62,42 @@ def r_precision(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
     return _where_positives(ranking, near.sum(dim=1).double() / ranking.n_positives)
 
 
-def average_precision_1000(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
-    """(B,) AP over the 1000 nearest by the definition of earlier work; for comparison only.
+# The next three are definitions of earlier work, for comparison with its tables only. Source: the
+# code of Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric
+# Learning, ICML 2020. They divide by the size of the class in the gallery, which counts a query
+# that is in there, so that a perfect ranking scores R / (R + 1) where images query each other. That
+# code drops the first neighbour for the query itself, counts queries that are alone in their class
+# as zeros, and in a gallery of too few images takes the last image for the missing ones; here a
+# query leaves by its row, the lonely do not count, and what is missing is no hit.
 
-    (1/(R+1)) sum over r_j <= 1000 of j / r_j. The divisor is the class size with the query in it,
-    so a perfect ranking scores R / (R + 1). Source: the code of Roth et al., Revisiting Training
-    Strategies and Generalization Performance in Deep Metric Learning, ICML 2020, which in a gallery
-    of fewer than 1001 images also takes the last image for the missing ones; this does not.
+
+def average_precision_1000(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
+    """(B,) mAP_1000: (1/(R+1)) sum over r_j <= 1000 of j / r_j; 1/R with separate queries."""
+    return _legacy_precision(ranking, 1000, _class_size(gallery, ranking))
+
+
+def average_precision_lim(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
+    """(B,) mAP_lim: the same over r_j <= 1023, as far as FAISS lists neighbours on a GPU."""
+    return _legacy_precision(ranking, 1023, _class_size(gallery, ranking))
+
+
+def average_precision_c(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
+    """(B,) mAP_c: the same over as many neighbours as the class has images, r_j <= R + 1.
+
+    Nearly mAP@R, which looks at R neighbours and divides by R.
     """
-    near = ranking.ranks <= 1000
-    return _where_positives(
-        ranking, (_precisions(ranking) * near).sum(dim=1) / (ranking.n_positives + 1)
-    )
+    size = _class_size(gallery, ranking)
+    return _legacy_precision(ranking, size[:, None], size)
+
+
+def _legacy_precision(ranking: Ranking, depth: Tensor | int, divisor: Tensor) -> Tensor:
+    near = ranking.ranks <= depth
+    return _where_positives(ranking, (_precisions(ranking) * near).sum(dim=1) / divisor)
+
+
+def _class_size(gallery: Gallery, ranking: Ranking) -> Tensor:
+    """(B,) images of the query's class in the gallery, the query included where it is one."""
+    return ranking.n_positives + int(gallery.queries is None)
 
 
 def _precisions(ranking: Ranking) -> Tensor:

@@ -15,9 +15,9 @@ from metrics.gallery import Gallery, Ranking
 def wrong_word_similarity(gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
     """(B,) mean cosine, in [-1, 1], of the query's class's words and its k wrong images'."""
     assert gallery.class_words is not None
-    wrong, labels, found = _wrong(gallery, ranking, k)
+    asked, wrong, found = _wrong(gallery, ranking, k)
     words = gallery.class_words.to(wrong.device)
-    query_words = words[labels[ranking.rows]]  # (B, Dw)
+    query_words = words[asked]  # (B, Dw)
     # One neighbour at a time: (B, k, Dw) would be the largest tensor of the evaluation.
     sims = [(query_words * words[column]).sum(dim=1) for column in wrong.unbind(dim=1)]
     return _mean_found(torch.stack(sims, dim=1) if sims else found.float(), found)
@@ -25,19 +25,18 @@ def wrong_word_similarity(gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
 
 def wrong_group_share(gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
     """(B,) share of the query's k wrong images that are of its own group, in [0, 1]."""
-    assert gallery.class_groups is not None
-    wrong, labels, found = _wrong(gallery, ranking, k)
-    known = {name: index for index, name in enumerate(dict.fromkeys(gallery.class_groups))}
-    groups = torch.tensor([known[name] for name in gallery.class_groups], device=wrong.device)
-    same = groups[wrong] == groups[labels[ranking.rows]][:, None]  # (B, k)
+    asked, wrong, found = _wrong(gallery, ranking, k)
+    groups = gallery.groups.to(wrong.device)
+    same = groups[wrong] == groups[asked][:, None]  # (B, k)
     return _mean_found(same.float(), found)
 
 
 def _wrong(gallery: Gallery, ranking: Ranking, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Classes (B, <= k) of the k wrong images, all labels (N,), and which (B, <= k) are images."""
-    labels = gallery.labels.to(ranking.rows.device)
+    """Classes of the queries (B,) and of their wrong images (B, <= k); which of these are any."""
+    device = ranking.rows.device
+    asked = gallery.asking.labels.to(device)[ranking.rows]
     wrong = ranking.wrong[:, :k]
-    return labels[wrong.clamp(min=0)], labels, wrong >= 0
+    return asked, gallery.labels.to(device)[wrong.clamp(min=0)], wrong >= 0
 
 
 def _mean_found(values: Tensor, found: Tensor) -> Tensor:

@@ -3,14 +3,15 @@
 import math
 from itertools import combinations
 
+import faiss
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 import metrics
-from metrics import Gallery
-from metrics.clustering import f1, kmeans, nmi
+from metrics import Gallery, Queries
+from metrics.clustering import ami, f1, kmeans, nmi
 
 
 def pair_f1(labels, clusters):
@@ -53,6 +54,23 @@ def test_nmi_equals_scikit_learn(labels, clusters):
     )
 
 
+@pytest.mark.parametrize(
+    ("labels", "clusters"),
+    [*PARTITIONS, (torch.arange(3000) % 700, torch.arange(3000) // 5 % 400)],
+)
+def test_ami_equals_scikit_learn(labels, clusters):
+    assert ami(labels, clusters) == pytest.approx(
+        adjusted_mutual_info_score(labels, clusters), abs=1e-9
+    )
+
+
+def test_ami_of_chance_is_nothing_however_many_clusters():
+    labels = torch.arange(600) % 100
+    clusters = torch.randint(0, 100, (600,), generator=torch.Generator().manual_seed(0))
+    assert nmi(labels, clusters) > 0.5
+    assert abs(ami(labels, clusters)) < 0.03
+
+
 @pytest.mark.parametrize(("labels", "clusters"), PARTITIONS)
 def test_f1_equals_counted_pairs(labels, clusters):
     expected = pair_f1(labels.tolist(), clusters.tolist())
@@ -84,6 +102,38 @@ def test_as_many_clusters_as_the_gallery_has_classes():
     assert len(gallery.clusters.unique()) == 7
 
 
+def test_one_clustering_for_each_distance(monkeypatch):
+    """k-means is the costly part, so that nmi, ami and f1 share it; queries are not clustered."""
+    asked = []
+
+    def counted(points, n_clusters, **options):
+        asked.append((len(points), n_clusters, options.get("spherical", False)))
+        return kmeans(points, n_clusters, **options)
+
+    monkeypatch.setattr("metrics.gallery.kmeans", counted)
+    embeds, labels = blobs()
+    gallery = Gallery(embeds, labels, queries=Queries(embeds[:2], torch.tensor([0, 99])))
+    metrics.compute(["nmi", "ami", "f1", "c_nmi", "c_ami", "c_f1"], gallery)
+    assert asked == [(60, 5, False), (60, 5, True)]
+
+
+def test_kmeans_takes_no_longer_than_twenty_iterations(monkeypatch):
+    """The most that it may do is 20 rounds; separated classes need few."""
+    rounds = []
+    train = faiss.Kmeans.train
+    monkeypatch.setattr(
+        faiss.Kmeans,
+        "train",
+        lambda self, *a, **k: rounds.append(self.cp.niter) or train(self, *a, **k),
+    )
+    kmeans(blobs()[0], 5, seed=0)
+    assert sum(rounds) < 10
+    rounds.clear()
+    noise = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
+    kmeans(noise, 40, seed=0, tolerance=0)
+    assert sum(rounds) == 20
+
+
 def test_kmeans_is_seeded():
     embeds = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
     first = kmeans(embeds, 30, seed=0)
@@ -111,7 +161,8 @@ def test_as_many_clusters_as_points(n):
 
 
 def test_copies_and_one_class():
-    found = metrics.compute(["nmi", "f1"], Gallery(torch.ones(9, 2), torch.zeros(9).long()))
-    assert found == {"nmi": 1, "f1": 1}
+    names = ["nmi", "ami", "f1"]
+    found = metrics.compute(names, Gallery(torch.ones(9, 2), torch.zeros(9).long()))
+    assert found == dict.fromkeys(names, 1)
     found = metrics.compute(["nmi", "f1"], Gallery(torch.ones(9, 2), torch.arange(9) % 3))
     assert 0 <= found["nmi"] <= 1 and 0 <= found["f1"] <= 1

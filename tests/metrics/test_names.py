@@ -17,6 +17,10 @@ from metrics import METRICS
         ("c_mAP_1000", "mAP_1000", 0, True),
         ("c_nmi", "nmi", 0, True),
         ("wrong_group_share@10", "wrong_group_share@k", 10, False),
+        ("rho_spectrum@-1", "rho_spectrum@k", -1, False),
+        ("c_rho_spectrum@2", "rho_spectrum@k", 2, True),
+        ("dists@intra_over_inter", "dists@intra_over_inter", 0, True),
+        ("e_uniformity", "uniformity", 0, True),
     ],
 )
 def test_names_are_read(name, pattern, k, cosine):
@@ -28,13 +32,14 @@ def test_names_are_read(name, pattern, k, cosine):
 def test_every_metric_has_a_name_that_is_read():
     for pattern, entry in METRICS.items():
         assert metrics.parse(pattern.replace("@k", "@2")).score is entry.score
-        assert bool(entry.score) != bool(entry.compare)
+        assert [entry.score, entry.compare, entry.describe].count(None) == 2
 
 
 @pytest.mark.parametrize(
     "name",
     ["", "e_", "recall", "recall@", "recall@0", "recall@k", "recall@-1", "recall@1.5", "d_mAP",
-     "nmi@3", "mAP@5", "e_c_mAP", "e_recall@1 ", "recall@01"],
+     "nmi@3", "mAP@5", "e_c_mAP", "e_recall@1 ", "recall@01", "precision", "rho_spectrum",
+     "rho_spectrum@0", "dists@1", "mAP_lim@5"],
 )  # fmt: skip
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match="is unknown; known, closest first: "):

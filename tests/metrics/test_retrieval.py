@@ -8,44 +8,62 @@ import torch
 import torch.nn.functional as F
 
 import metrics
-from metrics import Gallery
+from metrics import Gallery, Queries
+from metrics import gallery as gallery_module
 
-NAMES = ["recall@1", "recall@3", "recall@50", "mAP", "mAP@R", "mAP_1000", "R_precision"]
+NAMES = [
+    *("recall@1", "recall@3", "recall@50", "precision@1", "precision@5", "precision@90", "MRR"),
+    *("R_precision", "mAP", "mAP@R", "mAP_1000", "mAP_lim", "mAP_c"),
+]
 
 
-def ranked_hits(embeds, labels, query):
-    """Whether the 1st, 2nd, ... nearest other image is of the query's class; ties count against."""
-    others = [row for row in range(len(labels)) if row != query]
+def ranked_hits(embeds, labels, query, asked=None):
+    """Whether the 1st, 2nd, ... nearest image is of the query's class; ties count against.
+
+    The query is a row of the gallery, which is left out, or of ``asked``, its embeds and labels.
+    """
+    point, label = (part[query] for part in (asked or (embeds, labels)))
+    others = [row for row in range(len(labels)) if asked or row != query]
 
     def key(row):
-        distance = sum((a - b) ** 2 for a, b in zip(embeds[query], embeds[row], strict=True))
-        return distance, labels[row] == labels[query]
+        distance = sum((a - b) ** 2 for a, b in zip(point, embeds[row], strict=True))
+        return distance, labels[row] == label
 
-    return [labels[row] == labels[query] for row in sorted(others, key=key)]
+    return [labels[row] == label for row in sorted(others, key=key)]
 
 
-def oracle(name, embeds, labels):
-    """One metric of a whole gallery, written as loops over lists."""
+def score(name, hits, itself):
+    """One metric of one query, from its hits in the order of the ranking."""
+    n_positives = sum(hits)
+    precisions = [sum(hits[: r + 1]) / (r + 1) if hits[r] else 0.0 for r in range(len(hits))]
+    base, _, k = name.partition("@")
+    if base == "recall":
+        return float(any(hits[: int(k)]))
+    if base == "precision":
+        return sum(hits[: int(k)]) / int(k)
+    size = n_positives + itself
+    return {
+        "MRR": 1 / (hits.index(True) + 1),
+        "R_precision": sum(hits[:n_positives]) / n_positives,
+        "mAP": sum(precisions) / n_positives,
+        "mAP@R": sum(precisions[:n_positives]) / n_positives,
+        "mAP_1000": sum(precisions[:1000]) / size,
+        "mAP_lim": sum(precisions[:1023]) / size,
+        "mAP_c": sum(precisions[:size]) / size,
+    }[name]
+
+
+def oracle(embeds, labels, asked=None):
+    """Every metric of a whole gallery, written as loops over lists."""
     embeds, labels = embeds.double().tolist(), labels.tolist()
-    values = []
-    for query in range(len(labels)):
-        hits = ranked_hits(embeds, labels, query)
-        n_positives = sum(hits)
-        if not n_positives:
-            continue
-        precisions = [sum(hits[: r + 1]) / (r + 1) if hits[r] else 0.0 for r in range(len(hits))]
-        if name.startswith("recall"):
-            values.append(float(any(hits[: int(name.split("@")[1])])))
-        else:
-            values.append(
-                {
-                    "mAP": sum(precisions) / n_positives,
-                    "mAP@R": sum(precisions[:n_positives]) / n_positives,
-                    "mAP_1000": sum(precisions[:1000]) / (n_positives + 1),
-                    "R_precision": sum(hits[:n_positives]) / n_positives,
-                }[name]
-            )
-    return fmean(values) if values else math.nan
+    asked = asked and (asked[0].double().tolist(), asked[1].tolist())
+    n_queries = len(asked[1] if asked else labels)
+    rankings = [ranked_hits(embeds, labels, query, asked) for query in range(n_queries)]
+    rankings = [hits for hits in rankings if any(hits)]
+    return {
+        name: fmean(score(name, hits, not asked) for hits in rankings) if rankings else math.nan
+        for name in NAMES
+    }
 
 
 def awkward(seed, n, n_classes, d=3, span=2):
@@ -72,13 +90,49 @@ GALLERIES = {
 }
 
 
+@pytest.mark.parametrize("few", [gallery_module.FEW, 0, 1000])
 @pytest.mark.parametrize("case", GALLERIES)
-def test_equals_plain_loops(case):
+def test_equals_plain_loops(case, few, monkeypatch):
+    """However many positives are few enough to be counted one by one."""
+    monkeypatch.setattr(gallery_module, "FEW", few)
     embeds, labels = GALLERIES[case]
     found = metrics.compute(NAMES, Gallery(embeds, labels))
     assert list(found) == NAMES
-    for name, value in found.items():
-        assert value == pytest.approx(oracle(name, embeds, labels), abs=1e-12, nan_ok=True), name
+    assert found == pytest.approx(oracle(embeds, labels), abs=1e-12, nan_ok=True)
+
+
+SEPARATE = {
+    **{f"awkward {seed}": (awkward(seed, 50, 8), awkward(seed + 50, 23, 6)) for seed in range(4)},
+    "copies of the gallery": (awkward(0, 30, 5), awkward(0, 30, 5)),
+    "more queries than images": (awkward(1, 5, 2), awkward(2, 40, 4)),
+    "one image": (awkward(3, 1, 1), awkward(4, 6, 3)),
+    "one query": (awkward(3, 20, 3), awkward(4, 1, 1)),
+    "classes that the gallery lacks": (awkward(5, 20, 2), (awkward(6, 9, 1)[0], torch.arange(9))),
+    "no class in common": (awkward(5, 20, 2), (awkward(6, 9, 1)[0], torch.full((9,), 5))),
+    "collapsed": ((torch.ones(12, 3), torch.arange(12) % 3), (torch.ones(6, 3), torch.arange(6))),
+}
+
+
+@pytest.mark.parametrize("few", [gallery_module.FEW, 0])
+@pytest.mark.parametrize("case", SEPARATE)
+def test_separate_queries_equal_plain_loops(case, few, monkeypatch):
+    monkeypatch.setattr(gallery_module, "FEW", few)
+    (embeds, labels), asked = SEPARATE[case]
+    gallery = Gallery(embeds, labels, queries=Queries(*asked))
+    expected = pytest.approx(oracle(embeds, labels, asked), abs=1e-12, nan_ok=True)
+    assert metrics.compute(NAMES, gallery) == expected
+    assert metrics.compute(NAMES, gallery, block_bytes=1) == expected
+
+
+def test_cosine_of_separate_queries_ignores_length():
+    (embeds, labels), (points, classes) = awkward(1, 40, 5, 8, 30), awkward(2, 15, 5, 8, 30)
+    lengths = torch.arange(1, 16)[:, None]
+    queries = Queries(lengths * points, classes)
+    found = metrics.compute(
+        [f"c_{name}" for name in NAMES], Gallery(embeds, labels, queries=queries)
+    )
+    expected = oracle(F.normalize(embeds, dim=1), labels, (F.normalize(points, dim=1), classes))
+    assert list(found.values()) == pytest.approx(list(expected.values()), abs=1e-12)
 
 
 def test_cosine_is_euclidean_of_unit_rows():
@@ -86,8 +140,7 @@ def test_cosine_is_euclidean_of_unit_rows():
     embeds = embeds * torch.arange(1, 51)[:, None]  # lengths that change the euclidean order
     found = metrics.compute([f"c_{name}" for name in NAMES], Gallery(embeds, labels))
     unit = F.normalize(embeds, dim=1)
-    for name in NAMES:
-        assert found[f"c_{name}"] == pytest.approx(oracle(name, unit, labels), abs=1e-12), name
+    assert list(found.values()) == pytest.approx(list(oracle(unit, labels).values()), abs=1e-12)
     euclidean = metrics.compute(["e_mAP"], Gallery(embeds, labels))
     assert abs(euclidean["e_mAP"] - found["c_mAP"]) > 0.001
 
@@ -104,7 +157,13 @@ def test_e_is_the_default_and_unit_rows_have_one_answer():
 def test_block_size_changes_nothing(block_bytes):
     embeds, labels = awkward(1, 70, 8)
     gallery = Gallery(embeds, labels, torch.eye(8), tuple("aabbccdd"))
-    names = [*NAMES, "wrong_word_similarity@5", "wrong_group_share@5"]
+    names = [
+        *NAMES,
+        "wrong_word_similarity@5",
+        "wrong_group_share@5",
+        "group_recall@2",
+        "uniformity",
+    ]
     whole = metrics.compute(names, gallery)
     assert metrics.compute(names, gallery, block_bytes=block_bytes) == pytest.approx(whole)
     blocks = list(gallery.search(block_bytes=block_bytes))
@@ -163,6 +222,24 @@ def test_legacy_map_cuts_at_1000():
     assert row_0["mAP_1000"] == 0
 
 
+def test_legacy_map_lim_cuts_at_1023():
+    """Positives at ranks 1001 and 1023 are beyond mAP_1000 and within mAP_lim, 1024 is not."""
+    embeds = torch.arange(1100).float()[:, None]
+    labels = torch.ones(1100, dtype=torch.int64)
+    labels[[0, 1001, 1023, 1024]] = 0
+    found = metrics.per_query(["mAP_1000", "mAP_lim"], Gallery(embeds, labels))
+    assert found["mAP_1000"][0] == 0
+    assert found["mAP_lim"][0] == pytest.approx((1 / 1001 + 2 / 1023) / 4)
+
+
+def test_legacy_map_c_looks_as_far_as_the_class_is_large():
+    """Class of 3: hits at ranks 1 and 3 count with divisor 3, and mAP@R sees only the first."""
+    embeds = torch.tensor([[0.0], [1.0], [2.0], [3.0], [50.0]])
+    found = metrics.per_query(["mAP_c", "mAP@R"], Gallery(embeds, torch.tensor([0, 0, 1, 0, 1])))
+    assert found["mAP_c"][0] == pytest.approx((1 + 2 / 3) / 3)
+    assert found["mAP@R"][0] == pytest.approx(1 / 2)
+
+
 def test_agrees_with_pytorch_metric_learning():
     calculator = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
     generator = torch.Generator().manual_seed(0)
@@ -181,6 +258,36 @@ def test_agrees_with_pytorch_metric_learning():
         assert found[ours[name]] == pytest.approx(value, abs=1e-6), name
 
 
+def test_agrees_with_pytorch_metric_learning_on_separate_queries():
+    calculator = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
+    generator = torch.Generator().manual_seed(0)
+    embeds, points = (torch.randn(n, 8, generator=generator) for n in (200, 70))
+    labels, classes = (torch.randint(0, 20, (n,), generator=generator) for n in (200, 70))
+    ours = {
+        "precision_at_1": "recall@1",
+        "r_precision": "R_precision",
+        "mean_average_precision_at_r": "mAP@R",
+        "mean_reciprocal_rank": "MRR",
+        "mean_average_precision": "mAP",
+    }
+    theirs = calculator.AccuracyCalculator(include=tuple(ours), k=200).get_accuracy(
+        points, classes, embeds, labels
+    )
+    gallery = Gallery(embeds, labels, queries=Queries(points, classes))
+    found = metrics.compute(ours.values(), gallery)
+    for name, value in theirs.items():
+        assert found[ours[name]] == pytest.approx(value, abs=1e-6), name
+
+
+def test_no_block_takes_more_than_it_may():
+    """One class, few or none alike: the rank table is as large as the scores at worst."""
+    embeds, labels = awkward(0, 400, 8)
+    for case in (labels, labels * 0, torch.arange(400)):
+        blocks = list(Gallery(embeds, case).search(block_bytes=100_000))
+        assert max(4 * 400 * len(block.rows) + 8 * block.ranks.numel() for block in blocks) <= 1e5
+        assert len(blocks) < 400
+
+
 @pytest.mark.parametrize(
     ("embeds", "labels", "message"),
     [
@@ -192,3 +299,13 @@ def test_agrees_with_pytorch_metric_learning():
 def test_refuses_what_is_no_gallery(embeds, labels, message):
     with pytest.raises(ValueError, match=message):
         Gallery(embeds, labels.long())
+    with pytest.raises(ValueError, match=message):
+        Gallery(torch.ones(1, 2), torch.zeros(1).long(), queries=Queries(embeds, labels.long()))
+
+
+def test_refuses_queries_of_another_model_or_unnamed_class():
+    one = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="queries are of 3 dimensions, the gallery of 2"):
+        Gallery(torch.ones(1, 2), one, queries=Queries(torch.ones(1, 3), one))
+    with pytest.raises(ValueError, match="class_groups describes 1 classes, labels need 3"):
+        Gallery(torch.ones(1, 2), one, None, ("a",), queries=Queries(torch.ones(1, 2), one + 2))

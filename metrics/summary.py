@@ -1,0 +1,89 @@
+"""What the scores of single queries say of each class, and how sure their mean is."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrics.registry import parse
+
+
+class Interval(NamedTuple):
+    """Between which values a mean lies at some level of confidence."""
+
+    low: float
+    high: float
+
+
+def per_class(queries: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """(C,) float64: each class's mean over its queries, for each name; C is the largest label + 1.
+
+    Queries that score NaN do not count; a class of which none counts is NaN.
+
+    Args:
+        queries: (Q,) float64 by name, as of ``metrics.per_query``.
+        labels: (Q,) int64, >= 0, classes of the queries.
+    """
+    means = {}
+    for name, values in queries.items():
+        sums, counts = _class_sums(values, labels)
+        means[name] = parse(name).finish(sums / counts)
+    return means
+
+
+def bootstrap(
+    queries: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Percentile confidence interval of each mean over queries, for other classes of the same kind.
+
+    Classes are drawn with replacement, each with all its queries, because test classes are what a
+    new test set would exchange and images of a class are far from independent: intervals over
+    images would be too narrow. All names see the same draws. NaN where no query counts; of one
+    class alone nothing can be said, and the interval is its value. Source: Efron and Tibshirani,
+    An Introduction to the Bootstrap, 1993, chapter 13; clusters in place of single observations.
+
+    Args:
+        queries: (Q,) float64 by name, as of ``metrics.per_query``.
+        labels: (Q,) int64, >= 0, classes of the queries.
+        level: of confidence, in (0, 1).
+        resamples: draws of as many classes as there are.
+        seed: of the draws.
+    """
+    if not queries:
+        return {}
+    # A mean over queries is a ratio of sums over classes, (C, M) each for M names.
+    columns = [_class_sums(values, labels) for values in queries.values()]
+    sums, counts = (torch.stack(part, dim=1).numpy() for part in zip(*columns, strict=True))
+    present = labels.cpu().bincount().numpy() > 0
+    sums, counts = sums[present], counts[present]
+
+    rng = np.random.default_rng(seed)
+    n_classes = len(sums)
+    weights = (  # how often a class is drawn, one resample at a time
+        np.bincount(rng.integers(n_classes, size=n_classes), minlength=n_classes).astype(float)
+        for _ in range(resamples)
+    )
+    with np.errstate(invalid="ignore"):  # no query of the drawn classes counts: 0 / 0
+        means = torch.from_numpy(np.stack([(w @ sums) / (w @ counts) for w in weights]))
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    bounds = means.nanquantile(tails, dim=0)  # (2, M)
+    return {
+        name: Interval(*map(float, parse(name).finish(ends)))
+        for name, ends in zip(queries, bounds.T, strict=True)
+    }
+
+
+def _class_sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) sum and (C,) number of the values of each class that are not NaN, float64 on the CPU."""
+    counted = ~values.isnan()
+    classes = labels.cpu()
+    n_classes = int(classes.max()) + 1
+    sums = values.new_zeros(n_classes).index_add_(0, classes[counted], values[counted])
+    return sums, classes[counted].bincount(minlength=n_classes).double()
