@@ -54,6 +54,7 @@ run=(
 [ "$dev" = no ] || run+=(
     pytest==9.2.0 ruff==0.17.6 mypy==2.4.1
     pytorch-metric-learning==2.9.0            # an independent oracle
+    onnx==1.21.0 onnxscript==0.7.2 onnxruntime==1.23.2   # python -m architectures.export
 )
 echo "requirements.sh: installing into .venv; a first time takes about four minutes and 6 GB"
 .venv/bin/python -m pip install --disable-pip-version-check --quiet "${run[@]}"

@@ -186,12 +186,12 @@ def _load(name: str, state: StateDict, source: str, options: dict[str, Any]) -> 
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError, AttributeError, IndexError) as error:
         expected = timm.create_model(name, **options).state_dict()
-        raise ValueError(f"{source} does not fit {name}: {_mismatch(expected, state)}") from error
+        raise ValueError(f"{source} does not fit {name}: {mismatch(expected, state)}") from error
     cast(dict, model.pretrained_cfg).pop("state_dict", None)  # a second copy of every weight
     return model
 
 
-def _mismatch(expected: StateDict, state: StateDict) -> str:
+def mismatch(expected: StateDict, state: StateDict) -> str:
     groups = {
         "missing": [key for key in expected if key not in state],
         "unexpected": [key for key in state if key not in expected],
