@@ -1,7 +1,7 @@
 """Embeds an image set once, scores it by a protocol, and reports the scores.
 
-The protocol here is retrieval among classes: ``run`` does all of it, ``extract`` and ``retrieve``
-are its halves, and an ``Evaluator`` repeats it during training.
+The protocol here is retrieval among classes: ``run`` does all of it, ``extract`` is its first half,
+and an ``Evaluator`` repeats it during training.
 """
 
 import argparse
@@ -10,24 +10,31 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+import metrics
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
 from evaluation.evaluator import Evaluator
+from evaluation.exhibit import Exhibit
 from evaluation.extract import Features, extract, predict
-from evaluation.report import table
-from evaluation.retrieval import EVALTYPES, Scores, retrieve, run
+from evaluation.report import listing, table, write_by_class
+from evaluation.report_html import write_report
+from evaluation.retrieval import EVALTYPES, Scores, run
 
 __all__ = [
     "EVALTYPES",
     "Evaluator",
+    "Exhibit",
     "Features",
     "Scores",
     "build",
+    "build_exhibit",
     "extract",
+    "listing",
     "predict",
-    "retrieve",
     "run",
     "table",
+    "write_by_class",
+    "write_report",
 ]
 
 
@@ -53,4 +60,38 @@ def build(
         search_device="cpu" if args.evaluate_on_cpu else device,
         autocast=args.use_float16,
         seed=args.seed,
+        block_bytes=int(args.eval_memory * 2**30),
+    )
+
+
+def build_exhibit(
+    images: ImageSet,
+    embeds: Tensor,
+    rows: Tensor,
+    *,
+    before: Tensor | None = None,
+    class_words: Tensor | None = None,
+    seed: int = 0,
+) -> Exhibit:
+    """What the report of an embedded set shows.
+
+    Args:
+        embeds, before: (M, D) of the same images after and before training.
+        rows: (M,) int64, rows of the set that were embedded.
+        class_words: (C, Dw), embedded words of the classes.
+    """
+    labels = torch.from_numpy(images.labels)[rows]
+    queries = metrics.per_query(["recall@1", "mAP@R"], metrics.Gallery(embeds, labels))
+    return Exhibit(
+        name=images.name,
+        paths=[images.paths[row] for row in rows.tolist()],
+        labels=labels,
+        class_names=images.class_names,
+        after=embeds,
+        recall=queries["recall@1"],
+        average_precision=queries["mAP@R"],
+        before=before,
+        class_groups=images.class_groups,
+        class_words=None if class_words is None else class_words.cpu(),
+        seed=seed,
     )

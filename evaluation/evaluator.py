@@ -22,6 +22,9 @@ class Evaluator:
         metrics: names as ``metrics`` parses them.
         options: further arguments of ``evaluation.run``.
 
+    Attributes:
+        embeds: of each set the embeddings of the last call, and which rows of the set they are.
+
     Raises:
         ValueError: a metric is unknown, or a set lacks the words or groups that it needs.
     """
@@ -43,12 +46,16 @@ class Evaluator:
         self.transform = transform
         self.class_words = dict(class_words)
         self.options = {"metrics": metrics, **options}
+        self.embeds: dict[str, tuple[Tensor, Tensor]] = {}  # (M, D) and (M,) int64
 
     def __call__(self) -> Scores:
         """Every score of every set, by ``<set>/<evaltype>/<metric>``, each with its protocol."""
         scores = Scores({}, {})
         for name, images in self.sets.items():
             words = self.class_words.get(name)
-            found = run(self.embedder, images, self.transform, class_words=words, **self.options)
+            found, features = run(
+                self.embedder, images, self.transform, class_words=words, **self.options
+            )
             scores.add(found, f"{name}/")
+            self.embeds[name] = features.embeds, features.rows
         return scores

@@ -1,6 +1,7 @@
 """Image retrieval among classes: every image of a set queries all the others."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -8,53 +9,86 @@ from torch import Tensor, nn
 import metrics as scoring
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
-from evaluation.extract import extract
-from metrics import Gallery
+from evaluation.extract import Features, extract
+from evaluation.report import number
+from metrics import Gallery, Interval
+from metrics.gallery import BLOCK_BYTES
+
+T = TypeVar("T")
 
 EVALTYPES = ("embeds", "features")
 
 
 class Scores(dict[str, float]):
-    """Scores by name, each with the protocol that it was measured by in ``protocols``.
+    """Scores by name, and of each how it was measured, how sure it is, and what it is by class.
 
-    Values are fractions, and NaN where no query counts. ``lines`` prints them in percent:
-    ``embeds/e_recall@1 70.12 | cub200.test n=5924 d=128 euclidean exact seed=2``.
+    Values are fractions but for words, distances and the like (see ``metrics``), and NaN where no
+    query counts. Only scores of single queries have an interval and a value for each class.
+
+    Attributes:
+        protocols: such as "cub200.test n=5924 d=128 euclidean exact seed=2".
+        intervals: 95 % bootstrap confidence interval over the test classes.
+        by_class: (C,) float64, NaN where no query of a class counts.
     """
 
-    def __init__(self, values: Mapping[str, float], protocols: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, float],
+        protocols: Mapping[str, str],
+        intervals: Mapping[str, Interval] | None = None,
+        by_class: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__(values)
         self.protocols = dict(protocols)
+        self.intervals = dict(intervals or {})
+        self.by_class = dict(by_class or {})
 
     def add(self, other: "Scores", prefix: str = "") -> None:
         """Take in other scores, ``prefix`` put before their names."""
-        self.update({prefix + name: value for name, value in other.items()})
-        self.protocols.update({prefix + name: text for name, text in other.protocols.items()})
+        self.update(_prefixed(other, prefix))
+        self.protocols.update(_prefixed(other.protocols, prefix))
+        self.intervals.update(_prefixed(other.intervals, prefix))
+        self.by_class.update(_prefixed(other.by_class, prefix))
 
     def lines(self) -> list[str]:
+        """``embeds/e_recall@1 70.12 | cub200.test n=5924 d=128 euclidean exact seed=2``."""
         return [
-            f"{name} {100 * value:.2f} | {self.protocols[name]}" for name, value in self.items()
+            f"{name} {number(name, value)} | {self.protocols[name]}" for name, value in self.items()
         ]
 
 
-def retrieve(gallery: Gallery, names: Sequence[str], *, set_name: str) -> Scores:
-    """The named metrics of a gallery, with their protocols.
+def _prefixed(values: Mapping[str, T], prefix: str) -> dict[str, T]:
+    return {prefix + name: value for name, value in values.items()}
+
+
+def score(
+    gallery: Gallery, names: Sequence[str], *, set_name: str, block_bytes: int = BLOCK_BYTES
+) -> Scores:
+    """The named metrics of a gallery.
 
     Args:
         names: as ``metrics`` parses them.
         set_name: of the image set, for the protocol.
+        block_bytes: what the search may take at a time.
 
     Raises:
         ValueError: as ``metrics.validate``.
     """
-    values, protocols = {}, {}
+    protocols = {}
     n, d = gallery.embeds.shape
-    for name, value in scoring.compute(names, gallery).items():
+    values, queries = scoring.measure(names, gallery, block_bytes=block_bytes)
+    for name in values:
         metric = scoring.parse(name)
         distance = "cosine" if metric.cosine else "euclidean"
         method = "k-means" if metric.compare else "exact"
-        values[name] = value
         protocols[name] = f"{set_name} n={n} d={d} {distance} {method} seed={gallery.seed}"
-    return Scores(values, protocols)
+    labels = gallery.asking.labels
+    return Scores(
+        values,
+        protocols,
+        scoring.bootstrap(queries, labels, seed=gallery.seed),
+        scoring.per_class(queries, labels),
+    )
 
 
 def run(
@@ -71,7 +105,8 @@ def run(
     search_device: torch.device | str | None = None,
     autocast: bool = False,
     seed: int = 0,
-) -> Scores:
+    block_bytes: int = BLOCK_BYTES,
+) -> tuple[Scores, Features]:
     """Embed a set once and score it, as ``<evaltype>/<metric>`` such as ``embeds/e_recall@1``.
 
     What cannot be computed is refused before anything is embedded.
@@ -84,6 +119,10 @@ def run(
         search_device: where the images are compared; None for where they are embedded.
         seed: of the run; k-means starts from it.
         bs, workers, autocast: as ``extract``.
+        block_bytes: what the search may take at a time.
+
+    Returns:
+        the scores, and what they were computed from.
 
     Raises:
         ValueError: a metric or evaltype is unknown, or needs words or groups that there are not.
@@ -109,5 +148,6 @@ def run(
     for evaltype in evaltypes:
         embeds = getattr(extracted, evaltype).to(device if search_device is None else search_device)
         gallery = Gallery(embeds, extracted.labels, class_words, groups, seed=seed)
-        scores.add(retrieve(gallery, metrics, set_name=image_set.name), f"{evaltype}/")
-    return scores
+        found = score(gallery, metrics, set_name=image_set.name, block_bytes=block_bytes)
+        scores.add(found, f"{evaltype}/")
+    return scores, extracted

@@ -1,5 +1,6 @@
 """From images to named scores with their protocols."""
 
+import csv
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 import metrics
 from datasets.image_set import ImageSet
-from evaluation import run, table
+from evaluation import Scores, listing, run, table, write_by_class
 from utilities.structures import Embedding
 
 REDS = (10, 12, 90, 95, 93, 200)
@@ -45,8 +46,11 @@ def image_set(tmp_path):
 def test_scores_each_output_under_its_own_name(image_set):
     names = ["e_recall@1", "c_recall@1", "nmi", "wrong_group_share@1"]
     embedder = Colour()
-    found = run(embedder, image_set, to_tensor, metrics=names, bs=4, workers=0,
-                evaltypes=("embeds", "features"), seed=2)  # fmt: skip
+    found, features = run(
+        embedder, image_set, to_tensor, metrics=names, bs=4, workers=0,
+        evaltypes=("embeds", "features"), seed=2,
+    )  # fmt: skip
+    assert features.rows.tolist() == list(range(6))
     assert embedder.n_calls == 2  # two batches, once
     assert list(found) == [f"{kind}/{name}" for kind in ("embeds", "features") for name in names]
     colours = torch.tensor([[red, 3 * row, 0.0] for row, red in enumerate(REDS)])
@@ -58,7 +62,7 @@ def test_scores_each_output_under_its_own_name(image_set):
 
 def test_every_score_carries_its_protocol(image_set):
     names = ["recall@2", "c_recall@1", "c_f1"]
-    found = run(Colour(), image_set, to_tensor, metrics=names, bs=6, workers=0, seed=7)
+    found, _ = run(Colour(), image_set, to_tensor, metrics=names, bs=6, workers=0, seed=7)
     assert found.lines() == [
         f"embeds/{name} {100 * found[f'embeds/{name}']:.2f} | colours.test n=6 d=2 {rest} seed=7"
         for name, rest in zip(
@@ -82,14 +86,47 @@ def test_refused_before_anything_is_embedded(image_set, change, message):
     assert embedder.n_calls == 0
 
 
+def test_intervals_and_values_by_class(image_set, tmp_path):
+    """Classes dog and wolf find each other, the car's images find their like."""
+    found, _ = run(Colour(), image_set, to_tensor, metrics=["recall@1", "nmi"], bs=6, workers=0)
+    gallery = metrics.Gallery(
+        torch.tensor([[3.0 * row, 0.0] for row in range(6)]), torch.tensor(LABELS)
+    )
+    queries = metrics.per_query(["recall@1"], gallery)
+    expected = metrics.per_class(queries, gallery.labels)["recall@1"]
+    assert list(found.by_class) == list(found.intervals) == ["embeds/recall@1"]  # no query has nmi
+    assert torch.equal(found.by_class["embeds/recall@1"], expected)
+    low, high = found.intervals["embeds/recall@1"]
+    assert low <= found["embeds/recall@1"] <= high
+
+    scores = Scores({}, {})
+    scores.add(found, "test/")
+    write_by_class(tmp_path / "classes.csv", scores, "test/", image_set)
+    rows = list(csv.reader((tmp_path / "classes.csv").open()))
+    assert rows[0] == ["class", "group", "images", "embeds/recall@1"]
+    assert [row[:3] for row in rows[1:]] == [
+        ["dog", "animal", "2"], ["wolf", "animal", "2"], ["car", "vehicle", "2"],
+    ]  # fmt: skip
+    assert [float(row[3]) for row in rows[1:]] == expected.tolist()
+
+
 def test_table_is_aligned():
-    before = {"embeds/e_recall@1": 0.4181, "embeds/nmi": math.nan, "old": 1.0}
-    after = {"embeds/e_recall@1": 0.5512, "embeds/nmi": 0.7, "features/mAP": 0.1}
-    assert table(before, after).splitlines() == [
-        "in percent         untrained  trained  change",
-        "---------------------------------------------",
-        "embeds/e_recall@1      41.81    55.12  +13.31",
-        "embeds/nmi                 –    70.00       –",
-        "features/mAP               –    10.00       –",
-        "old                   100.00        –       –",
+    before = Scores({"embeds/e_recall@1": 0.4181, "embeds/nmi": math.nan, "old/mAP": 1.0}, {})
+    interval = {"embeds/e_recall@1": metrics.Interval(0.5, 0.601)}
+    after = {"embeds/e_recall@1": 0.5512, "embeds/nmi": 0.7, "features/uniformity": -2.5}
+    assert table(before, Scores(after, {}, interval)).splitlines() == [
+        "in percent, with 95 % intervals over classes  untrained  trained                  change",
+        "----------------------------------------------------------------------------------------",
+        "embeds/e_recall@1                                 41.81    55.12  [50.00, 60.10]  +13.31",
+        "embeds/nmi                                            –    70.00                       –",
+        "features/uniformity                                   –  -2.5000                       –",
+        "old/mAP                                          100.00        –                       –",
+    ]
+
+
+def test_a_listing_has_no_second_column():
+    scores = Scores({"embeds/mAP": 0.5, "embeds/alignment": 0.25}, {})
+    assert listing(scores).splitlines()[2:] == [
+        "embeds/mAP                                     50.00",
+        "embeds/alignment                              0.2500",
     ]

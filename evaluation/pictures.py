@@ -1,0 +1,198 @@
+"""The pictures of a run as PNG files: retrieved images, similarities of classes, a map of images.
+
+They are what ``report.html`` shows, for papers, slides and Weights & Biases.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datasets.readable import read_image
+from evaluation.exhibit import Exhibit, ImageMap, Retrieved, Similarities
+from utilities.files import atomic_path
+
+GROUP_COLOURS = (
+    "#4a7ebb", "#dd8a33", "#41a077", "#cc5856", "#8c70c4", "#a3795c", "#d07cab", "#38a3b8",
+)  # fmt: skip
+OTHER_COLOUR = "#8b8f96"
+RIGHT, WRONG = "#2e8b57", "#c0392b"
+TILE = 96  # px of an image in the retrieval picture
+LABELLED = 50  # classes whose names fit beside a matrix
+
+
+def retrieval_picture(
+    exhibit: Exhibit, queries: Mapping[str, Sequence[Retrieved]], path: Path
+) -> None:
+    """Queries in rows, their neighbours beside them: a right one has a solid frame and a tick, a
+    wrong one a dashed frame, a cross and its class.
+
+    Raises:
+        ValueError: there is no query.
+    """
+    from matplotlib.patches import Rectangle
+
+    lines = [(name, query) for name, found in queries.items() for query in found]
+    if not lines:
+        raise ValueError(f"{exhibit.name} has no query to draw in {path}")
+    wanted = [row for _, query in lines for row in (query.row, *query.neighbours)]
+    images = dict(zip(wanted, thumbnails((exhibit.paths[r] for r in wanted), TILE), strict=True))
+    columns = 1 + max(len(query.neighbours) for _, query in lines)
+    width, height = 1.2 * columns + 0.25, 1.42 * len(lines)
+    figure = _figure(max(width, 3.5), height, layout=None)
+    panel = figure.add_axes((0, 0, 1, 1))
+    panel.set(xlim=(-0.05, max(width, 3.5) - 0.05), ylim=(height, 0))
+    panel.axis("off")
+    for line, (name, query) in enumerate(lines):
+        label = int(exhibit.labels[query.row])
+        for column, row in enumerate((query.row, *query.neighbours)):
+            x, y = 1.2 * column + 0.25 * (column > 0), 1.42 * line + 0.28
+            image = images[row]
+            if image is not None:
+                panel.imshow(_squared(image), extent=(x, x + 1.1, y + 1.1, y), aspect="auto")
+            else:
+                panel.text(x + 0.55, y + 0.55, "unreadable", fontsize=6, ha="center", va="center")
+            right = int(exhibit.labels[row]) == label
+            if not column:
+                score = f"{name}, mAP@R {100 * query.average_precision:.0f}"
+                title = f"{shorten(exhibit.class_of(row), 24)}\n{score}"
+            else:
+                title = "✓" if right else f"✗ {shorten(exhibit.class_of(row), 17)}"
+            colour = "0.45" if not column else RIGHT if right else WRONG
+            panel.add_patch(
+                Rectangle(
+                    (x, y), 1.1, 1.1, fill=False, edgecolor=colour,
+                    linewidth=1 if not column else 1.8, linestyle="-" if right else (0, (3, 1.5)),
+                )
+            )  # fmt: skip
+            panel.text(
+                x, y - 0.04, title, fontsize=6 if column else 5.5, parse_math=False,
+                color="0.25" if not column else colour,
+            )  # fmt: skip
+    panel.set(xlim=(-0.05, max(width, 3.5) - 0.05), ylim=(height, 0))
+    _save(figure, path)
+
+
+def similarity_picture(exhibit: Exhibit, found: Similarities, path: Path) -> None:
+    """The matrices side by side in their one order, each shaded over its own range."""
+    n = len(found.matrices)
+    titles = matrix_titles(found)
+    figure = _figure(4.2 * n + 0.8, 4.6)
+    panels = np.atleast_1d(figure.subplots(1, n))
+    for panel, (name, matrix) in zip(panels, found.matrices.items(), strict=True):
+        low, high = shading(matrix.numpy())
+        shown = panel.imshow(matrix.numpy(), cmap="Blues", vmin=low, vmax=high)
+        panel.set_title(titles[name], fontsize=9)
+        panel.set(xticks=[], yticks=[])
+        bar = figure.colorbar(shown, ax=panel, shrink=0.7)
+        bar.set_label("cosine", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    if len(found.classes) <= LABELLED:
+        names = [shorten(exhibit.class_names[c], 22) for c in found.classes.tolist()]
+        panels[0].set_yticks(range(len(names)), names, fontsize=4.5, parse_math=False)
+    _save(figure, path)
+
+
+def map_picture(exhibit: Exhibit, found: ImageMap, path: Path) -> None:
+    """The map as points, the largest groups in colours of their own."""
+    figure = _figure(7, 6)
+    panel = figure.subplots()
+    points = found.points.numpy()
+    groups = group_numbers(exhibit, found)
+    for number, name in [(-1, "other"), *enumerate(largest_groups(exhibit, found))]:
+        of_it = groups == number
+        colour = GROUP_COLOURS[number] if number >= 0 else OTHER_COLOUR
+        panel.scatter(*points[of_it].T, s=9, color=colour, label=shorten(name, 30), linewidths=0)
+    panel.set(xticks=[], yticks=[], aspect="equal")
+    panel.invert_yaxis()  # as on a page, where y runs downward
+    panel.set_title(f"{exhibit.name}, {found.method} of {len(points):,} images", fontsize=9)
+    if exhibit.class_groups:
+        legend = figure.legend(fontsize=6.5, frameon=False, loc="outside right center")
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    _save(figure, path)
+
+
+# --------------------------------------------------------------------------------------------------
+# What pictures and page share
+# --------------------------------------------------------------------------------------------------
+def thumbnails(paths: Iterable[Path], side: int) -> list[Image.Image | None]:
+    """The images, in RGB and at most ``side`` px high and wide; None where one is unreadable."""
+
+    def load(path: Path) -> Image.Image | None:
+        try:
+            image = read_image(path)
+        except OSError:
+            return None
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return image
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(load, paths))
+
+
+def matrix_titles(found: Similarities) -> dict[str, str]:
+    """What each matrix is of; images are trained ones only where there are untrained ones."""
+    if "before" in found.matrices:
+        titles = {"words": "words", "before": "images, untrained", "after": "images, trained"}
+    else:
+        titles = {"words": "words", "after": "images"}
+    return {name: titles[name] for name in found.matrices}
+
+
+def shading(matrix: np.ndarray) -> tuple[float, float]:
+    """The range to shade: the 1st to the 99th percentile off the diagonal, which is always 1."""
+    off = matrix[~np.eye(len(matrix), dtype=bool)]
+    if not len(off):
+        return 0.0, 1.0
+    low, high = np.percentile(off, [1, 99])
+    return float(low), float(max(high, low + 1e-3))
+
+
+def largest_groups(exhibit: Exhibit, found: ImageMap) -> list[str]:
+    """The groups with most images on the map, as many as there are colours; equals by name."""
+    if not exhibit.class_groups:
+        return []
+    groups = [exhibit.class_groups[label] for label in exhibit.labels[found.rows].tolist()]
+    names, counts = np.unique(groups, return_counts=True)
+    return [str(names[place]) for place in np.argsort(-counts, kind="stable")[: len(GROUP_COLOURS)]]
+
+
+def group_numbers(exhibit: Exhibit, found: ImageMap) -> np.ndarray:
+    """(M,) the place of each image's group among ``largest_groups``; -1 for all other groups."""
+    places = {name: place for place, name in enumerate(largest_groups(exhibit, found))}
+    groups = exhibit.class_groups or [""] * len(exhibit.class_names)
+    return np.array([places.get(groups[c], -1) for c in exhibit.labels[found.rows].tolist()])
+
+
+def shorten(text: str, most: int) -> str:
+    """The text in one line and at most ``most`` characters."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _squared(image: Image.Image) -> np.ndarray:
+    """(S, S, 3) uint8: the image centred on a light square."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), "#f2f2f2")
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return np.asarray(square)
+
+
+def _figure(width: float, height: float, layout: Any = "constrained") -> Any:
+    # Built on the Figure itself, without pyplot: no display is asked for and no global state kept.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")

@@ -1,0 +1,37 @@
+"""From an image to an embedder's input, as at the evaluation of the run that trained it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import datasets
+from datasets.loading import Transform
+
+
+class Preprocessing(NamedTuple):
+    """What is done to an RGB image; nothing in it is left to chance."""
+
+    image_size: int  # pixels, side S of the square input (3, S, S)
+    crop_ratio: float  # S / shorter side after resizing, in (0, 1]
+    mean: tuple[float, ...]  # (3,) of values in [0, 1]
+    std: tuple[float, ...]  # (3,)
+
+    def transform(self) -> Transform:
+        """image -> (3, S, S) float32."""
+        return datasets.eval_transform(*self)
+
+
+def preprocessing(
+    flags: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Preprocessing:
+    """The preprocessing of a run's flags.
+
+    Args:
+        flags: dataset (its recipe knows the crop), image_size and augmentation.
+        mean, std: as the backbone's weights expect them.
+    """
+    return Preprocessing(
+        datasets.input_size(flags["image_size"], flags["augmentation"]),
+        datasets.recipe(flags["dataset"]).crop_ratio,
+        tuple(mean),
+        tuple(std),
+    )

@@ -1,0 +1,137 @@
+"""The pictures of a run can be opened, hold what they say, and need no display."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation import pictures
+from evaluation.exhibit import Exhibit, Retrieved, image_map, retrievals, similarities
+
+HOSTILE = "$\\frac{1}$ 一 </style><script>" + "x" * 200
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """Four classes of three images, each class a colour; the last image cannot be read."""
+    colours = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
+    paths = []
+    for row in range(12):
+        paths.append(tmp_path / f"{row}.png")
+        Image.new("RGB", (40, 20), colours[row // 3]).save(paths[-1])
+    paths[-1].write_bytes(b"no image")
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.linspace(0, 1, 12)
+    return Exhibit(
+        name="colours.test",
+        paths=paths,
+        labels=torch.arange(12) // 3,
+        class_names=["red", "green", "blue", HOSTILE],
+        after=torch.randn(12, 5, generator=rng),
+        recall=scores,
+        average_precision=scores,
+        before=torch.randn(12, 5, generator=rng),
+        class_groups=["warm", "cold", "cold", HOSTILE],
+        class_words=torch.randn(4, 3, generator=rng),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _strict():
+    """A warning of matplotlib is a flaw of a picture, but for signs that its font lacks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def opened(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def has_colour(pixels, colour, within=12):
+    return bool((np.abs(pixels - np.array(colour)).max(axis=2) <= within).any())
+
+
+def test_retrieved_images_lie_in_frames(shown, tmp_path):
+    pictures.retrieval_picture(shown, retrievals(shown, each=2, k=4), tmp_path / "retrieval.png")
+    pixels = opened(tmp_path / "retrieval.png")
+    assert pixels.shape[0] == pytest.approx(130 * 1.42 * 6, abs=2)  # six queries in rows
+    assert pixels.shape[1] == pytest.approx(130 * (1.2 * 5 + 0.25), abs=2)
+    for colour in [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0x2E, 0x8B, 0x57), (0xC0, 0x39, 0x2B)]:
+        assert has_colour(pixels, colour)
+
+
+def test_a_right_neighbour_has_no_wrong_frame(shown, tmp_path):
+    queries = {"best": [Retrieved(0, 1.0, [1, 2])], "median": [], "worst": []}
+    pictures.retrieval_picture(shown, queries, tmp_path / "right.png")
+    pixels = opened(tmp_path / "right.png")
+    assert has_colour(pixels, (0x2E, 0x8B, 0x57)) and not has_colour(pixels, (0xC0, 0x39, 0x2B))
+
+
+def test_no_query_is_refused(shown, tmp_path):
+    with pytest.raises(ValueError, match=r"colours\.test has no query"):
+        pictures.retrieval_picture(shown, {"best": []}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_matrices_stand_side_by_side(shown, tmp_path):
+    widths = []
+    for before in (shown.before, None):
+        one = Exhibit(**{**vars(shown), "before": before})
+        pictures.similarity_picture(one, similarities(one), tmp_path / "similarities.png")
+        pixels = opened(tmp_path / "similarities.png")
+        assert pixels.std() > 10
+        widths.append(pixels.shape[1])
+    assert widths[0] - widths[1] == pytest.approx(130 * 4.2, abs=2)
+
+
+def test_a_map_has_the_colours_of_its_groups(shown, tmp_path):
+    pictures.map_picture(shown, image_map(shown), tmp_path / "map.png")
+    pixels = opened(tmp_path / "map.png")
+    assert pixels.shape[:2] == (780, 910)
+    found = pictures.largest_groups(shown, image_map(shown))
+    assert found[0] == "cold" and set(found[1:]) == {"warm", HOSTILE}
+    for colour in pictures.GROUP_COLOURS[:3]:
+        assert has_colour(pixels, [int(colour[at : at + 2], 16) for at in (1, 3, 5)])
+
+
+def test_groups_beyond_the_colours_share_one(shown):
+    n = len(pictures.GROUP_COLOURS) + 3
+    labels = torch.cat([torch.arange(n), torch.arange(n - 3)])
+    many = Exhibit(
+        name="groups.test",
+        paths=[shown.paths[0]] * len(labels),
+        labels=labels,
+        class_names=[str(label) for label in range(n)],
+        after=torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0)),
+        recall=torch.ones(len(labels)),
+        average_precision=torch.ones(len(labels)),
+        class_groups=[f"{label:02}" for label in range(n)],
+    )
+    found = image_map(many)
+    assert pictures.largest_groups(many, found) == [f"{label:02}" for label in range(n - 3)]
+    assert pictures.group_numbers(many, found).tolist() == [
+        label if label < n - 3 else -1 for label in labels.tolist()
+    ]
+
+
+def test_thumbnails_fit_and_what_cannot_be_read_is_none(shown, tmp_path):
+    *read, unreadable, missing = pictures.thumbnails([*shown.paths, tmp_path / "none.png"], 16)
+    assert unreadable is None and missing is None
+    assert {(image.size, image.mode) for image in read} == {((16, 8), "RGB")}
+
+
+def test_shading_leaves_out_the_diagonal():
+    matrix = np.eye(50) + 0.2 * (1 - np.eye(50))
+    assert pictures.shading(matrix) == pytest.approx((0.2, 0.201))
+    assert pictures.shading(np.ones((1, 1))) == (0, 1)
+
+
+def test_long_names_are_cut_and_lines_joined():
+    assert pictures.shorten("a\n b\tc", 9) == "a b c"
+    assert pictures.shorten("abcdef", 4) == "abc…"

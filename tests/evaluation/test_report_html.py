@@ -1,0 +1,471 @@
+"""One page that says what was measured, escapes what it is given, and works in a browser."""
+
+import base64
+import contextlib
+import html
+import io
+import json
+import math
+import os
+import select
+import shutil
+import subprocess
+import time
+from html.parser import HTMLParser
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import metrics
+from evaluation import report_html
+from evaluation.exhibit import Exhibit
+from evaluation.report_html import webp, write_report
+from metrics import Interval
+
+HOSTILE = """<script>alert(1)</script>"'&</style></script>{{ 7 * 6 }}<img src=x onerror=alert(2)>"""
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+R1, MAP, RHO = "test/embeds/e_recall@1", "test/embeds/mAP@R", "test/embeds/rho_spectrum@1"
+ROWS = [
+    {"epoch": 0, R1: 0.25, MAP: 0.125, RHO: 0.5},
+    {"epoch": 1, R1: None, MAP: 0.25, RHO: math.nan, "train/loss": 1.5},
+    {"epoch": 2, R1: 0.5, MAP: 0.375, RHO: 0.75, "train/loss": 1.25},
+]
+
+
+def make(folder, sizes=(4, 4, 4, 4), *, names=None, before=True, words=True, groups=True):
+    """Noisy images of classes of the given sizes and their report's other ingredients."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    images = folder / "<b>'images\" & more"
+    images.mkdir(exist_ok=True)
+    paths = [images / f'{row}"><script>alert(3)<script>.png' for row in range(len(labels))]
+    paths = [path.with_name(path.name.replace("/", "-")) for path in paths]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(path)
+    n, n_classes = len(labels), len(sizes)
+    labels = torch.from_numpy(labels)
+    draw = torch.Generator().manual_seed(0)
+    after = torch.randn(n, 5, generator=draw)
+    queries = metrics.per_query(["recall@1", "mAP@R"], metrics.Gallery(after, labels))
+    return Exhibit(
+        name="made.test",
+        paths=paths,
+        labels=labels,
+        class_names=names or [f"class {c}" for c in range(n_classes)],
+        after=after,
+        recall=queries["recall@1"],
+        average_precision=queries["mAP@R"],
+        before=torch.randn(n, 5, generator=draw) if before else None,
+        class_groups=[f"group {c % 2}" for c in range(n_classes)] if groups else (),
+        class_words=torch.randn(n_classes, 3, generator=draw) if words else None,
+    )
+
+
+def report(folder, exhibit, rows=ROWS, protocols=None, intervals=None, config=None, *, draw=False):
+    """What was written and the page; the PNG files, which take longest, are mostly not needed."""
+    folder.mkdir(exist_ok=True)
+    pictures = ("retrieval_picture", "similarity_picture", "map_picture")
+    with contextlib.ExitStack() as stack:
+        for name in () if draw else pictures:
+            stack.enter_context(mock.patch.object(report_html, name))
+        written = write_report(
+            folder,
+            exhibit,
+            rows=rows,
+            protocols=protocols or {},
+            intervals=intervals,
+            config={"lr": 0.1} if config is None else config,
+        )
+    return written, written["report"].read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """What a parser sees: tags with attributes, tables as text, and text outside of scripts."""
+
+    VOID = frozenset(("meta", "link", "img", "br", "input", "wbr", "path", "circle", "polyline"))
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text, self.tables = [], [], "", []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("script", "style"):
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.tags)
+
+
+# --------------------------------------------------------------------------------------------------
+# What it says
+# --------------------------------------------------------------------------------------------------
+def test_pictures_and_page_are_written(tmp_path):
+    written, text = report(tmp_path / "a run", make(tmp_path), draw=True)
+    assert list(written) == ["retrieval", "similarities", "map", "report"]
+    for path in written.values():
+        assert path.parent == tmp_path / "a run" and path.stat().st_size > 1000
+    assert "<title>a run – made.test</title>" in text
+
+
+def test_scores_stand_beside_those_before_training(tmp_path):
+    intervals = {R1: Interval(0.4, 0.6), MAP: Interval(math.nan, math.nan)}
+    _, text = report(tmp_path / "run", make(tmp_path), intervals=intervals)
+    heading, *lines = Page(text).tables[0]
+    assert heading[-2:] == ["95 % interval", "change"]
+    assert lines == [
+        # the interval stands in the cell, too: a narrow page shows it there
+        [R1, "25.00", "50.0040.00 – 60.00", "40.00 – 60.00", "+25.00"],
+        [MAP, "12.50", "37.50", "", "+25.00"],
+        [RHO, "0.5000", "0.7500", "", "+0.2500"],
+    ]
+
+
+def test_an_evaluation_has_one_score(tmp_path):
+    rows = [{"epoch": 8, R1: 0.5, MAP: math.nan}]
+    _, text = report(tmp_path / "run", make(tmp_path, before=False), rows=rows)
+    assert Page(text).tables[0] == [
+        ["in percent", "score", "95 % interval"],
+        [R1, "50.00", ""],
+        [MAP, "–", ""],
+    ]
+    assert "untrained" not in Page(text).text
+
+
+def test_protocols_are_listed_once(tmp_path):
+    protocols = {R1: "set exact", MAP: "set exact", RHO: "set centres"}
+    _, text = report(tmp_path / "run", make(tmp_path), protocols=protocols)
+    seen = Page(text).text
+    assert seen.count("set exact") == seen.count("set centres") == 1
+    assert f"{RHO} on set centres" in seen
+
+
+def test_curves_are_of_what_has_two_values(tmp_path):
+    _, text = report(tmp_path / "run", make(tmp_path))
+    labels = [
+        tag["aria-label"] for name, tag in Page(text).tags if "epoch" in tag.get("aria-label", "")
+    ]
+    assert labels == [
+        f"{R1}, epoch 0 to 2: from 25.00 to 50.00, between 25.00 and 50.00",
+        f"{MAP}, epoch 0 to 2: from 12.50 to 37.50, between 12.50 and 37.50",
+        f"{RHO}, epoch 0 to 2: from 0.5 to 0.75, between 0.5 and 0.75",
+        "train/loss, epoch 1 to 2: from 1.5 to 1.25, between 1.25 and 1.5",
+    ]
+
+
+def test_flags_are_listed_with_what_they_hold(tmp_path):
+    config = {"flags": {"lr": 0.1, "sizes": [1, 2]}, "chosen": {"arch": "resnet18"}}
+    _, text = report(tmp_path / "run", make(tmp_path), config=config)
+    for name, value in [("lr", "0.1"), ("sizes", "1 2"), ("chosen.arch", "resnet18")]:
+        assert f"<div><dt>{name}</dt><dd>{value}</dd></div>" in text
+
+
+# --------------------------------------------------------------------------------------------------
+# What it is given
+# --------------------------------------------------------------------------------------------------
+def test_the_page_is_alone_and_admits_its_own_script_only(tmp_path):
+    _, text = report(tmp_path / "run", make(tmp_path))
+    assert "http:" not in text and "https:" not in text
+    page = Page(text)
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:"))
+    policy = next(tag["content"] for _, tag in page.tags if "http-equiv" in tag)
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+
+
+def test_names_are_escaped_wherever_they_stand(tmp_path):
+    plain = Page(report(tmp_path / "plain", make(tmp_path))[1])
+    hostile = make(tmp_path, names=[f"{HOSTILE[at:]}" for at in (0, 8, 25, 30)])
+    hostile = Exhibit(**{**vars(hostile), "name": HOSTILE, "class_groups": [HOSTILE, "g"] * 2})
+    rows = [ROWS[0], *({**row, HOSTILE: 1.0} for row in ROWS[1:])]
+    _, text = report(
+        tmp_path / "hostile", hostile, rows, dict.fromkeys((R1, MAP), HOSTILE), None,
+        {HOSTILE: HOSTILE, "nested": {HOSTILE: [HOSTILE]}},
+    )  # fmt: skip
+    page = Page(text)
+    assert page.count("script") == plain.count("script") == 2
+    assert page.count("style") == plain.count("style")
+    assert page.count("img") == plain.count("img")
+    for mark in ("<script>alert", "<img src=x"):
+        assert mark not in text and html.escape(mark) in text
+    assert "{{ 7 * 6 }}" in page.text
+    assert "<script>alert(1)" in page.text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "absent"),
+    [
+        ((1,), {"retrieval", "similarities"}),
+        ((5,), {"similarities"}),
+        ((1, 1, 1), {"retrieval"}),
+        ((2, 1), set()),
+    ],
+)
+@pytest.mark.parametrize("full", [True, False])
+def test_whatever_a_set_lacks_there_is_a_page(tmp_path, sizes, absent, full):
+    exhibit = make(tmp_path, sizes, before=full, words=full, groups=full)
+    rows = [{"epoch": 0, R1: math.nan, MAP: None}] if full else []
+    written, text = report(tmp_path / "run", exhibit, rows, config={})
+    assert {"retrieval", "similarities", "map", "report"} - set(written) == absent
+    page = Page(text)
+    assert "nan" not in page.text.lower()
+    assert ("No score was recorded" in page.text) == (not full)
+    assert ("No class has two images" in page.text) == ("retrieval" in absent)
+    assert ("There is only one class" in page.text) == ("similarities" in absent)
+
+
+def test_an_unreadable_image_leaves_a_mark(tmp_path):
+    exhibit = make(tmp_path, (2, 2))
+    for path in exhibit.paths:
+        path.write_bytes(b"no image")
+    _, text = report(tmp_path / "run", exhibit)
+    page = Page(text)
+    assert not [tag for name, tag in page.tags if name == "img" and "webp" in tag["src"]]
+    assert text.count('<div class="unreadable" role="img"') == sum(
+        "tile" in tag.get("class", "") for _, tag in page.tags
+    )
+
+
+def test_the_page_is_no_larger_than_it_may_be(tmp_path, monkeypatch):
+    # Noise is what compresses worst; the largest page holds the largest number of everything.
+    exhibit = make(tmp_path, (4,) * 40)
+    _, text = report(tmp_path / "run", exhibit)
+    images = [
+        len(base64.b64decode(tag["src"].partition(",")[2]))
+        for name, tag in Page(text).tags
+        if name == "img" and "webp" in tag["src"]
+    ]
+    assert max(images) <= report_html.GRID_IMAGE[1]
+    # Bytes of an escaped character: 5 in HTML (&#39;), 12 in JSON (a pair of surrogates).
+    grids = 3 * 6 * 9 * report_html.GRID_IMAGE[1] + 48 * report_html.PAIR_IMAGE[1]
+    dots = 1500 * report_html.MAP_IMAGE[1]
+    table = report_html.TABLE_CLASSES * (3 * 5 * report_html.NAME_LENGTH + 200)
+    names = 12 * report_html.NAME_LENGTH * (150 + 2 * 1500)
+    curves = report_html.CURVES * report_html.CURVE_POINTS * 12
+    most = 4 / 3 * (grids + dots + 3 * 2 * 150**2) + table + names + curves + 1500 * 60
+    assert len(text) < most < 0.95 * report_html.MAX_BYTES
+    monkeypatch.setattr(report_html, "TABLE_CLASSES", 10)
+    _, text = report(tmp_path / "run", exhibit)
+    assert len(Page(text).tables[-1]) == 1 + 10
+    assert "The 5 classes with the lowest and the 5 with the highest mAP@R of 40" in Page(text).text
+
+
+@pytest.mark.parametrize("most", [8192, 600, 200])
+def test_an_image_is_encoded_to_fit(most):
+    noise = np.random.default_rng(0).integers(0, 255, (112, 80, 3), dtype=np.uint8)
+    encoded = base64.b64decode(webp(Image.fromarray(noise), most))
+    assert len(encoded) <= most
+    with Image.open(io.BytesIO(encoded)) as image:
+        assert image.format == "WEBP" and image.width < image.height
+
+
+# --------------------------------------------------------------------------------------------------
+# In a browser
+# --------------------------------------------------------------------------------------------------
+class Browser:
+    """Chromium without a window, over the pipes of its DevTools protocol."""
+
+    def __init__(self, profile):
+        theirs_in, self.to = os.pipe()
+        self.back, theirs_out = os.pipe()
+        arguments = (
+            "--headless=new --no-sandbox --disable-gpu --hide-scrollbars --disable-dev-shm-usage "
+            "--no-first-run --disable-background-networking --remote-debugging-pipe"
+        )
+        # it reads file 3 and writes file 4
+        shell = f'exec "$0" {arguments} --user-data-dir="$1" 3<&{theirs_in} 4>&{theirs_out}'
+        self.process = subprocess.Popen(
+            ["bash", "-c", shell, BROWSER, str(profile)],
+            pass_fds=(theirs_in, theirs_out),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self.events, self.sent, self.buffer, self.session = [], 0, b"", None
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method, **parameters):
+        self.sent += 1
+        message = {"id": self.sent, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.to, json.dumps(message).encode() + b"\0")
+        while (answer := self.read()).get("id") != self.sent:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def read(self, seconds=20):
+        until = time.monotonic() + seconds
+        while b"\0" not in self.buffer:
+            ready, _, _ = select.select([self.back], [], [], max(0, until - time.monotonic()))
+            part = os.read(self.back, 1 << 20) if ready else b""
+            assert part, f"{BROWSER} said nothing for {seconds} s"
+            self.buffer += part
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, path, width):
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=900, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        self.events.clear()
+        self.ask("Page.navigate", url=path.resolve().as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self.read())
+
+    def evaluate(self, script):
+        found = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def complaints(self):
+        """What a console would show: exceptions, errors, and what the page's policy refused."""
+        self.evaluate("0")  # events sent until now have arrived before its answer
+        told = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return [event for event in self.events if event["method"] in told]
+
+    def screenshot(self):
+        data = self.ask("Page.captureScreenshot", format="png")["data"]
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            return np.asarray(image.convert("L"))
+
+    def close(self):
+        with contextlib.suppress(OSError, AssertionError):
+            self.session = None
+            self.ask("Browser.close")
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.to)
+        os.close(self.back)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not BROWSER:
+        pytest.skip("no chromium, chromium-browser or google-chrome is installed")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    names = ["class 10", "class 9", HOSTILE, "alone"]
+    exhibit = make(folder, (4, 3, 2, 1), names=names)
+    intervals = {name: Interval(0.45, 0.55) for name in (R1, MAP)}
+    protocols = {R1: "made.test n=10 d=5 euclidean exact seed=0"}
+    return report(folder / "run", exhibit, ROWS, protocols, intervals)[0]["report"]
+
+
+COLUMN = (
+    "[...document.querySelectorAll('#class-table tbody tr')].map(row => row.cells[{}].textContent)"
+)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_complaint(browser, page, width):
+    browser.open(page, width)
+    assert browser.complaints() == []
+    seen = browser.screenshot()
+    assert seen.shape == (900, width) and seen.std() > 5
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    broken = "[...document.images].filter(image => image.complete && !image.naturalWidth).length"
+    assert browser.evaluate(broken) == 0
+
+
+def test_a_narrow_page_shows_intervals_below_their_scores(browser, page):
+    shown = "[...document.querySelectorAll('.scores .interval')].map(one => one.offsetWidth > 0)"
+    for width, narrow in ((390, True), (1280, False)):
+        browser.open(page, width)
+        assert browser.evaluate(shown) == [narrow, narrow]
+
+
+def test_a_heading_sorts_its_column(browser, page):
+    browser.open(page, 1280)
+    headings = "document.querySelectorAll('#class-table th button')"
+    texts = browser.evaluate(f"[...{headings}].map(button => button.textContent)")
+    images, precision = texts.index("images"), texts.index("mAP@R")
+    browser.evaluate(f"{headings}[{images}].click()")
+    assert browser.evaluate(COLUMN.format(images)) == ["1", "2", "3", "4"]
+    browser.evaluate(f"{headings}[{images}].click()")
+    assert browser.evaluate(COLUMN.format(images)) == ["4", "3", "2", "1"]
+    browser.evaluate(f"{headings}[0].click()")
+    assert browser.evaluate(COLUMN.format(0))[1:] == ["alone", "class 9", "class 10"]
+    for sign in (1, -1):  # a class without a score is last either way
+        browser.evaluate(f"{headings}[{precision}].click()")
+        *scores, last = browser.evaluate(COLUMN.format(precision))
+        assert last == "–" and scores == sorted(scores, key=lambda text: sign * float(text))
+    assert browser.complaints() == []
+
+
+def test_classes_can_be_found_and_shown_on_the_map(browser, page):
+    browser.open(page, 1280)
+    browser.evaluate(
+        "const find = document.getElementById('class-filter'); find.value = 'ALONE';"
+        "find.dispatchEvent(new Event('input'))"
+    )
+    rows = "[...document.querySelectorAll('#class-table tbody tr')]"
+    shown = browser.evaluate(
+        f"{rows}.filter(row => !row.hidden).map(row => row.cells[0].textContent)"
+    )
+    assert "alone" in shown
+    browser.evaluate(
+        "const choice = document.getElementById('map-class');"
+        "choice.value = [...choice.options].find(one => one.text.startsWith('class 10')).value;"
+        "choice.dispatchEvent(new Event('change'))"
+    )
+    assert "4 images" in browser.evaluate("document.getElementById('map-shown').textContent")
+    assert browser.evaluate("document.querySelectorAll('#map-shown img').length") == 4
+    assert browser.complaints() == []
+
+
+def test_keys_move_through_a_matrix(browser, page):
+    browser.open(page, 1280)
+    readout = "document.getElementById('matrix-readout').textContent"
+    press = (
+        "document.querySelector('.matrix').dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}))"
+    )
+    before = browser.evaluate(readout)
+    browser.evaluate(press)
+    after = browser.evaluate(readout)
+    assert before != after and " × " in after and "trained" in after
