@@ -11,8 +11,8 @@ import parameters
 from utilities.finished import exit_if_finished
 
 if __name__ == "__main__":  # --help, a wrong flag and a finished run need not wait for torch
-    asked = parameters.parse()
-    exit_if_finished(vars(asked), parameters.run_name(asked))
+    early = parameters.parse()
+    exit_if_finished(vars(early), parameters.run_name(early))
 
 import argparse
 import hashlib
@@ -35,8 +35,10 @@ import datasets
 import evaluation
 import language
 import metrics
+from architectures.load import evaluation_flags, load_embedder
 from datasets import Data, ImageSet
-from evaluation import Features, Scores
+from evaluation import Evaluator, Features, Scores
+from evaluation.preprocessing import preprocessing
 from language import LanguageGuide
 from utilities import checkpoint, log, optimization
 from utilities.files import cache_folder
@@ -53,7 +55,7 @@ LOG = logging.getLogger("main")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Train and evaluate one run.
+    """Train and evaluate one run, or with ``--evaluate_only`` score the embedder of another.
 
     Args:
         argv: the words of the command line; None reads ``sys.argv``.
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """
     start = time.perf_counter()
     args = parameters.parse(argv)
+    if args.evaluate_only:
+        return evaluate_only(args, argv)
     exit_if_finished(vars(args), parameters.run_name(args))
     keep_freed_memory()
     log.set_up()
@@ -96,10 +100,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     ).to(device)
     distill = criteria.build_distillation(args)
 
-    recipe = datasets.recipe(args.dataset)
-    preprocessing = {"mean": embedder.mean, "std": embedder.std}
     augment = datasets.train_transform(
-        args.image_size, args.augmentation, scale=recipe.train_scale, **preprocessing
+        args.image_size,
+        args.augmentation,
+        embedder.mean,
+        embedder.std,
+        scale=datasets.recipe(args.dataset).train_scale,
     )
     batches = datasets.loader(
         data.train, [augment] * criterion.n_views, sampler, workers=args.kernels, seed=args.seed
@@ -113,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     scaler = torch.amp.GradScaler(device.type, enabled=args.use_float16 and half is torch.float16)
 
     # What is reported: images of unseen classes, each a query for all the others.
-    size = datasets.input_size(args.image_size, args.augmentation)
-    middle = datasets.eval_transform(size, recipe.crop_ratio, **preprocessing)
+    middle = preprocessing(vars(args), embedder.mean, embedder.std).transform()
     sets = evaluated_sets(args, data)
     words = evaluation_words(args, sets, device)
     evaluate = evaluation.build(args, embedder, sets, middle, words, device)
@@ -154,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     LOG.info(summary(args, data, chosen, device, run.path))
 
     untrained = measured = evaluate()
+    before = evaluate.embeds[chosen_on]
     scores = dict(untrained)
     recorder.record(0, untrained)
     iteration = 0
@@ -212,9 +218,50 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             },
         )
 
-    recorder.finish()
-    LOG.info(report(untrained, measured, run.path, time.perf_counter() - start))
+    shown = show(args, run, evaluate, measured, sets, words, before)
+    recorder.finish(shown)
+    seconds = time.perf_counter() - start
+    LOG.info(ending(evaluation.table(untrained, measured), measured, run.path, seconds))
     return scores
+
+
+def evaluate_only(asked: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, float]:
+    """Score ``--checkpoint`` as its run did, but for the flags that the command line names.
+
+    Raises:
+        ValueError, OSError: a checkpoint that cannot be read, or flags that do not fit it.
+    """
+    start = time.perf_counter()
+    keep_freed_memory()
+    log.set_up()
+    trained = load_embedder(Path(asked.checkpoint))
+    defaults = vars(parameters.build_parser().parse_args([]))
+    args = argparse.Namespace(**evaluation_flags(trained, defaults, parameters.given(argv)))
+    datasets.fill_by_recipe(args)
+    for name in args.evaluation_metrics:
+        metrics.parse(name)
+    args.kernels = min(args.kernels, os.cpu_count() or 1)
+    device = torch.device("cuda", args.gpu) if torch.cuda.is_available() else torch.device("cpu")
+    seed_everything(args.seed)
+
+    data = datasets.build(args)
+    embedder = trained.embedder.to(device)
+    middle = preprocessing(vars(args), embedder.mean, embedder.std).transform()
+    sets = evaluated_sets(args, data)
+    words = evaluation_words(args, sets, device)
+    evaluate = evaluation.build(args, embedder, sets, middle, words, device)
+
+    named = args.savename != "group_plus_seed"
+    name = args.savename if named else f"{trained.file.parent.name}_evaluation"
+    run = RunFolder.create(Path(args.save_path), args.dataset, name)
+    log.set_up(run.log_file)
+    run.write_config(vars(args), device)
+    scores = evaluate()
+    run.record(trained.epoch, scores)
+    show(args, run, evaluate, scores, sets, words)
+    seconds = time.perf_counter() - start
+    LOG.info(ending(evaluation.listing(scores), scores, run.path, seconds))
+    return dict(scores)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -304,6 +351,46 @@ def evaluation_words(
     }
 
 
+def show(
+    args: argparse.Namespace,
+    run: RunFolder,
+    evaluate: Evaluator,
+    scores: Scores,
+    sets: Mapping[str, ImageSet],
+    words: Mapping[str, Tensor],
+    before: tuple[Tensor, Tensor] | None = None,
+) -> list[Path]:
+    """Write each set's scores by class, and the pictures and report of the first; returns pictures.
+
+    Args:
+        before: embeddings of the first set before training, and their rows.
+    """
+    for name, images in sets.items():
+        evaluation.write_by_class(run.path / f"classes_{name}.csv", scores, f"{name}/", images)
+    if args.no_report:
+        return []
+    name, images = next(iter(sets.items()))
+    embeds, rows = evaluate.embeds[name]
+    comparable = before is not None and torch.equal(before[1], rows)  # all images were readable
+    exhibit = evaluation.build_exhibit(
+        images,
+        embeds,
+        rows,
+        before=before[0] if before is not None and comparable else None,
+        class_words=words.get(name),
+        seed=args.seed,
+    )
+    written = evaluation.write_report(
+        run.path,
+        exhibit,
+        rows=run.rows,
+        protocols=scores.protocols,
+        intervals=scores.intervals,
+        config=vars(args),
+    )
+    return [path for path in written.values() if path.suffix == ".png"]
+
+
 # --------------------------------------------------------------------------------------------------
 # What a run says
 # --------------------------------------------------------------------------------------------------
@@ -356,12 +443,12 @@ def not_finite(
     )
 
 
-def report(untrained: Scores, trained: Scores, folder: Path, seconds: float) -> str:
-    """The end of a run: scores before and after, how they were measured, where they lie."""
+def ending(table: str, scores: Scores, folder: Path, seconds: float) -> str:
+    """The end of a run: its scores, how they were measured, where they lie."""
     return "\n".join(
         [
-            evaluation.table(untrained, trained),
-            *(f"measured on {protocol}" for protocol in dict.fromkeys(trained.protocols.values())),
+            table,
+            *(f"measured on {protocol}" for protocol in dict.fromkeys(scores.protocols.values())),
             f"{seconds / 60:.1f} minutes, peak memory {peak_memory_mb() / 1024:.2f} GiB beside the "
             "loading processes",
             f"run folder: {folder}",

@@ -13,6 +13,7 @@ import argparse
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 LOSSES = (
     "angular", "arcface", "circle", "contrastive", "cosface", "histogram", "lifted", "margin",
@@ -57,6 +58,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"{unknown[0]} is not a flag{hint}")
     check(parser, args)
     return args
+
+
+def given(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Only the flags that a command line names, by their names in ``parse``'s answer.
+
+    Args:
+        argv: words that ``parse`` has accepted; None reads ``sys.argv``.
+    """
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return vars(parser.parse_args(argv))
 
 
 def run_name(args: argparse.Namespace) -> str:
@@ -170,6 +183,11 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             )
     if args.log_online and args.wandb_mode == "disabled":
         args.wandb_mode = "online"
+    if args.evaluate_only != (args.checkpoint is not None):
+        parser.error(
+            "--evaluate_only and --checkpoint go together: --evaluate_only --checkpoint RUN scores "
+            "the embedder of a run folder or a .pt file"
+        )
     if args.savename == "":
         parser.error("--savename is empty; leave it out or give the run a name")
 
@@ -917,12 +935,32 @@ def evaluation_parameters(parser: argparse.ArgumentParser) -> None:
     """What is measured, on what, and which checkpoints are kept."""
     add = parser.add_argument_group("evaluation").add_argument
     add(
+        "--evaluate_only",
+        action="store_true",
+        help="train nothing, score --checkpoint under its own flags, but for those given",
+    )
+    add(
+        "--checkpoint",
+        default=None,
+        metavar="RUN",
+        help="run folder (its last.pt) or .pt file to score (default: none)",
+    )
+    add(
         "--evaluation_metrics",
         nargs="+",
         default=None,
-        help="e_recall@k c_recall@k nmi f1 mAP mAP@R R_precision mAP_1000 "
-        "wrong_word_similarity@k wrong_group_share@k",
+        help="recall@k precision@k R_precision mAP mAP@R mAP_1000 mAP_c mAP_lim MRR nmi ami f1 "
+        "group_recall@k wrong_word_similarity@k wrong_group_share@k intra_distance inter_distance "
+        "intra_over_inter alignment uniformity rho_spectrum@m; e_ before a name is by euclidean "
+        "distance (default), c_ by cosine",
     )
+    add(
+        "--eval_memory",
+        type=positive,
+        default=1.0,
+        help="GiB that the search may take, whatever the number of images",
+    )
+    add("--no_report", action="store_true", help="write no pictures and no report.html at the end")
     add(
         "--evaltypes",
         nargs="+",

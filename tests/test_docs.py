@@ -9,6 +9,7 @@ import parameters
 from batchminer import MINERS
 from criteria import CRITERIA
 from datasampler import SAMPLERS
+from metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -16,7 +17,12 @@ OBJECTIVES = (ROOT / "docs" / "objectives.md").read_text()
 ACTIONS = {
     flag: action for action in parameters.build_parser()._actions for flag in action.option_strings
 }
-OF_THE_BENCHMARK = {"--classes", "--device", "--only", "--rounds", "--sizes", "--threads"}
+OF_OTHER_COMMANDS = {
+    *("--classes", "--device", "--only", "--rounds", "--sizes", "--threads"),  # benchmarks
+    *("--index", "--k", "--save", "--json"),  # evaluation.retrieve
+    *("--format", "--out"),  # architectures.export
+    "--dev",  # requirements.sh
+}
 TABLES = [  # section, what stands before a hyperparameter in its flag, registry
     ("Objectives", "--loss_{}_", CRITERIA),
     ("Miners", "--miner_{}_", MINERS),
@@ -70,12 +76,19 @@ def test_the_flags_of_the_memory_are_documented():
     assert memory and all(f"`{flag}" in OBJECTIVES for flag in memory)
 
 
+def test_each_metric_is_defined():
+    defined = re.findall(r"`([^`]+)`", (ROOT / "docs" / "evaluation.md").read_text())
+    aliases = {"dists@inter", "dists@intra_over_inter"}  # named by the first of them
+    known = {name.replace("rho_spectrum@k", "rho_spectrum@m") for name in METRICS}
+    assert known - aliases <= set(defined)
+
+
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_every_flag_exists(path):
     named = set(re.findall(r"(?<![\w-])--[A-Za-z]\w*", path.read_text()))
     placeholders = {flag for flag in named if flag.endswith("_")}  # `--loss_<name>_<param>`
     assert all(any(flag.startswith(stem) for flag in ACTIONS) for stem in placeholders)
-    assert named - placeholders <= ACTIONS.keys() | OF_THE_BENCHMARK
+    assert named - placeholders <= ACTIONS.keys() | OF_OTHER_COMMANDS
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -99,9 +99,44 @@ def test_a_run_leaves_all_that_it_promises(source, tmp_path, caplog):
     assert "0 images" not in caplog.text and "24 images of 4 classes" in caplog.text
 
 
+def test_a_checkpoint_scores_as_it_did_in_training(source, tmp_path):
+    """To the last digit, on the sets it was scored on; under other flags where these are given."""
+    more = ("--embed_dim", "8", "--evaluation_metrics", "e_recall@1", "mAP", "nmi", "--seed", "3")
+    trained = main.main(flags(source, tmp_path, *more))
+    folder = tmp_path / "animals" / "default_s3"
+    only = ["--evaluate_only", "--checkpoint", str(folder), "--save_path", str(tmp_path)]
+    again = main.main(only)
+    measured = {name: value for name, value in trained.items() if not name.startswith("train/l")}
+    measured = {name: value for name, value in measured.items() if "/embeds/" in name}
+    assert len(measured) == 6 and again == measured
+    evaluated = tmp_path / "animals" / "default_s3_evaluation"
+    assert last_row(evaluated)["epoch"] == 2
+    assert {"classes_test.csv", "classes_train.csv", "config.json", "report.html"} <= {
+        path.name for path in evaluated.iterdir()
+    }
+    assert not (evaluated / "last.pt").exists()
+
+    other = main.main([*only, "--no_train_metrics", "--evaluation_metrics", "MRR", "--no_report"])
+    assert set(other) == {"test/embeds/MRR"}
+    with pytest.raises(ValueError, match=r"--embed_dim 16 is not what .* was trained with, 8"):
+        main.main([*only, "--embed_dim", "16"])
+    with pytest.raises(FileNotFoundError, match="--checkpoint nowhere does not exist"):
+        main.main(["--evaluate_only", "--checkpoint", "nowhere"])
+
+
+def test_a_run_ends_with_a_report(source, tmp_path):
+    main.main(flags(source, tmp_path, "--n_epochs", "1"))
+    folder = tmp_path / "animals" / "default_s0"
+    assert {"report.html", "retrieval.png", "similarities.png", "map.png"} <= {
+        path.name for path in folder.iterdir()
+    }
+    page = (folder / "report.html").read_text()
+    assert "snowy owl" in page and "http://" not in page and "https://" not in page
+
+
 def short(source, save_path, *more):
     """One epoch of three batches."""
-    measured = ("--no_train_metrics", "--evaluation_metrics", "e_recall@1")
+    measured = ("--no_train_metrics", "--no_report", "--evaluation_metrics", "e_recall@1")
     return flags(source, save_path, "--n_epochs", "1", *measured, *more)
 
 

@@ -94,6 +94,8 @@ def test_a_published_command_parses():
         ("--weights x.pth --not_pretrained", "exclude each other"),
         ("--no_test_metrics --no_train_metrics", "--use_tv_split"),
         ("--warmup 5 --n_epochs 3", "at most --warmup 3"),
+        ("--evaluate_only", "--checkpoint go together"),
+        ("--checkpoint runs/a", "--checkpoint go together"),
         ("--loss supcon --samples_per_class 1", "use 2 or more"),
         ("--loss softmax --xbm_size 64", "--xbm_size 64 keeps images to compare with"),
         ("--data_sampler d2_coreset --data_batchmatch_bigbs 64", "bigbs 112 or more"),
@@ -111,6 +113,11 @@ def test_refusals_name_flag_value_and_remedy(flags, says, capsys):
         parameters.parse(shlex.split(flags))
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_given_flags_are_those_that_were_typed():
+    typed = parameters.given(["--bs", "8", "--no_report", "--tau", "3", "4"])
+    assert typed == {"bs": 8, "no_report": True, "tau": [3, 4]}
 
 
 def test_help_needs_no_torch():

@@ -23,7 +23,7 @@ def test_every_flag_of_the_readme_exists():
     known = {
         flag for action in parameters.build_parser()._actions for flag in action.option_strings
     }
-    known |= {"--dev", "--baseline", "--help", "--scores"}
+    known |= {"--dev", "--baseline", "--help", "--scores", "--index", "--save", "--out"}
     named = set(re.findall(r"(?<![\w-])--[a-z_]+", README))
     assert len(named) > 15 and named <= known
 

@@ -48,10 +48,11 @@ class Recorder:
             checkpoint.save(self.run.checkpoint(f"best_{name}{suffix}"), parts)
         checkpoint.save(self.last, parts)
 
-    def finish(self) -> None:
-        """Send the curves and close W&B."""
-        if self.curves.is_file():
-            self.wandb.image(self.curves)
+    def finish(self, pictures: Sequence[Path] = ()) -> None:
+        """Send the curves and other pictures, and close W&B."""
+        for picture in (self.curves, *pictures):
+            if picture.is_file():
+                self.wandb.image(picture)
         self.wandb.finish()
 
     @property
