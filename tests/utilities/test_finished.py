@@ -62,7 +62,7 @@ def test_only_the_flag_skips(tmp_path, capsys):
     args.skip_finished = True
     with pytest.raises(SystemExit) as stop:
         exit_if_finished(vars(args), "g_s0")
-    assert stop.value.code is None
+    assert not stop.value.code  # success
     assert "g_s0 is finished" in capsys.readouterr().out
 
 
