@@ -21,6 +21,7 @@ OF_OTHER_COMMANDS = {
     *("--classes", "--device", "--only", "--rounds", "--sizes", "--threads"),  # benchmarks
     *("--index", "--k", "--save", "--json"),  # evaluation.retrieve
     *("--format", "--out"),  # architectures.export
+    "--versus",  # utilities.results
     "--dev",  # requirements.sh
 }
 TABLES = [  # section, what stands before a hyperparameter in its flag, registry
