@@ -1,5 +1,6 @@
 """The contract of every objective."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -71,13 +72,14 @@ class Criterion(nn.Module):
                 )
 
 
-class PairCriterion(Criterion):
+class PairCriterion(Criterion, ABC):
     """An objective over pairs of images: those of a batch, or of a batch and other references.
 
     ``criteria.xbm`` gives it a memory of earlier batches as references. Gradients flow through the
     batch's embeddings alone then.
     """
 
+    @abstractmethod
     def forward(
         self, embeds: Tensor, labels: Tensor, references: References | None = None
     ) -> Tensor:
@@ -87,7 +89,6 @@ class PairCriterion(Criterion):
             references: what each image is compared with; None is the batch itself, in which an
                 image is no positive of its own.
         """
-        raise NotImplementedError
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ section 3: whatever a loss over similarities S_ij is, its gradient is that of Σ
 the weights w_ij = ∂L/∂S_ij held fixed.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from .base import PairCriterion
 from .gradient import with_gradient
 
 
-class PairWeighting(PairCriterion, ABC):
+class PairWeighting(PairCriterion):
     """A loss over the inner products of a batch with itself or with other references.
 
     A subclass writes ``weigh`` and nothing else.
