@@ -10,6 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from utilities.results import last_written
+
 # Flags that say where a run happens, not what comes out.
 PLACES = frozenset(
     ("source_path", "save_path", "gpu", "kernels", "skip_finished", "log_online", "wandb_mode",
@@ -78,9 +80,7 @@ def _folders(parent: Path, name: str) -> Iterator[Path]:
 def _finished_flags(folder: Path) -> dict[str, Any] | None:
     """The flags of the finished run in ``folder``; None where there is none."""
     try:
-        flags = json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"]
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        done = json.loads(lines[-1])["epoch"] == flags["n_epochs"]
-    except (OSError, ValueError, LookupError):
+        flags, last = last_written(folder)
+    except ValueError:
         return None
-    return flags if done else None
+    return flags if last.get("epoch", -1) == flags.get("n_epochs") else None

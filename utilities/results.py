@@ -14,7 +14,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utilities.registry import closest_first
 
@@ -36,18 +36,27 @@ class Run(NamedTuple):
     scores: dict[str, float]
 
 
-def read(folder: Path) -> Run:
-    """The last scores of the run in ``folder``.
+def last_written(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The flags of the run in ``folder``, and the last line of its metrics with the epoch.
 
     Raises:
         ValueError: the folder holds no run, or one without an evaluation.
     """
     try:
-        flags = json.loads((folder / "config.json").read_text())["flags"]
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        last = json.loads(lines[-1])
-    except (OSError, KeyError, IndexError, json.JSONDecodeError) as error:
+        flags = json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"]
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return flags, json.loads(lines[-1])
+    except (OSError, LookupError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} holds no run with scores ({error!r})") from None
+
+
+def read(folder: Path) -> Run:
+    """The last scores of the run in ``folder``.
+
+    Raises:
+        ValueError: as ``last_written``.
+    """
+    flags, last = last_written(folder)
     epoch = int(last.pop("epoch"))
     scores = {name: value for name, value in last.items() if isinstance(value, float)}
     return Run(flags["group"], flags["seed"], epoch, flags.get("n_epochs", epoch), scores)
