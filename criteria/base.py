@@ -21,9 +21,15 @@ class Criterion(nn.Module):
 
     Collaborators (miner, n_classes, embed_dim) are positional-or-keyword constructor parameters,
     hyperparameters are keyword-only.
+
+    Attributes:
+        n_views: views of each tuple of images that ``compute`` needs.
+        reads: what of an ``Embedding`` the objective is about: "embeds", or "features" where it has
+            a head of its own, so that the embedding layer is left out.
     """
 
     n_views: ClassVar[int] = 1
+    reads: ClassVar[str] = "embeds"
 
     def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
         """The loss: embeds (B, D), labels (B,) int64; returns a differentiable scalar.
@@ -46,6 +52,9 @@ class Criterion(nn.Module):
         embeds = at_least_float32(views[0].embeds)
         with torch.autocast(embeds.device.type, enabled=False):
             return self(embeds, batch.labels)
+
+    def after_step(self, embedder: nn.Module) -> None:
+        """Follow the embedder after an optimizer step: a momentum encoder, unit prototypes."""
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """The criterion's own trainable parameters, as groups for an optimizer.

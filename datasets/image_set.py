@@ -1,12 +1,39 @@
-"""`ImageSet`: which images there are, the class of each, and the words that name them."""
+"""Which images there are, the class of each, and the words that name them.
+
+`Images` is what a loader asks of a set; `ImageSet` is one of labelled files.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from datasets.reading import read_image
+
+
+class Images(Protocol):
+    """N images by row, wherever they lie: in files, in tar shards, in another library's dataset."""
+
+    @property
+    def name(self) -> str:
+        """Such as "emoji.train"."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def read(self, row: int) -> Image.Image:
+        """The image in RGB. Raises OSError, which names it, where it cannot be read."""
+
+    def label(self, row: int) -> int:
+        """Its class, >= 0; where there are no classes, its row."""
+
+    def caption(self, row: int) -> str | None:
+        """What is said of it; None where nothing is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +72,15 @@ class ImageSet:
     @property
     def n_classes(self) -> int:
         return len(self.class_names)
+
+    def read(self, row: int) -> Image.Image:
+        return read_image(self.paths[row])
+
+    def label(self, row: int) -> int:
+        return int(self.labels[row])
+
+    def caption(self, row: int) -> str | None:
+        return self.captions[row] if self.captions else None
 
     @cached_property
     def rows_by_class(self) -> tuple[NDArray[np.int64], ...]:

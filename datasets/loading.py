@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.image_set import ImageSet
-from datasets.readable import read_image
+from datasets.image_set import Images
 from utilities.seeding import derive, seed_worker
 from utilities.structures import Batch
 
@@ -66,14 +65,14 @@ class SeededBatches:
 class Views(Dataset):
     """``Item`` → ``Sample``; None, with a warning, when an image cannot be read any more."""
 
-    def __init__(self, image_set: ImageSet, transforms: Sequence[Transform]) -> None:
+    def __init__(self, image_set: Images, transforms: Sequence[Transform]) -> None:
         self.image_set = image_set
         self.transforms = tuple(transforms)
 
     def __getitem__(self, item: Item) -> Sample | None:
         rows, seed = item
         try:
-            images = [read_image(self.image_set.paths[row]) for row in rows]
+            images = [self.image_set.read(row) for row in rows]
         except OSError as error:
             log.warning("%s; left out of its batch", error)
             return None
@@ -87,12 +86,8 @@ class Views(Dataset):
             )
         finally:
             torch.set_rng_state(state)
-        captions = self.image_set.captions
         return Sample(
-            views,
-            int(self.image_set.labels[rows[0]]),
-            rows[0],
-            captions[rows[0]] if captions else None,
+            views, self.image_set.label(rows[0]), rows[0], self.image_set.caption(rows[0])
         )
 
 
@@ -119,7 +114,7 @@ def collate(samples: Sequence[Sample | None]) -> Batch:
 
 
 def loader(
-    image_set: ImageSet,
+    image_set: Images,
     transforms: Sequence[Transform],
     batches: Iterable[list[tuple[int, ...]]],
     *,

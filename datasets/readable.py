@@ -1,4 +1,4 @@
-"""Opens image files, and finds those that cannot be opened before training starts."""
+"""Finds the image files that cannot be decoded, before training starts."""
 
 import hashlib
 import json
@@ -15,26 +15,6 @@ from datasets.image_set import ImageSet
 from utilities.files import atomic_path, cache_folder
 
 log = logging.getLogger(__name__)
-
-
-def read_image(path: Path) -> Image.Image:
-    """The image in RGB; what is transparent becomes white.
-
-    Raises:
-        OSError: the file cannot be read or is no whole image; names it.
-    """
-    try:
-        with Image.open(path) as opened:
-            image: Image.Image = opened
-            if image.mode.startswith("I;16"):  # PIL's own conversion clips 16 bits instead
-                image = image.convert("I").point(lambda value: value / 256).convert("L")
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return image.convert("RGB")
-    except Exception as error:  # a damaged file makes the decoders raise almost anything
-        raise OSError(f"cannot read the image {path}: {error}") from error
 
 
 def fault(path: Path) -> str:

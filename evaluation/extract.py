@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from datasets.image_set import ImageSet
+from datasets.image_set import Images
 from datasets.loading import Transform, loader
 from utilities.precision import half_precision
 
@@ -26,7 +26,7 @@ class Features(NamedTuple):
 
 def extract(
     embedder: nn.Module,
-    image_set: ImageSet,
+    image_set: Images,
     transform: Transform,
     *,
     bs: int = 112,
@@ -58,7 +58,7 @@ def extract(
 
 def predict(
     classifier: nn.Module,
-    image_set: ImageSet,
+    image_set: Images,
     transform: Transform,
     *,
     bs: int = 112,
@@ -82,7 +82,7 @@ def predict(
 @torch.no_grad()
 def _outputs(
     model: nn.Module,
-    image_set: ImageSet,
+    image_set: Images,
     transform: Transform,
     bs: int,
     workers: int,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets.readable import read_image
+from datasets.reading import read_image
 from evaluation.exhibit import Exhibit, ImageMap, Retrieved, Similarities
 from utilities.files import atomic_path
 

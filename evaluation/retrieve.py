@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from architectures.load import Trained, load_embedder
 from datasets.loading import Transform
-from datasets.readable import read_image
+from datasets.reading import read_image
 from evaluation.preprocessing import Preprocessing, preprocessing
 from utilities import checkpoint, log
 from utilities.files import atomic_path

@@ -11,7 +11,8 @@ from PIL import Image
 import datasets
 from datasets import ImageSet
 from datasets.loading import Views, collate
-from datasets.readable import fault, read_image
+from datasets.readable import fault
+from datasets.reading import read_image
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

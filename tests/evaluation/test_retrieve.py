@@ -13,7 +13,7 @@ from PIL import Image
 import architectures
 import evaluation.retrieve as retrieve
 from architectures.load import load_embedder
-from datasets.readable import read_image
+from datasets.reading import read_image
 from evaluation.preprocessing import preprocessing
 from utilities import checkpoint
 
