@@ -2,46 +2,12 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from pytorch_metric_learning.distances import DotProductSimilarity
 from pytorch_metric_learning.losses import NPairsLoss
 
 from criteria.npair import NPair
+from tests.criteria.pair_losses import LABELS, PairLossTests, batch, dot, pairs_of
 from utilities.structures import References
-
-LABELS = [
-    [7, 3, 7, 50, 3, 7, 11, 3],  # uneven, singletons, unordered, not contiguous
-    [5, 2, 9, 9, 2, 5],
-    [4, 1, 4, 4, 4, 9],
-]
-
-
-def batch(labels, dim=4, seed=0, length=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    embeds = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
-    embeds = F.normalize(embeds, dim=1) * length
-    return embeds.requires_grad_(), torch.tensor(labels)
-
-
-def memory(seed=5):
-    embeds, labels = batch([3, 50, 7, 7, 2, 3, 4, 4, 9, 11, 5], seed=seed)
-    return References(embeds.detach(), labels)
-
-
-def dot(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def pairs_of(embeds, labels, references):
-    """Per anchor the rows of its positives and of its negatives, as lists of floats."""
-    itself = references is None
-    others, other_labels = (embeds, labels) if itself else references
-    others = others.tolist()
-    for i, row in enumerate(embeds.tolist()):
-        same = [k for k in range(len(others)) if other_labels[k] == labels[i]]
-        positives = [others[k] for k in same if not (itself and k == i)]
-        negatives = [others[k] for k in range(len(others)) if other_labels[k] != labels[i]]
-        yield row, positives, negatives
 
 
 def oracle(embeds, labels, references=None, l2=0.005):
@@ -55,26 +21,10 @@ def oracle(embeds, labels, references=None, l2=0.005):
     return sum(losses) / max(len(losses), 1) + l2 * sum(squares) / len(squares)
 
 
-@pytest.mark.parametrize("labels", LABELS)
-def test_equals_the_equation(labels):
-    embeds, labels = batch(labels, length=1.5)
-    assert NPair()(embeds, labels).item() == pytest.approx(oracle(embeds, labels), abs=1e-10)
-
-
-@pytest.mark.parametrize("labels", LABELS)
-def test_against_references_equals_the_equation(labels):
-    embeds, labels = batch(labels, length=1.5)
-    loss = NPair()(embeds, labels, memory())
-    assert loss.item() == pytest.approx(oracle(embeds, labels, memory()), abs=1e-10)
-
-
-def test_as_its_own_references_a_batch_has_the_self_pairs_too():
-    """Each image is then a positive of its own."""
-    embeds, labels = batch(LABELS[0], length=1.5)
-    own = References(embeds.detach(), labels)
-    loss = NPair()(embeds, labels, own)
-    assert loss.item() == pytest.approx(oracle(embeds, labels, own), abs=1e-10)
-    assert abs(loss.item() - NPair()(embeds, labels).item()) > 1e-4
+class TestNPair(PairLossTests):
+    make = NPair
+    equation = staticmethod(oracle)
+    length = 1.5
 
 
 def test_length_is_regularised_by_its_weight():
@@ -82,43 +32,6 @@ def test_length_is_regularised_by_its_weight():
     loss = NPair(l2=0.5)(embeds, labels)
     assert loss.item() == pytest.approx(oracle(embeds, labels, l2=0.5), abs=1e-10)
     assert loss.item() - NPair(l2=0.0)(embeds, labels).item() == pytest.approx(0.5 * 9)
-
-
-@pytest.mark.parametrize("references", [None, memory()])
-@pytest.mark.parametrize("labels", LABELS)
-def test_gradient(labels, references):
-    embeds, labels = batch(labels, length=1.5)
-    criterion = NPair()
-    assert torch.autograd.gradcheck(lambda x: criterion(x, labels, references), (embeds,))
-
-
-def test_batch_order_does_not_matter():
-    embeds, labels = batch(LABELS[0])
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))
-    criterion = NPair()
-    assert torch.allclose(criterion(embeds, labels), criterion(embeds[order], labels[order]))
-
-
-@pytest.mark.parametrize("labels", [[8], [0, 1], [0, 0], [3, 3, 3], [0, 1, 2]])
-@pytest.mark.parametrize("collapsed", [False, True])
-def test_few_images_or_classes_at_one_place_or_apart(labels, collapsed):
-    """Equals the equation, whose sums may be empty, with a finite gradient."""
-    embeds, labels = batch(labels)
-    if collapsed:
-        embeds = embeds[:1].detach().repeat(len(labels), 1).requires_grad_()
-    loss = NPair()(embeds, labels)
-    (grad,) = torch.autograd.grad(loss, embeds)
-    assert loss.item() == pytest.approx(oracle(embeds, labels), abs=1e-10)
-    assert grad.isfinite().all()
-
-
-def test_an_anchor_without_any_pair_among_the_references_is_no_trouble():
-    embeds, labels = batch([0, 1, 2])
-    references = References(embeds.detach()[:1], torch.tensor([9]))
-    loss = NPair()(embeds, labels, references)
-    (grad,) = torch.autograd.grad(loss, embeds)
-    assert loss.item() == pytest.approx(oracle(embeds, labels, references), abs=1e-10)
-    assert grad.isfinite().all()
 
 
 def test_equals_pytorch_metric_learning():
