@@ -16,9 +16,9 @@ from datasets.loading import Transform
 from evaluation.evaluator import Evaluator
 from evaluation.exhibit import Exhibit
 from evaluation.extract import Features, extract, predict
-from evaluation.report import listing, table, write_by_class
 from evaluation.report_html import write_report
 from evaluation.retrieval import EVALTYPES, Scores, run
+from evaluation.tables import listing, table, write_by_class
 
 __all__ = [
     "EVALTYPES",

@@ -46,7 +46,7 @@ from evaluation.pictures import (
     similarity_picture,
     thumbnails,
 )
-from evaluation.report import number
+from evaluation.tables import number
 from metrics import Interval, parse
 from utilities.files import atomic_path
 

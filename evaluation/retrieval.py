@@ -10,7 +10,7 @@ import metrics as scoring
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
 from evaluation.extract import Features, extract
-from evaluation.report import number
+from evaluation.tables import number
 from metrics import Gallery, Interval
 from metrics.gallery import BLOCK_BYTES
 
