@@ -14,6 +14,7 @@ from language import encoders, pseudolabels, words
 from language.encoders import ENCODERS
 from language.guide import CONTROLS, LanguageGuide
 from language.text_encoder import TextEncoder
+from language.tokenizer import Tokenizer
 from language.words import SOURCES, Words
 from utilities.files import cache_folder
 from utilities.registry import closest_first
@@ -25,6 +26,7 @@ __all__ = [
     "SOURCES",
     "LanguageGuide",
     "TextEncoder",
+    "Tokenizer",
     "Words",
     "build_encoder",
     "build_guide",

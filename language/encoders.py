@@ -9,10 +9,10 @@ projected text embedding, the one that was trained against images.
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from language.cache import CachedEncoder
 from language.text_encoder import TextEncoder, unit_rows
 from language.word_vectors import SUFFIXES, WordVectors
 from utilities.registry import closest_first
+
+T = TypeVar("T")
 
 # A Hugging Face id, or a folder inside an installed package as `package:<module>/<folder>`.
 ENCODERS = {
@@ -73,7 +75,7 @@ class TransformerEncoder(TextEncoder):
         self.name = name
         self.device = device
         self.bs = bs
-        self.source = _resolve(name)
+        self.source = resolve(name)
         described = _describe(self.source) if isinstance(self.source, Path) else self.source
         self.fingerprint = f"projected text embedding, else masked mean {described}"
 
@@ -116,13 +118,7 @@ class TransformerEncoder(TextEncoder):
     @cached_property
     def _loaded(self) -> tuple[Any, Any, int]:
         """Tokenizer, model in evaluation mode on the device, and the most tokens that it reads."""
-        # A data loader forks later, and tokenizers warns at each fork that it cannot thread there.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        with _quiet_transformers():
-            if isinstance(self.source, Path):
-                tokenizer, model, missing = self._load_folder(self.source)
-            else:
-                tokenizer, model, missing = self._load_from_hub(self.source)
+        tokenizer, model, missing = read_source(self.name, self.source, _load)
         random = [key for key in missing if "pooler" not in key]
         if random:
             raise ValueError(
@@ -133,47 +129,17 @@ class TransformerEncoder(TextEncoder):
             model = model.get_encoder()
         if hasattr(model, "get_text_features"):
             model.vision_model = None  # only the words are read
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "right"  # padding on the left would shift the positions
         model = model.float().eval().to(self.device)
         return tokenizer, model, _max_tokens(tokenizer, model)
 
-    def _load_folder(self, folder: Path) -> tuple[Any, Any, list[str]]:
-        try:
-            return _load(str(folder), local_files_only=True)
-        except Exception as error:  # whatever the library meets in a broken folder
-            raise ValueError(
-                f"--language_model {self.name}: cannot read the model and tokenizer in {folder}: "
-                f"{_first_line(error)}"
-            ) from error
 
-    def _load_from_hub(self, model_id: str) -> tuple[Any, Any, list[str]]:
-        import huggingface_hub
+def resolve(name: str) -> Path | str:
+    """The folder of a local or packaged model, or the id of one on the hub.
 
-        try:
-            return _load(model_id, local_files_only=True)
-        except (OSError, ValueError):
-            pass  # not in the cache, or not all of it
-        try:
-            # One short question first: the download itself retries for minutes without a network.
-            huggingface_hub.HfApi().model_info(model_id, timeout=HUB_TIMEOUT)
-            return _load(model_id, local_files_only=False)
-        except Exception as error:  # connection, proxy, unknown id, gated model, full disk, ...
-            raise FileNotFoundError(
-                f"--language_model {self.name}: cannot get the Hugging Face model {model_id}. It "
-                f"is not whole in the cache ({huggingface_hub.constants.HF_HUB_CACHE}) and the hub "
-                f"gave {type(error).__name__}: {_first_line(error)}. Ways out: --language_model "
-                "minilm (from an installed package, works offline); --language_model FOLDER with a "
-                "model saved by save_pretrained; --language_model FILE.txt|.vec[.gz] with word "
-                f"vectors; or run `hf download {model_id}` where there is a network and copy the "
-                "cache. Known names, closest first: "
-                + ", ".join(closest_first(self.name, ENCODERS))
-            ) from error
-
-
-def _resolve(name: str) -> Path | str:
-    """The folder of a local or packaged model, or the id of one on the hub."""
+    Raises:
+        FileNotFoundError: the package or the folder does not exist.
+        ValueError: the folder holds no model.
+    """
     source = ENCODERS.get(name, name)
     if source.startswith("package:"):
         module, _, inside = source.removeprefix("package:").partition("/")
@@ -201,6 +167,59 @@ def _resolve(name: str) -> Path | str:
     return source
 
 
+def read_source(name: str, source: Path | str, read: Callable[[str, bool], T]) -> T:
+    """What ``read`` makes of a model's folder or, through the cache of the hub, of its id.
+
+    Args:
+        name: what ``--language_model`` said.
+        source: as :func:`resolve` gives it.
+        read: called with the folder or the id, and whether only local files may be read.
+
+    Raises:
+        FileNotFoundError: the hub does not give what the cache lacks.
+        ValueError: the folder cannot be read.
+    """
+    # A data loader forks later, and tokenizers warns at each fork that it cannot thread there.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with _quiet_transformers():
+        if isinstance(source, Path):
+            return _read_folder(name, source, read)
+        return _read_from_hub(name, source, read)
+
+
+def _read_folder(name: str, folder: Path, read: Callable[[str, bool], T]) -> T:
+    try:
+        return read(str(folder), True)
+    except Exception as error:  # whatever the library meets in a broken folder
+        raise ValueError(
+            f"--language_model {name}: cannot read the model and tokenizer in {folder}: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _read_from_hub(name: str, model_id: str, read: Callable[[str, bool], T]) -> T:
+    import huggingface_hub
+
+    try:
+        return read(model_id, True)
+    except (OSError, ValueError):
+        pass  # not in the cache, or not all of it
+    try:
+        # One short question first: the download itself retries for minutes without a network.
+        huggingface_hub.HfApi().model_info(model_id, timeout=HUB_TIMEOUT)
+        return read(model_id, False)
+    except Exception as error:  # connection, proxy, unknown id, gated model, full disk, ...
+        raise FileNotFoundError(
+            f"--language_model {name}: cannot get the Hugging Face model {model_id}. It "
+            f"is not whole in the cache ({huggingface_hub.constants.HF_HUB_CACHE}) and the hub "
+            f"gave {type(error).__name__}: {_first_line(error)}. Ways out: --language_model "
+            "minilm (from an installed package, works offline); --language_model FOLDER with a "
+            "model saved by save_pretrained; --language_model FILE.txt|.vec[.gz] with word "
+            f"vectors; or run `hf download {model_id}` where there is a network and copy the "
+            "cache. Known names, closest first: " + ", ".join(closest_first(name, ENCODERS))
+        ) from error
+
+
 def _describe(folder: Path) -> str:
     """A line that changes with the path, size or modification time of any file in ``folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -208,11 +227,22 @@ def _describe(folder: Path) -> str:
     return repr((str(folder), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
 
 
-def _load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:
-    """Tokenizer, model and the names of weights that the checkpoint lacks."""
-    from transformers import AutoModel, AutoTokenizer
+def load_tokenizer(source: str, local_files_only: bool) -> Any:
+    """The tokenizer of a folder or an id, to be called by :func:`read_source`."""
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # padding on the left would shift the positions
+    return tokenizer
+
+
+def _load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:
+    """Tokenizer, model and the names of weights that the checkpoint lacks."""
+    from transformers import AutoModel
+
+    tokenizer = load_tokenizer(source, local_files_only)
     # Missing weights are drawn from the global generator: a run that loads a model must not train
     # differently from one that finds all words in the cache.
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,96 @@
+"""BYOL.
+
+Grill et al., Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020,
+eq. 1-2 and section 3.2.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utilities.structures import Batch, Embedding
+
+from .base import at_least_float32
+from .self_supervised import SelfSupervised, head, mean_cosine, require_at_least
+
+
+class BYOL(SelfSupervised):
+    """Each view predicts what a slowly moving copy of the embedder makes of the other.
+
+        L = (2 - 2 cos(p1, z'2)) + (2 - 2 cos(p2, z'1)),   p = h(g(f(x))), z' = g'(f'(x))
+
+    f is the embedder, g the projector, h the predictor. The target f', g' is not trained: after
+    optimizer step k, its parameters become m·target + (1 - m)·online with
+
+        m = 1 - (1 - momentum) (cos(π k / n_steps) + 1) / 2,   k = 0, 1, …
+
+    Its BatchNorm normalises by the batch and keeps statistics of its own, as in training, except
+    where the embedder's is frozen. The target is part of the state dict; the embedder is not.
+
+    Args:
+        feature_dim: F.
+        embedder: f; copied here, and given again to each ``after_step``.
+        n_steps: optimizer steps of the run, at the end of which m is 1.
+        momentum: m of the first step, in [0, 1].
+        hidden_dim: width of projector and predictor.
+        proj_dim: dimension of z' and p.
+
+    Shapes: two views' features (B, F) and the images (B, 3, H, W) that they are of; returns a
+        scalar in [0, 8].
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        embedder: nn.Module,
+        n_steps: int,
+        *,
+        momentum: float = 0.996,
+        hidden_dim: int = 4096,
+        proj_dim: int = 256,
+    ) -> None:
+        super().__init__(feature_dim)
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"--loss_byol_momentum {momentum:g} is not in [0, 1]; use 0.996")
+        require_at_least(1, "byol", hidden_dim=hidden_dim, proj_dim=proj_dim)
+        self.n_steps = n_steps
+        self.momentum = momentum
+        self.steps = 0
+        self.projector = head(feature_dim, hidden_dim, proj_dim)
+        self.predictor = head(proj_dim, hidden_dim, proj_dim)
+        self.target_embedder = copy.deepcopy(embedder).train().requires_grad_(False)
+        self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
+
+    def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
+        self.check(views, batch)
+        p1, p2 = (self.predictor(self.projector(at_least_float32(v.features))) for v in views)
+        with torch.no_grad():
+            z1, z2 = (self._target(images) for images in batch.views)
+        return 4 - 2 * mean_cosine(p1, z2) - 2 * mean_cosine(p2, z1)
+
+    def _target(self, images: Tensor) -> Tensor:
+        """z' (B, D) of images (B, 3, H, W)."""
+        return self.target_projector(at_least_float32(self.target_embedder(images).features))
+
+    @torch.no_grad()
+    def after_step(self, embedder: nn.Module) -> None:
+        done = min(self.steps / max(self.n_steps, 1), 1)
+        rest = (1 - self.momentum) * (math.cos(math.pi * done) + 1) / 2  # 1 - m
+        for target, online in self._pairs(embedder):
+            target.lerp_(online, rest)
+        self.steps += 1
+
+    def _pairs(self, embedder: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """The parameters of the target, each with the one that it follows."""
+        yield from zip(self.target_embedder.parameters(), embedder.parameters(), strict=True)
+        yield from zip(self.target_projector.parameters(), self.projector.parameters(), strict=True)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.steps = state["steps"]

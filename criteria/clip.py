@@ -1,0 +1,206 @@
+"""CLIP: images and their captions in one space.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021,
+section 2.3.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from language.text_encoder import TextEncoder
+from language.text_tower import TextTower
+from language.tokenizer import Tokenizer
+from utilities.distributed import gather
+from utilities.param_groups import decay_groups
+from utilities.structures import Batch, Embedding
+
+from .base import Criterion, at_least_float32
+from .self_supervised import full_precision
+
+MAX_LOG_SCALE = math.log(100)
+
+
+class CLIP(Criterion):
+    """Pulls each image toward its own caption and pushes it from those of the other images.
+
+        L = -1/2B Σ_i [ log exp(s x_i·t_i) / Σ_j exp(s x_i·t_j)
+                      + log exp(s x_i·t_i) / Σ_j exp(s x_j·t_i) ]
+
+    x are the projected features of the images and t those of their captions, normalised; the scale
+    s = 1 / temperature is learned by its logarithm, which is held at ln 100 or below after each
+    step and has no weight decay. The other weights decay, but for biases and norms: projections,
+    attention and, as published, the embeddings of tokens and positions.
+
+    Captions are read by a transformer that trains along ("transformer"), or by a frozen sentence
+    encoder under a linear projection that trains ("frozen"). A caption for which the frozen encoder
+    has no embedding is left out with its image, as a pair and as a negative of others; a batch of
+    nothing else has loss 0. Equal captions in a batch are negatives of each other, as published.
+
+    With several processes the pairs of all of them make up one batch, and each process has its
+    loss. The transformer follows autocast; all else is float32.
+
+    Args:
+        feature_dim: F.
+        tokenizer: gives a tokenizer whose texts have at most so many tokens; called for
+            "transformer" only, so that for "frozen" none is loaded.
+        encoder: gives the frozen sentence encoder; called for "frozen" only.
+        text: "transformer" or "frozen".
+        proj_dim: dimension of x and t.
+        width: of the transformer.
+        layers: of the transformer.
+        heads: of its attention; divides ``width``.
+        tokens: most tokens of a caption that it reads, marks included.
+        temperature: at the start; 0.01, the lowest that it learns, or more.
+
+    Shapes: features (B, F), captions (B,); returns a scalar >= 0, which is 0 for a single pair.
+
+    Raises:
+        ValueError: the batch lacks captions, or a hyperparameter is out of range.
+    """
+
+    reads = "features"
+
+    def __init__(
+        self,
+        feature_dim: int,
+        tokenizer: Callable[[int], Tokenizer],
+        encoder: Callable[[], TextEncoder],
+        *,
+        text: str = "transformer",
+        proj_dim: int = 512,
+        width: int = 512,
+        layers: int = 12,
+        heads: int = 8,
+        tokens: int = 77,
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__()
+        if text not in ("transformer", "frozen"):
+            raise ValueError(f"--loss_clip_text {text} is unknown; use transformer or frozen")
+        if not 0.01 <= temperature < math.inf:
+            raise ValueError(
+                f"--loss_clip_temperature {temperature} is below 0.01, the lowest that CLIP "
+                "learns, or infinite; use one from 0.01 on, such as 0.07"
+            )
+        self.proj_dim = proj_dim
+        self.reader: FrozenReader | TrainedReader
+        if text == "frozen":
+            self.reader = FrozenReader(encoder(), proj_dim)
+        else:
+            tokenize = tokenizer(tokens)
+            tower = TextTower(
+                tokenize.vocabulary,
+                length=tokens,
+                width=width,
+                layers=layers,
+                heads=heads,
+                out_dim=proj_dim,
+            )
+            self.reader = TrainedReader(tokenize, tower)
+        self.projection = _projection(feature_dim, proj_dim)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+
+    def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
+        return self.contrast(*self.project(views, batch))
+
+    def project(self, views: Sequence[Embedding], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The pairs of all processes' batches that have a text embedding.
+
+        Returns:
+            images, texts: (N, proj_dim) unit rows each, float32, row i of one belongs to row i of
+            the other.
+
+        Raises:
+            ValueError: another number of views than 1, or the batch lacks captions.
+        """
+        self.check(views, batch)
+        features = at_least_float32(views[0].features)
+        texts = at_least_float32(self.reader(batch.captions))
+        with torch.autocast(features.device.type, enabled=False):
+            pairs = torch.cat([self.projection(features), texts.to(features)], dim=1)
+        images, texts = gather(pairs).split(self.proj_dim, dim=1)
+        if isinstance(self.reader, FrozenReader):
+            known = (texts != 0).any(dim=1)
+            images, texts = images[known], texts[known]
+        return F.normalize(images, dim=1), F.normalize(texts, dim=1)
+
+    @full_precision
+    def contrast(self, images: Tensor, texts: Tensor) -> Tensor:
+        """L of N pairs of unit rows (N, D), at the present scale; 0 for N = 0."""
+        logits = self.log_scale.exp() * images @ texts.T  # (N, N)
+        own = torch.arange(len(logits), device=logits.device)
+        of_images = F.cross_entropy(logits, own, reduction="sum")
+        of_texts = F.cross_entropy(logits.T, own, reduction="sum")
+        return (of_images + of_texts) / (2 * max(len(logits), 1))
+
+    @torch.no_grad()
+    def after_step(self, embedder: nn.Module) -> None:
+        self.log_scale.clamp_(max=MAX_LOG_SCALE)
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        return decay_groups(self, lr)  # the scale has no axes, so no decay
+
+    def check(self, views: Sequence[Embedding], batch: Batch) -> None:
+        super().check(views, batch)
+        n_images, n_captions = len(batch.labels), len(batch.captions)
+        if n_captions != n_images:
+            raise ValueError(
+                f"{type(self).__name__} needs a caption of each image, but a batch of {n_images} "
+                f"images has {n_captions}; use a --dataset of image-caption pairs, such as "
+                "openclipart, or a --loss that reads none, such as simclr"
+            )
+
+
+class TrainedReader(nn.Module):
+    """Captions by a tower that trains: (B,) texts to (B, D).
+
+    Args:
+        tokenizer: its ids are those of the tower.
+        tower: reads ids (B, L) and their mask (B, L).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, tower: TextTower) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.tower = tower
+
+    def forward(self, captions: Sequence[str]) -> Tensor:
+        device = self.tower.positions.device
+        ids, mask = self.tokenizer(captions)
+        return self.tower(ids.to(device, non_blocking=True), mask.to(device, non_blocking=True))
+
+
+class FrozenReader(nn.Module):
+    """Captions by a sentence encoder that stays as it is, and a projection that trains.
+
+    The encoder is no part of the state dict. The projection has no bias, so that the zero row of a
+    text without an embedding stays zero.
+
+    Args:
+        encoder: of texts, on the CPU or with a cache there.
+        out_dim: D.
+    """
+
+    def __init__(self, encoder: TextEncoder, out_dim: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        dim = encoder.encode(["a photo"]).shape[1]  # a text, since the cache may know it
+        self.projection = _projection(dim, out_dim)
+
+    def forward(self, captions: Sequence[str]) -> Tensor:
+        with torch.no_grad():
+            embeds = self.encoder.encode(captions)
+        with torch.autocast(self.projection.weight.device.type, enabled=False):
+            return self.projection(embeds.to(self.projection.weight))
+
+
+def _projection(in_dim: int, out_dim: int) -> nn.Linear:
+    """Linear without bias, started as CLIP's."""
+    projection = nn.Linear(in_dim, out_dim, bias=False)
+    nn.init.normal_(projection.weight, std=in_dim**-0.5)
+    return projection

@@ -1,0 +1,81 @@
+"""Nearest-neighbour supervision of CLIP.
+
+Li et al., Supervision Exists Everywhere: A Data Efficient Contrastive Language-Image Pre-training
+Paradigm (DeCLIP), ICLR 2022, section 3.2.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from utilities.structures import Batch, Embedding
+
+from .base import Criterion
+from .nnclr import nearest
+from .self_supervised import Queue, require_at_least
+
+
+class DeCLIPNNS(Criterion):
+    """CLIP whose images are also paired with the text nearest to their caption.
+
+        L = (1 - w) L_CLIP(x, t) + w L_CLIP(x, nn(t)),    nn(t) = argmax_{q ∈ Q} t·q
+
+    The queue Q holds the texts t of the last batches, without gradient, so that nn(t) moves the
+    images and the scale only. A batch is searched first and stored then: no caption finds itself,
+    but in a queue longer than an epoch it finds its own t of the epoch before, so that Q should be
+    well below the number of images. Only stored texts are searched (the authors' queue starts with
+    random vectors); while there are none, before the first step, L = L_CLIP.
+
+    This is the nearest-neighbour part of DeCLIP alone, as in El Banani et al., CVPR 2023: without
+    its two image and text augmentations, masked language modelling and SimSiam.
+
+    Args:
+        make: builds the loss of a name for embeddings of a dimension; its "clip" is a ``CLIP``.
+        embed_dim: D, which CLIP does not read.
+        weight: w, in [0, 1].
+        queue_size: number of texts in Q; of a batch above it the last ones stay. They take
+            4 · queue_size · proj_dim bytes, twice while a batch is pushed.
+
+    Shapes: one view's features (B, F), captions (B,); returns a scalar. In eval mode the queue is
+    read and not changed. The state dict holds it, so that a run resumes exactly. With several
+    processes each holds the same queue of all texts.
+
+    Raises:
+        ValueError: a hyperparameter is out of range, or the batch lacks captions.
+    """
+
+    reads = "features"
+
+    def __init__(
+        self,
+        make: Callable[[str, int], Any],
+        embed_dim: int,
+        *,
+        weight: float = 0.2,
+        queue_size: int = 16384,
+    ) -> None:
+        super().__init__()
+        if not 0 <= weight <= 1:
+            raise ValueError(f"--loss_declip_nns_weight {weight} is no share; use one from 0 to 1")
+        require_at_least(1, "declip_nns", queue_size=queue_size)
+        self.clip = make("clip", embed_dim)
+        self.weight = weight
+        self.queue = Queue(queue_size, self.clip.proj_dim)
+
+    def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
+        images, texts = self.clip.project(views, batch)
+        loss = self.clip.contrast(images, texts)
+        if self.queue.filled:
+            neighbours = nearest(texts, self.queue.rows[-self.queue.filled :])
+            of_neighbours = self.clip.contrast(images, neighbours.to(texts))
+            loss = (1 - self.weight) * loss + self.weight * of_neighbours
+        if self.training:
+            self.queue.push(texts)
+        return loss
+
+    def after_step(self, embedder: nn.Module) -> None:
+        self.clip.after_step(embedder)
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        return self.clip.param_groups(lr)

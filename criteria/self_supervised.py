@@ -1,0 +1,177 @@
+"""What the self-supervised objectives share: two views, a head, full precision, a queue."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, ParamSpec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utilities.param_groups import decay_groups
+from utilities.structures import Batch, Embedding
+
+from .base import Criterion, at_least_float32
+
+P = ParamSpec("P")
+
+
+class SelfSupervised(Criterion):
+    """An objective on the pooled features of two views, through heads of its own.
+
+    A subclass writes ``forward(first, second)``, which takes the features (B, F) of the two views
+    and returns a scalar. Heads follow autocast, losses are written under ``full_precision``.
+
+    Each view goes through the heads alone, so that BatchNorm sees one view at a time, as in all
+    but SimCLR, whose authors stack the views.
+
+    Where several processes train together, B is the share of one, and the comparisons reach over
+    all shares (``utilities.distributed``). BatchNorm normalises over a process's share; for the
+    whole batch, convert the criterion by ``nn.SyncBatchNorm.convert_sync_batchnorm``.
+
+    Args:
+        feature_dim: F.
+
+    Raises:
+        ValueError: another number of views than two, features that are not (B, F), or one image
+            where the heads normalise over the batch.
+    """
+
+    n_views = 2
+    reads = "features"
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.feature_dim = feature_dim
+
+    def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
+        self.check(views, batch)
+        first, second = (at_least_float32(view.features) for view in views)
+        return self(first, second)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """The loss: features (B, F) of each of the two views; returns a differentiable scalar."""
+        raise NotImplementedError(f"{type(self).__name__} is called through compute(views, batch)")
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The heads at ``lr``, norms and biases without weight decay."""
+        return decay_groups(self, lr)
+
+    def check(self, views: Sequence[Embedding], batch: Batch) -> None:
+        super().check(views, batch)
+        name, n = type(self).__name__, len(batch.labels)
+        for view in views:
+            if view.features.shape != (n, self.feature_dim):
+                raise ValueError(
+                    f"{name} needs features ({n}, {self.feature_dim}), "
+                    f"got {tuple(view.features.shape)}"
+                )
+        if n == 1 and any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.modules()):
+            raise ValueError(
+                f"{name} normalises over the batch in its heads and cannot with 1 image; "
+                "use --bs 2 or more for each process"
+            )
+
+
+def head(*dims: int, last_norm: bool = False, last_affine: bool = True) -> nn.Sequential:
+    """Linear layers from dims[0] to dims[-1], BatchNorm and ReLU after each but the last.
+
+    A layer before a BatchNorm has no bias, which the norm would take away again.
+
+    Args:
+        last_norm: BatchNorm after the last layer, too.
+        last_affine: that norm has a scale and a shift.
+    """
+    layers: list[nn.Module] = []
+    for dim_in, dim in pairwise(dims[:-1]):
+        layers += [nn.Linear(dim_in, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU()]
+    layers.append(nn.Linear(dims[-2], dims[-1], bias=not last_norm))
+    if last_norm:
+        layers.append(nn.BatchNorm1d(dims[-1], affine=last_affine))
+    return nn.Sequential(*layers)
+
+
+def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Have a function of tensors run outside autocast, on float32 or wider.
+
+    Exponentials of scaled similarities overflow half precision, and sums over a batch lose digits.
+    """
+
+    @functools.wraps(loss)
+    def wide(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        # Through Any: mypy cannot say that the types of the arguments stay what they were.
+        given: list[Any] = [at_least_float32(a) if isinstance(a, Tensor) else a for a in args]
+        device = next(a.device.type for a in given if isinstance(a, Tensor))
+        with torch.autocast(device, enabled=False):
+            return loss(*given, **kwargs)
+
+    return wide
+
+
+@full_precision
+def mean_cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Mean cosine of rows (B, D) that belong together; 0 for a row of zeros."""
+    return (F.normalize(first, dim=1) * F.normalize(second, dim=1)).sum(dim=1).mean()
+
+
+class Queue(nn.Module):
+    """The last ``size`` rows that were pushed: the first in is the first out.
+
+    The rows are a buffer, so that a run resumes with them. ``filled``, how many are in use, is a
+    plain integer, so that reading it does not wait for the device.
+
+    Args:
+        size: number of rows; a queue of none is always full.
+        shape: of a row.
+        random: start full of random unit rows, drawn from torch's global generator.
+    """
+
+    rows: Tensor
+
+    def __init__(self, size: int, *shape: int, random: bool = False) -> None:
+        super().__init__()
+        rows = torch.zeros(size, *shape)
+        if random:
+            rows = F.normalize(torch.randn(size, *shape), dim=-1)
+        self.register_buffer("rows", rows)  # oldest first; the last `filled` are in use
+        self.size = size
+        self.filled = size if random else 0
+
+    @property
+    def full(self) -> bool:
+        return self.filled == self.size
+
+    def push(self, rows: Tensor) -> None:
+        """Append rows (B, *shape) and drop as many of the oldest.
+
+        A new tensor instead of a ring that is written in place: a backward pass may still read the
+        old one.
+        """
+        self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows) :]
+        self.filled = min(self.filled + len(rows), self.size)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"filled": self.filled}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.filled = state["filled"]
+
+
+def require_positive(loss: str, **values: float) -> None:
+    """Raise ValueError, naming the flag, unless each value is finite and above 0.
+
+    Args:
+        loss: its name in ``--loss``; the flags are ``--loss_<loss>_<name of the value>``.
+    """
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"--loss_{loss}_{name} {value:g} is not above 0; use a number above 0")
+
+
+def require_at_least(low: int, loss: str, **values: float) -> None:
+    """Raise ValueError, naming the flag, unless each value is finite and ``low`` or more."""
+    for name, value in values.items():
+        if not low <= value < math.inf:
+            raise ValueError(f"--loss_{loss}_{name} {value:g} is below {low}; use {low} or more")

@@ -1,0 +1,92 @@
+"""VICReg.
+
+Bardes, Ponce and LeCun, VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
+Learning, ICLR 2022, eq. 1-6.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utilities.distributed import gather
+
+from .self_supervised import SelfSupervised, full_precision, head, require_at_least
+
+EPS = 1e-4  # of the variance, so that its root has a gradient at zero
+
+
+class VICReg(SelfSupervised):
+    """Views agree, every dimension keeps a deviation of 1, no two dimensions vary together.
+
+        L = λ s(Z1, Z2) + μ/2 (v(Z1) + v(Z2)) + ν (c(Z1) + c(Z2))
+        s(Z1, Z2) = 1/BD Σ_i ‖z1_i - z2_i‖²
+        v(Z) = 1/D Σ_d [1 - sqrt(Var_d + 1e-4)]_+
+        c(Z) = 1/D Σ_d Σ_{e ≠ d} Cov_de²
+
+    over the batch of all processes, with variance and covariance divided by B - 1. s is averaged
+    over dimensions and v over the views, as in the authors' code, for which the weights are; eq. 5
+    sums s over dimensions, and eq. 6 sums v over the views.
+
+    Args:
+        feature_dim: F.
+        invariance_weight: λ.
+        variance_weight: μ.
+        covariance_weight: ν.
+        hidden_dim: width of the two hidden layers of the projector, the paper's expander.
+        proj_dim: D of the projections.
+
+    Shapes: features (B, F) of each view; returns a scalar >= 0.
+
+    Raises:
+        ValueError: one image on all processes together, which has no variance.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        *,
+        invariance_weight: float = 25.0,
+        variance_weight: float = 25.0,
+        covariance_weight: float = 1.0,
+        hidden_dim: int = 8192,
+        proj_dim: int = 8192,
+    ) -> None:
+        super().__init__(feature_dim)
+        require_at_least(
+            0,
+            "vicreg",
+            invariance_weight=invariance_weight,
+            variance_weight=variance_weight,
+            covariance_weight=covariance_weight,
+        )
+        require_at_least(1, "vicreg", hidden_dim=hidden_dim, proj_dim=proj_dim)
+        self.invariance_weight = invariance_weight
+        self.variance_weight = variance_weight
+        self.covariance_weight = covariance_weight
+        self.projector = head(feature_dim, hidden_dim, hidden_dim, proj_dim)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        terms = variance_invariance_covariance(self.projector(first), self.projector(second))
+        s, v, c = terms.unbind()
+        return self.invariance_weight * s + self.variance_weight * v + self.covariance_weight * c
+
+
+@full_precision
+def variance_invariance_covariance(first: Tensor, second: Tensor) -> Tensor:
+    """(3,): s, the mean v and the sum of c of projections (B, D), over the images of all processes.
+
+    Each process returns the whole of it. The squares of the covariances are summed over the smaller
+    of ZᵀZ (D, D) and ZZᵀ (B, B), whose sums are the same.
+    """
+    views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
+    n, _, dim = views.shape
+    if n < 2:
+        raise ValueError("VICReg needs a variance and has none of 1 image; use --bs 2 or more")
+    invariance = F.mse_loss(views[:, 0], views[:, 1])
+    var, mean = torch.var_mean(views, dim=0, correction=1)  # (2, D)
+    variance = (1 - (var + EPS).sqrt()).relu().mean()
+    covariance = -var.square().sum()
+    for z in (views - mean).unbind(dim=1):  # (B, D)
+        gram = (z @ z.T if n < dim else z.T @ z) / (n - 1)
+        covariance = covariance + gram.square().sum()
+    return torch.stack([invariance, variance, covariance / dim])

@@ -1,0 +1,100 @@
+"""The text transformer of CLIP.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021,
+section 2.4.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class TextTower(nn.Module):
+    """Embeds tokens by a causal transformer, from scratch.
+
+    Token and position embeddings, then pre-norm blocks (attention, MLP of four widths with
+    QuickGELU, no dropout) in which a token attends to itself and those before it. The state of the
+    last token of the text, its end mark, is normalised and projected.
+
+    As padding stands behind the text, no token of the text attends to it: it changes nothing, and a
+    batch is as wide as its longest text and no wider. First weights as published, biases 0.
+
+    Args:
+        vocabulary: number of token ids.
+        length: most tokens of a text.
+        width: of a token's state.
+        layers: number of blocks.
+        heads: of attention; divides ``width``.
+        out_dim: D.
+
+    Shapes: ids (B, L) int64 with L <= ``length``, mask (B, L) bool, True at the tokens of the text
+    and False at the padding to their right; returns (B, D) of any length.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``width``, or a text is too long.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        length: int = 77,
+        width: int = 512,
+        layers: int = 12,
+        heads: int = 8,
+        out_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            fitting = [n for n in range(1, width + 1) if width % n == 0]
+            nearest = min(fitting, key=lambda n: abs(n - heads))
+            raise ValueError(
+                f"--loss_clip_heads {heads} does not divide --loss_clip_width {width}; "
+                f"use {nearest} heads"
+            )
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(torch.empty(length, width))
+        block = nn.TransformerEncoderLayer(
+            width,
+            heads,
+            dim_feedforward=4 * width,
+            dropout=0.0,
+            activation=quick_gelu,
+            batch_first=True,
+            norm_first=True,
+        )
+        self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, out_dim, bias=False)
+        self._initialise(width, layers)
+
+    def _initialise(self, width: int, layers: int) -> None:
+        """The standard deviations of the authors' code."""
+        into = width**-0.5
+        out_of = into * (2 * layers) ** -0.5  # what the residual path sums up over the blocks
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.01)
+        for block in self.blocks.layers:
+            nn.init.normal_(block.self_attn.in_proj_weight, std=into)
+            nn.init.normal_(block.self_attn.out_proj.weight, std=out_of)
+            nn.init.normal_(block.linear1.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.linear2.weight, std=out_of)
+            nn.init.zeros_(block.linear1.bias)
+            nn.init.zeros_(block.linear2.bias)
+        nn.init.normal_(self.projection.weight, std=into)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        n, length = ids.shape
+        if length > len(self.positions):
+            raise ValueError(f"a text has {length} tokens, at most {len(self.positions)} are read")
+        states = self.tokens(ids) + self.positions[:length]  # (B, L, width)
+        later = nn.Transformer.generate_square_subsequent_mask(
+            length, device=states.device, dtype=states.dtype
+        )
+        states = self.blocks(states, mask=later, is_causal=True)
+        last = mask.sum(dim=1) - 1  # (B,)
+        return self.projection(self.norm(states[torch.arange(n, device=ids.device), last]))
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x σ(1.702 x), the approximation of GELU that CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)

@@ -1,0 +1,72 @@
+"""Texts to token ids, for a text tower that is trained here."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from language.encoders import ENCODERS, load_tokenizer, read_source, resolve
+from language.word_vectors import SUFFIXES
+
+
+class Tokenizer:
+    """The tokenizer of the model that ``--language_model`` names, without the model.
+
+    A text ends in the mark that its tokenizer sets there ([SEP], </s>, <|endoftext|>), also where
+    it had to be cut. Where a tokenizer adds no mark at all, as GPT-2's, its end mark is appended
+    here, so that a blank text has a token, too.
+
+    Args:
+        name: a key of ``language.encoders.ENCODERS``, a local Hugging Face folder, or a Hugging
+            Face id.
+        length: most tokens of a text, marks included; the rest is cut off.
+
+    Attributes:
+        vocabulary: number of ids.
+
+    Raises:
+        FileNotFoundError: the folder or package does not exist, or the hub cannot be reached.
+        ValueError: ``name`` is a file of word vectors, the folder cannot be read, the tokenizer has
+            no end mark, or ``length`` has no room for a token.
+    """
+
+    def __init__(self, name: str, length: int = 77) -> None:
+        if name not in ENCODERS and name.endswith(SUFFIXES):
+            raise ValueError(
+                f"--language_model {name} has vectors of words and no tokenizer, which "
+                "--loss_clip_text transformer needs; use --loss_clip_text frozen, or a model with "
+                "a tokenizer such as --language_model minilm"
+            )
+        self.name = name
+        self.length = length
+        self.tokenizer = read_source(name, resolve(name), load_tokenizer)
+        self.vocabulary = len(self.tokenizer)
+        marks = self.tokenizer("").input_ids
+        self.end = [] if marks else [self.tokenizer.eos_token_id]
+        if self.tokenizer.pad_token_id is None or self.end == [None]:
+            raise ValueError(
+                f"--language_model {name}: its tokenizer has no token to end or to pad a text "
+                "with; use another, such as minilm"
+            )
+        least = len(marks) + len(self.end) + 1
+        if length < least:
+            raise ValueError(
+                f"--loss_clip_tokens {length} has no room for a word beside the marks of "
+                f"--language_model {name}; use {least} or more"
+            )
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens of B texts, padded on the right to the longest of them.
+
+        Returns:
+            ids: (B, L) int64, L <= ``length``.
+            mask: (B, L) bool, which ids belong to the text; at least the first of each row does.
+        """
+        longest = self.length - len(self.end)
+        rows = self.tokenizer(list(texts), truncation=True, max_length=longest).input_ids
+        rows = [row + self.end for row in rows]
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        ids = torch.full((len(rows), max(map(len, rows), default=0)), self.tokenizer.pad_token_id)
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        ids[mask] = torch.tensor([i for row in rows for i in row], dtype=torch.long)
+        return ids, mask
