@@ -10,33 +10,43 @@ from typing import TYPE_CHECKING, Any
 from datasets.recipes import RECIPES, Recipe, fill_by_recipe, recipe
 
 if TYPE_CHECKING:
-    from datasets.image_set import ImageSet
+    from datasets.caption_set import CaptionSet
+    from datasets.colour import finish
+    from datasets.image_set import Images, ImageSet
     from datasets.loading import loader
-    from datasets.splits import Data, build
-    from datasets.transforms import eval_transform, input_size, train_transform
+    from datasets.splits import Data, build, source_folder
+    from datasets.transforms import eval_transform, input_size, train_views
 
 _MODULES = {
+    "CaptionSet": "caption_set",
+    "Images": "image_set",
     "ImageSet": "image_set",
     "Data": "splits",
     "build": "splits",
+    "source_folder": "splits",
     "loader": "loading",
     "eval_transform": "transforms",
+    "finish": "colour",
     "input_size": "transforms",
-    "train_transform": "transforms",
+    "train_views": "transforms",
 }
 
 __all__ = [
     "RECIPES",
+    "CaptionSet",
     "Data",
     "ImageSet",
+    "Images",
     "Recipe",
     "build",
     "eval_transform",
     "fill_by_recipe",
+    "finish",
     "input_size",
     "loader",
     "recipe",
-    "train_transform",
+    "source_folder",
+    "train_views",
 ]
 
 

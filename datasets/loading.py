@@ -2,7 +2,8 @@
 
 A sampler says which rows meet, as tuples: ``(i,)`` one view of image i, ``(i, i)`` two views of it,
 ``(i, j)`` one view each of i and j. What a view looks like depends on the seed, the epoch and its
-place in the epoch, and on nothing else: with any number of workers the data are the same.
+place in the epoch, and on nothing else: with any number of workers or processes the data are the
+same.
 """
 
 import logging
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datasets.colour import Crop
 from datasets.image_set import Images
 from utilities.seeding import derive, seed_worker
 from utilities.structures import Batch
@@ -21,6 +23,7 @@ from utilities.structures import Batch
 log = logging.getLogger(__name__)
 
 Transform = Callable[[Image.Image], Tensor]
+ViewTransform = Callable[[Image.Image], Tensor | Crop]
 
 
 class Item(NamedTuple):
@@ -33,21 +36,23 @@ class Item(NamedTuple):
 class Sample(NamedTuple):
     """One entry of a batch, loaded."""
 
-    views: tuple[Tensor, ...]  # each (3, H, W)
+    views: tuple[Tensor | Crop, ...]  # each (3, H, W)
     label: int
     row: int
     caption: str | None
 
 
 class SeededBatches:
-    """The sampler's batches with a seed for each entry.
+    """The sampler's batches with a seed for each entry, by its place in the whole batch.
 
-    ``epoch`` counts the passes begun; set it to continue an interrupted run.
+    ``epoch`` counts the passes begun; set it to continue an interrupted run. ``rank`` is this
+    process's where several share each batch equally, in order of rank.
     """
 
-    def __init__(self, batches: Iterable[list[tuple[int, ...]]], seed: int) -> None:
+    def __init__(self, batches: Iterable[list[tuple[int, ...]]], seed: int, rank: int = 0) -> None:
         self.batches = batches
         self.seed = seed
+        self.rank = rank
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -58,21 +63,21 @@ class SeededBatches:
         for number, batch in enumerate(self.batches):
             yield [
                 Item(rows, derive(self.seed, "augmentation", epoch, number, place))
-                for place, rows in enumerate(batch)
+                for place, rows in enumerate(batch, self.rank * len(batch))
             ]
 
 
 class Views(Dataset):
     """``Item`` → ``Sample``; None, with a warning, when an image cannot be read any more."""
 
-    def __init__(self, image_set: Images, transforms: Sequence[Transform]) -> None:
+    def __init__(self, image_set: Images, transforms: Sequence[ViewTransform]) -> None:
         self.image_set = image_set
         self.transforms = tuple(transforms)
 
     def __getitem__(self, item: Item) -> Sample | None:
         rows, seed = item
         try:
-            images = [self.image_set.read(row) for row in rows]
+            read = {row: self.image_set.read(row) for row in set(rows)}  # once for all its views
         except OSError as error:
             log.warning("%s; left out of its batch", error)
             return None
@@ -82,7 +87,7 @@ class Views(Dataset):
         torch.default_generator.manual_seed(seed)
         try:
             views = tuple(
-                transform(image) for transform, image in zip(self.transforms, images, strict=True)
+                transform(read[row]) for transform, row in zip(self.transforms, rows, strict=True)
             )
         finally:
             torch.set_rng_state(state)
@@ -103,23 +108,36 @@ def collate(samples: Sequence[Sample | None]) -> Batch:
             f"none of the {len(samples)} images of a batch can be read any more; see the warnings "
             "above for their paths, and whether the disk is still there"
         )
+    views, colours = zip(
+        *(_stack(view) for view in zip(*(sample.views for sample in loaded), strict=True)),
+        strict=True,
+    )
     return Batch(
-        views=tuple(
-            torch.stack(view) for view in zip(*(sample.views for sample in loaded), strict=True)
-        ),
+        views=views,
         labels=torch.tensor([sample.label for sample in loaded]),
         rows=torch.tensor([int(sample.row) for sample in loaded]),
         captions=tuple(sample.caption for sample in loaded if sample.caption is not None),
+        colours=colours if any(colour is not None for colour in colours) else (),
     )
+
+
+def _stack(view: Sequence[Tensor | Crop]) -> tuple[Tensor, Tensor | None]:
+    """One view of B images: (B, 3, H, W), and what is left to do to their colours."""
+    crops = [image for image in view if isinstance(image, Crop)]
+    if not crops:
+        return torch.stack([image for image in view if isinstance(image, Tensor)]), None
+    pixels, colours = zip(*crops, strict=True)
+    return torch.stack(pixels), torch.stack(colours)
 
 
 def loader(
     image_set: Images,
-    transforms: Sequence[Transform],
+    transforms: Sequence[ViewTransform],
     batches: Iterable[list[tuple[int, ...]]],
     *,
     workers: int,
     seed: int,
+    rank: int = 0,
 ) -> "DataLoader[Batch]":
     """Batches of ``image_set``, one pass over ``batches`` for each pass over the loader.
 
@@ -128,15 +146,17 @@ def loader(
         batches: a sampler; asked anew for each pass.
         workers: processes that load; 0 loads in this one.
         seed: of the augmentation.
+        rank: this process, where several share each batch of ``batches`` equally.
 
     Returns:
         A loader of ``Batch``: views (B, 3, H, W) float32 each, labels and rows (B,) int64, captions
-        (B,) when the images have them. To continue a run at epoch n, set
-        ``loader.batch_sampler.epoch = n``.
+        (B,) when the images have them. A view whose colours are left to the device is uint8 and has
+        its entry in ``colours``; ``datasets.colour.finish`` does it. To continue a run at epoch n,
+        set ``loader.batch_sampler.epoch = n``.
     """
     return DataLoader(
         Views(image_set, transforms),
-        batch_sampler=SeededBatches(batches, seed),
+        batch_sampler=SeededBatches(batches, seed, rank),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),

@@ -1,12 +1,16 @@
 """Opens an image file as the network is to see it."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path | BinaryIO) -> Image.Image:
     """The image in RGB; what is transparent becomes white.
+
+    Args:
+        path: a file, or what is open for reading and says by ``str`` where it comes from.
 
     Raises:
         OSError: the file cannot be read or is no whole image; names it.

@@ -19,9 +19,16 @@ class Recipe:
     crop_ratio: float = 0.875  # evaluation: share of the resized shorter side that the crop keeps
     train_scale: tuple[float, float] = (0.08, 1.0)  # area share of the random resized crop
     language_model: str = "clip"
+    language_words: str = "classnames"
     language_pseudoclass_model: str = "resnet50"
     n_epochs: int = 150
+    max_steps: int = 0  # 0: n_epochs says how long
+    optim: str = "adam"
     lr: float = 1e-5
+    lr_base_bs: int = 0  # batch size that lr is for; 0: any
+    decay: float = 4e-4
+    scheduler: str = "step"
+    warmup_steps: int = 0
     evaluate_every: int = 1  # epochs
     evaluation_metrics: tuple[str, ...] = (
         "e_recall@1",
@@ -33,6 +40,7 @@ class Recipe:
         "mAP_1000",
     )
     evaluation_language_model: str = "clip"  # reads the words of the semantic scores
+    evaluation_datasets: tuple[str, ...] = ()  # none: the dataset itself
 
 
 _PAPER = "the published setting: ImageNet-pretrained ResNet50 at 224 px, words read by CLIP"
@@ -61,6 +69,26 @@ RECIPES = {
             "wrong_group_share@10",
         ),
         evaluation_language_model="minilm",
+    ),
+    "openclipart": Recipe(
+        why="drawings of 160 px need no more than a small backbone at 64 px; it and MiniLM come as "
+        "packages, so nothing is downloaded from a hub",
+        arch="efficientnet_lite0",
+        image_size=64,
+        crop_ratio=1.0,
+        language_model="minilm",
+        language_words="captions",
+        language_pseudoclass_model="efficientnet_lite0",
+        n_epochs=6,
+        optim="adamw",
+        lr=3e-4,
+        decay=0.01,
+        scheduler="warmup_cosine",
+        warmup_steps=20,
+        evaluate_every=6,
+        evaluation_metrics=("e_recall@1", "mAP@R"),
+        evaluation_language_model="minilm",
+        evaluation_datasets=("emoji",),
     ),
     "cub200": Recipe(why=_PAPER),
     "cars196": Recipe(why=_PAPER),

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets import emoji
+from datasets import emoji, openclipart
+from datasets.caption_index import is_caption_set
+from datasets.caption_set import CaptionSet, open_caption_set
 from datasets.folders import expected_tree, find, read_class_folders, read_online_products
 from datasets.image_set import ImageSet
 from datasets.readable import keep_readable
@@ -22,15 +24,37 @@ EMOJI_SPLIT_SEED = 0  # the benchmark's own: its test classes are the same for e
 class Data(NamedTuple):
     """The images of one dataset. Classes of ``train`` and ``test`` never meet."""
 
-    train: ImageSet
+    train: ImageSet | CaptionSet
     val: ImageSet | None  # None without --use_tv_split
-    test: ImageSet
+    test: ImageSet | None  # None where images have captions instead of classes
+
+
+def source_folder(args: argparse.Namespace) -> Path:
+    """``--source_path``, or the user's cache folder."""
+    given = args.source_path
+    return Path(given).expanduser() if given else cache_folder() / "datasets"
 
 
 def build(args: argparse.Namespace) -> Data:
-    """The dataset of ``--dataset``, split as the flags say; see ``read`` and ``hold_out``."""
-    source_path = Path(args.source_path).expanduser() if args.source_path else None
-    train, test = read(args.dataset, source_path or cache_folder() / "datasets")
+    """The dataset of ``--dataset``, split as the flags say; see ``read`` and ``hold_out``.
+
+    A set of images and captions has no classes to hold out: all of it is trained on.
+
+    Raises:
+        ValueError: ``--use_tv_split`` of such a set; also as ``read``.
+    """
+    source_path = source_folder(args)
+    root = source_path / args.dataset
+    if args.dataset == "openclipart":
+        root = openclipart.prepare(source_path)
+    if is_caption_set(root):
+        if args.use_tv_split:
+            raise ValueError(
+                f"--use_tv_split holds out classes, --dataset {args.dataset} has captions instead; "
+                "choose by --evaluation_datasets"
+            )
+        return Data(open_caption_set(root), None, None)
+    train, test = read(args.dataset, source_path)
     val = None
     if args.use_tv_split:
         train, val = hold_out(

@@ -10,9 +10,10 @@ from PIL import Image
 
 import datasets
 from datasets import ImageSet
-from datasets.loading import Views, collate
+from datasets.loading import Item, Views, collate
 from datasets.readable import fault
 from datasets.reading import read_image
+from datasets.transforms import train_views
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -100,7 +101,8 @@ def test_a_truncated_image_is_found_out(tmp_path, suffix):
 @pytest.mark.parametrize("augmentation", ["base", "adv", "big"])
 @pytest.mark.parametrize("size", [(300, 200), (40, 90), (224, 224)])
 def test_training_input_has_one_size(augmentation, size):
-    view = datasets.train_transform(56, augmentation)(Image.new("RGB", size, "grey"))
+    (transform,) = train_views(56, augmentation)
+    view = transform(Image.new("RGB", size, "grey"))
     side = datasets.input_size(56, augmentation)
     assert side == (64 if augmentation == "big" else 56)
     assert view.shape == (3, side, side) and view.dtype == torch.float32
@@ -110,21 +112,21 @@ def test_an_unknown_augmentation_lists_the_known_ones():
     with pytest.raises(
         ValueError, match="--augmentation bse is unknown; known, closest first: base"
     ):
-        datasets.train_transform(56, "bse")
+        train_views(56, "bse")
 
 
 def test_only_adv_changes_colours():
     red = Image.new("RGB", (64, 64), (200, 40, 40))
     for augmentation, changes in (("base", False), ("adv", True)):
-        transform = datasets.train_transform(32, augmentation, **PLAIN)
+        (transform,) = train_views(32, augmentation, **PLAIN)
         views = torch.stack([transform(red) for _ in range(20)])
         assert (views.std(0).max() > 0.01) == changes
 
 
 def test_scale_bounds_the_part_that_is_seen():
     ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1))).convert("RGB")
-    whole = datasets.train_transform(64, scale=(1.0, 1.0), **PLAIN)
-    part = datasets.train_transform(64, scale=(0.05, 0.1), **PLAIN)
+    (whole,) = train_views(64, scale=(1.0, 1.0), **PLAIN)
+    (part,) = train_views(64, scale=(0.05, 0.1), **PLAIN)
 
     def spread(transform):
         views = torch.stack([transform(ramp) for _ in range(20)])
@@ -175,9 +177,8 @@ def test_each_view_comes_from_its_own_row_through_its_own_transform(images):
 
 
 def passes(images, workers, seed=0, epochs=2, start=0):
-    transform = datasets.train_transform(8, "adv")
     batches = [[(row, row) for row in range(4)], [(row, row) for row in range(4, 8)], [(0, 0)]]
-    loader = datasets.loader(images, [transform, transform], batches, workers=workers, seed=seed)
+    loader = datasets.loader(images, train_views(8, "adv", 2), batches, workers=workers, seed=seed)
     assert len(loader) == 3
     loader.batch_sampler.epoch = start
     return torch.stack(
@@ -203,8 +204,61 @@ def test_loading_leaves_the_global_generator_alone(images):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    Views(images, [datasets.train_transform(8)])[((0,), 3)]
+    Views(images, train_views(8, "slip", 2))[Item((0, 0), 3)]
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("augmentation", ["adv", "simclr"])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_shares_of_several_processes_are_what_one_process_sees(
+    images, augmentation, world_size
+):
+    transforms = train_views(8, augmentation, 2)
+    batches = [[(row, (row + 1) % 8) for row in range(start, start + 4)] for start in (0, 4)]
+    share = 4 // world_size
+
+    def load(rank, batches):
+        loader = datasets.loader(images, transforms, batches, workers=0, seed=5, rank=rank)
+        return [list(loader), list(loader)]  # two epochs
+
+    whole = load(0, batches)
+    parts = [
+        load(rank, [batch[rank * share :][:share] for batch in batches])
+        for rank in range(world_size)
+    ]
+    for epoch in range(2):
+        for number, batch in enumerate(whole[epoch]):
+            shares = [part[epoch][number] for part in parts]
+            for field in ("views", "colours"):
+                joined = zip(*(getattr(share, field) for share in shares), strict=True)
+                for view, expected in zip(joined, getattr(batch, field), strict=True):
+                    assert torch.equal(torch.cat(view), expected)
+            assert torch.equal(torch.cat([share.rows for share in shares]), batch.rows)
+
+
+def test_an_image_of_several_views_is_read_once(images):
+    class Counting:
+        name = "counting"
+        n_read = 0
+
+        def __len__(self):
+            return len(images)
+
+        def read(self, row):
+            self.n_read += 1
+            return images.read(row)
+
+        label = staticmethod(images.label)
+        caption = staticmethod(images.caption)
+
+    counting = Counting()
+    views = Views(counting, [datasets.eval_transform(8, 1.0, **PLAIN)] * 3)
+    same = views[Item((3, 3, 3), 0)]
+    assert counting.n_read == 1
+    assert [row_of(view[None]).item() for view in same.views] == [3, 3, 3]
+    pair = views[Item((3, 3, 6), 0)]
+    assert counting.n_read == 3
+    assert [row_of(view[None]).item() for view in pair.views] == [3, 3, 6]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

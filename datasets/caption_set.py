@@ -1,0 +1,224 @@
+"""Images with a caption each, and no labels; memory-mapped, whatever their number."""
+
+import hashlib
+import io
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datasets.caption_index import BATCH, build, open_index
+from datasets.folders import listed
+from datasets.reading import read_image
+from datasets.shards import OpenShards
+
+Scope = Literal["subreddit", "year", "subreddit_year"]
+SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")
+
+# The first part that can be a year of Reddit (since 2005) is the year: a subreddit may hold
+# underscores, and an id digits.
+_DIRECTORY = re.compile(r"(?P<subreddit>.+?)_(?P<year>20(?:0[5-9]|[1-9]\d))(?:_[^_]+)?")
+
+
+def open_caption_set(root: Path) -> "CaptionSet":
+    """The image-caption pairs of a folder; see ``datasets.caption_index`` for its layouts.
+
+    The index is built when there is none and brought up to date when images came or went.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``caption_index.build``.
+    """
+    return CaptionSet(root, build(root))
+
+
+class CaptionSet:
+    """N pairs of image and caption, as ``Images`` asks for them. There are no classes: the label of
+    an image is its row.
+
+    Nothing of size N is held: rows are looked up in the memory-mapped index, of which the system
+    keeps in memory what is used. Goes to a worker as two paths.
+
+    Args:
+        root: the folder of images.
+        index: its index, as ``caption_index.build`` writes it.
+
+    Raises:
+        OSError, ValueError: the index cannot be read.
+    """
+
+    def __init__(self, root: Path, index: Path) -> None:
+        self.root = root
+        self.index = index
+        self.name = root.name
+        self._identity = _identity(index)
+        reader, self._head = open_index(index)
+        self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
+        self._shards = OpenShards()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __repr__(self) -> str:
+        return f"CaptionSet({self.name!r}, {len(self)} pairs)"
+
+    def read(self, row: int) -> Image.Image:
+        """The image in RGB. Raises OSError, which names it, where it cannot be read."""
+        values = self._row(row, ("key", "part", "offset", "size"))
+        if values["offset"] < 0:
+            return read_image(self.root / values["key"])
+        shard = self.root / self._parts[values["part"]]
+        content = self._shards.read(shard, values["offset"], values["size"])
+        # Read as if it were a file: in errors it goes by its name.
+        return read_image(_Member(content, self.root / values["key"]))
+
+    def label(self, row: int) -> int:
+        return row
+
+    def caption(self, row: int) -> str:
+        return self._row(row, ("caption",))["caption"]
+
+    def key(self, row: int) -> str:
+        """Its path below the root, `shard.tar/member`, or its path as a manifest gives it."""
+        return self._row(row, ("key",))["key"]
+
+    @property
+    def captions(self) -> "Captions":
+        return Captions(self)
+
+    def scopes(self, kind: Scope) -> NDArray[np.int64]:
+        """Which images may be partners: those of one code.
+
+        Read from directory names as RedCaps has them, ``<subreddit>_<year>`` or
+        ``<subreddit>_<year>_<id>``; of shards, from the shard's name or a directory inside it.
+
+        Returns:
+            (N,) codes from 0, numbered in the sorted order of what they stand for.
+
+        Raises:
+            ValueError: an unknown kind, or directories that are not named so.
+        """
+        if kind not in SCOPES:
+            raise ValueError(f"scope {kind!r} is not known; choose from {', '.join(SCOPES)}")
+        names, numbers = self._directories()
+        found = {name: _DIRECTORY.fullmatch(name) for name in names}
+        others = [name for name, match in found.items() if not match]
+        if others:
+            raise ValueError(
+                f"{self.name}: the scope {kind!r} is read from directory names <subreddit>_<year> "
+                f"or <subreddit>_<year>_<id>, and {len(others)} of {len(names)} are not of that "
+                f"form: {listed(others, most=3)}; use no scope, or name them so"
+            )
+        parts = kind.split("_")
+        values = [tuple(match[part] for part in parts) for match in found.values() if match]
+        codes = {value: code for code, value in enumerate(sorted(set(values)))}
+        return np.array([codes[value] for value in values], dtype=np.int64)[numbers]
+
+    def fingerprint(self) -> str:
+        """Changes when a row does: keys and captions in their order, so 64 bits in hexadecimal.
+
+        What was computed by row, such as neighbours, holds for one fingerprint.
+        """
+        columns = [(hashlib.blake2b(), hashlib.blake2b()) for _ in ("key", "caption")]
+        for batch in self._batches:
+            for name, (text, lengths) in zip(("key", "caption"), columns, strict=True):
+                _, offsets, data = batch.column(name).buffers()
+                ends = np.frombuffer(offsets, np.int32)[: len(batch) + 1]
+                lengths.update(np.diff(ends).tobytes())
+                text.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
+        both = b"".join(part.digest() for column in columns for part in column)
+        return hashlib.blake2b(both, digest_size=8).hexdigest()
+
+    # ------------------------------------------------------------------------------------------
+
+    def _row(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {self.name}, which has {len(self)}")
+        number = bisect_right(self._starts, row) - 1
+        batch, place = self._batches[number], row - self._starts[number]
+        return {column: batch.column(column)[place].as_py() for column in columns}
+
+    @cached_property
+    def _parts(self) -> tuple[str, ...]:
+        return tuple(self._head.parts)
+
+    def _directories(self) -> tuple[list[str], NDArray[np.int64]]:
+        """The directories that hold images, and the place of each image's among them, (N,)."""
+        if self._head.layout == "pairs":
+            of_rows = np.concatenate([batch.column("part").to_numpy() for batch in self._batches])
+            used, numbers = np.unique(of_rows, return_inverse=True)
+            return [self._parts[part] for part in used], numbers
+        place: dict[str, int] = {}
+        numbers = np.empty(len(self), dtype=np.int64)
+        for start, batch in zip(self._starts, self._batches, strict=False):
+            for row, key in enumerate(batch.column("key").to_pylist(), start):
+                directory = key.rpartition("/")[0].rpartition("/")[2].removesuffix(".tar")
+                numbers[row] = place.setdefault(directory, len(place))
+        return list(place), numbers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "index": self.index, "identity": self._identity}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if _identity(state["index"]) != state["identity"]:
+            raise RuntimeError(
+                f"{state['index']} was written anew while it was in use, so rows may have moved; "
+                "start again"
+            )
+        self.__init__(state["root"], state["index"])  # type: ignore[misc]
+
+
+class Captions(Sequence[str]):
+    """The captions of a set by row; read when asked for. Iteration reads a batch at a time."""
+
+    def __init__(self, caption_set: CaptionSet) -> None:
+        self._set = caption_set
+
+    def __len__(self) -> int:
+        return len(self._set)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if not isinstance(place, slice):
+            return self._set.caption(int(place) + (len(self) if place < 0 else 0))
+        rows = range(len(self))[place]
+        if rows.step != 1:
+            return [self._set.caption(row) for row in rows]
+        return [caption for some in self._chunks(rows.start, rows.stop) for caption in some]
+
+    def __iter__(self) -> Iterator[str]:
+        for some in self._chunks(0, len(self)):
+            yield from some
+
+    def _chunks(self, start: int, stop: int, size: int = BATCH // 8) -> Iterator[list[str]]:
+        """The captions of rows start to stop, in lists of at most ``size``."""
+        for first, batch in zip(self._set._starts, self._set._batches, strict=False):
+            low, high = max(start - first, 0), min(stop - first, len(batch))
+            for place in range(low, high, size):
+                column = batch.column("caption")
+                yield column.slice(place, min(size, high - place)).to_pylist()
+
+
+class _Member(io.BytesIO):
+    """The bytes of an image that is no file of its own; prints as where it comes from."""
+
+    def __init__(self, content: bytes, path: Path) -> None:
+        super().__init__(content)
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+
+def _identity(index: Path) -> tuple[int, int]:
+    status = index.stat()
+    return status.st_size, status.st_mtime_ns

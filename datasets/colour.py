@@ -1,0 +1,175 @@
+"""Colour jitter, grey and blur of a whole batch on the device, as SimCLR asks for them.
+
+    image -> jitter (p 0.8): brightness, contrast, saturation, hue in a random order
+          -> grey (p 0.2) -> Gaussian blur (p 0.5) -> (value - mean) / std
+
+Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, at
+the strengths of El Banani et al., CVPR 2023. A worker crops the image and draws what is to become
+of its colours, under the seed of its place in the epoch (``draw``); the device does it, to each
+image by its own numbers (``adjust``). So the data depend neither on the number of workers nor on
+the device, and the crop travels as bytes.
+
+Each step is that of torchvision's functions on float images. On images of 8 bits, as in the usual
+pipeline on the CPU, torchvision rounds after each step.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utilities.structures import Batch
+
+STRENGTHS = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation; hue in turns of the circle
+JITTER_P, GREY_P, BLUR_P = 0.8, 0.2, 0.5
+SIGMA = (0.1, 2.0)  # of the blur, in pixels
+
+# The places of the numbers drawn for an image.
+ORDER = slice(0, 4)  # which adjustment comes first, second, ...: an index in STRENGTHS; -1: none
+FACTORS = slice(4, 8)  # of each adjustment, in the order of STRENGTHS
+GREY = 8  # 1 or 0
+BLUR = 9  # sigma, or 0 for no blur
+
+LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
+
+
+class Crop(NamedTuple):
+    """A view whose colours the device will change."""
+
+    pixels: Tensor  # (3, S, S) uint8
+    colour: Tensor  # (10,) float32, of ``draw``
+
+
+def draw() -> Tensor:
+    """What becomes of one image's colours, (10,) float32, from torch's generator of the CPU."""
+    jitter, brightness, contrast, saturation, hue, grey, blur, width = torch.rand(8).tolist()
+    low, high = SIGMA
+    return torch.tensor(
+        [
+            *(torch.randperm(4).tolist() if jitter < JITTER_P else [-1] * 4),
+            1 + STRENGTHS[0] * (2 * brightness - 1),
+            1 + STRENGTHS[1] * (2 * contrast - 1),
+            1 + STRENGTHS[2] * (2 * saturation - 1),
+            STRENGTHS[3] * (2 * hue - 1),
+            grey < GREY_P,
+            low + (high - low) * width if blur < BLUR_P else 0,
+        ]
+    )
+
+
+def finish(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
+    """The batch with every view as the network's input; unchanged where the workers did it all.
+
+    Args:
+        batch: its views on the device that is to do the work.
+        mean, std: of each channel, of values in [0, 1].
+    """
+    if not batch.colours:
+        return batch
+    views = tuple(
+        pixels if colour is None else normalise(adjust(pixels, colour), mean, std)
+        for pixels, colour in zip(batch.views, batch.colours, strict=True)
+    )
+    return batch._replace(views=views, colours=())
+
+
+@torch.no_grad()
+def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
+    """Change each image's colours by its own numbers.
+
+    Args:
+        pixels: (B, 3, S, S) uint8.
+        colours: (B, 10) float32 on the CPU, where it is decided which images a step is for, so that
+            the device is not waited for; a row of ``draw`` for each.
+
+    Returns:
+        (B, 3, S, S) float32 in [0, 1].
+    """
+    images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+    def change(chosen: Tensor, step: Callable[..., Tensor], *numbers: Tensor) -> None:
+        rows = chosen.nonzero().squeeze(1)
+        if len(rows):
+            own = [number[rows].to(images.device, non_blocking=True) for number in numbers]
+            rows = rows.to(images.device, non_blocking=True)
+            images[rows] = step(images[rows], *own)
+
+    orders, factors = colours[:, ORDER], colours[:, FACTORS, None, None, None]
+    for place in range(len(STRENGTHS)):
+        for number, step in enumerate((brighten, contrast, saturate, turn_hue)):
+            change(orders[:, place] == number, step, factors[:, number])
+    change(colours[:, GREY] > 0, luma)
+    change(colours[:, BLUR] > 0, blur, colours[:, BLUR])
+    return images
+
+
+def brighten(images: Tensor, factors: Tensor) -> Tensor:
+    """(b, 3, H, W) in [0, 1] times (b, 1, 1, 1), kept in [0, 1]."""
+    return (images * factors).clamp_(0, 1)
+
+
+def contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Away from, or toward, the image's mean grey."""
+    mean = luma(images).mean(dim=(1, 2, 3), keepdim=True)
+    return (images * factors).add_(mean * (1 - factors)).clamp_(0, 1)
+
+
+def saturate(images: Tensor, factors: Tensor) -> Tensor:
+    """Away from, or toward, each pixel's grey."""
+    return (images * factors).add_(luma(images) * (1 - factors)).clamp_(0, 1)
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue by a share of its circle, in HSV.
+
+    With value v = max(r, g, b), chroma c = v - min(r, g, b) and hue h in sixths of the circle:
+    r = v - c + c [|h - 3| - 1],  g = v - c + c [2 - |h - 2|],  b = v - c + c [2 - |h - 4|],
+    where [x] is x clamped to [0, 1].
+    """
+    red, green, blue = images.unbind(dim=1)  # (b, H, W)
+    value, low = images.amax(dim=1), images.amin(dim=1)
+    chroma = value - low
+    divisor = chroma.clamp(min=1e-12)  # a grey pixel has no hue, and none is seen
+    hue = (red - green).div_(divisor).add_(4)
+    hue = torch.where(value == green, (blue - red).div_(divisor).add_(2), hue)
+    hue = torch.where(value == red, (green - blue).div_(divisor), hue)  # in [-1, 5]
+    hue += 6 * turns.squeeze(1)
+    hue -= 6 * (hue / 6).floor_()  # in [0, 6]
+    turned = torch.stack(((hue - 3).abs_() - 1, 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_()), dim=1)
+    return turned.clamp_(0, 1).mul_(chroma[:, None]).add_(low[:, None])
+
+
+def blur(images: Tensor, sigmas: Tensor) -> Tensor:
+    """Convolve each image (b, 3, S, S) with a Gaussian of its own sigma (b,), edges mirrored."""
+    count, channels, side, _ = images.shape
+    size = blur_size(side)
+    offsets = torch.arange(size, device=images.device) - size // 2
+    weights = torch.exp(-0.5 * (offsets / sigmas[:, None]).square())  # (b, size)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    kernels = weights.repeat_interleave(channels, dim=0)  # (3 b, size), one for each plane
+    planes = images.reshape(1, -1, side, side)
+    planes = F.pad(planes, [size // 2] * 4, mode="reflect")
+    planes = F.conv2d(planes, kernels[:, None, None, :], groups=count * channels)
+    planes = F.conv2d(planes, kernels[:, None, :, None], groups=count * channels)
+    return planes.reshape(count, channels, side, side)
+
+
+def blur_size(side: int) -> int:
+    """Pixels across the blur's kernel: 15 at 224, in proportion elsewhere; odd, at least 3."""
+    return max(2 * round((15 * side / 224 - 1) / 2) + 1, 3)
+
+
+def luma(images: Tensor) -> Tensor:
+    """(b, 3, H, W) -> (b, 1, H, W), the grey of each pixel."""
+    weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(value - mean) / std of each channel, in channels_last as ``Batch.to`` leaves images."""
+    means, scales = (
+        torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std)
+    )
+    return ((images - means) / scales).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,218 @@
+"""How long the index of a caption set takes, and how much memory an open one.
+
+    python -m tests.benchmarks.captions --rows 100000
+
+Two synthetic sets of N pairs are made: files (`<directory>/<id>.jpg` beside `<id>.json`, 4,000
+pairs in each directory; the images are hard links to a few, so that making them is quick) and
+shards (10,000 pairs in each, with .jpg, .json and .txt). Each measurement runs in a process of its
+own. The files were just written, so they lie in the system's cache: a cold disk adds its own time
+to the first build, and to nothing else. "Shared" memory is the index's own pages, which the system
+takes back when it needs them; "own" is what a worker adds.
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.benchmarks.criteria import processor
+
+WORDS = np.array(
+    (
+        *("a", "the", "of", "in", "on", "red", "blue", "small", "old", "dog", "cat", "bird"),
+        *("house", "tree", "river", "boat", "cup", "book", "under", "near", "bright", "quiet"),
+        *("morning", "evening", "flower", "street", "garden", "child", "hat", "stone", "bread"),
+    )
+)
+
+
+def images(rng: np.random.Generator) -> list[bytes]:
+    """Tiny JPEG files."""
+    files = []
+    for _ in range(16):
+        file = io.BytesIO()
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, "JPEG")
+        files.append(file.getvalue())
+    return files
+
+
+def captions(rows: int, rng: np.random.Generator) -> list[str]:
+    """Eleven words each, as many as a RedCaps caption has."""
+    return [" ".join(words) for words in WORDS[rng.integers(0, len(WORDS), (rows, 11))]]
+
+
+def make_files(root: Path, rows: int, per_directory: int = 4000) -> None:
+    rng = np.random.default_rng(0)
+    sources = []
+    for number, content in enumerate(images(rng)):
+        sources.append(root.with_name(f"source{number}.jpg"))
+        sources[-1].write_bytes(content)
+    for row, caption in enumerate(captions(rows, rng)):
+        folder = root / f"subreddit_2018_{row // per_directory}"
+        if row % per_directory == 0:
+            folder.mkdir(parents=True)
+        number = row // 50_000  # a file bears 65,000 names at most
+        source = sources[row % 16].with_suffix(f".{number}.jpg")
+        if not source.exists():
+            shutil.copyfile(sources[row % 16], source)
+        os.link(source, folder / f"{row:08d}.jpg")
+        (folder / f"{row:08d}.json").write_text(json.dumps({"caption": caption}))
+
+
+def make_shards(root: Path, rows: int, per_shard: int = 10_000) -> None:
+    rng = np.random.default_rng(0)
+    sources, texts = images(rng), captions(rows, rng)
+    root.mkdir()
+    for first in range(0, rows, per_shard):
+        with tarfile.open(root / f"{first // per_shard:05d}.tar", "w") as tar:
+            for row in range(first, min(first + per_shard, rows)):
+                for suffix, content in (
+                    ("jpg", sources[row % 16]),
+                    ("json", json.dumps({"caption": texts[row]}).encode()),
+                    ("txt", texts[row].encode()),
+                ):
+                    member = tarfile.TarInfo(f"{row:09d}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def memory() -> dict[str, float]:
+    """MB of this process: its own, and what it shares with files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    sizes = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines if "kB" in line}
+    return {"own": sizes["RssAnon"], "shared": sizes["RssFile"], "peak": sizes["VmHWM"]}
+
+
+def measure(step: str, root: Path) -> dict[str, Any]:
+    """One measurement, in a process that does nothing else."""
+    from datasets.caption_index import build
+    from datasets.caption_set import CaptionSet
+
+    before = memory()
+    start = time.perf_counter()
+    if step != "open":
+        index = build(root, recheck=step == "recheck")
+        seconds = time.perf_counter() - start
+        return {
+            "seconds": seconds,
+            "peak": memory()["peak"] - before["own"] - before["shared"],
+            "megabytes": index.stat().st_size / 1e6,
+        }
+    caption_set = CaptionSet(root, root / "index.arrow")
+    seconds = time.perf_counter() - start
+    opened = memory()
+    rows = np.random.default_rng(1).integers(0, len(caption_set), 1000).tolist()
+    start = time.perf_counter()
+    for row in rows:
+        caption_set.caption(row)
+    looked = time.perf_counter() - start
+    touched = memory()
+    start = time.perf_counter()
+    for row in rows:
+        caption_set.read(row)
+    read = time.perf_counter() - start
+    start = time.perf_counter()
+    assert sum(1 for _ in caption_set.captions) == len(caption_set)
+    return {
+        "seconds": seconds,
+        "rows": len(caption_set),
+        "opened": [opened[kind] - before[kind] for kind in ("own", "shared")],
+        "touched": [touched[kind] - before[kind] for kind in ("own", "shared")],
+        "caption": looked / len(rows),
+        "read": read / len(rows),
+        "all": time.perf_counter() - start,
+    }
+
+
+def alone(step: str, root: Path) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.captions",
+        "--step",
+        step,
+        "--root",
+        str(root),
+    ]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def add_one(root: Path) -> None:
+    """One more pair, in the last directory, or one more shard of one pair."""
+    if (root / "00000.tar").exists():
+        make_shards(root.with_name("one"), 1)
+        (root.with_name("one") / "00000.tar").rename(root / "one.tar")
+        return
+    folder = sorted(path for path in root.iterdir() if path.is_dir())[-1]
+    shutil.copyfile(next(folder.glob("*.jpg")), folder / "one.jpg")
+    (folder / "one.txt").write_text("one more")
+
+
+def report(root: Path, rows: int) -> None:
+    time.sleep(2.1)  # a set that was changed just now is waited for; see caption_index.SETTLED
+    first = alone("build", root)
+    again = alone("build", root)
+    rechecked = alone("recheck", root)
+    add_one(root)
+    time.sleep(2.1)
+    grown = alone("build", root)
+    opened = alone("open", root)
+    assert opened["rows"] == rows + 1
+    own, shared = opened["opened"]
+    touched_own, touched_shared = opened["touched"]
+    for name, value in (
+        ("first build", f"{first['seconds']:.1f} s, {rows / first['seconds']:,.0f} rows/s"),
+        ("  memory at its peak", f"+{first['peak']:.0f} MB"),
+        ("  size of the index", f"{first['megabytes']:.1f} MB"),
+        ("build again, nothing changed", f"{1e3 * again['seconds']:.1f} ms"),
+        ("build again, one pair added", f"{grown['seconds']:.2f} s"),
+        ("build again, every file looked at", f"{rechecked['seconds']:.1f} s"),
+        ("open", f"{1e3 * opened['seconds']:.1f} ms, own +{own:.1f} MB, shared +{shared:.1f} MB"),
+        (
+            "after 1,000 captions at random",
+            f"own +{touched_own:.1f} MB, shared +{touched_shared:.1f} MB",
+        ),
+        ("a caption", f"{1e6 * opened['caption']:.0f} µs"),
+        ("an image, decoded", f"{1e6 * opened['read']:.0f} µs"),
+        ("all captions in order", f"{opened['all']:.2f} s"),
+    ):
+        print(f"| {root.name} | {name} | {value} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, help="where the sets are made (a temporary one)")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.step:
+        logging.basicConfig(level=logging.WARNING)
+        print(json.dumps(measure(args.step, args.root)))
+        return
+    print(f"{args.rows:,} pairs; {processor()}, {os.cpu_count()} cores")
+    print("| layout | | |\n|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        for make in (make_files, make_shards):
+            root = Path(name) / make.__name__.removeprefix("make_")
+            make(root, args.rows)
+            report(root, args.rows)
+            shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
