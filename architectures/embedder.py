@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.weights import preprocessing
+from utilities.param_groups import decay_groups
 from utilities.structures import Embedding
 
 
@@ -103,7 +104,7 @@ class Embedder(nn.Module):
         self.backbone.requires_grad_(on)
 
     def param_groups(
-        self, lr: float, fc_lr: float = -1, decay: float = 0.0
+        self, lr: float, fc_lr: float = -1, decay: float = 0.0, *, decay_norms: bool = True
     ) -> list[dict[str, Any]]:
         """Optimizer groups of the backbone and of the embedding layer.
 
@@ -111,12 +112,11 @@ class Embedder(nn.Module):
             lr: learning rate of the backbone.
             fc_lr: learning rate of the embedding layer; -1 takes ``lr``.
             decay: weight decay of both.
+            decay_norms: of norms and biases, too; otherwise these are groups of their own.
         """
-        return [
-            {"params": list(self.backbone.parameters()), "lr": lr, "weight_decay": decay},
-            {
-                "params": list(self.embedding.parameters()),
-                "lr": lr if fc_lr == -1 else fc_lr,
-                "weight_decay": decay,
-            },
-        ]
+        parts = ((self.backbone, lr), (self.embedding, lr if fc_lr == -1 else fc_lr))
+        if decay_norms:
+            groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
+        else:
+            groups = [group for part, rate in parts for group in decay_groups(part, rate)]
+        return [{"weight_decay": decay} | group for group in groups]

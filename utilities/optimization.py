@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules by name."""
 
+import math
 from typing import Any
 
 from torch import optim
@@ -32,3 +33,64 @@ def build_scheduler(
     if name == "cosine":
         return CosineAnnealingLR(optimizer, T_max=max(n_epochs, 1))
     return LambdaLR(optimizer, lambda epoch: 1.0)
+
+
+def scaled_lr(lr: float, bs: int, base_bs: int = 512) -> float:
+    """The learning rate for batches of ``bs`` where ``lr`` is right for ``base_bs``: lr bs/base_bs.
+
+    Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017. A ``base_bs`` of
+    0 keeps ``lr``.
+    """
+    return lr * bs / base_bs if base_bs else lr
+
+
+def warmup_cosine(
+    optimizer: optim.Optimizer,
+    lr: float,
+    *,
+    max_steps: int,
+    warmup_steps: int = 5000,
+    warmup_lr: float = 1e-5,
+    final_lr: float = 1e-6,
+) -> LRScheduler:
+    """A schedule that is stepped once per optimizer step.
+
+    After t steps the rate of a group of rate ``lr`` is, with T = max_steps and W = warmup_steps,
+
+        warmup_lr + (lr - warmup_lr) t / W                               for t < W,
+        final_lr + (lr - final_lr) (1 + cos(pi (t - W) / (T - W))) / 2   for W <= t <= T,
+
+    and final_lr from then on; that of a group of another rate r is r / lr times as much.
+
+    The schedule of El Banani et al., CVPR 2023, at its numbers but for ``lr``.
+
+    Args:
+        lr: the run's learning rate, scaled by the batch size already, and that of most groups.
+
+    Raises:
+        ValueError: no step is left after the warm-up, or the warm-up would lower the rate or the
+            cosine raise it.
+    """
+    if max_steps <= warmup_steps:
+        raise ValueError(
+            f"--max_steps {max_steps} ends within the warm-up of --warmup_steps {warmup_steps}; "
+            f"use --max_steps {warmup_steps + 1} or more, or --warmup_steps {max_steps // 50}, the "
+            "share of the published schedule"
+        )
+    for flag, rate, used in (
+        ("--warmup_lr", warmup_lr, warmup_steps > 0),
+        ("--final_lr", final_lr, True),
+    ):
+        if used and rate > lr:
+            raise ValueError(
+                f"{flag} {rate:g} is above the learning rate of {lr:g} (--lr, scaled by "
+                f"--lr_base_bs); use {flag} {lr / 100:g}, or a higher --lr"
+            )
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (warmup_lr + (lr - warmup_lr) * step / warmup_steps) / lr
+        done = min((step - warmup_steps) / (max_steps - warmup_steps), 1.0)
+        return (final_lr + (lr - final_lr) * (1 + math.cos(math.pi * done)) / 2) / lr
+
+    return LambdaLR(optimizer, share)

@@ -21,13 +21,17 @@ class Batch(NamedTuple):
     pair. Labels, rows and captions are those of the first view.
     """
 
-    views: tuple[Tensor, ...]  # each (B, 3, H, W)
+    views: tuple[Tensor, ...]  # each (B, 3, H, W) float32, or uint8 with colours to be changed
     labels: Tensor  # (B,) int64, class index within the ImageSet
     rows: Tensor  # (B,) int64, row in the ImageSet
     captions: tuple[str, ...] = ()
+    colours: tuple[Tensor | None, ...] = ()  # of each view, by datasets.colour; (): of none
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on ``device``, its images in channels_last, the faster layout for CNNs."""
+        """The same batch on ``device``, its images in channels_last, the faster layout for CNNs.
+
+        Captions and colours stay: they are read on the CPU.
+        """
         return self._replace(
             views=tuple(
                 view.to(device, non_blocking=True, memory_format=torch.channels_last)
@@ -35,7 +39,8 @@ class Batch(NamedTuple):
             ),
             labels=self.labels.to(device, non_blocking=True),
             rows=self.rows.to(device, non_blocking=True),
-            captions=tuple(self.captions),  # pinning memory may have made them a list
+            captions=tuple(self.captions),  # pinning memory may have made it a list
+            colours=tuple(self.colours),
         )
 
 

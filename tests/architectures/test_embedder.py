@@ -145,6 +145,21 @@ def test_param_groups_hold_every_parameter_once():
     assert {group["weight_decay"] for group in groups} == {4e-4}
 
 
+def test_norms_and_biases_without_decay():
+    embedder = architectures.create("resnet18", 4, pretrained=False)
+    groups = embedder.param_groups(lr=1e-5, fc_lr=1e-3, decay=4e-4, decay_norms=False)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in embedder.parameters())
+    settings = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
+    assert settings[id(embedder.backbone.conv1.weight)] == (1e-5, 4e-4)
+    assert settings[id(embedder.backbone.bn1.weight)] == (1e-5, 0.0)
+    assert settings[id(embedder.backbone.bn1.bias)] == (1e-5, 0.0)
+    assert settings[id(embedder.embedding.weight)] == (1e-3, 4e-4)
+    assert settings[id(embedder.embedding.bias)] == (1e-3, 0.0)
+
+
 @pytest.mark.parametrize(("fc_lr", "expected"), [(-1, 1e-5), (0.0, 0.0)])
 def test_fc_lr_minus_one_follows_and_zero_is_zero(fc_lr, expected):
     embedder = architectures.create("resnet18", 4, pretrained=False)

@@ -1,9 +1,12 @@
 """Optimisers and schedules by name."""
 
+import io
+import math
+
 import pytest
 import torch
 
-from utilities.optimization import build_optimizer, build_scheduler
+from utilities.optimization import build_optimizer, build_scheduler, scaled_lr, warmup_cosine
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,112 @@ def test_rates_epoch_by_epoch(name, expected):
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx(expected, abs=1e-4)
+
+
+# ------------------------------------------------------------------------------- warm-up and cosine
+
+NUMBERS = {"max_steps": 40, "warmup_steps": 8, "warmup_lr": 0.01, "final_lr": 0.002}
+
+
+def rate(step, *, max_steps, warmup_steps, warmup_lr, final_lr, lr=0.1):
+    """The published schedule for one step, in words of the field: ramp, half a cosine, floor."""
+    if step < warmup_steps:
+        return warmup_lr * (1 - step / warmup_steps) + lr * step / warmup_steps
+    if step >= max_steps:
+        return final_lr
+    angle = math.pi * (step - warmup_steps) / (max_steps - warmup_steps)
+    return final_lr + (lr - final_lr) * math.cos(angle / 2) ** 2
+
+
+def optimizer_of(*rates):
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": rate} for rate in rates]
+    return build_optimizer("adamw", groups, lr=rates[0], decay=0.01)
+
+
+def rates_of(optimizer, scheduler, n_steps):
+    seen = []
+    for _ in range(n_steps):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 1, 8, 39])
+def test_warm_up_and_cosine_at_every_step_and_for_every_group(warmup_steps):
+    numbers = NUMBERS | {"warmup_steps": warmup_steps}
+    optimizer = optimizer_of(0.1, 0.025, 3.0)
+    seen = rates_of(optimizer, warmup_cosine(optimizer, 0.1, **numbers), 45)
+    for step, (run, slow, fast) in enumerate(seen):
+        assert run == pytest.approx(rate(step, **numbers))
+        assert slow == pytest.approx(run / 4) and fast == pytest.approx(30 * run)
+    assert seen[warmup_steps][0] == pytest.approx(0.1)
+    assert seen[40][0] == seen[44][0] == pytest.approx(0.002)
+
+
+def test_the_published_schedule():
+    optimizer = optimizer_of(1e-3)
+    scheduler = warmup_cosine(optimizer, 1e-3, max_steps=250_000)
+    (share,) = scheduler.lr_lambdas
+    rates = [1e-3 * share(step) for step in (0, 2500, 5000, 127_500, 250_000)]
+    assert rates == pytest.approx([1e-5, 5.05e-4, 1e-3, 5.005e-4, 1e-6])
+
+
+@pytest.mark.parametrize("stop", [3, 8, 20, 41])
+def test_the_schedule_resumes_exactly(stop):
+    def start():
+        optimizer = optimizer_of(0.1, 0.3)
+        return optimizer, warmup_cosine(optimizer, 0.1, **NUMBERS)
+
+    one, two = start(), start()
+    rates_of(*one, stop)
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in one], file)
+    file.seek(0)
+    for part, state in zip(two, torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert rates_of(*two, 10) == rates_of(*one, 10)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"max_steps": 4000, "warmup_steps": 5000},
+            "--max_steps 4000 ends within the warm-up of --warmup_steps 5000; use --max_steps 5001 "
+            "or more, or --warmup_steps 80, the share of the published schedule",
+        ),
+        (
+            {"max_steps": 8},
+            "--max_steps 8 ends within the warm-up of --warmup_steps 8; use --max_steps 9 or more, "
+            "or --warmup_steps 0, the share of the published schedule",
+        ),
+        (
+            {"warmup_lr": 0.2},
+            "--warmup_lr 0.2 is above the learning rate of 0.1 (--lr, scaled by --lr_base_bs); use "
+            "--warmup_lr 0.001, or a higher --lr",
+        ),
+        (
+            {"final_lr": 0.5, "warmup_steps": 0},
+            "--final_lr 0.5 is above the learning rate of 0.1 (--lr, scaled by --lr_base_bs); use "
+            "--final_lr 0.001, or a higher --lr",
+        ),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused_with_a_remedy(changed, message):
+    with pytest.raises(ValueError, match="--") as error:
+        warmup_cosine(optimizer_of(0.1), 0.1, **(NUMBERS | changed))
+    assert str(error.value) == message
+
+
+def test_without_warm_up_its_rate_does_not_matter():
+    optimizer = optimizer_of(0.1)
+    warmup_cosine(optimizer, 0.1, **(NUMBERS | {"warmup_steps": 0, "warmup_lr": 7.0}))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_the_rate_grows_with_the_batch():
+    assert scaled_lr(1e-3, 512) == 1e-3
+    assert scaled_lr(1e-3, 128) == pytest.approx(2.5e-4)
+    assert scaled_lr(1e-3, 96, base_bs=32) == pytest.approx(3e-3)
+    assert scaled_lr(1e-3, 128, base_bs=0) == 1e-3

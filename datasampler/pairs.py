@@ -1,0 +1,259 @@
+"""Batches of pairs without classes: an image with itself, with an image of like words, or with any.
+
+El Banani, Desai and Johnson, Learning Visual Representations via Language-Guided Sampling, CVPR
+2023: two images whose captions are nearest neighbours take the place of two augmentations of one.
+"""
+
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import Sampler, check_batch_size
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1 << 18  # rows of the arrays of neighbours that are in memory at a time
+REMEDY = "make them anew with python -m language.neighbours"
+
+
+class Pairs(Sampler):
+    """A shuffled epoch of tuples (i, ..., i, j); a subclass says which j goes with which i.
+
+    Each image i comes at most once in an epoch, and the few left over by the last full batch not at
+    all. An epoch costs 8 bytes for each image; tuples exist for one batch at a time.
+
+    Args:
+        n_images, bs, seed, rank, world_size: see Sampler.
+        n_views: rows in a tuple, >= 1.
+        rows: the images i that may come, (M,) int64; None: all of them.
+
+    Raises:
+        ValueError: as Sampler.
+    """
+
+    def __init__(
+        self,
+        n_images: int,
+        bs: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        n_views: int = 2,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        super().__init__(n_images if rows is None else len(rows), bs, seed, rank, world_size)
+        self.n_views = n_views
+        self.rows = rows
+
+    @abstractmethod
+    def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Draw j for each i of a batch: (bs,) -> (bs,)."""
+
+    def batches(self) -> Iterator[list[tuple[int, ...]]]:
+        order = self.rng.permutation(self.n_images if self.rows is None else self.rows)
+        for batch in order[: len(self) * self.bs].reshape(-1, self.bs):
+            partners = self.partners_of(batch)
+            yield list(zip(*[batch.tolist()] * (self.n_views - 1), partners.tolist(), strict=True))
+
+
+class AugmentedPairs(Pairs):
+    """Views of one image: tuples (i, i), for augmentation to tell apart.
+
+    Args, Raises: as Pairs, without ``rows``; with one view it draws what Random draws.
+    """
+
+    def __init__(
+        self,
+        n_images: int,
+        bs: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        n_views: int = 2,
+    ) -> None:
+        super().__init__(n_images, bs, seed, rank, world_size, n_views)
+
+    def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows
+
+
+class RandomPairs(Pairs):
+    """An image and any other: tuples (i, j), the control of pairs that are chosen.
+
+    j is uniform over the images that are not i, and drawn anew for each pair.
+
+    Args, Raises: as Pairs, without ``rows``; ValueError for a single view or a single image.
+    """
+
+    def __init__(
+        self,
+        n_images: int,
+        bs: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        n_views: int = 2,
+    ) -> None:
+        check_views("random_pairs", n_views)
+        super().__init__(n_images, bs, seed, rank, world_size, n_views)
+        if n_images < 2:
+            raise ValueError(
+                "--data_sampler random_pairs finds no other image for the only one; use a "
+                "--dataset of 2 images or more"
+            )
+
+    def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        others = self.rng.integers(self.n_images - 1, size=len(rows))  # of those without i
+        return others + (others >= rows)
+
+
+class LanguagePairs(Pairs):
+    """An image and one whose caption is a nearest neighbour of its own: tuples (i, j).
+
+    Where several neighbours are similar enough, one is drawn uniformly each time. An image without
+    any is left out of the epoch, also where ``pairs_self`` would pair it with itself, so that runs
+    of any ``pairs_self`` see the same images. A neighbour of many comes as j often.
+
+    The published system has one neighbour for each image (k = 1) and no pairs of an image with
+    itself.
+
+    Args:
+        n_images, bs, seed, rank, world_size, n_views: see Pairs.
+        partners: (N, k) integers, the rows of each image's neighbours, -1 for none. May be memory-
+            mapped: read once, a block at a time, and then by the rows of each batch.
+        similarities: (N, k) cosines of each image with its neighbours, in [-1, 1].
+        pairs_threshold: least similarity of a pair; -1 keeps every neighbour.
+        pairs_self: probability of the tuple (i, i) instead, in [0, 1].
+
+    Attributes:
+        n_left_out: images without a neighbour that is similar enough.
+
+    Raises:
+        ValueError: as Sampler; a single view; ``pairs_self`` is no probability; the arrays are not
+            of these N images, or name an image as its own neighbour; ``pairs_threshold`` leaves too
+            few images for a batch.
+    """
+
+    def __init__(
+        self,
+        n_images: int,
+        bs: int,
+        partners: NDArray[np.integer],
+        similarities: NDArray[np.floating],
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        n_views: int = 2,
+        *,
+        pairs_threshold: float = -1.0,
+        pairs_self: float = 0.0,
+    ) -> None:
+        check_views("language_pairs", n_views)
+        check_batch_size(n_images, bs, world_size=world_size)
+        if not 0 <= pairs_self <= 1:
+            raise ValueError(
+                f"--data_pairs_self {pairs_self:g} is no probability; use one from 0 to 1"
+            )
+        if partners.shape != similarities.shape or partners.ndim != 2 or len(partners) != n_images:
+            raise ValueError(
+                f"neighbours of captions must be (N, k) for the {n_images} training images, got "
+                f"partners {partners.shape} and similarities {similarities.shape}; {REMEDY}"
+            )
+        self.partners = partners
+        self.similarities = similarities
+        self.pairs_threshold = pairs_threshold
+        self.pairs_self = pairs_self
+
+        rows = self.rows_with_partners()
+        self.n_left_out = n_images - len(rows)
+        if len(rows) < bs:
+            raise ValueError(self.too_few(len(rows), bs, world_size))
+        super().__init__(n_images, bs, seed, rank, world_size, n_views, rows)
+        if self.n_left_out and rank == 0:
+            log.info(
+                "%d of %d images are left out of training: no neighbour's similarity reaches "
+                "--data_pairs_threshold %g",
+                self.n_left_out,
+                n_images,
+                pairs_threshold,
+            )
+
+    def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        partners = np.asarray(self.partners[rows], dtype=np.int64)  # (bs, k)
+        usable = self.usable(partners, self.similarities[rows])
+        place = self.rng.integers(usable.sum(axis=1))  # (bs,), among an image's usable neighbours
+        column = (usable.cumsum(axis=1) > place[:, None]).argmax(axis=1)
+        drawn = partners[np.arange(len(rows)), column]
+        if self.pairs_self:
+            drawn = np.where(self.rng.random(len(rows)) < self.pairs_self, rows, drawn)
+        return drawn
+
+    def usable(
+        self, partners: NDArray[np.integer], similarities: NDArray[np.floating]
+    ) -> NDArray[np.bool_]:
+        """Which neighbours may be drawn: there and similar enough."""
+        return (partners >= 0) & (similarities >= self.pairs_threshold)
+
+    def rows_with_partners(self) -> NDArray[np.int64]:
+        """The images with a neighbour that may be drawn, (M,) ascending.
+
+        Raises:
+            ValueError: a neighbour is no row, or the image itself.
+        """
+        n_images = len(self.partners)
+        found = []
+        for start, partners, similarities in self.blocks():
+            rows = np.arange(start, start + len(partners))
+            strange = ((partners < -1) | (partners >= n_images)).any(axis=1)
+            if strange.any():
+                raise ValueError(
+                    f"neighbours of captions: image {rows[strange][0]} has the partners "
+                    f"{partners[strange][0].tolist()}, which must be -1 or rows of the {n_images} "
+                    f"training images; {REMEDY}"
+                )
+            own = (partners == rows[:, None]).any(axis=1)
+            if own.any():
+                raise ValueError(
+                    f"neighbours of captions: image {rows[own][0]} is its own partner; {REMEDY}. "
+                    "Pairs of an image with itself come by --data_pairs_self"
+                )
+            found.append(rows[self.usable(partners, similarities).any(axis=1)])
+        return np.concatenate(found)
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.integer], NDArray[np.floating]]]:
+        """The arrays of neighbours a block at a time: first row, partners, similarities."""
+        for start in range(0, len(self.partners), BLOCK):
+            block = slice(start, start + BLOCK)
+            yield start, np.asarray(self.partners[block]), np.asarray(self.similarities[block])
+
+    def too_few(self, n_left: int, bs: int, world_size: int) -> str:
+        """What is wrong where the threshold leaves no batch, and what would leave one."""
+        nearest = np.concatenate(
+            [
+                np.where((partners >= 0) & (sims >= -1), sims, -np.inf).max(axis=1, initial=-np.inf)
+                for _, partners, sims in self.blocks()
+            ]
+        )  # (N,)
+        remedies = []
+        if np.isfinite(enough := np.sort(nearest)[-bs]):
+            remedies.append(f"--data_pairs_threshold {math.floor(1000 * enough) / 1000:g} or less")
+        if fits := n_left - n_left % world_size:
+            remedies.append(f"--bs {fits} or less")
+        return (
+            f"--data_pairs_threshold {self.pairs_threshold:g} leaves {n_left} of {len(nearest)} "
+            f"images with a neighbour, too few for --bs {bs}; "
+            f"use {' or '.join(remedies) or 'images with captions that are more alike'}"
+        )
+
+
+def check_views(sampler: str, n_views: int) -> None:
+    """Raise ValueError where there is no second view for the partner to be."""
+    if n_views < 2:
+        raise ValueError(
+            f"--data_sampler {sampler} makes pairs of two images, --loss takes {n_views} view of "
+            "each; use a loss of two views, such as simclr, or --data_sampler augmented_pairs"
+        )
