@@ -22,6 +22,7 @@ MAY_IMPORT = {
 ENTRY_POINTS = {
     "architectures/export.py": {"evaluation"},
     "evaluation/retrieve.py": {"architectures"},
+    "language/neighbours.py": {"architectures", "datasets", "evaluation"},
 }
 OURS = {*MAY_IMPORT, "main", "parameters", "tests"}
 
