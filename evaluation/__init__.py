@@ -16,6 +16,7 @@ from datasets.loading import Transform
 from evaluation.evaluator import Evaluator
 from evaluation.exhibit import Exhibit
 from evaluation.extract import Features, extract, predict
+from evaluation.frozen import evaluate as judge
 from evaluation.report_html import write_report
 from evaluation.retrieval import EVALTYPES, Scores, run
 from evaluation.tables import listing, table, write_by_class
@@ -29,6 +30,7 @@ __all__ = [
     "build",
     "build_exhibit",
     "extract",
+    "judge",
     "listing",
     "predict",
     "run",

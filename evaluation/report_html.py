@@ -46,8 +46,8 @@ from evaluation.pictures import (
     similarity_picture,
     thumbnails,
 )
-from evaluation.tables import number
-from metrics import Interval, parse
+from evaluation.tables import is_fraction, number
+from metrics import Interval
 from utilities.files import atomic_path
 
 MAX_BYTES = 10_000_000  # of report.html, whatever its names are; the numbers below keep it
@@ -157,7 +157,7 @@ def _page(
         script_hash=_hash(script),
         scores=scores,
         compared=any(score.untrained != "–" for score in scores),
-        percent_only=all(map(_is_fraction, names)),
+        percent_only=all(map(is_fraction, names)),
         protocols=_measured(names, protocols),
         curves=_curves(names, rows),
         k=N_NEIGHBOURS,
@@ -219,10 +219,6 @@ def _measured(names: Iterable[str], protocols: Mapping[str, str]) -> dict[str, l
     return dict(sorted(measured.items(), key=lambda item: -len(item[1])))
 
 
-def _is_fraction(name: str) -> bool:
-    return parse(name.rpartition("/")[2]).fraction
-
-
 class Curve(NamedTuple):
     """A score over the epochs as an SVG polyline in a 240 x 96 box, y downward."""
 
@@ -240,7 +236,7 @@ def _curves(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Cur
     """Curves of what has two values or more, headline scores first, their fractions in percent."""
     curves = []
     for name in dict.fromkeys([*names, *(key for row in rows for key in row if key != "epoch")]):
-        scale, form = (100, ".2f") if name in names and _is_fraction(name) else (1, ".4g")
+        scale, form = (100, ".2f") if name in names and is_fraction(name) else (1, ".4g")
         found = [
             (row["epoch"], scale * row[name])
             for row in rows

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from datasets.image_set import ImageSet
     from evaluation.retrieval import Scores
 
+ACCURACIES = ("linear_probe", "fewshot", "knn")
 RULE = "in percent, with 95 % intervals over classes"
+
+
+def is_fraction(name: str) -> bool:
+    """Whether a score is in [0, 1]: the accuracies of frozen features, and metrics that say so."""
+    metric = name.rpartition("/")[2]
+    return metric.startswith(ACCURACIES) or parse(metric).fraction
 
 
 def number(name: str, value: float, sign: str = "") -> str:
@@ -25,7 +32,7 @@ def number(name: str, value: float, sign: str = "") -> str:
     """
     if math.isnan(value):
         return "–"
-    if parse(name.rpartition("/")[2]).fraction:
+    if is_fraction(name):
         return f"{100 * value:{sign}.2f}"
     return f"{value:{sign}.4f}"
 
@@ -59,7 +66,7 @@ def write_by_class(path: Path, scores: "Scores", prefix: str, images: "ImageSet"
     columns = {
         name.removeprefix(prefix): values.tolist()
         for name, values in scores.by_class.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and len(values) == images.n_classes
     }
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,0 +1,162 @@
+"""How long a linear probe and few-shot episodes take, beside scikit-learn and a loop.
+
+    python -m tests.benchmarks.probe                        # minutes on two cores
+    python -m tests.benchmarks.probe --only digits fewshot --rounds 3
+
+The probe is the whole protocol: costs 1e-6 to 1e6, refinement, refit. scikit-learn searches the
+same costs by its own LogisticRegression (L-BFGS, 1,000 iterations, tolerance 1e-4), each from zero,
+as it is commonly run. That stops early at weak penalties, so that accuracies are compared once more
+at the cost of ours, where scikit-learn may go on to a tolerance of 1e-7. Both choose on the same
+validation images. The contestants take turns, and times are medians.
+"""
+
+import argparse
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from statistics import median
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from evaluation.fewshot import Episodes, draw_episodes, score_episodes
+from evaluation.linear_probe import Labelled, choose_cost, hold_out, linear_probe
+from tests.benchmarks.criteria import processor
+
+
+class Task(NamedTuple):
+    """Points to learn from and points to test on."""
+
+    train: Labelled
+    test: Labelled
+
+
+def digits() -> Task:
+    """scikit-learn's digits: 1,797 of 64 pixels, 10 classes."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return halves(torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(bunch.target))
+
+
+def synthetic(n: int = 10_000, d: int = 1280, c: int = 100) -> Task:
+    """Classes that overlap, with variances that fall like those of a network's features."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.arange(1, d + 1) ** -0.5
+    centres = 0.7 * torch.randn(c, d, generator=generator) * scale
+    labels = torch.randint(c, (n,), generator=generator)
+    points = centres[labels] + torch.randn(n, d, generator=generator) * scale
+    rotation = torch.linalg.qr(torch.randn(d, d, generator=generator))[0]
+    return halves((points @ rotation).relu_(), labels)
+
+
+def halves(features: Tensor, labels: Tensor) -> Task:
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    parts = order.chunk(2)
+    return Task(*(Labelled(features[rows], labels[rows]) for rows in parts))
+
+
+def ours(task: Task) -> tuple[float, float]:
+    """Accuracy and cost."""
+    found = linear_probe(task.train, None, task.test)
+    return found.accuracy, found.cost
+
+
+def fit_scikit_learn(train: Labelled, cost: float, tolerance: float = 1e-4) -> LogisticRegression:
+    patience = 1000 if tolerance == 1e-4 else 20_000
+    solver = LogisticRegression(C=cost, tol=tolerance, max_iter=patience)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return solver.fit(*(part.numpy() for part in train))
+
+
+def scikit_learn(task: Task) -> tuple[float, float]:
+    """Accuracy and cost."""
+    train, val = hold_out(task.train, 0)
+    cost, _, _ = choose_cost(
+        lambda cost, _: fit_scikit_learn(train, cost),
+        lambda fit: fit.score(*(part.numpy() for part in val)),
+    )
+    return fit_scikit_learn(task.train, cost).score(*(part.numpy() for part in task.test)), cost
+
+
+def compare_probes(name: str, task: Task, rounds: int) -> None:
+    n, d = task.train.features.shape
+    seconds: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
+    found = {}
+    for _ in range(rounds):
+        for contestant, run in (("ours", ours), ("scikit-learn", scikit_learn)):
+            start = time.perf_counter()
+            found[contestant] = run(task)
+            seconds[contestant].append(time.perf_counter() - start)
+    print(f"\nlinear probe, {name}: N {n}, D {d}, {int(task.train.labels.max()) + 1} classes")
+    for contestant, (accuracy, cost) in found.items():
+        taken = median(seconds[contestant])
+        print(f"  {contestant:14} {taken:8.2f} s   {100 * accuracy:.2f} %   C {cost:.3g}")
+    ratio = median(seconds["scikit-learn"]) / median(seconds["ours"])
+    accuracy, cost = found["ours"]
+    converged = fit_scikit_learn(task.train, cost, 1e-7).score(*(p.numpy() for p in task.test))
+    print(
+        f"  time ratio {ratio:.1f}; scikit-learn at our C, tolerance 1e-7: {100 * converged:.2f} %"
+    )
+    print(f"  difference at the same C: {100 * (accuracy - converged):+.3f} points", flush=True)
+
+
+def loop(features: Tensor, episodes: Episodes, centre: Tensor) -> float:
+    """Episode by episode, each with matrix products of its own."""
+    points = F.normalize(features - centre, dim=1)
+    right = torch.arange(episodes.rows.shape[1]).repeat_interleave(episodes.queries)
+    accuracies = []
+    for rows in episodes.rows:
+        shots, queries = points[rows[:, : episodes.shots]], points[rows[:, episodes.shots :]]
+        distances = torch.cdist(queries.flatten(0, 1), shots.mean(dim=1))
+        accuracies.append((distances.argmin(dim=1) == right).double().mean())
+    return float(torch.stack(accuracies).mean())
+
+
+def compare_fewshot(rounds: int) -> None:
+    task = synthetic()
+    centre = task.train.features.mean(dim=0)
+    episodes = draw_episodes(task.test.labels)
+    contestants: dict[str, Callable[[], float]] = {
+        "vectorised": lambda: score_episodes(task.test.features, episodes, centre=centre).accuracy,
+        "loop": lambda: loop(task.test.features, episodes, centre),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    values = {}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            values[name] = contestant()
+            seconds[name].append(time.perf_counter() - start)
+    print(f"\nfew-shot, {len(episodes.rows)} episodes of 5 ways, 5 shots, 6 queries, D 1280")
+    for name, found in seconds.items():
+        print(f"  {name:12}  {median(found):8.2f} s   {100 * values[name]:.3f} %")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.probe")
+    names = ("digits", "synthetic", "fewshot")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=1, help="turns; medians are printed")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "scikit-learn", "scipy"))
+    print(f"{processor()}, {args.threads} threads of {os.cpu_count()}; {packages}")
+    if "digits" in args.only:
+        compare_probes("digits", digits(), args.rounds)
+    if "synthetic" in args.only:
+        compare_probes("synthetic", synthetic(), args.rounds)
+    if "fewshot" in args.only:
+        compare_fewshot(args.rounds)
+
+
+if __name__ == "__main__":
+    main()
