@@ -17,6 +17,7 @@ if __name__ == "__main__":  # --help, a wrong flag and a finished run need not w
 import argparse
 import hashlib
 import logging
+import math
 import os
 import sys
 import time
@@ -24,7 +25,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import architectures
@@ -36,10 +39,12 @@ import evaluation
 import language
 import metrics
 from architectures.load import evaluation_flags, load_embedder
-from datasets import Data, ImageSet
+from datasets import CaptionSet, Data, Images, ImageSet, downstream
+from datasets.downstream import Downstream
+from datasets.loading import Transform
 from evaluation import Evaluator, Features, Scores
 from evaluation.preprocessing import preprocessing
-from language import LanguageGuide
+from language import LanguageGuide, neighbours
 from utilities import checkpoint, log, optimization
 from utilities.files import cache_folder
 from utilities.memory import keep_freed_memory
@@ -69,62 +74,87 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """
     start = time.perf_counter()
     args = parameters.parse(argv)
+    keep_freed_memory()
+    log.set_up()
     if args.evaluate_only:
         return evaluate_only(args, argv)
     exit_if_finished(vars(args), parameters.run_name(args))
-    keep_freed_memory()
-    log.set_up()
-    seed_everything(args.seed)
-    chosen = datasets.fill_by_recipe(args)
+    chosen, device = set_up(args)
     args.evaluation_metrics = list(dict.fromkeys([*args.evaluation_metrics, *args.storage_metrics]))
-    for name in args.evaluation_metrics:
-        metrics.parse(name)  # an unknown one is refused before anything is loaded
-    args.kernels = min(args.kernels, os.cpu_count() or 1)
-    device = torch.device("cuda", args.gpu) if torch.cuda.is_available() else torch.device("cpu")
     half = half_precision(device)
 
     # Images with labels, an embedder f, a frozen reader of words.
     data = datasets.build(args)
+    refuse_unfit(args, data.train)
     embedder = architectures.build(args).to(device)
     guide = build_guide(args, data.train, device) if args.language_distill_w else None
 
     # Which images meet in a batch, and what is asked of their embeddings.
-    sampler = datasampler.build(args, data.train, neighbour_words(args, data.train, device))
+    partners, similarities = caption_partners(args, data.train, device)
+    sampler = datasampler.build(
+        args,
+        data.train,
+        n_views=criteria.CRITERIA[args.loss].n_views,
+        class_words=neighbour_words(args, data.train, device),
+        partners=partners,
+        similarities=similarities,
+    )
+    if args.max_steps:
+        args.n_epochs = math.ceil(args.max_steps / len(sampler))
+    n_steps = args.max_steps or args.n_epochs * len(sampler)
     miner = batchminer.build(args)
     criterion = criteria.build(
         args,
-        n_classes=data.train.n_classes,
+        n_classes=data.train.n_classes if isinstance(data.train, ImageSet) else 0,
         embed_dim=args.embed_dim,
         feature_dim=embedder.feature_dim,
         miner=miner,
+        embedder=embedder,
+        n_steps=n_steps,
+        tokenizer=lambda: language.Tokenizer(args.language_model),
+        encoder=lambda: language.build_encoder(args.language_model, device),
     ).to(device)
     distill = criteria.build_distillation(args)
 
-    augment = datasets.train_transform(
+    transforms = datasets.train_views(
         args.image_size,
         args.augmentation,
+        criterion.n_views,
         embedder.mean,
         embedder.std,
         scale=datasets.recipe(args.dataset).train_scale,
     )
-    batches = datasets.loader(
-        data.train, [augment] * criterion.n_views, sampler, workers=args.kernels, seed=args.seed
-    )
-    groups = embedder.param_groups(args.lr, args.fc_lr, args.decay)
-    groups += criterion.param_groups(args.lr)
-    optimizer = optimization.build_optimizer(args.optim, groups, lr=args.lr, decay=args.decay)
-    scheduler = optimization.build_scheduler(
-        args.scheduler, optimizer, n_epochs=args.n_epochs, tau=args.tau, gamma=args.gamma
+    batches = datasets.loader(data.train, transforms, sampler, workers=args.kernels, seed=args.seed)
+    lr = optimization.scaled_lr(args.lr, args.bs, args.lr_base_bs)
+    groups = embedder.param_groups(lr, args.fc_lr, args.decay, decay_norms=not args.no_norm_decay)
+    groups += criterion.param_groups(lr)
+    optimizer = optimization.build_optimizer(args.optim, groups, lr=lr, decay=args.decay)
+    by_step = args.scheduler == "warmup_cosine" and n_steps > 0
+    scheduler = (
+        optimization.warmup_cosine(
+            optimizer,
+            lr,
+            max_steps=n_steps,
+            warmup_steps=args.warmup_steps,
+            warmup_lr=args.warmup_lr,
+            final_lr=args.final_lr,
+        )
+        if by_step
+        else optimization.build_scheduler(
+            args.scheduler, optimizer, n_epochs=args.n_epochs, tau=args.tau, gamma=args.gamma
+        )
     )
     scaler = torch.amp.GradScaler(device.type, enabled=args.use_float16 and half is torch.float16)
 
-    # What is reported: images of unseen classes, each a query for all the others.
+    # What is reported: images of unseen classes, each a query for all the others, and at the end
+    # what simple classifiers make of frozen features.
     middle = preprocessing(vars(args), embedder.mean, embedder.std).transform()
+    judged = judged_datasets(args)
     sets = evaluated_sets(args, data)
     words = evaluation_words(args, sets, device)
     evaluate = evaluation.build(args, embedder, sets, middle, words, device)
 
-    def embed(images: ImageSet) -> Features:
+    def embed(images: Images) -> Features:
         """The embeddings of a set as the embedder stands, for a sampler or a miner that learns."""
         return evaluation.extract(
             embedder,
@@ -149,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         config=vars(args),
         folder=run.path,
     )
-    chosen_on = next(iter(sets))
+    chosen_on = next(iter(sets), None)  # None: nothing is evaluated before the end
     recorder = Recorder(
         run,
         wandb,
@@ -157,11 +187,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         keep_all=args.store_improvements,
     )
     LOG.info(summary(args, data, chosen, device, run.path))
+    if not sets and not judged:
+        LOG.warning(
+            "nothing is evaluated: retrieval needs folders of labelled images; name some with "
+            "--evaluation_datasets, such as emoji"
+        )
 
     untrained = measured = evaluate()
-    before = evaluate.embeds[chosen_on]
+    if not args.n_epochs:
+        measured.add(judge(args, judged, embedder, middle, device))
+    before = evaluate.embeds.get(chosen_on) if chosen_on else None
     scores = dict(untrained)
-    recorder.record(0, untrained)
+    if scores:
+        recorder.record(0, untrained)
     iteration = 0
     adapted: dict[str, float] = {}
     for epoch in range(1, args.n_epochs + 1):
@@ -175,13 +213,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             if rewarding is not None and iteration % miner.adapt_every == 0:
                 seen = embed(rewarding)
                 adapted = miner.adapt(seen.embeds, seen.labels)
-            batch = batch.to(device)
+            batch = datasets.finish(batch.to(device), embedder.mean, embedder.std)
             with torch.autocast(device.type, dtype=half, enabled=args.use_float16):
                 views = [embedder(view) for view in batch.views]
                 loss = loss_dml = criterion.compute(views, batch)
                 terms = {"loss_dml": loss_dml}
                 if guide is not None and iteration >= args.language_delay:
-                    match = distill(views[0].embeds, guide.similarity(batch), batch.labels)
+                    read = getattr(views[0], criterion.reads)  # embeddings, or pooled features
+                    match = distill(read, guide.similarity(batch), batch.labels)
                     loss = loss_dml + args.language_distill_w * match  # L_DML + w L_match
                     terms["loss_match"] = match
             if not torch.isfinite(loss):
@@ -191,15 +230,23 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
+            criterion.after_step(embedder)
             iteration += 1
             sampler.observe(batch.rows, views[0].embeds)
             progress.count(len(batch.labels), loss=loss, **terms)
-        scheduler.step()
+            if by_step:
+                scheduler.step()
+            if iteration == n_steps:
+                break
+        if not by_step:
+            scheduler.step()
 
         scores = {f"train/{name}": value for name, value in progress.averages().items()}
         scores |= {f"miner/{name}": value for name, value in adapted.items()}
         if epoch % args.evaluate_every == 0 or epoch == args.n_epochs:
             measured = evaluate()
+            if epoch == args.n_epochs:
+                measured.add(judge(args, judged, embedder, middle, device))
             scores |= measured
         recorder.record(epoch, scores)
         recorder.save(
@@ -225,6 +272,26 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     return scores
 
 
+def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
+    """Seed everything, fill the flags that are left open, choose the device.
+
+    Returns:
+        what the dataset's recipe filled in, by flag, and the device.
+
+    Raises:
+        ValueError: a metric is unknown.
+    """
+    seed_everything(args.seed)
+    chosen = datasets.fill_by_recipe(args)
+    if args.evaltypes is None:
+        args.evaltypes = [criteria.CRITERIA[args.loss].reads]
+    for name in (*args.evaluation_metrics, *args.storage_metrics):
+        metrics.parse(name)  # an unknown one is refused before anything is loaded
+    args.kernels = min(args.kernels, os.cpu_count() or 1)
+    device = torch.device("cuda", args.gpu) if torch.cuda.is_available() else torch.device("cpu")
+    return chosen, device
+
+
 def evaluate_only(asked: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, float]:
     """Score ``--checkpoint`` as its run did, but for the flags that the command line names.
 
@@ -232,21 +299,15 @@ def evaluate_only(asked: argparse.Namespace, argv: Sequence[str] | None) -> dict
         ValueError, OSError: a checkpoint that cannot be read, or flags that do not fit it.
     """
     start = time.perf_counter()
-    keep_freed_memory()
-    log.set_up()
     trained = load_embedder(Path(asked.checkpoint))
     defaults = vars(parameters.build_parser().parse_args([]))
     args = argparse.Namespace(**evaluation_flags(trained, defaults, parameters.given(argv)))
-    datasets.fill_by_recipe(args)
-    for name in args.evaluation_metrics:
-        metrics.parse(name)
-    args.kernels = min(args.kernels, os.cpu_count() or 1)
-    device = torch.device("cuda", args.gpu) if torch.cuda.is_available() else torch.device("cpu")
-    seed_everything(args.seed)
+    _, device = set_up(args)
 
     data = datasets.build(args)
     embedder = trained.embedder.to(device)
     middle = preprocessing(vars(args), embedder.mean, embedder.std).transform()
+    judged = judged_datasets(args)
     sets = evaluated_sets(args, data)
     words = evaluation_words(args, sets, device)
     evaluate = evaluation.build(args, embedder, sets, middle, words, device)
@@ -257,6 +318,7 @@ def evaluate_only(asked: argparse.Namespace, argv: Sequence[str] | None) -> dict
     log.set_up(run.log_file)
     run.write_config(vars(args), device)
     scores = evaluate()
+    scores.add(judge(args, judged, embedder, middle, device))
     run.record(trained.epoch, scores)
     show(args, run, evaluate, scores, sets, words)
     seconds = time.perf_counter() - start
@@ -267,8 +329,46 @@ def evaluate_only(asked: argparse.Namespace, argv: Sequence[str] | None) -> dict
 # --------------------------------------------------------------------------------------------------
 # Words
 # --------------------------------------------------------------------------------------------------
-def build_guide(args: argparse.Namespace, train: ImageSet, device: torch.device) -> LanguageGuide:
+def refuse_unfit(args: argparse.Namespace, train: ImageSet | CaptionSet) -> None:
+    """Raise ValueError where a flag asks for classes or captions that the images do not have."""
+    if isinstance(train, ImageSet):
+        if args.loss in parameters.CAPTION_LOSSES and not train.captions:
+            raise ValueError(
+                f"--loss {args.loss} reads captions, --dataset {args.dataset} has none; give it a "
+                "captions.json, or take a set of images and captions such as openclipart"
+            )
+        return
+    if args.loss in parameters.LABEL_LOSSES:
+        raise ValueError(
+            f"--loss {args.loss} compares classes, --dataset {args.dataset} has captions instead; "
+            "use simclr, clip or another of docs/self_supervision.md"
+        )
+    classifiers = [name for name in args.evaluations if name != "retrieval"]
+    if classifiers and not args.evaluation_datasets:
+        raise ValueError(
+            f"--evaluations {' '.join(classifiers)} need labels, --dataset {args.dataset} has "
+            "captions instead; name labelled images with --evaluation_datasets, such as emoji"
+        )
+    if args.language_distill_w and args.language_words != "captions":
+        raise ValueError(
+            f"--language_words {args.language_words} are words of classes, --dataset "
+            f"{args.dataset} has captions instead; use --language_words captions"
+        )
+
+
+def build_guide(
+    args: argparse.Namespace, train: ImageSet | CaptionSet, device: torch.device
+) -> LanguageGuide:
     """The guide of the language flags; its pseudolabels are those of the training images."""
+    if not isinstance(train, ImageSet):
+        return language.build_guide(
+            args,
+            class_names=(),
+            labels=np.empty(0, np.int64),
+            captions=train.captions,
+            imagenet_logits=None,
+            device=device,
+        )
     return language.build_guide(
         args,
         class_names=train.class_names,
@@ -303,13 +403,34 @@ def imagenet_logits(args: argparse.Namespace, train: ImageSet, device: torch.dev
 
 
 def neighbour_words(
-    args: argparse.Namespace, train: ImageSet, device: torch.device
+    args: argparse.Namespace, train: ImageSet | CaptionSet, device: torch.device
 ) -> Tensor | None:
     """(C, D) words of the training classes, for a sampler that lets related classes meet."""
-    if args.data_sampler != "class_related":
+    if args.data_sampler != "class_related" or not isinstance(train, ImageSet):
         return None
     encoder = language.build_encoder(args.language_model, device)
     return language.class_word_embeds(encoder, train.class_names, args.language_prompt)
+
+
+def caption_partners(
+    args: argparse.Namespace, train: ImageSet | CaptionSet, device: torch.device
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
+    """(N, k) rows of the images nearest in words, and how near; for a sampler that pairs them."""
+    if args.data_sampler != "language_pairs":
+        return None, None
+    found = neighbours.of_images(
+        train,
+        neighbours.Options(
+            k=args.data_pairs_k, scope=args.data_pairs_scope, no_identical=args.data_pairs_distinct
+        ),
+        by=args.data_pairs_by,
+        language_model=args.language_model,
+        checkpoint=args.data_pairs_checkpoint or args.arch,
+        bs=args.bs,
+        workers=args.kernels,
+        device=device,
+    )
+    return found.partners, found.similarities
 
 
 def miner_feedback(args: argparse.Namespace, data: Data) -> ImageSet:
@@ -325,13 +446,64 @@ def miner_feedback(args: argparse.Namespace, data: Data) -> ImageSet:
 # Evaluation
 # --------------------------------------------------------------------------------------------------
 def evaluated_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
-    """The image sets that are scored, the one that checkpoints are chosen by first."""
+    """The image sets that are searched, the one that checkpoints are chosen by first.
+
+    Where training has captions and no classes, those of ``--evaluation_datasets`` that are of ours.
+    """
+    if "retrieval" not in args.evaluations:
+        return {}
+    if data.test is None:
+        names = dict.fromkeys(name.partition(":")[0] for name in args.evaluation_datasets)
+        source_path = datasets.source_folder(args)
+        ours = [name for name in names if downstream.is_ours(name, source_path)]
+        return {name: downstream.labelled(name, source_path) for name in ours}
+    assert isinstance(data.train, ImageSet)  # what has test classes has training classes
     sets = {
         "val": data.val,
         "test": None if args.no_test_metrics else data.test,
         "train": None if args.no_train_metrics else data.train,
     }
     return {name: images for name, images in sets.items() if images is not None}
+
+
+def judged_datasets(args: argparse.Namespace) -> list[Downstream]:
+    """What the classifiers of ``--evaluations`` are fitted to and tested on; read before training.
+
+    Raises:
+        FileNotFoundError, ValueError: a dataset that is not there or not as expected.
+    """
+    if not set(args.evaluations) - {"retrieval"}:
+        return []
+    names = args.evaluation_datasets or [args.dataset]
+    return [downstream.build(name, datasets.source_folder(args)) for name in names]
+
+
+def judge(
+    args: argparse.Namespace,
+    judged: Sequence[Downstream],
+    embedder: architectures.Embedder,
+    transform: Transform,
+    device: torch.device,
+) -> Scores:
+    """The scores of ``--evaluations`` but retrieval, of the pooled features as they are now."""
+    scores = Scores({}, {})
+    for dataset in judged:
+        scores.add(
+            evaluation.judge(
+                [name for name in args.evaluations if name != "retrieval"],
+                embedder,
+                dataset,
+                transform,
+                bs=args.bs,
+                workers=args.kernels,
+                device=device,
+                search_device="cpu" if args.evaluate_on_cpu else device,
+                autocast=args.use_float16,
+                seed=args.seed,
+                cache=cache_folder() / "features",
+            )
+        )
+    return scores
 
 
 def evaluation_words(
@@ -367,7 +539,7 @@ def show(
     """
     for name, images in sets.items():
         evaluation.write_by_class(run.path / f"classes_{name}.csv", scores, f"{name}/", images)
-    if args.no_report:
+    if args.no_report or not sets:
         return []
     name, images = next(iter(sets.items()))
     embeds, rows = evaluate.embeds[name]
@@ -403,6 +575,12 @@ def summary(
 ) -> str:
     """What will be trained on what, and who chose the flags that the command line left open."""
     sets = [images for images in data if images is not None]
+    counts = [
+        f"{len(images):,} images of {images.n_classes:,} classes"
+        if isinstance(images, ImageSet)
+        else f"{len(images):,} images with captions"
+        for images in sets
+    ]
     guidance = (
         f"{args.language_distill_w:g} x L_match, {args.language_words} in {args.language_model}"
         if args.language_distill_w
@@ -412,11 +590,11 @@ def summary(
         guidance += f", {args.language_control} as a control"
     return "\n".join(
         [
-            *(f"{s.name:>14}: {len(s):,} images of {s.n_classes:,} classes" for s in sets),
+            *(f"{s.name:>14}: {count}" for s, count in zip(sets, counts, strict=True)),
             f"      embedder: {args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
             f"     objective: {args.loss}; guidance: {guidance}",
-            f"       batches: {args.bs} by {args.data_sampler}, {args.n_epochs} epochs, "
-            f"lr {args.lr:g}, on {device}",
+            f"       batches: {args.bs} by {args.data_sampler}, {args.augmentation} views, "
+            f"{args.n_epochs} epochs, lr {args.lr:g}, on {device}",
             "  from recipe: "
             + " ".join(f"--{flag} {plain(value)}" for flag, value in chosen.items())
             + f" ({datasets.recipe(args.dataset).why})",

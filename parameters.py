@@ -15,11 +15,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-LOSSES = (
+LABEL_LOSSES = (
     "angular", "arcface", "circle", "contrastive", "cosface", "histogram", "lifted", "margin",
     "multisimilarity", "npair", "oproxy", "proxynca", "proxynca_pp", "quadruplet", "s2sd",
     "smooth_ap", "snr", "softmax", "softtriplet", "subcenter_arcface", "supcon", "triplet",
 )  # fmt: skip
+VIEW_LOSSES = (  # compare views of an image, or of a pair, and read no label
+    "barlowtwins", "byol", "lgslip", "nnclr", "simclr", "simsiam", "slip", "swav", "vicreg",
+)  # fmt: skip
+CAPTION_LOSSES = ("clip", "declip_nns", "lgslip", "slip")  # compare images with captions
+LOSSES = tuple(sorted({*LABEL_LOSSES, *VIEW_LOSSES, *CAPTION_LOSSES}))
 PAIR_LOSSES = (  # compare images with images, and so with a memory of them too
     "angular", "circle", "contrastive", "histogram", "lifted", "margin", "multisimilarity", "npair",
     "quadruplet", "smooth_ap", "snr", "supcon", "triplet",
@@ -29,13 +34,17 @@ MINERS = (
     "distance", "hard", "intra_random", "lifted", "multisimilarity", "npair", "parametric",
     "random", "random_distance", "rho_distance", "semihard", "softhard",
 )  # fmt: skip
-SAMPLERS = (
+CLASS_SAMPLERS = (
     "class_random", "class_related", "d2_coreset", "disthist_batchmatch", "fid_batchmatch",
-    "greedy_coreset", "random",
+    "greedy_coreset",
 )  # fmt: skip
-AUGMENTATIONS = ("base", "adv", "big")
+PAIR_SAMPLERS = ("augmented_pairs", "language_pairs", "random_pairs")
+SAMPLERS = (*CLASS_SAMPLERS, *PAIR_SAMPLERS, "random")
+AUGMENTATIONS = ("base", "adv", "big", "global_crop", "simclr", "slip")
 OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULERS = ("step", "cosine", "none")
+SCHEDULERS = ("step", "cosine", "none", "warmup_cosine")
+EVALUATIONS = ("retrieval", "linear_probe", "fewshot", "knn")
+SCOPES = ("none", "subreddit", "year", "subreddit_year")
 CONTROLS = ("none", "permuted", "uniform")
 
 
@@ -94,6 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     loss_parameters(parser)
     class_vector_loss_parameters(parser)
     s2sd_parameters(parser)
+    view_loss_parameters(parser)
+    caption_loss_parameters(parser)
     language_guidance_parameters(parser)
     evaluation_parameters(parser)
     wandb_parameters(parser)
@@ -102,7 +113,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse, through ``parser.error``, flags that cannot work together."""
-    if args.bs % args.samples_per_class:
+    if args.data_sampler is None:
+        unlabelled = args.loss not in LABEL_LOSSES
+        args.data_sampler = "augmented_pairs" if unlabelled else "class_random"
+    if args.augmentation is None:
+        args.augmentation = usual_augmentation(args.loss, args.data_sampler)
+    check_views(parser, args)
+    if args.data_sampler in CLASS_SAMPLERS and args.bs % args.samples_per_class:
         low = args.bs // args.samples_per_class * args.samples_per_class
         fitting = [str(bs) for bs in (low, low + args.samples_per_class) if bs]
         parser.error(
@@ -116,7 +133,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             "--language_distill_w 0 leaves the guidance out; give a weight, such as 7.5"
         )
     if args.language_pseudoclass:
-        if args.language_words not in ("classnames", "pseudolabels"):
+        if args.language_words not in (None, "pseudolabels"):
             parser.error(
                 f"--language_pseudoclass takes pseudolabels as words, --language_words "
                 f"{args.language_words} others; give one of the two"
@@ -133,6 +150,11 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         )
     if args.weights and args.not_pretrained:
         parser.error("--weights and --not_pretrained exclude each other; give one of the two")
+    if args.max_steps and args.n_epochs is not None:
+        parser.error(
+            f"--max_steps {args.max_steps} and --n_epochs {args.n_epochs} both say how long; give "
+            "one of them"
+        )
     if args.warmup and args.n_epochs is not None and args.warmup > args.n_epochs:
         parser.error(
             f"--warmup {args.warmup} epochs exceed --n_epochs {args.n_epochs}; the backbone would "
@@ -148,7 +170,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             f"--xbm_size {args.xbm_size} keeps images to compare with, --loss {args.loss} compares "
             f"with none; use one of {', '.join(PAIR_LOSSES)}"
         )
-    by_class = args.data_sampler != "random"
+    by_class = args.data_sampler in CLASS_SAMPLERS
     if args.loss in PAIR_LOSSES and by_class and args.samples_per_class < 2 and not args.xbm_size:
         parser.error(
             f"--loss {args.loss} compares images of one class, --samples_per_class "
@@ -190,6 +212,43 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         )
     if args.savename == "":
         parser.error("--savename is empty; leave it out or give the run a name")
+
+
+def usual_augmentation(loss: str, sampler: str) -> str:
+    """What an objective's views go through where --augmentation is not given, as published."""
+    if loss == "slip":
+        return "slip"
+    if loss in VIEW_LOSSES and sampler == "augmented_pairs":
+        return "simclr"
+    if loss in VIEW_LOSSES or loss in CAPTION_LOSSES:
+        return "global_crop"
+    return "base"
+
+
+def check_views(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse an objective whose views the sampler does not give."""
+    pairs = args.data_sampler in PAIR_SAMPLERS
+    if args.loss in VIEW_LOSSES and not pairs:
+        parser.error(
+            f"--loss {args.loss} compares views, --data_sampler {args.data_sampler} gives one of "
+            f"each image; use one of {', '.join(PAIR_SAMPLERS)}"
+        )
+    if args.loss in LABEL_LOSSES and pairs:
+        parser.error(
+            f"--data_sampler {args.data_sampler} gives views without labels, --loss {args.loss} "
+            f"compares labels; use one of {', '.join(sorted(CLASS_SAMPLERS))}, or --loss simclr"
+        )
+    one_view = args.loss in CAPTION_LOSSES and args.loss not in VIEW_LOSSES
+    if one_view and args.data_sampler in ("language_pairs", "random_pairs"):
+        parser.error(
+            f"--loss {args.loss} reads one view of each image, --data_sampler {args.data_sampler} "
+            "gives two; use augmented_pairs, or --loss lgslip"
+        )
+    if args.augmentation == "slip" and args.loss != "slip":
+        parser.error(
+            f"--augmentation slip is for the three views of --loss slip, --loss {args.loss} has "
+            "others; use global_crop or simclr"
+        )
 
 
 class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
@@ -258,8 +317,9 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
     add(
         "--dataset",
         default="emoji",
-        help="emoji (built on first use), cub200, cars196, online_products, or the name of "
-        "your own folder <source_path>/NAME/images/<class>/<file>",
+        help="emoji or openclipart (built on first use), cub200, cars196, online_products, or the "
+        "name of your own folder: <source_path>/NAME/images/<class>/<file>, or pairs of images and "
+        "captions",
     )
     add(
         "--source_path",
@@ -291,16 +351,42 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
     )
     add("--bs", type=count, default=112, help="images per batch")
     add("--n_epochs", type=natural, default=None, help="epochs; 0 only evaluates")
+    add(
+        "--max_steps",
+        type=natural,
+        default=None,
+        help="optimizer steps, in place of --n_epochs; 0: as many as the epochs have",
+    )
     add("--lr", type=positive, default=None, help="learning rate of the backbone")
+    add(
+        "--lr_base_bs",
+        type=natural,
+        default=None,
+        help="batch size that --lr is for: it is scaled by --bs / --lr_base_bs; 0: not scaled",
+    )
     add("--fc_lr", type=float, default=-1, help="learning rate of the embedding layer; -1: as --lr")
-    add("--decay", type=nonnegative, default=4e-4, help="weight decay")
-    add("--optim", type=one_of(*OPTIMIZERS), default="adam", help=", ".join(OPTIMIZERS))
+    add("--decay", type=nonnegative, default=None, help="weight decay")
+    add(
+        "--no_norm_decay",
+        action="store_true",
+        help="no weight decay on norms and biases; heads of --loss simclr and the like always do",
+    )
+    add("--optim", type=one_of(*OPTIMIZERS), default=None, help=", ".join(OPTIMIZERS))
     add(
         "--scheduler",
         type=one_of(*SCHEDULERS),
-        default="step",
-        help="step (by --gamma at --tau), cosine (to zero at the end), none",
+        default=None,
+        help="step (by --gamma at --tau), cosine (to zero at the end), none; all by the epoch; "
+        "warmup_cosine by the step: up to --lr in --warmup_steps, then down to --final_lr",
     )
+    add(
+        "--warmup_steps",
+        type=natural,
+        default=None,
+        help="steps in which warmup_cosine rises from --warmup_lr to --lr",
+    )
+    add("--warmup_lr", type=nonnegative, default=1e-5, help="first learning rate of warmup_cosine")
+    add("--final_lr", type=nonnegative, default=1e-6, help="last learning rate of warmup_cosine")
     add(
         "--tau",
         type=natural,
@@ -318,9 +404,12 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
     add(
         "--augmentation",
         type=one_of(*AUGMENTATIONS),
-        default="base",
+        default=None,
         help="base (random resized crop, flip), adv (and colour jitter, grey), big (base, 8/7 "
-        "the image size)",
+        "the image size), global_crop (half of the image or more), simclr (crop, colour, grey, "
+        "blur, flip), slip (global_crop for the captions, simclr for the views) (default: simclr "
+        "for augmented_pairs, global_crop for other pairs and captions, slip for --loss slip, else "
+        "base)",
     )
     add(
         "--use_float16",
@@ -357,10 +446,49 @@ def batch_creation_parameters(parser: argparse.ArgumentParser) -> None:
     add(
         "--data_sampler",
         type=one_of(*SAMPLERS),
-        default="class_random",
-        help=", ".join(SAMPLERS) + "; docs/objectives.md tells them apart",
+        default=None,
+        help=", ".join(SAMPLERS) + "; docs/objectives.md tells them apart (default: class_random, "
+        "and augmented_pairs for an objective without labels)",
     )
     add("--samples_per_class", type=count, default=2, help="images of each class in a batch")
+    add(
+        "--data_pairs_by",
+        type=one_of("language", "visual"),
+        default="language",
+        help="language_pairs: partners are nearest by their captions, or (an ablation) by the "
+        "features of --data_pairs_checkpoint",
+    )
+    add(
+        "--data_pairs_checkpoint",
+        default=None,
+        metavar="RUN",
+        help="run folder, .pt file or --arch whose features choose visual partners (default: "
+        "--arch with ImageNet weights)",
+    )
+    add("--data_pairs_k", type=count, default=1, help="nearest partners to draw one from")
+    add(
+        "--data_pairs_threshold",
+        type=number(low=-1, high=1),
+        default=-1.0,
+        help="least cosine of a partner; an image without one is left out",
+    )
+    add(
+        "--data_pairs_self",
+        type=number(low=0, high=1),
+        default=0.0,
+        help="probability that an image is paired with itself instead",
+    )
+    add(
+        "--data_pairs_scope",
+        type=one_of(*SCOPES),
+        default="none",
+        help="partners come from the same subreddit, year or both, which RedCaps' directories name",
+    )
+    add(
+        "--data_pairs_distinct",
+        action="store_true",
+        help="no partner whose caption is the same text",
+    )
     add(
         "--data_related_classes",
         type=count,
@@ -818,7 +946,7 @@ def class_vector_loss_parameters(parser: argparse.ArgumentParser) -> None:
 def s2sd_parameters(parser: argparse.ArgumentParser) -> None:
     """Self-distillation from branches of more dimensions, Roth et al., ICML 2021."""
     add = parser.add_argument_group("s2sd").add_argument
-    others = [name for name in LOSSES if name != "s2sd"]
+    others = [name for name in LABEL_LOSSES if name != "s2sd"]
     add(
         "--loss_s2sd_source",
         type=one_of(*others),
@@ -860,6 +988,180 @@ def s2sd_parameters(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def view_loss_parameters(parser: argparse.ArgumentParser) -> None:
+    """Views of an image, or of two images that belong together; the heads are the objective's."""
+    add = parser.add_argument_group("objectives on views").add_argument
+    add("--loss_simclr_temperature", type=positive, default=0.1, help="of the softmax over cosines")
+    add("--loss_simclr_hidden_dim", type=count, default=2048, help="width of the projector")
+    add("--loss_simclr_proj_dim", type=count, default=128, help="dimension of the projections")
+    add(
+        "--loss_simsiam_hidden_dim",
+        type=count,
+        default=2048,
+        help="width of the projector's two hidden layers",
+    )
+    add("--loss_simsiam_proj_dim", type=count, default=2048, help="dimension of the projections")
+    add(
+        "--loss_simsiam_pred_dim",
+        type=count,
+        default=512,
+        help="width of the predictor's hidden layer",
+    )
+    add("--loss_nnclr_temperature", type=positive, default=0.1, help="of the softmax over cosines")
+    add(
+        "--loss_nnclr_queue_size",
+        type=count,
+        default=16384,
+        help="earlier images among which neighbours are found; Dwibedi et al. 2021: 98304",
+    )
+    add(
+        "--loss_nnclr_hidden_dim",
+        type=count,
+        default=2048,
+        help="width of the projector's two hidden layers",
+    )
+    add("--loss_nnclr_proj_dim", type=count, default=256, help="dimension of the projections")
+    add(
+        "--loss_nnclr_pred_dim",
+        type=count,
+        default=4096,
+        help="width of the predictor's hidden layer",
+    )
+    add(
+        "--loss_swav_temperature", type=positive, default=0.1, help="of the softmax over prototypes"
+    )
+    add(
+        "--loss_swav_epsilon",
+        type=positive,
+        default=0.05,
+        help="of the Sinkhorn assignment; lower is closer to one prototype an image",
+    )
+    add("--loss_swav_sinkhorn_iterations", type=count, default=3, help="of the assignment")
+    add("--loss_swav_hidden_dim", type=count, default=2048, help="width of the projector")
+    add("--loss_swav_proj_dim", type=count, default=128, help="dimension of the projections")
+    add(
+        "--loss_swav_n_prototypes",
+        type=count,
+        default=3000,
+        help="prototypes that images are assigned to",
+    )
+    add(
+        "--loss_swav_freeze_steps",
+        type=natural,
+        default=2503,
+        help="first optimizer steps in which the prototypes stay as they are",
+    )
+    add(
+        "--loss_swav_queue_size",
+        type=natural,
+        default=7680,
+        help="earlier images assigned along with a batch, of all processes; 0: none",
+    )
+    add(
+        "--loss_swav_queue_start",
+        type=natural,
+        default=37500,
+        help="optimizer steps before the first image enters the queue",
+    )
+    add(
+        "--loss_byol_momentum",
+        type=number(low=0, high=1),
+        default=0.996,
+        help="of the target at the first step; rises to 1 by a cosine",
+    )
+    add("--loss_byol_hidden_dim", type=count, default=4096, help="width of projector and predictor")
+    add("--loss_byol_proj_dim", type=count, default=256, help="dimension of the projections")
+    add(
+        "--loss_barlowtwins_redundancy_weight",
+        type=nonnegative,
+        default=0.0051,
+        help="lambda of Zbontar et al., ICML 2021",
+    )
+    add(
+        "--loss_barlowtwins_hidden_dim",
+        type=count,
+        default=8192,
+        help="width of the projector's two hidden layers",
+    )
+    add(
+        "--loss_barlowtwins_proj_dim", type=count, default=8192, help="dimension of the projections"
+    )
+    add(
+        "--loss_vicreg_invariance_weight",
+        type=nonnegative,
+        default=25.0,
+        help="lambda of Bardes et al., ICLR 2022",
+    )
+    add("--loss_vicreg_variance_weight", type=nonnegative, default=25.0, help="mu")
+    add("--loss_vicreg_covariance_weight", type=nonnegative, default=1.0, help="nu")
+    add(
+        "--loss_vicreg_hidden_dim",
+        type=count,
+        default=8192,
+        help="width of the projector's two hidden layers",
+    )
+    add("--loss_vicreg_proj_dim", type=count, default=8192, help="dimension of the projections")
+
+
+def caption_loss_parameters(parser: argparse.ArgumentParser) -> None:
+    """Images and captions: Radford et al., ICML 2021; SLIP, LG-SLIP and DeCLIP-NNS contain it."""
+    add = parser.add_argument_group("objectives with captions").add_argument
+    add(
+        "--loss_clip_text",
+        type=one_of("transformer", "frozen"),
+        default="transformer",
+        help="what reads captions: transformer (trained along, with the tokenizer of "
+        "--language_model) or frozen (--language_model itself, under a trained projection)",
+    )
+    add(
+        "--loss_clip_proj_dim",
+        type=count,
+        default=512,
+        help="dimension in which images and captions meet",
+    )
+    add("--loss_clip_width", type=count, default=512, help="transformer: width of a token")
+    add("--loss_clip_layers", type=count, default=12, help="transformer: number of blocks")
+    add(
+        "--loss_clip_heads",
+        type=count,
+        default=8,
+        help="transformer: attention heads; they divide the width",
+    )
+    add(
+        "--loss_clip_tokens",
+        type=count,
+        default=77,
+        help="transformer: most tokens of a caption, the rest is cut off",
+    )
+    add(
+        "--loss_clip_temperature",
+        type=number(low=0.01),
+        default=0.07,
+        help="temperature at the start; it is learned, down to 0.01",
+    )
+    for name in ("slip", "lgslip"):
+        add(
+            f"--loss_{name}_ssl_weight",
+            type=nonnegative,
+            default=1.0,
+            help="weight of SimCLR beside CLIP; the flags of either apply",
+        )
+    add(
+        "--loss_declip_nns_weight",
+        type=number(low=0, high=1),
+        default=0.2,
+        help="share of CLIP against the nearest text in the queue; CLIP against the own caption "
+        "has the rest",
+    )
+    add(
+        "--loss_declip_nns_queue_size",
+        type=count,
+        default=16384,
+        help="texts in the queue; well below the number of images, or a caption finds itself of an "
+        "epoch ago",
+    )
+
+
 def language_guidance_parameters(parser: argparse.ArgumentParser) -> None:
     """Words in the loss: L = L_DML + w * L_match."""
     add = parser.add_argument_group("language guidance").add_argument
@@ -877,7 +1179,7 @@ def language_guidance_parameters(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--language_words",
-        default="classnames",
+        default=None,
         help="classnames, pseudolabels, captions, or a JSON file {class: word or words}",
     )
     add(
@@ -960,13 +1262,30 @@ def evaluation_parameters(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="GiB that the search may take, whatever the number of images",
     )
+    add(
+        "--evaluations",
+        nargs="+",
+        type=one_of(*EVALUATIONS),
+        default=["retrieval"],
+        help="retrieval (at each evaluation), and at the end, of frozen features: "
+        + ", ".join(EVALUATIONS[1:]),
+    )
+    add(
+        "--evaluation_datasets",
+        nargs="+",
+        default=None,
+        help="labelled datasets that frozen features are evaluated on: as --dataset, NAME:groups "
+        "for its groups as classes, or a downstream dataset such as cifar10, food101 or dtd "
+        "(default: by dataset; for a labelled one, itself)",
+    )
     add("--no_report", action="store_true", help="write no pictures and no report.html at the end")
     add(
         "--evaltypes",
         nargs="+",
         type=one_of("embeds", "features"),
-        default=["embeds"],
-        help="embeds (after the embedding layer), features (pooled, before it)",
+        default=None,
+        help="embeds (after the embedding layer), features (pooled, before it) (default: what the "
+        "objective reads)",
     )
     add(
         "--evaluate_every",

