@@ -9,9 +9,12 @@
 #         emoji_long        the same words at twice the length and a constant rate, seed 0
 #         league    every objective with and without class names, seed 0, 3.5 minutes on one
 #                   core each; LOSSES="circle supcon" takes these alone
+#         openclipart  pairs by captions beside one image twice and random partners, offline, on a
+#                   CPU; the other objectives at seed 0 alone
+#         redcaps   the published self-supervision on RedCaps, with and without language
 #         cub200    the published runs on CUB200-2011, multisimilarity and S2SD, Roth et al., CVPR 2022
 #         cars196   the same on CARS196
-# SEED    0 1 2 for emoji unless given; the published seed of each row for the others
+# SEED    0 1 2 for emoji and openclipart unless given; the published seed of each row for the others
 # FLAG    added to every command, such as --source_path data --log_online
 #
 # Runs that are finished are skipped, so that the same command goes on where it was stopped.
@@ -129,6 +132,46 @@ league() {
     done
 }
 
+openclipart() {
+    local seed common small
+    [ ${#seeds[@]} -gt 0 ] || seeds=(0 1 2)
+    # Heads of a size that 5,281 drawings and two cores can train.
+    small=(--loss_simclr_hidden_dim 512 --loss_simsiam_hidden_dim 512 --loss_simsiam_proj_dim 512
+        --loss_simsiam_pred_dim 128 --loss_clip_text frozen --loss_clip_proj_dim 128)
+    for seed in "${seeds[@]}"; do
+        common=(--dataset openclipart --evaluations retrieval linear_probe fewshot knn
+            --seed "$seed" "${small[@]}")
+        run simclr "${common[@]}" --loss simclr --data_sampler augmented_pairs
+        run simclr_language "${common[@]}" --loss simclr --data_sampler language_pairs
+        run simclr_random "${common[@]}" --loss simclr --data_sampler random_pairs
+        [ "$seed" -eq "${seeds[0]}" ] || continue
+        run simsiam "${common[@]}" --loss simsiam --data_sampler augmented_pairs
+        run simsiam_language "${common[@]}" --loss simsiam --data_sampler language_pairs
+        run clip "${common[@]}" --loss clip
+        run slip "${common[@]}" --loss slip
+        run lgslip "${common[@]}" --loss lgslip --data_sampler language_pairs
+    done
+}
+
+# Section 4 of El Banani et al., CVPR 2023; their batch of 512 is of all processes together.
+redcaps() {
+    local seed common
+    for seed in "${seeds[@]:-0}"; do
+        common=(--dataset redcaps --arch resnet50 --not_pretrained --bs 512 --optim adamw --lr 1e-3
+            --lr_base_bs 512 --decay 0.01 --no_norm_decay --scheduler warmup_cosine
+            --warmup_steps 5000 --max_steps 250000 --use_float16 --language_model mpnet
+            --evaluation_datasets cifar10 cifar100 food101 dtd pets caltech101 flowers
+            --evaluations linear_probe fewshot --seed "$seed")
+        run simclr "${common[@]}" --loss simclr --data_sampler augmented_pairs
+        run simclr_language "${common[@]}" --loss simclr --data_sampler language_pairs
+        run simclr_visual "${common[@]}" --loss simclr --data_sampler language_pairs \
+            --data_pairs_by visual
+        run simsiam_language "${common[@]}" --loss simsiam --data_sampler language_pairs
+        run clip "${common[@]}" --loss clip --language_model clip
+        run slip "${common[@]}" --loss slip --language_model clip
+    done
+}
+
 # DATASET DIM SEED EPOCHS BS WEIGHT [FEAT_W]: guided by pseudolabels, with multisimilarity as
 # released, which the published weights were tuned with; S2SD over it where FEAT_W is given.
 published() {
@@ -150,7 +193,7 @@ published() {
 }
 
 case "$group" in
-    emoji | emoji_validation | emoji_long | league) "$group" ;;
+    emoji | emoji_validation | emoji_long | league | openclipart | redcaps) "$group" ;;
     cub200)
         published cub200 128 2 200 90 7.5
         published cub200 128 2 300 108 1.5 125

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         miner=miner,
         embedder=embedder,
         n_steps=n_steps,
-        tokenizer=lambda: language.Tokenizer(args.language_model),
+        tokenizer=lambda length: language.Tokenizer(args.language_model, length),
         encoder=lambda: language.build_encoder(args.language_model, device),
     ).to(device)
     distill = criteria.build_distillation(args)
@@ -418,6 +418,11 @@ def caption_partners(
     """(N, k) rows of the images nearest in words, and how near; for a sampler that pairs them."""
     if args.data_sampler != "language_pairs":
         return None, None
+    if args.data_pairs_from:
+        found = neighbours.read(
+            Path(args.data_pairs_from), n=len(train), digest=neighbours.identity(train)
+        )
+        return found.partners, found.similarities
     found = neighbours.of_images(
         train,
         neighbours.Options(

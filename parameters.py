@@ -465,6 +465,13 @@ def batch_creation_parameters(parser: argparse.ArgumentParser) -> None:
         help="run folder, .pt file or --arch whose features choose visual partners (default: "
         "--arch with ImageNet weights)",
     )
+    add(
+        "--data_pairs_from",
+        default=None,
+        metavar="DIR",
+        help="take partners from this folder, which python -m language.neighbours wrote "
+        "(default: found or made in the user's cache)",
+    )
     add("--data_pairs_k", type=count, default=1, help="nearest partners to draw one from")
     add(
         "--data_pairs_threshold",

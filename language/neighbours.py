@@ -215,14 +215,14 @@ def of_images(
     if by == "language":
         encoder = encoders.build(language_model, device, None)
         return build(
-            images.name, captions, encoder, options, scopes=scopes, digest=_identity(images),
+            images.name, captions, encoder, options, scopes=scopes, digest=identity(images),
             folder=folder, device=device,
         )  # fmt: skip
     assert checkpoint is not None
     embed, model, fingerprint = _image_embedder(checkpoint, images, bs, workers, device)
     return build_visual(
         images.name, len(images), embed, options, model=model, fingerprint=fingerprint,
-        digest=_identity(images), captions=captions, scopes=scopes, folder=folder, device=device,
+        digest=identity(images), captions=captions, scopes=scopes, folder=folder, device=device,
     )  # fmt: skip
 
 
@@ -602,7 +602,7 @@ def _open(args: argparse.Namespace) -> tuple[Any, Sequence[str]]:
     return images, images.captions
 
 
-def _identity(images: Any) -> str:
+def identity(images: Any) -> str:
     """Changes with the images, their order and their captions."""
     if hasattr(images, "fingerprint"):
         return images.fingerprint()
@@ -621,7 +621,7 @@ def _import(args: argparse.Namespace, images: Any, captions: Sequence[str]) -> N
         "%s: %d pairs, %d of them of images that %s does not have",
         *(args.from_json, found.n_pairs, found.n_unknown, images.name),
     )
-    content = _identity(images)
+    content = identity(images)
     mark = _mark("json", content, hashlib.sha256(args.from_json.read_bytes()).hexdigest())
     folder = args.out or cache_folder() / "neighbours" / f"{images.name}-{mark}"
     about = {

@@ -1,6 +1,8 @@
 """What docs/ says of components, flags and files is so."""
 
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,17 +11,25 @@ import parameters
 from batchminer import MINERS
 from criteria import CRITERIA
 from datasampler import SAMPLERS
+from datasets import downstream
+from language import neighbours
 from metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-OBJECTIVES = (ROOT / "docs" / "objectives.md").read_text()
+TEXTS = {path.name: path.read_text() for path in DOCS}
+OBJECTIVES = (TEXTS["objectives.md"], TEXTS["self_supervision.md"])  # with labels, and without
 ACTIONS = {
     flag: action for action in parameters.build_parser()._actions for flag in action.option_strings
 }
 OF_OTHER_COMMANDS = {
     *("--classes", "--device", "--only", "--rounds", "--sizes", "--threads"),  # benchmarks
+    "--rows",  # a benchmark, too
     *("--index", "--k", "--save", "--json"),  # evaluation.retrieve
+    *(flag for action in neighbours.build_parser()._actions for flag in action.option_strings),
+    "--nproc_per_node",  # torchrun
+    *("--embeddings", "--index_path", "--metric_type", "--max_index_memory_usage"),  # autofaiss
+    "--distributed",  # autofaiss, too
     *("--format", "--out"),  # architectures.export
     "--versus",  # utilities.results
     "--dev",  # requirements.sh
@@ -31,9 +41,17 @@ TABLES = [  # section, what stands before a hyperparameter in its flag, registry
 ]
 
 
+def section_of(text, section):
+    """What stands under a heading of the second level; nothing where there is none."""
+    return "".join(re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+
+
 def rows(section):
-    """The cells of each table row of a section that begins with a name in backticks, by name."""
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", OBJECTIVES, re.M | re.S)
+    """The cells of each table row of a section that begins with a name in backticks, by name.
+
+    Of both pages of objectives; a name stands in one of them.
+    """
+    text = "\n".join(section_of(page, section) for page in OBJECTIVES)
     found = re.findall(r"^\| `(\w+)` +\|(.*)\|$", text, re.M)
     assert len({name for name, _ in found}) == len(found)
     return {name: [cell.strip() for cell in cells.split("|")] for name, cells in found}
@@ -49,8 +67,8 @@ def flags(section, prefix):
 
 
 def same(text, default):
-    """Whether a documented default is the parser's; a switch, which is off, has no text."""
-    if default is False:
+    """Whether a documented default is the parser's; None and False, a switch, have no text."""
+    if default is None or default is False:
         return text == ""
     if isinstance(default, (list, tuple)):
         return text.split() == [str(item) for item in default]
@@ -74,11 +92,84 @@ def test_each_flag_is_documented_with_its_default(section, prefix, registry):
 
 def test_the_flags_of_the_memory_are_documented():
     memory = {flag for flag in ACTIONS if flag.startswith("--xbm_")}
-    assert memory and all(f"`{flag}" in OBJECTIVES for flag in memory)
+    assert memory and all(f"`{flag}" in OBJECTIVES[0] for flag in memory)
+
+
+@pytest.mark.parametrize("loss", sorted({*parameters.VIEW_LOSSES, *parameters.CAPTION_LOSSES}))
+def test_each_objective_without_labels_has_an_equation(loss):
+    """Named before the formula that is its own, or that it shares."""
+    _, _, equations = OBJECTIVES[1].partition("### Equations")
+    equations, _, _ = equations.partition("### How they differ")
+    assert re.search(rf"`{loss}`[^#]*?```math", equations)
+
+
+@pytest.mark.parametrize("sampler", parameters.PAIR_SAMPLERS)
+@pytest.mark.parametrize("loss", parameters.VIEW_LOSSES)
+def test_the_views_of_each_sampler_are_documented(loss, sampler):
+    """The row of the usual augmentation names the sampler, or the objective itself."""
+    table = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", section_of(OBJECTIVES[1], "Views"), re.M))
+    default_for = table[parameters.usual_augmentation(loss, sampler)].rpartition("|")[2]
+    assert {sampler, loss} & set(re.findall(r"`(\w+)`", default_for))
+
+
+def test_the_neighbours_of_the_command_and_of_training_have_the_same_flags():
+    """The table of partners: each flag with its default, and that of training beside it."""
+    options = {
+        flag: action.default
+        for action in neighbours.build_parser()._actions
+        for flag in action.option_strings
+    }
+    section = section_of(OBJECTIVES[1], "Partners")
+    lines = re.findall(r"^\| (`--[^|]+) \| ([^|]*) \|", section, re.M)
+    documented = set()
+    for command, training in lines:
+        for cell, defaults in (
+            (command, options),
+            (training, {flag: action.default for flag, action in ACTIONS.items()}),
+        ):
+            for flag, _, value in (entry.partition(" ") for entry in re.findall("`(.*?)`", cell)):
+                assert flag in defaults
+                documented.add(flag)
+                if value and value.isupper():
+                    continue  # DIR, FILE
+                assert not value or same(value, defaults[flag]), flag
+    training = {flag for flag in ACTIONS if flag.startswith("--data_pairs_")}
+    assert training - {"--data_pairs_self"} <= documented
+
+
+def test_each_evaluation_and_its_datasets_are_documented():
+    section = section_of(TEXTS["evaluation.md"], "Frozen features")
+    named = set(re.findall(r"`([^`]+)`", section))
+    assert set(parameters.EVALUATIONS) <= named
+    heading = (downstream.__doc__ or "").splitlines()
+    tabled = {line.split("|")[1].strip(" *") for line in heading if line.startswith("| ")}
+    public = set(downstream.KNOWN) - {"digits", "emoji", "cub200", "online_products"}
+    assert public <= tabled and f"one of {len(public)} public datasets" in section
+
+
+def commands(text):
+    """The words of each command line in the bash blocks of a page."""
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_commands_parse(path):
+    """Those of main.py and of language.neighbours; the module of any other exists."""
+    for words in commands(TEXTS[path.name]):
+        if "main.py" in words:
+            parameters.parse(words[words.index("main.py") + 1 :])
+        elif "-m" in words:
+            module, given = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
+            assert importlib.util.find_spec(module), module
+            if module == "language.neighbours":
+                neighbours.build_parser().parse_args(given)
 
 
 def test_each_metric_is_defined():
-    defined = re.findall(r"`([^`]+)`", (ROOT / "docs" / "evaluation.md").read_text())
+    defined = re.findall(r"`([^`]+)`", TEXTS["evaluation.md"])
     aliases = {"dists@inter", "dists@intra_over_inter"}  # named by the first of them
     known = {name.replace("rho_spectrum@k", "rho_spectrum@m") for name in METRICS}
     assert known - aliases <= set(defined)
@@ -86,7 +177,7 @@ def test_each_metric_is_defined():
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_every_flag_exists(path):
-    named = set(re.findall(r"(?<![\w-])--[A-Za-z]\w*", path.read_text()))
+    named = set(re.findall(r"(?<![\w-])--[A-Za-z]\w*", TEXTS[path.name]))
     placeholders = {flag for flag in named if flag.endswith("_")}  # `--loss_<name>_<param>`
     assert all(any(flag.startswith(stem) for flag in ACTIONS) for stem in placeholders)
     assert named - placeholders <= ACTIONS.keys() | OF_OTHER_COMMANDS
@@ -94,7 +185,7 @@ def test_every_flag_exists(path):
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
-    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text()):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXTS[path.name]):
         target, _, anchor = link.partition("#")
         linked = path.parent / target if target else path
         assert linked.exists(), link

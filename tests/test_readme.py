@@ -37,7 +37,9 @@ ROWS = {
     "emoji": 4,
     "emoji_validation": 6,
     "emoji_long": 2,
-    "league": 2 * len(parameters.LOSSES),
+    "league": 2 * len(parameters.LABEL_LOSSES),
+    "openclipart": 8,
+    "redcaps": 6,
     "cub200": 4,
     "cars196": 4,
 }
@@ -70,7 +72,7 @@ def test_the_league_has_every_loss_with_and_without_words():
     named = [(run.loss, run.language_distill_w, run.group) for run in runs]
     expected = [
         row
-        for loss in parameters.LOSSES
+        for loss in parameters.LABEL_LOSSES
         for row in ((loss, 0.0, f"league_{loss}"), (loss, 7.5, f"league_{loss}_guided"))
     ]
     assert named == expected
