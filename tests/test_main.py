@@ -142,14 +142,14 @@ def short(source, save_path, *more):
     return flags(source, save_path, "--n_epochs", "1", *measured, *more)
 
 
-@pytest.mark.parametrize("loss", parameters.LOSSES)
+@pytest.mark.parametrize("loss", parameters.LABEL_LOSSES)
 def test_every_objective_trains_under_guidance(source, tmp_path, loss):
     scores = main.main(short(source, tmp_path, "--loss", loss, "--language_distill_w", "7.5"))
     assert np.isfinite(scores["train/loss_dml"])
     assert scores["train/loss_match"] > 0
 
 
-@pytest.mark.parametrize("sampler", parameters.SAMPLERS)
+@pytest.mark.parametrize("sampler", (*parameters.CLASS_SAMPLERS, "random"))
 def test_every_sampler_feeds_a_guided_run(source, tmp_path, sampler):
     more = ("--data_sampler", sampler, "--data_batchmatch_bigbs", "16", "--n_epochs", "2")
     scores = main.main(short(source, tmp_path, *more, "--language_distill_w", "7.5"))

@@ -11,6 +11,8 @@ import parameters
 from batchminer import MINERS
 from criteria import CRITERIA, LanguageDistillation
 from datasampler import SAMPLERS
+from datasets import RECIPES, fill_by_recipe
+from language import neighbours
 from utilities.registry import hyperparameters
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,15 @@ def test_choices_are_the_registry(choices, registry):
     assert sorted(choices) == sorted(registry)
 
 
+def test_losses_are_grouped_by_what_they_compare():
+    """Those of views take two or more of them, those of labels take one and read embeddings."""
+    for name, criterion in CRITERIA.items():
+        labels, views = name in parameters.LABEL_LOSSES, name in parameters.VIEW_LOSSES
+        assert views == (criterion.n_views > 1)
+        assert labels == (criterion.reads == "embeds")
+        assert labels != (views or name in parameters.CAPTION_LOSSES)
+
+
 @pytest.mark.parametrize(
     ("prefix", "registry"), [("loss", CRITERIA), ("miner", MINERS)], ids=["loss", "miner"]
 )
@@ -43,6 +54,33 @@ def test_flags_agree_with_constructors(prefix, registry):
     assert flags == expected
 
 
+def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
+    """Some flags serve several samplers; those of partners found beforehand go to the search."""
+    args = vars(parameters.parse([]))
+    expected = {
+        f"data_{key}": default
+        for sampler in SAMPLERS.values()
+        for key, default in hyperparameters(sampler).items()
+    }
+    options = neighbours.Options()
+    expected |= {
+        "data_sampler": "class_random", "data_pairs_by": "language", "data_pairs_checkpoint": None,
+        "data_pairs_from": None,
+        "data_pairs_k": options.k, "data_pairs_scope": options.scope,
+        "data_pairs_distinct": options.no_identical,
+    }  # fmt: skip
+    assert {key: value for key, value in args.items() if key.startswith("data_")} == expected
+    assert {"data_pairs_threshold", "data_pairs_self"} <= set(expected)
+    assert parameters.SCOPES == neighbours.SCOPES
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_of_one_flag_agree_on_its_default(name):
+    args = vars(parameters.parse([]))
+    for key, default in hyperparameters(SAMPLERS[name]).items():
+        assert args[f"data_{key}"] == default
+
+
 def test_language_flags_agree_with_the_distillation():
     args = vars(parameters.parse([]))
     for key, default in hyperparameters(LanguageDistillation).items():
@@ -50,16 +88,63 @@ def test_language_flags_agree_with_the_distillation():
 
 
 def test_published_defaults():
-    args = parameters.parse([])
+    """Those that a dataset may change are None until its recipe, here cub200's, fills them in."""
+    args = parameters.parse(["--dataset", "cub200"])
+    filled = fill_by_recipe(args)
+    assert set(filled) == {
+        "arch", "image_size", "language_model", "language_words", "language_pseudoclass_model",
+        "n_epochs", "max_steps", "optim", "lr", "lr_base_bs", "decay", "scheduler", "warmup_steps",
+        "evaluate_every", "evaluation_metrics", "evaluation_language_model", "evaluation_datasets",
+    }  # fmt: skip
     published = {
         "bs": 112, "samples_per_class": 2, "fc_lr": -1, "decay": 4e-4, "optim": "adam",
         "scheduler": "step", "tau": [10000], "gamma": 0.3, "warmup": 0, "embed_dim": 128,
         "loss": "margin", "batch_mining": "distance", "data_sampler": "class_random",
         "language_distill_w": 0, "language_shift": 1, "language_temp": 1, "language_delay": 0,
         "language_distill_dir": "backward", "language_pseudoclass_topk": 5, "seed": 0, "kernels": 6,
-        "savename": "group_plus_seed", "storage_metrics": ["e_recall@1"], "evaltypes": ["embeds"],
+        "savename": "group_plus_seed", "storage_metrics": ["e_recall@1"], "lr": 1e-5,
+        "n_epochs": 150, "max_steps": 0, "lr_base_bs": 0, "warmup_steps": 0, "augmentation": "base",
+        "image_size": 224, "arch": "resnet50_frozen_normalize", "language_model": "clip",
+        "language_words": "classnames", "evaluations": ["retrieval"], "evaluation_datasets": [],
     }  # fmt: skip
     assert {name: getattr(args, name) for name in published} == published
+
+
+@pytest.mark.parametrize("dataset", RECIPES)
+def test_flags_go_before_any_recipe(dataset):
+    typed = [
+        *("--dataset", dataset, "--optim", "sgd", "--decay", "0.5", "--scheduler", "cosine"),
+        *("--max_steps", "7", "--warmup_steps", "3", "--lr_base_bs", "9", "--language_words"),
+        *("captions", "--evaluation_datasets", "dtd", "mine:groups"),
+    ]
+    args = parameters.parse(typed)
+    filled = fill_by_recipe(args)
+    assert (args.optim, args.decay, args.scheduler) == ("sgd", 0.5, "cosine")
+    assert (args.max_steps, args.warmup_steps, args.lr_base_bs) == (7, 3, 9)
+    assert args.language_words == "captions" and args.evaluation_datasets == ["dtd", "mine:groups"]
+    assert filled and not set(filled) & set(parameters.given(typed))
+
+
+@pytest.mark.parametrize(
+    ("typed", "sampler", "augmentation"),
+    [
+        ("", "class_random", "base"),
+        ("--data_sampler random", "random", "base"),
+        ("--loss simclr", "augmented_pairs", "simclr"),
+        ("--loss simclr --data_sampler language_pairs", "language_pairs", "global_crop"),
+        ("--loss byol --data_sampler random_pairs", "random_pairs", "global_crop"),
+        ("--loss clip", "augmented_pairs", "global_crop"),
+        ("--loss declip_nns --data_sampler random", "random", "global_crop"),
+        ("--loss slip", "augmented_pairs", "slip"),
+        ("--loss lgslip", "augmented_pairs", "simclr"),
+        ("--loss lgslip --data_sampler language_pairs", "language_pairs", "global_crop"),
+        ("--loss nnclr --augmentation base", "augmented_pairs", "base"),
+        ("--loss slip --augmentation simclr", "augmented_pairs", "simclr"),
+    ],
+)
+def test_sampler_and_augmentation_follow_the_objective(typed, sampler, augmentation):
+    args = parameters.parse(shlex.split(typed))
+    assert (args.data_sampler, args.augmentation) == (sampler, augmentation)
 
 
 def test_a_published_command_parses():
@@ -105,6 +190,24 @@ def test_a_published_command_parses():
         ("--batch_mining parametric --use_tv_split --loss supcon", "--loss supcon mines nothing"),
         ("--batch_mining parametric --use_tv_split --loss s2sd", "--loss s2sd mines nothing"),
         ("--loss s2sd --loss_s2sd_source s2sd", "s2sd is unknown"),
+        ("--loss s2sd --loss_s2sd_target simclr", "simclr is unknown"),
+        ("--loss simclr --data_sampler class_random", "--loss simclr compares views"),
+        ("--loss slip --data_sampler random", "use one of augmented_pairs, language_pairs, random"),
+        ("--loss margin --data_sampler language_pairs", "--loss margin compares labels"),
+        ("--loss clip --data_sampler language_pairs", "use augmented_pairs, or --loss lgslip"),
+        ("--loss declip_nns --data_sampler random_pairs", "--data_sampler random_pairs gives two"),
+        ("--loss simclr --augmentation slip", "--loss simclr has others; use global_crop or"),
+        ("--augmentation slip", "--augmentation slip is for the three views of --loss slip"),
+        ("--max_steps 9 --n_epochs 3", "--max_steps 9 and --n_epochs 3 both say how long"),
+        ("--loss simclr --xbm_size 64", "--loss simclr compares with none"),
+        ("--data_pairs_threshold 1.5", "1.5 is out of range; it must be at least -1 and at most 1"),
+        ("--data_pairs_self 2", "2 is out of range"),
+        ("--data_pairs_k 0", "0 is out of range; it must be at least 1"),
+        ("--data_pairs_scope month", "known, closest first: "),
+        ("--loss_clip_text frozn", "closest first: frozen"),
+        ("--loss_byol_momentum 1.1", "at least 0 and at most 1"),
+        ("--evaluations probe", "closest first: linear_probe"),
+        ("--max_steps -1", "-1 is out of range"),
         ("--tv_split_perc 1.5 --use_tv_split", "out of range"),
     ],
 )  # fmt: skip

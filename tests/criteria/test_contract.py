@@ -13,18 +13,24 @@ import batchminer
 import criteria
 import parameters
 from criteria import CRITERIA, Criterion, PairCriterion
+from tests.criteria.caption_losses import Letters, refuse
 from utilities.registry import hyperparameters
 from utilities.structures import Batch, Embedding
 
+SMALL = {  # heads, queues and text towers, instead of the published sizes
+    "hidden_dim": 8, "proj_dim": 6, "pred_dim": 8, "queue_size": 12, "n_prototypes": 5,
+    "width": 8, "layers": 1, "heads": 2, "tokens": 9,
+}  # fmt: skip
+
 
 def flags(**overrides):
-    """Every flag of every criterion and miner at its default."""
+    """Every flag of every criterion and miner at its default, but for sizes."""
     chosen = {"seed": 0, "loss": "margin", "batch_mining": "distance"}
     chosen |= {"xbm_size": 0, "xbm_start": 0, "xbm_weight": 1.0}
     for prefix, registry in (("loss_", CRITERIA), ("miner_", batchminer.MINERS)):
         for name, component in registry.items():
             for key, value in hyperparameters(component).items():
-                chosen[f"{prefix}{name}_{key}"] = value
+                chosen[f"{prefix}{name}_{key}"] = SMALL.get(key, value)
     for key, value in hyperparameters(criteria.LanguageDistillation).items():
         chosen[f"language_{key}"] = value
     return argparse.Namespace(**{**chosen, **overrides})
@@ -32,20 +38,58 @@ def flags(**overrides):
 
 def build(name, **overrides):
     args = flags(loss=name, **overrides)
-    torch.manual_seed(0)  # for class vectors and heads
-    miner = batchminer.build(args)
-    return criteria.build(args, n_classes=4, embed_dim=6, feature_dim=3, miner=miner)
+    torch.manual_seed(args.seed)  # for class vectors and heads
+    return criteria.build(
+        args,
+        n_classes=4,
+        embed_dim=6,
+        feature_dim=3,
+        miner=batchminer.build(args),
+        embedder=Embedder(),
+        n_steps=5,
+        tokenizer=Letters,
+        encoder=refuse,
+    )
 
 
-def embedding(n=8, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
+class Embedder(nn.Module):
+    """Images (B, 3, H, W) to their mean colour, mixed: what a momentum encoder is a copy of."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(3, 3)
+
+    def forward(self, images):
+        features = self.mix(images.mean(dim=(2, 3)))
+        return Embedding(features, features, features[:, :, None, None])
+
+
+def embedding(n=8, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
     embeds = F.normalize(torch.randn(n, 6, generator=generator), dim=1).to(dtype)
     feature_map = torch.rand(n, 3, 2, 2, generator=generator).to(dtype)
-    return Embedding(embeds.requires_grad_(), feature_map.mean(dim=(2, 3)), feature_map)
+    features = feature_map.mean(dim=(2, 3))
+    return Embedding(embeds.requires_grad_(), features.requires_grad_(), feature_map)
 
 
-def batch(labels):
-    return Batch((torch.zeros(len(labels), 3, 4, 4),), torch.tensor(labels), torch.arange(8))
+def views_for(name, n=8, dtype=torch.float32):
+    """As many views as the criterion asks for."""
+    return [embedding(n, dtype, seed) for seed in range(CRITERIA[name].n_views)]
+
+
+def read(name, views):
+    """What of each view the criterion is about."""
+    return [getattr(view, CRITERIA[name].reads) for view in views]
+
+
+CAPTIONS = ("fox", "red fox", "sea", "a car", "mountain", "cats", "tree", "a house")
+
+
+def batch(labels, dtype=torch.float32):
+    n = len(labels)
+    images = torch.rand(3, n, 3, 4, 4, generator=torch.Generator().manual_seed(3)).to(dtype)
+    captions = tuple(text.replace(" ", "") for text in CAPTIONS[:n])
+    return Batch(tuple(images[:2]), torch.tensor(labels), torch.arange(n), captions)
 
 
 LABELS = [0, 0, 3, 3, 1, 1, 2, 2]
@@ -54,20 +98,22 @@ LABELS = [0, 0, 3, 3, 1, 1, 2, 2]
 @pytest.mark.parametrize("name", CRITERIA)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_every_dtype_inside_autocast_gives_a_finite_loss_with_gradients(name, dtype):
-    view, criterion = embedding(dtype=dtype), build(name)
+    views, criterion = views_for(name, dtype=dtype), build(name)
     if dtype == torch.float64:
         criterion.double()
+    images = torch.promote_types(dtype, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = criterion.compute([view], batch(LABELS))
-    (grad,) = torch.autograd.grad(loss, view.embeds)
+        loss = criterion.compute(views, batch(LABELS, images))
+    grads = torch.autograd.grad(loss, read(name, views))
     assert loss.shape == ()
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert loss.isfinite()
-    assert grad.isfinite().all()
-    assert grad.abs().sum() > 0
+    for grad in grads:
+        assert grad.isfinite().all()
+        assert grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", parameters.LABEL_LOSSES)  # heads of the others follow autocast
 def test_autocast_does_not_change_the_loss(name):
     view = embedding()
     plain = build(name).compute([view], batch(LABELS))
@@ -79,34 +125,60 @@ def test_autocast_does_not_change_the_loss(name):
 @pytest.mark.parametrize("name", CRITERIA)
 @pytest.mark.parametrize("labels", [[1, 1], [0, 3], [2, 2, 2, 2]])
 def test_a_batch_without_work_gives_a_finite_loss_and_gradient(name, labels):
-    view = embedding(len(labels))
-    loss = build(name).compute([view], batch(labels))
-    (grad,) = torch.autograd.grad(loss, view.embeds)
+    views = views_for(name, len(labels))
+    loss = build(name).compute(views, batch(labels))
+    grads = torch.autograd.grad(loss, read(name, views))
     assert loss.isfinite()
-    assert grad.isfinite().all()
+    assert all(grad.isfinite().all() for grad in grads)
 
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_wrong_shapes_are_named(name):
-    criterion, view = build(name), embedding()
+    criterion, views = build(name), views_for(name)
     with pytest.raises(ValueError, match=r"got \(8, 6\) and \(7,\)"):
-        criterion.compute([view], batch(LABELS[:7]))
-    with pytest.raises(ValueError, match=r"needs 1 view\(s\) of each image, got 2"):
-        criterion.compute([view, view], batch(LABELS))
+        criterion.compute(views, batch(LABELS[:7]))
+    n = len(views)
+    with pytest.raises(ValueError, match=rf"needs {n} view\(s\) of each image, got {n + 1}"):
+        criterion.compute([*views, views[0]], batch(LABELS))
+
+
+@pytest.mark.parametrize("name", parameters.CAPTION_LOSSES)
+def test_missing_captions_are_named(name):
+    with pytest.raises(ValueError, match=r"of 8 images has 0; use a --dataset of image-caption"):
+        build(name).compute(views_for(name), batch(LABELS)._replace(captions=()))
 
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_the_state_resumes_losses_and_miner_alike(name):
     """The losses after a checkpoint are those of a run that was never interrupted."""
-    criterion, view = build(name), embedding(8)
-    criterion.compute([view], batch(LABELS))
+    criterion, views, embedder = build(name), views_for(name), Embedder()
+
+    def losses(criterion, steps):
+        for _ in range(steps):
+            yield criterion.compute(views, batch(LABELS)).item()
+            criterion.after_step(embedder)
+
+    list(losses(criterion, 2))
     file = io.BytesIO()
     torch.save(criterion.state_dict(), file)
-    after = [criterion.compute([view], batch(LABELS)) for _ in range(3)]
+    after = list(losses(criterion, 3))
     file.seek(0)
     resumed = build(name, seed=5)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert [resumed.compute([view], batch(LABELS)) for _ in range(3)] == after
+    assert list(losses(resumed, 3)) == after
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_the_embedder_is_no_part_of_the_criterion(name):
+    """Its weights are trained and saved once, as the embedder's."""
+    torch.manual_seed(0)
+    embedder, args = Embedder(), flags(loss=name)
+    made = criteria.build(
+        args, n_classes=4, embed_dim=6, feature_dim=3, miner=batchminer.build(args),
+        embedder=embedder, n_steps=5, tokenizer=Letters, encoder=refuse,
+    )  # fmt: skip
+    assert not {id(p) for p in embedder.parameters()} & {id(p) for p in made.parameters()}
+    assert embedder not in list(made.modules())
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -121,15 +193,16 @@ def test_param_groups_hold_each_trainable_parameter_once(name):
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_language_distillation_goes_beside_every_criterion(name):
-    view, chosen = embedding(), batch(LABELS)
+    views, chosen = views_for(name), batch(LABELS)
+    first_view = read(name, views)[0]
     words = F.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(1)), dim=1)
     distill = criteria.build_distillation(flags())
     criterion = build(name)
-    loss = criterion.compute([view], chosen)
-    match = distill(view.embeds, words @ words.T, chosen.labels)
-    (both,) = torch.autograd.grad(loss + 7.5 * match, view.embeds, retain_graph=True)
-    (first,) = torch.autograd.grad(loss, view.embeds, retain_graph=True)
-    (second,) = torch.autograd.grad(match, view.embeds)
+    loss = criterion.compute(views, chosen)
+    match = distill(first_view, words @ words.T, chosen.labels)
+    (both,) = torch.autograd.grad(loss + 7.5 * match, first_view, retain_graph=True)
+    (first,) = torch.autograd.grad(loss, first_view, retain_graph=True)
+    (second,) = torch.autograd.grad(match, first_view)
     assert second.abs().sum() > 0
     assert torch.allclose(both, first + 7.5 * second, atol=1e-5)
 
@@ -139,10 +212,17 @@ DETERMINISTIC = sorted(set(CRITERIA) - set(parameters.MINED_LOSSES))
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_batch_order_does_not_matter(name):
-    view, order = embedding(), torch.randperm(8, generator=torch.Generator().manual_seed(1))
-    shuffled = Embedding(*(part[order] for part in view))
-    loss = build(name).compute([view], batch(LABELS))
-    moved = build(name).compute([shuffled], batch([LABELS[i] for i in order]))
+    views, order = views_for(name), torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    shuffled = [Embedding(*(part[order] for part in view)) for view in views]
+    chosen = batch(LABELS)
+    moved_batch = Batch(
+        tuple(images[order] for images in chosen.views),
+        chosen.labels[order],
+        chosen.rows[order],
+        tuple(chosen.captions[i] for i in order),
+    )
+    loss = build(name).compute(views, chosen)
+    moved = build(name).compute(shuffled, moved_batch)
     assert moved.item() == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
 
 

@@ -13,8 +13,11 @@ import datasampler
 from datasampler import ClassRandom, ClassRelated, Random
 from datasampler.batchmatch import DistHistBatchmatch, FIDBatchmatch
 from datasampler.coreset import D2Coreset, GreedyCoreset
+from datasampler.pairs import Pairs
 from datasampler.store import StoreSampler
+from datasets.caption_set import open_caption_set
 from datasets.image_set import ImageSet
+from tests.datasets.captioned import pair
 
 
 def rows_by_class(sizes, seed=0):
@@ -283,6 +286,10 @@ def test_class_related_names_missing_words_and_bad_groups():
         ClassRelated(rows, 8, 2, words(6), related_classes=0)
 
 
+PAIRS = {name for name, made in datasampler.SAMPLERS.items() if issubclass(made, Pairs)}
+FREE = PAIRS | {"random"}  # of classes
+
+
 def image_set(n_classes=6, per_class=4):
     labels = np.tile(np.arange(n_classes), per_class)
     return ImageSet(
@@ -309,6 +316,8 @@ def flags(**changed):
         "data_d2_coreset_lambda": 1.0,
         "data_gc_coreset_lim": 1e-9,
         "data_gc_softened": False,
+        "data_pairs_threshold": -1.0,
+        "data_pairs_self": 0.0,
     }
     return argparse.Namespace(**(defaults | changed))
 
@@ -316,14 +325,80 @@ def flags(**changed):
 @pytest.mark.parametrize("name", datasampler.SAMPLERS)
 def test_build_from_flags(name):
     train = image_set()
-    sampler = datasampler.build(flags(data_sampler=name), train, words(6))
+    sampler = build(name, train)
     assert type(sampler) is datasampler.SAMPLERS[name]
     assert sampler.due(1) == isinstance(sampler, StoreSampler)
     sampler.refresh(words(24))
     assert len(sampler) == len(list(sampler)) == 3
-    if name != "random":
+    assert {len(item) for batch in sampler for item in batch} == {2 if name in PAIRS else 1}
+    if name not in FREE:
         batch = [row for (row,) in next(iter(sampler))]
         assert set(Counter(train.labels[batch].tolist()).values()) == {2}
+
+
+NEXT = np.roll(np.arange(24), -1)[:, None]  # the image after, of 24
+
+
+def build(name, train, **changed):
+    """With the words, the views and the partners that a run would hand over."""
+    return datasampler.build(
+        flags(data_sampler=name, **changed),
+        train,
+        n_views=2 if name in PAIRS else 1,
+        class_words=words(6),
+        partners=NEXT,
+        similarities=np.linspace(0, 1, 24)[:, None],
+    )
+
+
+def test_build_hands_over_views_partners_and_what_is_asked_of_them():
+    train = image_set()
+    pairs = [item for batch in build("language_pairs", train) for item in batch]
+    assert all(j == (i + 1) % 24 for i, j in pairs)
+    chosen = build("language_pairs", train, data_pairs_threshold=0.5)
+    assert chosen.n_left_out == 12 and len(chosen) == 1
+    own = build("language_pairs", train, data_pairs_self=1.0)
+    assert all(i == j for batch in own for i, j in batch)
+    three = datasampler.build(flags(data_sampler="augmented_pairs"), train, n_views=3)
+    assert all(len(set(item)) == 1 and len(item) == 3 for batch in three for item in batch)
+    one = datasampler.build(flags(data_sampler="augmented_pairs"), train)
+    assert all(len(item) == 1 for batch in one for item in batch)
+
+
+def caption_set(folder, n=10):
+    for number in range(n):
+        pair(folder / "drawings", f"{number}.jpg", f"drawing {number}", seed=number)
+    return open_caption_set(folder)
+
+
+@pytest.mark.parametrize("name", datasampler.SAMPLERS)
+def test_images_without_classes_go_to_samplers_that_ask_for_none(name, tmp_path):
+    train = caption_set(tmp_path / "captioned")
+    args = flags(data_sampler=name, bs=4, dataset="captioned")
+    partners = np.roll(np.arange(10), 1)[:, None]
+    if name not in FREE:
+        with pytest.raises(ValueError, match=rf"{name} draws by class, --dataset captioned has"):
+            datasampler.build(args, train, class_words=words(6))
+        return
+    sampler = datasampler.build(
+        args, train, n_views=2, partners=partners, similarities=np.ones((10, 1))
+    )
+    assert len(list(sampler)) == 2
+    assert {row for batch in sampler for item in batch for row in item} <= set(range(10))
+
+
+@pytest.mark.parametrize("name", datasampler.SAMPLERS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_build_takes_the_share_of_this_process(name, rank, monkeypatch):
+    train = image_set()
+    whole = list(build(name, train)) if name in FREE else None
+    monkeypatch.setattr(datasampler.distributed, "rank", lambda: rank)
+    monkeypatch.setattr(datasampler.distributed, "world_size", lambda: 2)
+    share = build(name, train)
+    assert (share.rank, share.world_size) == (rank, 2)
+    if whole is not None:
+        part = slice(4 * rank, 4 * rank + 4)
+        assert list(share) == [batch[part] for batch in whole]
 
 
 def test_build_names_what_is_unknown_or_missing():

@@ -1,7 +1,12 @@
+import argparse
 import subprocess
 import sys
+from dataclasses import fields
+
+import pytest
 
 import datasets
+import parameters
 
 
 def test_recipes_are_read_without_torch_or_numpy():
@@ -25,3 +30,40 @@ def test_a_name_of_one_s_own_gets_the_benchmarks_setting():
 
 def test_every_public_name_is_there():
     assert all(getattr(datasets, name) is not None for name in datasets.__all__)
+
+
+@pytest.mark.parametrize("name", [*datasets.RECIPES, "my_shoes"])
+def test_a_recipe_fills_what_is_open_with_what_the_flag_would_accept(name):
+    """A default that no flag would take could not be typed again by who wants to change it."""
+    parser = parameters.build_parser()
+    args = parser.parse_args(["--dataset", name])
+    filled = datasets.fill_by_recipe(args)
+    typed = ["--dataset", name]
+    for flag, value in filled.items():
+        values = list(value) if isinstance(value, tuple) else [value]
+        typed += [f"--{flag}", *map(str, values)] if values else []
+    again = parser.parse_args(typed)
+    again.evaluation_datasets = again.evaluation_datasets or []
+    assert again == args
+
+
+def test_a_recipe_leaves_what_is_given_and_knows_no_other_flags():
+    args = argparse.Namespace(dataset="openclipart", lr=0.5, decay=None, bs=None)
+    assert datasets.fill_by_recipe(args) == {"decay": 0.01}
+    assert args == argparse.Namespace(dataset="openclipart", lr=0.5, decay=0.01, bs=None)
+
+
+def test_every_default_of_a_recipe_has_its_flag():
+    """But for the reason, and for the crops, which come with the images."""
+    names = {field.name for field in fields(datasets.Recipe)}
+    known = vars(parameters.build_parser().parse_args([]))
+    assert names - set(known) == {"why", "crop_ratio", "train_scale"}
+    assert all(known[name] is None for name in names & set(known))
+
+
+def test_openclipart_is_read_by_its_captions_and_judged_on_emoji():
+    chosen = datasets.recipe("openclipart")
+    assert (chosen.language_words, chosen.evaluation_datasets) == ("captions", ("emoji",))
+    emoji = datasets.recipe("emoji")
+    for shared in ("image_size", "crop_ratio", "language_model", "evaluation_language_model"):
+        assert getattr(chosen, shared) == getattr(emoji, shared)

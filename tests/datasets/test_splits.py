@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 import datasets
+from datasets.caption_set import CaptionSet
 from datasets.folders import clean
 from datasets.splits import hold_out, read
+from tests.datasets.captioned import pair
 
 
 def arguments(root, **flags):
@@ -119,6 +121,43 @@ def test_classes_with_one_image_are_allowed_and_counted(mine, tmp_path, caplog):
     assert "mine.train: 1 of 2 classes have one image" in caplog.text
     assert "mine.test" not in caplog.text
     assert len(test) == 4
+
+
+# ----------------------------------------------------------------------------- images and captions
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    root = tmp_path / "captioned"
+    for number in range(3):
+        pair(root / "drawings", f"{number}.jpg", f"drawing {number}", seed=number)
+    return root
+
+
+def test_all_of_a_set_with_captions_is_trained_on(captioned):
+    train, val, test = datasets.build(arguments(captioned))
+    assert isinstance(train, CaptionSet) and (val, test) == (None, None)
+    assert (train.name, len(train)) == ("captioned", 3)
+    assert list(train.captions) == ["drawing 0", "drawing 1", "drawing 2"]
+
+
+def test_openclipart_is_where_it_was_prepared(captioned, monkeypatch):
+    asked = []
+    prepare = lambda source_path: asked.append(source_path) or captioned  # noqa: E731
+    monkeypatch.setattr("datasets.splits.openclipart.prepare", prepare)
+    data = datasets.build(arguments(captioned.parent / "openclipart"))
+    assert asked == [captioned.parent] and len(data.train) == 3
+
+
+def test_captions_are_no_classes_to_hold_out(captioned):
+    with pytest.raises(ValueError, match=r"--use_tv_split .*, --dataset captioned has captions in"):
+        datasets.build(arguments(captioned, use_tv_split=True))
+
+
+def test_class_folders_with_captions_are_a_labelled_set(described):
+    train, _, test = datasets.build(arguments(described))
+    assert train.captions == ("a number 0", "a number 1", "b number 0", "b number 1")
+    assert test.n_classes == 2
 
 
 # --------------------------------------------------------------------------------------- errors

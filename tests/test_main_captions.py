@@ -1,0 +1,476 @@
+"""main.py end to end on images and captions, judged on labelled images that it never saw."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, PreTrainedTokenizerFast
+
+import main
+import parameters
+from utilities import checkpoint
+
+COLOURS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 60, 220)}
+THINGS = ("fox", "owl", "cat")
+SHADES = ("coral", "olive", "navy", "pink", "teal")
+SSL = (*parameters.VIEW_LOSSES, "clip", "declip_nns")
+SMALL_HEADS = {
+    "simclr": "hidden_dim 8 proj_dim 6",
+    "simsiam": "hidden_dim 8 proj_dim 8 pred_dim 4",
+    "nnclr": "hidden_dim 8 proj_dim 6 pred_dim 8 queue_size 16",
+    "swav": "hidden_dim 8 proj_dim 6 n_prototypes 5 queue_size 8 queue_start 1 freeze_steps 1",
+    "byol": "hidden_dim 8 proj_dim 6 momentum 0.5",
+    "barlowtwins": "hidden_dim 8 proj_dim 6",
+    "vicreg": "hidden_dim 8 proj_dim 6",
+    "clip": "proj_dim 6 width 8 layers 1 heads 2 tokens 6",
+    "declip_nns": "queue_size 8",
+}
+
+
+def small_heads():
+    """Every flag of ``SMALL_HEADS``: an objective also reads those of the ones it contains."""
+    for loss, flags in SMALL_HEADS.items():
+        words = flags.split()
+        for name, value in zip(words[::2], words[1::2], strict=True):
+            yield from (f"--loss_{loss}_{name}", value)
+
+
+def picture(rng, colour, file):
+    pixels = np.clip(np.array(colour) + rng.integers(-40, 40, (34, 36, 3)), 0, 255)
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """24 drawings with captions, a labelled set of 5 classes of 11, words, and a tokenizer."""
+    source = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    folder = source / "drawings" / "aww_2020"
+    folder.mkdir(parents=True)
+    for number in range(24):
+        colour, thing = list(COLOURS)[number % 3], THINGS[number // 3 % 3]
+        picture(rng, COLOURS[colour], folder / f"{number:02d}.jpg")
+        caption = {"caption": f"a {colour} {thing} {number % 8}"}
+        (folder / f"{number:02d}.json").write_text(json.dumps(caption))
+    for name, count in (("shades", 11), ("few", 3)):
+        for shade in SHADES:
+            of_class = source / name / "images" / shade
+            of_class.mkdir(parents=True)
+            colour = rng.integers(126, 131, 3)  # hard to tell apart
+            for number in range(count):
+                picture(rng, colour, of_class / f"{number}.jpg")
+    words = ["a", *COLOURS, *THINGS, *SHADES, *map(str, range(8))]
+    lines = [f"{word} {' '.join(map(str, rng.normal(size=8)))}\n" for word in words]
+    (source / "words.txt").write_text("".join(lines))
+    save_tokenizer(source / "tokenizer", words)
+    return source
+
+
+def save_tokenizer(folder, words):
+    """A folder as of a text encoder, with a tokenizer of whole words and no weights."""
+    known = ["<pad>", "<s>", "<unk>", "</s>", *words]
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(known)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    BertConfig(vocab_size=len(known)).save_pretrained(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Texts, neighbours and features are computed anew for each test, into its own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def flags(source, save_path, *more, length=("--max_steps", "2")):
+    """Two steps of a run of timm's test network from scratch at 32 px; three make an epoch."""
+    return [
+        *("--dataset", "drawings", "--source_path", str(source), "--save_path", str(save_path)),
+        *("--arch", "test_resnet", "--not_pretrained", "--image_size", "32", "--embed_dim", "4"),
+        *("--bs", "8", "--kernels", "0", "--lr", "1e-2", "--optim", "adamw", *length),
+        *("--language_model", str(source / "words.txt"), "--language_words", "captions"),
+        *("--evaluation_datasets", "shades", "--evaluation_metrics", "e_recall@1", "--no_report"),
+        *("--loss", "simclr", *small_heads(), *more),
+    ]
+
+
+def run_folder(save_path, name="default_s0"):
+    return save_path / "drawings" / name
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(scores):
+    timed = {"train/images_per_second", "train/waiting_for_data"}
+    return {name: value for name, value in scores.items() if name not in timed}
+
+
+def texts_of(source, loss):
+    """Flags by which an objective that contains CLIP reads captions."""
+    if loss not in parameters.CAPTION_LOSSES:
+        return ()
+    if loss == "declip_nns":
+        return ("--loss_clip_text", "frozen")
+    return ("--language_model", str(source / "tokenizer"))
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("loss", SSL)
+def test_every_objective_trains_without_labels(source, tmp_path, loss):
+    more = ("--loss", loss, *texts_of(source, loss), "--evaluation_metrics", "c_recall@1")
+    scores = main.main(flags(source, tmp_path, *more))
+    assert np.isfinite(scores["train/loss_dml"])
+    assert 0 <= scores["shades/features/c_recall@1"] <= 1  # and not of the untrained embeds
+    kept = checkpoint.load(run_folder(tmp_path) / "last.pt")
+    assert kept["iteration"] == 2 and kept["flags"]["evaltypes"] == ["features"]
+    moved = [
+        not torch.equal(value, kept["criterion"][f"target_embedder.{name}"])
+        for name, value in kept["embedder"].items()
+        if loss == "byol" and name.endswith("weight")
+    ]
+    assert any(moved) == (loss == "byol")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--data_sampler", "augmented_pairs", "--augmentation", "global_crop"),
+        ("--data_sampler", "language_pairs"),
+        ("--data_sampler", "language_pairs", "--data_pairs_k", "3", "--data_pairs_distinct"),
+        ("--data_sampler", "language_pairs", "--data_pairs_scope", "subreddit_year"),
+        ("--data_sampler", "language_pairs", "--data_pairs_self", "0.5", "--loss", "nnclr"),
+        ("--data_sampler", "language_pairs", "--loss", "lgslip", "--loss_clip_text", "frozen"),
+        ("--data_sampler", "random_pairs", "--loss", "simsiam", "--use_float16"),
+        ("--data_sampler", "random", "--loss", "clip", "--loss_clip_text", "frozen"),
+    ],
+    ids=" ".join,
+)
+def test_every_sampler_of_pairs_feeds_a_run(source, tmp_path, more):
+    scores = main.main(flags(source, tmp_path, *more))
+    assert np.isfinite(scores["train/loss"])
+
+
+def batches_of(monkeypatch):
+    """What the criterion of a SimCLR run is given: a list that fills as it runs."""
+    seen = []
+    compute = main.criteria.SimCLR.compute
+
+    def spy(self, views, batch):
+        seen.append((views, batch))
+        return compute(self, views, batch)
+
+    monkeypatch.setattr(main.criteria.SimCLR, "compute", spy)
+    return seen
+
+
+def test_captions_and_rows_are_those_of_the_first_view(source, tmp_path, monkeypatch):
+    seen = batches_of(monkeypatch)
+    main.main(flags(source, tmp_path, "--data_sampler", "random_pairs"))
+    assert len(seen) == 2
+    for views, batch in seen:
+        assert len(views) == len(batch.views) == 2
+        for row, caption in zip(batch.rows.tolist(), batch.captions, strict=True):
+            assert caption == f"a {list(COLOURS)[row % 3]} {THINGS[row // 3 % 3]} {row % 8}"
+
+
+def test_a_language_partner_has_the_nearest_caption(source, tmp_path, monkeypatch):
+    """The second view is of the image whose caption is nearest: here another of equal words."""
+    seen = {}
+    build = main.datasampler.build
+
+    def spy(args, train, **given):
+        seen.update(given, captions=list(train.captions))
+        return build(args, train, **given)
+
+    monkeypatch.setattr(main.datasampler, "build", spy)
+    main.main(flags(source, tmp_path, "--data_sampler", "language_pairs", "--data_pairs_k", "2"))
+    encoder = main.language.build_encoder(str(source / "words.txt"), torch.device("cpu"))
+    embeds = encoder.encode(seen["captions"]).double().numpy()
+    cosines = embeds @ embeds.T
+    np.fill_diagonal(cosines, -np.inf)
+    for row, (partners, found) in enumerate(
+        zip(seen["partners"], seen["similarities"], strict=True)
+    ):
+        best = np.sort(cosines[row])[::-1][:2]
+        assert np.allclose(found, best, atol=1e-3)  # of embeddings that are kept in half precision
+        assert np.allclose(cosines[row][partners], best, atol=1e-3)
+
+
+def test_partners_may_be_found_beforehand(source, tmp_path):
+    """By ``python -m language.neighbours``, into a folder; that of other images is refused."""
+    pairs = ("--data_sampler", "language_pairs")
+    one = main.main(flags(source, tmp_path, *pairs))
+    (found,) = (tmp_path / "cache").rglob("partners.npy")
+    folder = found.parent.rename(tmp_path / "found")
+    two = main.main(flags(source, tmp_path, *pairs, "--data_pairs_from", str(folder)))
+    assert without_times(one) == without_times(two)
+    assert not list((tmp_path / "cache").rglob("partners.npy"))
+
+    fewer = tmp_path / "source" / "drawings"
+    shutil.copytree(source / "drawings", fewer)
+    (fewer / "aww_2020" / "03.jpg").unlink()
+    (fewer / "aww_2020" / "03.json").unlink()
+    shutil.copytree(source / "shades", fewer.parent / "shades")
+    asked = flags(source, tmp_path / "runs", *pairs, "--data_pairs_from", str(folder))
+    with pytest.raises(ValueError, match="holds the neighbours of 24 rows of drawings, but there"):
+        main.main([*asked, "--source_path", str(fewer.parent)])
+    with pytest.raises(FileNotFoundError, match="nowhere holds no neighbours; make them: python"):
+        main.main([*asked, "--data_pairs_from", "nowhere"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_visual_partners_by_the_features_of_a_run(source, tmp_path):
+    main.main(flags(source, tmp_path))
+    pairs = ("--data_sampler", "language_pairs", "--data_pairs_by", "visual")
+    by = ("--data_pairs_checkpoint", str(run_folder(tmp_path)), "--group", "visual")
+    scores = main.main(flags(source, tmp_path, *pairs, *by))
+    assert np.isfinite(scores["train/loss"])
+
+
+def test_guidance_reads_features_and_captions(source, tmp_path, monkeypatch):
+    """L = L_SimCLR + w L_match, the images' similarities being those of pooled features."""
+    seen, read = batches_of(monkeypatch), []
+    forward = main.criteria.LanguageDistillation.forward
+
+    def spy(self, images, *rest):
+        read.append(images)
+        return forward(self, images, *rest)
+
+    monkeypatch.setattr(main.criteria.LanguageDistillation, "forward", spy)
+    scores = main.main(flags(source, tmp_path, "--language_distill_w", "7.5"))
+    assert scores["train/loss_match"] > 0
+    assert scores["train/loss"] == pytest.approx(
+        scores["train/loss_dml"] + 7.5 * scores["train/loss_match"], rel=1e-5
+    )
+    for (views, _), images in zip(seen, read, strict=True):
+        assert images is views[0].features
+
+
+def test_the_same_flags_give_the_same_numbers(source, tmp_path):
+    more = ("--data_sampler", "language_pairs", "--data_pairs_k", "2", "--loss", "nnclr")
+    more += ("--seed", "4", "--evaluations", "retrieval", "fewshot")
+    one = main.main(flags(source, tmp_path / "one", *more))
+    two = main.main(flags(source, tmp_path / "two", *more, "--kernels", "2"))
+    other = main.main(flags(source, tmp_path / "three", *more, "--seed", "5"))
+    assert without_times(one) == without_times(two)
+    assert one["train/loss"] != other["train/loss"]
+
+
+# --------------------------------------------------------------------------------------- length
+
+
+def rates_of(monkeypatch):
+    """The learning rates of the first group at each step of an AdamW."""
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def spy(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    return rates
+
+
+def test_a_run_ends_in_the_middle_of_an_epoch_and_is_finished(source, tmp_path, capsys):
+    """Three steps make an epoch: five are one and two thirds."""
+    asked = flags(source, tmp_path, length=("--max_steps", "5"))
+    main.main(asked)
+    folder = run_folder(tmp_path)
+    assert [row["epoch"] for row in rows_of(folder)] == [0, 1, 2]
+    kept = checkpoint.load(folder / "last.pt")
+    assert (kept["epoch"], kept["iteration"]) == (2, 5)
+    assert (kept["flags"]["n_epochs"], kept["flags"]["max_steps"]) == (2, 5)
+    with pytest.raises(SystemExit) as done:
+        main.main([*asked, "--skip_finished"])
+    assert not done.value.code and "is finished" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"--max_steps 5 \(now 4\)"):
+        main.main([*flags(source, tmp_path, length=("--max_steps", "4")), "--skip_finished"])
+
+
+def test_the_rate_rises_by_the_step_and_falls_to_the_last_one(source, tmp_path, monkeypatch):
+    rates = rates_of(monkeypatch)
+    schedule = ("--scheduler", "warmup_cosine", "--warmup_steps", "2", "--final_lr", "1e-5")
+    more = (*schedule, "--warmup_lr", "1e-4", "--lr_base_bs", "16")
+    main.main(flags(source, tmp_path, *more, length=("--max_steps", "5")))
+    top = 1e-2 * 8 / 16  # --lr, scaled from 16 images to 8
+    cosine = [(1 + np.cos(np.pi * done / 3)) / 2 for done in range(4)]
+    falling = [1e-5 + (top - 1e-5) * share for share in cosine]
+    assert rates == pytest.approx([1e-4, (1e-4 + top) / 2, *falling[:3]])
+    kept = checkpoint.load(run_folder(tmp_path) / "last.pt")
+    assert {group["lr"] for group in kept["optimizer"]["param_groups"]} == {falling[3]}
+    assert falling[3] == 1e-5
+
+
+def test_epochs_give_the_schedule_its_steps(source, tmp_path, monkeypatch):
+    rates = rates_of(monkeypatch)
+    schedule = ("--scheduler", "warmup_cosine", "--warmup_steps", "0", "--final_lr", "0")
+    main.main(flags(source, tmp_path, *schedule, length=("--n_epochs", "2")))
+    assert rates == pytest.approx([5e-3 * (1 + np.cos(np.pi * t / 6)) for t in range(6)])
+
+
+def test_no_epoch_only_evaluates(source, tmp_path):
+    schedule = ("--scheduler", "warmup_cosine", "--warmup_steps", "2")
+    more = (*schedule, "--evaluations", "knn", "retrieval")
+    scores = main.main(flags(source, tmp_path, *more, length=("--n_epochs", "0")))
+    assert 0 <= scores["shades/features/e_recall@1"] <= 1
+    (row,) = rows_of(run_folder(tmp_path))
+    assert row["epoch"] == 0 and 0 <= row["shades/knn@20"] <= 1
+    assert not (run_folder(tmp_path) / "last.pt").exists()
+
+
+# ----------------------------------------------------------------------------------- evaluation
+
+
+def test_a_checkpoint_is_judged_as_it_was_in_training(source, tmp_path):
+    """To the last digit; by other evaluations and on other images where these are given."""
+    more = ("--evaluations", "retrieval", "linear_probe", "fewshot", "knn", "--seed", "3")
+    trained = main.main(flags(source, tmp_path, *more, "--data_sampler", "language_pairs"))
+    folder = run_folder(tmp_path, "default_s3")
+    measured = {name: value for name, value in trained.items() if name.startswith("shades/")}
+    assert set(measured) == {
+        "shades/features/e_recall@1", "shades/linear_probe", "shades/fewshot_5w5s",
+        "shades/knn@20", "shades/knn@200",
+    }  # fmt: skip
+    assert all(0 < value < 1 for value in measured.values())
+    last = rows_of(folder)[-1]
+    assert measured == {name: last[name] for name in measured}
+
+    only = ["--evaluate_only", "--checkpoint", str(folder), "--save_path", str(tmp_path)]
+    assert main.main(only) == measured
+    evaluated = run_folder(tmp_path, "default_s3_evaluation")
+    assert rows_of(evaluated)[-1]["shades/linear_probe"] == measured["shades/linear_probe"]
+    other = main.main([*only, "--evaluations", "knn", "--evaluation_datasets", "few"])
+    assert set(other) == {"few/knn@20", "few/knn@200"}
+    assert (folder / "classes_shades.csv").is_file()
+
+
+def test_classifiers_come_at_the_end_and_are_of_all_datasets(source, tmp_path):
+    more = ("--evaluations", "retrieval", "knn", "--evaluation_datasets", "shades", "few")
+    main.main(flags(source, tmp_path, *more, length=("--max_steps", "5")))
+    start, middle, end = rows_of(run_folder(tmp_path))
+    for row in (start, middle, end):
+        assert {"shades/features/e_recall@1", "few/features/e_recall@1"} <= set(row)
+    assert {"shades/knn@20", "few/knn@20"} <= set(end)
+    assert not any("knn" in name for name in (*start, *middle))
+    assert (run_folder(tmp_path) / "best_shades_features_e_recall@1.pt").is_file()
+
+
+def test_a_labelled_set_is_judged_on_itself_and_trained_without_labels(source, tmp_path):
+    more = ("--dataset", "shades", "--bs", "4", "--language_words", "classnames")
+    more += ("--evaluations", "retrieval", "knn", "--no_report")
+    asked = flags(source, tmp_path, *more)
+    place = asked.index("--evaluation_datasets")
+    scores = main.main(asked[:place] + asked[place + 2 :])
+    assert 0 <= scores["test/features/e_recall@1"] <= 1
+    assert 0 <= scores["shades/knn@20"] <= 1
+
+
+def test_without_anything_to_evaluate_on_a_run_trains_and_says_so(source, tmp_path, caplog):
+    asked = flags(source, tmp_path)
+    place = asked.index("--evaluation_datasets")
+    scores = main.main(asked[:place] + asked[place + 2 :])
+    assert np.isfinite(scores["train/loss"])
+    assert not any("recall" in name for name in scores)
+    folder = run_folder(tmp_path)
+    assert checkpoint.load(folder / "last.pt")["iteration"] == 2
+    for text in (caplog.text, (folder / "log.txt").read_text()):
+        assert text.count("nothing is evaluated") == 1
+        assert "24 images with captions" in text
+
+
+# ---------------------------------------------------------------------- from one run to another
+
+
+def labelled(source, save_path, *more):
+    """A run of metric learning on the shades, two steps."""
+    own = ("--dataset", "shades", "--loss", "multisimilarity", "--language_words", "classnames")
+    return flags(source, save_path, *own, "--bs", "4", *more)
+
+
+def starting(asked, file):
+    """The same run from the backbone of a checkpoint."""
+    place = asked.index("--not_pretrained")
+    return [*asked[:place], *asked[place + 1 :], "--weights", str(file)]
+
+
+def backbone_of(embedder):
+    return {name: value.clone() for name, value in embedder.backbone.state_dict().items()}
+
+
+@pytest.mark.parametrize("labels_first", [False, True])
+def test_a_run_starts_from_the_backbone_of_the_other_kind(
+    source, tmp_path, monkeypatch, labels_first
+):
+    first, second = flags(source, tmp_path), labelled(source, tmp_path)
+    dataset = "drawings"
+    if labels_first:
+        first, second, dataset = second, first, "shades"
+    main.main(first)
+    file = tmp_path / dataset / "default_s0" / "last.pt"
+    started = []
+    build = main.architectures.build
+
+    def spy(args):
+        embedder = build(args)
+        started.append(backbone_of(embedder))
+        return embedder
+
+    monkeypatch.setattr(main.architectures, "build", spy)
+    scores = main.main(starting(second, file))
+    assert np.isfinite(scores["train/loss"])
+    kept = checkpoint.load(file)["embedder"]
+    expected = {
+        name.removeprefix("backbone."): value
+        for name, value in kept.items()
+        if name.startswith("backbone.")
+    }
+    assert expected.keys() == started[0].keys()
+    assert all(torch.equal(started[0][name], value) for name, value in expected.items())
+
+
+# -------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("--loss multisimilarity", "--loss multisimilarity compares classes, --dataset drawings"),
+        ("--loss clip --data_sampler class_random", "class_random draws by class, --dataset draw"),
+        ("--use_tv_split", "--use_tv_split holds out classes, --dataset drawings has captions"),
+        ("--language_distill_w 1 --language_words pseudolabels", "use --language_words captions"),
+        ("--language_distill_w 1 --language_words classnames", "use --language_words captions"),
+        ("--loss clip --dataset shades", "--loss clip reads captions, --dataset shades has none"),
+        ("--loss slip --dataset shades", "take a set of images and captions such as openclipart"),
+        ("--data_sampler language_pairs --dataset shades", "shades.train has no captions"),
+        ("--data_sampler language_pairs --data_pairs_threshold 1", "leaves 0 of 24 images"),
+        ("--scheduler warmup_cosine --warmup_steps 2", "--max_steps 2 ends within the warm-up"),
+        ("--evaluations knn --evaluation_datasets nowhere", "--evaluation_datasets nowhere: there"),
+        ("--loss clip", "has vectors of words and no tokenizer"),
+        ("--bs 25", "--bs 25 is more than the 24 training images"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_run_folder(source, tmp_path, more, says):
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        main.main(flags(source, tmp_path / "runs", *more.split()))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_classifiers_need_labelled_images(source, tmp_path):
+    asked = flags(source, tmp_path / "runs", "--evaluations", "retrieval", "knn", "fewshot")
+    place = asked.index("--evaluation_datasets")
+    with pytest.raises(ValueError, match=r"--evaluations knn fewshot need labels, --dataset draw"):
+        main.main(asked[:place] + asked[place + 2 :])
+    assert not (tmp_path / "runs").exists()
