@@ -601,7 +601,7 @@ def summary(
             f"       batches: {args.bs} by {args.data_sampler}, {args.augmentation} views, "
             f"{args.n_epochs} epochs, lr {args.lr:g}, on {device}",
             "  from recipe: "
-            + " ".join(f"--{flag} {plain(value)}" for flag, value in chosen.items())
+            + " ".join(f"--{flag} {plain(value)}" for flag, value in chosen.items() if value)
             + f" ({datasets.recipe(args.dataset).why})",
             f"    run folder: {folder}",
         ]
