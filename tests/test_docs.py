@@ -31,7 +31,7 @@ OF_OTHER_COMMANDS = {
     *("--embeddings", "--index_path", "--metric_type", "--max_index_memory_usage"),  # autofaiss
     "--distributed",  # autofaiss, too
     *("--format", "--out"),  # architectures.export
-    "--versus",  # utilities.results
+    *("--baseline", "--versus"),  # utilities.results
     "--dev",  # requirements.sh
 }
 TABLES = [  # section, what stands before a hyperparameter in its flag, registry

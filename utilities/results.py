@@ -26,6 +26,14 @@ STUDENT = (
 )  # fmt: skip
 
 
+HEADLINES = (
+    "test/embeds/e_recall@1",
+    "test/embeds/mAP@R",
+    "test/embeds/wrong_word_similarity@10",
+    "test/embeds/wrong_group_share@10",
+)
+
+
 class Run(NamedTuple):
     """One run as its folder tells it."""
 
@@ -60,6 +68,13 @@ def read(folder: Path) -> Run:
     epoch = int(last.pop("epoch"))
     scores = {name: value for name, value in last.items() if isinstance(value, float)}
     return Run(flags["group"], flags["seed"], epoch, flags.get("n_epochs", epoch), scores)
+
+
+def headlines(runs: Sequence[Run]) -> Sequence[str]:
+    """The scores of a table that names none."""
+    if not runs or any(name in runs[0].scores for name in HEADLINES):
+        return HEADLINES
+    return [name for name in runs[0].scores if not name.startswith(("train/", "miner/"))]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -179,13 +194,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--scores",
         nargs="+",
-        default=[
-            "test/embeds/e_recall@1",
-            "test/embeds/mAP@R",
-            "test/embeds/wrong_word_similarity@10",
-            "test/embeds/wrong_group_share@10",
-        ],
-        help="names as in metrics.csv",
+        help=f"names as in metrics.csv (default: {' '.join(HEADLINES)}; where a run has none of "
+        "them, all that it was evaluated by)",
     )
     args = parser.parse_args(argv)
     try:
@@ -193,10 +203,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs = [run for run in found if run.epoch == run.n_epochs]
         if left_out := [f"{r.group} seed {r.seed}" for r in found if r not in runs]:
             print(f"left out, not finished: {', '.join(left_out)}", file=sys.stderr)
+        names = args.scores or headlines(runs)
         if args.versus:
-            print(paired_table(runs, args.scores, args.versus))
+            print(paired_table(runs, names, args.versus))
         else:
-            print(table(runs, args.scores, args.baseline))
+            print(table(runs, names, args.baseline))
     except ValueError as error:
         parser.error(str(error))
 

@@ -85,3 +85,14 @@ def test_unfinished_runs_are_left_out_and_named(runs, capsys):
     printed = capsys.readouterr()
     assert "| baseline | 2 | 4 | 73.00" in printed.out
     assert "left out, not finished: baseline seed 0" in printed.err
+
+
+def test_without_names_the_table_has_the_headlines_or_all_evaluations(runs, tmp_path, capsys):
+    results.main([str(run) for run in runs])  # of the headlines these runs have none
+    assert capsys.readouterr().out.splitlines()[0] == "| group | seeds | epochs | recall |"
+
+    row = {"epoch": 4, "train/loss": 2.0} | dict.fromkeys(results.HEADLINES, 0.5)
+    (runs[0] / "metrics.jsonl").write_text(json.dumps(row | {"another": 0.5}) + "\n")
+    results.main([str(runs[0])])
+    header = capsys.readouterr().out.splitlines()[0]
+    assert [cell.strip() for cell in header.split("|")[4:-1]] == list(results.HEADLINES)
