@@ -206,6 +206,8 @@ def compare(names: Iterable[str], size: Size, rounds: int, threads: int) -> dict
     for _ in range(rounds):
         for name, found in costs.items():
             found.append(run_apart(name, size, threads))
+            # At once: an hour that is cut short keeps what it has measured.
+            print(f"{name}: {found[-1].seconds:.2f} s", file=sys.stderr, flush=True)
     return {
         name: Cost(*(median(column) for column in zip(*found, strict=True)))
         for name, found in costs.items()
