@@ -51,10 +51,6 @@ class SelfSupervised(Criterion):
         first, second = (at_least_float32(view.features) for view in views)
         return self(first, second)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss: features (B, F) of each of the two views; returns a differentiable scalar."""
-        raise NotImplementedError(f"{type(self).__name__} is called through compute(views, batch)")
-
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """The heads at ``lr``, norms and biases without weight decay."""
         return decay_groups(self, lr)

@@ -63,19 +63,8 @@ class Pairs(Sampler):
 class AugmentedPairs(Pairs):
     """Views of one image: tuples (i, i), for augmentation to tell apart.
 
-    Args, Raises: as Pairs, without ``rows``; with one view it draws what Random draws.
+    Args, Raises: as Pairs; with one view it draws what Random draws.
     """
-
-    def __init__(
-        self,
-        n_images: int,
-        bs: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        n_views: int = 2,
-    ) -> None:
-        super().__init__(n_images, bs, seed, rank, world_size, n_views)
 
     def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows

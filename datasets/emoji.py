@@ -18,7 +18,6 @@ and none across classes. A class needs four images.
 """
 
 import base64
-import fcntl
 import hashlib
 import io
 import json
@@ -36,7 +35,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +42,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
+from datasets.locking import alone
 from utilities.files import atomic_folder
 
 log = logging.getLogger(__name__)
@@ -390,26 +389,13 @@ def prepare(
     """
     folder, downloads = source_path / "emoji", source_path / "downloads"
     if not folder.exists():
-        with _alone(downloads / "emoji.lock"):
+        with alone(downloads / "emoji.lock", "the emoji dataset"):
             for left_over in (*source_path.glob(".emoji.*"), *downloads.glob(".npm.*")):
                 shutil.rmtree(left_over)  # of a build that was killed
             if not folder.exists():
                 _build(folder, downloads, art, names, expected)
     verify(folder)
     return folder
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold ``lock``; wait for whoever holds it. The system frees it when its holder dies."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process builds the emoji dataset; waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _build(

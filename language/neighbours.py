@@ -19,7 +19,6 @@ order of ties (``language.nearest``). Visual neighbours are their ablation.
 
 import argparse
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ from language.nearest import INDICES, Nearest, distinct, nearest
 from language.text_encoder import TextEncoder
 from utilities import log
 from utilities.files import atomic_folder, atomic_path, cache_folder
+from utilities.run_folder import versions
 
 LOG = logging.getLogger(__name__)
 
@@ -360,7 +360,7 @@ def write(
         "format": FORMAT, **about, "rows": len(partners), "k": partners.shape[1],
         "without_partner": int((partners[:, 0] < 0).sum()),
         "mean_similarity": round(float(near.mean()), 4) if len(near) else None,
-        "versions": _versions(),
+        "versions": versions(PACKAGES),
     }  # fmt: skip
     with atomic_folder(folder) as temporary:
         np.save(temporary / "partners.npy", partners.astype(np.int64, copy=False))
@@ -414,16 +414,6 @@ def read(folder: Path, *, n: int | None = None, digest: str | None = None) -> Ne
 
 def _is_there(folder: Path) -> bool:
     return (folder / "about.json").is_file()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 # --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -149,10 +149,10 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that can move a number."""
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of the packages that can move a number, of those that are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
