@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import architectures
 import batchminer
@@ -40,9 +41,11 @@ import language
 import metrics
 from architectures.load import evaluation_flags, load_embedder
 from datasets import CaptionSet, Data, Images, ImageSet, downstream
+from datasets.caption_index import is_caption_set
 from datasets.downstream import Downstream
 from datasets.loading import Transform
 from evaluation import Evaluator, Features, Scores
+from evaluation.pictures import views_picture
 from evaluation.preprocessing import preprocessing
 from language import LanguageGuide, neighbours
 from utilities import checkpoint, log, optimization
@@ -57,6 +60,9 @@ from utilities.structures import Batch
 from utilities.timing import peak_memory_mb
 
 LOG = logging.getLogger("main")
+
+VIEWS = "views.png"  # in the run folder
+N_SHOWN = 12  # tuples in it
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -193,6 +199,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             "--evaluation_datasets, such as emoji"
         )
 
+    pairs = args.data_sampler in parameters.PAIR_SAMPLERS and criterion.n_views > 1
+    if pairs and not args.no_report:
+        show_views(batches, data.train, embedder, run.path / VIEWS)
+
     untrained = measured = evaluate()
     if not args.n_epochs:
         measured.add(judge(args, judged, embedder, middle, device))
@@ -266,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         )
 
     shown = show(args, run, evaluate, measured, sets, words, before)
-    recorder.finish(shown)
+    recorder.finish([run.path / VIEWS, *shown])
     seconds = time.perf_counter() - start
     LOG.info(ending(evaluation.table(untrained, measured), measured, run.path, seconds))
     return scores
@@ -282,7 +292,8 @@ def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
         ValueError: a metric is unknown.
     """
     seed_everything(args.seed)
-    chosen = datasets.fill_by_recipe(args)
+    captions = is_caption_set(datasets.source_folder(args) / args.dataset)
+    chosen = datasets.fill_by_recipe(args, captions)
     if args.evaltypes is None:
         args.evaltypes = [criteria.CRITERIA[args.loss].reads]
     for name in (*args.evaluation_metrics, *args.storage_metrics):
@@ -568,6 +579,18 @@ def show(
     return [path for path in written.values() if path.suffix == ".png"]
 
 
+def show_views(
+    batches: DataLoader[Batch], images: Images, embedder: architectures.Embedder, path: Path
+) -> None:
+    """Draw the tuples that training begins with, as the embedder will see them, to look at."""
+    batch, tuples = datasets.preview(batches, N_SHOWN)
+    mean, std = torch.tensor(embedder.mean), torch.tensor(embedder.std)
+    views = torch.stack(datasets.finish(batch, embedder.mean, embedder.std).views, dim=1)
+    pixels = (views.permute(0, 1, 3, 4, 2) * std + mean).clamp(0, 1).mul(255).round().byte()
+    said = [[images.caption(row) or "" for row in rows] for rows in tuples]
+    views_picture(pixels.numpy(), said, path)
+
+
 # --------------------------------------------------------------------------------------------------
 # What a run says
 # --------------------------------------------------------------------------------------------------
@@ -602,7 +625,7 @@ def summary(
             f"{args.n_epochs} epochs, lr {args.lr:g}, on {device}",
             "  from recipe: "
             + " ".join(f"--{flag} {plain(value)}" for flag, value in chosen.items() if value)
-            + f" ({datasets.recipe(args.dataset).why})",
+            + f" ({datasets.recipe(args.dataset, isinstance(data.train, CaptionSet)).why})",
             f"    run folder: {folder}",
         ]
     )

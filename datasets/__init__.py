@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets.caption_set import CaptionSet
     from datasets.colour import finish
     from datasets.image_set import Images, ImageSet
-    from datasets.loading import loader
+    from datasets.loading import loader, preview
     from datasets.splits import Data, build, source_folder
     from datasets.transforms import eval_transform, input_size, train_views
 
@@ -25,6 +25,7 @@ _MODULES = {
     "build": "splits",
     "source_folder": "splits",
     "loader": "loading",
+    "preview": "loading",
     "eval_transform": "transforms",
     "finish": "colour",
     "input_size": "transforms",
@@ -44,6 +45,7 @@ __all__ = [
     "finish",
     "input_size",
     "loader",
+    "preview",
     "recipe",
     "source_folder",
     "train_views",

@@ -6,9 +6,10 @@ place in the epoch, and on nothing else: with any number of workers or processes
 same.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -65,6 +66,29 @@ class SeededBatches:
                 Item(rows, derive(self.seed, "augmentation", epoch, number, place))
                 for place, rows in enumerate(batch, self.rank * len(batch))
             ]
+
+
+def preview(batches: "DataLoader[Batch]", most: int) -> tuple[Batch, list[tuple[int, ...]]]:
+    """The first tuples of the next pass as training will see them, loaded here; they still come.
+
+    Args:
+        batches: of ``loader``, over a sampler with ``state_dict``.
+
+    Returns:
+        at most ``most`` tuples as a batch, and their rows; those that cannot be read are left out.
+
+    Raises:
+        OSError: none can be read.
+    """
+    seeded = cast(SeededBatches, batches.batch_sampler)
+    sampler = cast(Any, seeded.batches)
+    epoch, state = seeded.epoch, copy.deepcopy(sampler.state_dict())
+    items = next(iter(seeded))[:most]
+    seeded.epoch = epoch
+    sampler.load_state_dict(state)
+    samples = [batches.dataset[item] for item in items]
+    rows = [item.rows for item, sample in zip(items, samples, strict=True) if sample is not None]
+    return collate(samples), rows
 
 
 class Views(Dataset):

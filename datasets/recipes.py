@@ -95,20 +95,38 @@ RECIPES = {
     "online_products": Recipe(why=_PAPER),
 }
 OWN_IMAGES = Recipe(why="your own images start from the benchmarks' setting")
+OWN_CAPTIONS = Recipe(
+    why="your own captions start as openclipart does, with the backbone, image size and reader of "
+    "captions of the published LG-SimCLR",
+    arch="resnet50_frozen",
+    language_model="mpnet",
+    language_words="captions",
+    n_epochs=10,
+    optim="adamw",
+    lr=3e-4,
+    decay=0.01,
+    scheduler="warmup_cosine",
+    warmup_steps=20,
+    evaluation_metrics=("e_recall@1", "mAP@R"),
+)
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of the dataset ``name``; any name that is not known is a user's own dataset."""
-    return RECIPES.get(name, OWN_IMAGES)
+def recipe(name: str, captions: bool = False) -> Recipe:
+    """The recipe of the dataset ``name``; any name that is not known is a user's own dataset.
+
+    Args:
+        captions: a dataset of one's own has captions and no classes.
+    """
+    return RECIPES.get(name, OWN_CAPTIONS if captions else OWN_IMAGES)
 
 
-def fill_by_recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """Give every flag that is None the value of the recipe of ``args.dataset``.
+def fill_by_recipe(args: argparse.Namespace, captions: bool = False) -> dict[str, Any]:
+    """Give every flag that is None the value of ``recipe(args.dataset, captions)``.
 
     Returns:
         what was filled in, by flag, for the summary that opens a run.
     """
-    chosen = recipe(args.dataset)
+    chosen = recipe(args.dataset, captions)
     filled = {
         field.name: getattr(chosen, field.name)
         for field in fields(chosen)

@@ -1,9 +1,9 @@
-"""The pictures of a run as PNG files: retrieved images, similarities of classes, a map of images.
-
-They are what ``report.html`` shows, for papers, slides and Weights & Biases.
+"""The pictures of a run as PNG files, for papers, slides and Weights & Biases: the views that it is
+trained on, and what ``report.html`` shows, retrieved images, similarities of classes, a map.
 """
 
 import os
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,6 +114,34 @@ def map_picture(exhibit: Exhibit, found: ImageMap, path: Path) -> None:
         legend = figure.legend(fontsize=6.5, frameon=False, loc="outside right center")
         for text in legend.get_texts():
             text.set_parse_math(False)
+    _save(figure, path)
+
+
+def views_picture(views: np.ndarray, said: Sequence[Sequence[str]], path: Path) -> None:
+    """What an objective is told is alike: the views of some tuples of a batch, side by side.
+
+    Args:
+        views: (T, V, S, S, 3) uint8, as the embedder gets them but in the colours of the images.
+        said: for each tuple the captions under its views; one that is the same for all stands once.
+    """
+    n, n_views = views.shape[:2]
+    columns = max(1, 6 // n_views)
+    lines = -(-n // columns)
+    width, height = n_views + 0.2, 1.45
+    figure = _figure(width * columns, height * lines, layout=None)
+    panel = figure.add_axes((0, 0, 1, 1))
+    panel.axis("off")
+    for number, (images, captions) in enumerate(zip(views, said, strict=True)):
+        left, top = width * (number % columns) + 0.1, height * (number // columns) + 0.06
+        for place, image in enumerate(images):
+            x = left + place
+            panel.imshow(image, extent=(x, x + 0.97, top + 0.97, top), interpolation="lanczos")
+        once = len(set(captions)) == 1
+        for place, caption in enumerate(captions[:1] if once else captions):
+            across = 23 * (n_views if once else 1)  # characters
+            text = "\n".join(textwrap.wrap(shorten(caption, 3 * across - 6), across)[:3])
+            panel.text(left + place, top + 1.01, text, fontsize=5, va="top", parse_math=False)
+    panel.set(xlim=(0, width * columns), ylim=(height * lines, 0), aspect="auto")
     _save(figure, path)
 
 

@@ -96,6 +96,7 @@ def flags(source, save_path, *more, length=("--max_steps", "2")):
         *("--dataset", "drawings", "--source_path", str(source), "--save_path", str(save_path)),
         *("--arch", "test_resnet", "--not_pretrained", "--image_size", "32", "--embed_dim", "4"),
         *("--bs", "8", "--kernels", "0", "--lr", "1e-2", "--optim", "adamw", *length),
+        *("--scheduler", "none", "--warmup_steps", "0"),
         *("--language_model", str(source / "words.txt"), "--language_words", "captions"),
         *("--evaluation_datasets", "shades", "--evaluation_metrics", "e_recall@1", "--no_report"),
         *("--loss", "simclr", *small_heads(), *more),
@@ -183,6 +184,25 @@ def test_captions_and_rows_are_those_of_the_first_view(source, tmp_path, monkeyp
         assert len(views) == len(batch.views) == 2
         for row, caption in zip(batch.rows.tolist(), batch.captions, strict=True):
             assert caption == f"a {list(COLOURS)[row % 3]} {THINGS[row // 3 % 3]} {row % 8}"
+
+
+def test_the_views_that_training_begins_with_are_drawn(source, tmp_path, monkeypatch):
+    """And are those that it begins with: in the colours of the images, two to a row."""
+    seen, drawn = batches_of(monkeypatch), []
+    monkeypatch.setattr(main, "views_picture", lambda *given: drawn.append(given))
+    arguments = [*flags(source, tmp_path, "--data_sampler", "random_pairs")]
+    arguments.remove("--no_report")
+    main.main(arguments)
+    [(views, said, path)] = drawn
+    assert path == run_folder(tmp_path) / "views.png"
+    captions = [f"a {list(COLOURS)[r % 3]} {THINGS[r // 3 % 3]} {r % 8}" for r in range(24)]
+    assert [first for first, _ in said] == list(seen[0][1].captions)
+    assert all(second in captions for _, second in said)
+    means = views.mean(axis=(2, 3))  # (8, 2, 3)
+    for colours, words in zip(means, said, strict=True):
+        for colour, caption in zip(colours, words, strict=True):
+            name = caption.split()[1]
+            assert abs(colour - np.array(COLOURS[name])).max() < 25
 
 
 def test_a_language_partner_has_the_nearest_caption(source, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import datasets
+from datasampler.pairs import AugmentedPairs, RandomPairs
 from datasets import ImageSet
 from datasets.loading import Item, Views, collate
 from datasets.readable import fault
@@ -234,6 +235,37 @@ def test_the_shares_of_several_processes_are_what_one_process_sees(
                 for view, expected in zip(joined, getattr(batch, field), strict=True):
                     assert torch.equal(torch.cat(view), expected)
             assert torch.equal(torch.cat([share.rows for share in shares]), batch.rows)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_preview_is_how_training_begins_and_changes_nothing(images, workers):
+    def loaded():
+        sampler = RandomPairs(len(images), 4, seed=1)
+        views = train_views(8, "simclr", 2)
+        return datasets.loader(images, views, sampler, workers=workers, seed=2)
+
+    plain, seen = loaded(), loaded()
+    for _ in range(2):
+        shown, tuples = datasets.preview(seen, 3)
+        assert len(tuples) == 3 and shown.rows.tolist() == [i for i, _ in tuples]
+        expected, batches = list(plain), list(seen)
+        for field in ("views", "colours"):
+            for view, first in zip(
+                getattr(shown, field), getattr(expected[0], field), strict=True
+            ):
+                assert torch.equal(view, first[:3])
+        for batch, same in zip(batches, expected, strict=True):
+            assert torch.equal(batch.rows, same.rows)
+            assert all(map(torch.equal, batch.views, same.views))
+
+
+def test_a_preview_leaves_out_what_cannot_be_read(images):
+    images.paths[3].unlink()
+    views = train_views(8, "simclr", 2)
+    batches = datasets.loader(images, views, AugmentedPairs(len(images), 8), workers=0, seed=2)
+    shown, tuples = datasets.preview(batches, 8)
+    assert sorted(tuples) == [(i, i) for i in range(8) if i != 3]
+    assert len(shown.rows) == 7
 
 
 def test_an_image_of_several_views_is_read_once(images):

@@ -32,12 +32,19 @@ def test_every_public_name_is_there():
     assert all(getattr(datasets, name) is not None for name in datasets.__all__)
 
 
+def test_captions_of_one_s_own_get_a_setting_for_captions():
+    own = datasets.recipe("my_captions", captions=True)
+    assert (own.language_words, own.optim, own.scheduler) == ("captions", "adamw", "warmup_cosine")
+    assert datasets.recipe("openclipart", captions=True) is datasets.RECIPES["openclipart"]
+
+
+@pytest.mark.parametrize("captions", [False, True])
 @pytest.mark.parametrize("name", [*datasets.RECIPES, "my_shoes"])
-def test_a_recipe_fills_what_is_open_with_what_the_flag_would_accept(name):
+def test_a_recipe_fills_what_is_open_with_what_the_flag_would_accept(name, captions):
     """A default that no flag would take could not be typed again by who wants to change it."""
     parser = parameters.build_parser()
     args = parser.parse_args(["--dataset", name])
-    filled = datasets.fill_by_recipe(args)
+    filled = datasets.fill_by_recipe(args, captions)
     typed = ["--dataset", name]
     for flag, value in filled.items():
         values = list(value) if isinstance(value, tuple) else [value]

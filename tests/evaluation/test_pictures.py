@@ -100,6 +100,16 @@ def test_a_map_has_the_colours_of_its_groups(shown, tmp_path):
         assert has_colour(pixels, [int(colour[at : at + 2], 16) for at in (1, 3, 5)])
 
 
+@pytest.mark.parametrize(("n", "n_views"), [(1, 2), (12, 2), (5, 3), (2, 8)])
+def test_views_stand_side_by_side_over_their_captions(tmp_path, n, n_views):
+    colours = np.linspace(40, 250, n * n_views).astype(np.uint8).reshape(n, n_views, 1, 1, 1)
+    views = np.broadcast_to(colours, (n, n_views, 9, 9, 3))
+    said = [[HOSTILE if number % 2 else ""] * n_views for number in range(n)]
+    pictures.views_picture(views, said, tmp_path / "views.png")
+    pixels = opened(tmp_path / "views.png")
+    assert all(has_colour(pixels, (int(colour),) * 3, within=1) for colour in colours.flat)
+
+
 def test_groups_beyond_the_colours_share_one(shown):
     n = len(pictures.GROUP_COLOURS) + 3
     labels = torch.cat([torch.arange(n), torch.arange(n - 3)])
