@@ -250,9 +250,7 @@ def test_a_preview_is_how_training_begins_and_changes_nothing(images, workers):
         assert len(tuples) == 3 and shown.rows.tolist() == [i for i, _ in tuples]
         expected, batches = list(plain), list(seen)
         for field in ("views", "colours"):
-            for view, first in zip(
-                getattr(shown, field), getattr(expected[0], field), strict=True
-            ):
+            for view, first in zip(getattr(shown, field), getattr(expected[0], field), strict=True):
                 assert torch.equal(view, first[:3])
         for batch, same in zip(batches, expected, strict=True):
             assert torch.equal(batch.rows, same.rows)
