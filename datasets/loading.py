@@ -86,7 +86,8 @@ def preview(batches: "DataLoader[Batch]", most: int) -> tuple[Batch, list[tuple[
     items = next(iter(seeded))[:most]
     seeded.epoch = epoch
     sampler.load_state_dict(state)
-    samples = [batches.dataset[item] for item in items]
+    views = cast(Views, batches.dataset)
+    samples = [views[item] for item in items]
     rows = [item.rows for item, sample in zip(items, samples, strict=True) if sample is not None]
     return collate(samples), rows
 
