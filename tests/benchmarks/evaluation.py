@@ -32,6 +32,7 @@ from torch import Tensor
 
 import metrics
 from datasets.recipes import Recipe
+from metrics.clustering import kmeans
 from metrics.gallery import BLOCK_BYTES
 from tests.benchmarks.criteria import processor
 
@@ -124,6 +125,22 @@ def lists(embeds: Tensor, labels: Tensor) -> dict[str, float]:
     return dict(zip(DEFAULT, map(float, scores), strict=True))
 
 
+def clusters(embeds: Tensor, labels: Tensor) -> Tensor:
+    """Our k-means, in as many clusters as classes."""
+    return kmeans(embeds, int(labels.max()) + 1, seed=0)
+
+
+def plain_clusters(embeds: Tensor, labels: Tensor) -> Any:
+    """FAISS's k-means of 20 iterations, and each point's cluster."""
+    n_classes = int(labels.max()) + 1
+    solver = faiss.Kmeans(
+        embeds.shape[1], n_classes, niter=20, min_points_per_centroid=1,
+        max_points_per_centroid=len(embeds),
+    )  # fmt: skip
+    solver.train(embeds.numpy())
+    return solver.index.search(embeds.numpy(), 1)
+
+
 def pml(*include: str) -> Callable[[Tensor, Tensor], Any]:
     """Their AccuracyCalculator, with as many neighbours as the largest class needs."""
 
@@ -147,6 +164,8 @@ CONTESTANTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "ours: ranks": ours(RANKS),
     "ours: default": ours(DEFAULT),
     "ours: full": ours(FULL),
+    "ours: k-means": clusters,
+    "FAISS: 20 iterations": plain_clusters,
     "FAISS lists: default": lists,
     "PML: 4 of ranks": pml(*PML_RANKS),
     "PML: those, NMI, AMI": pml(*PML_RANKS, "NMI", "AMI"),
