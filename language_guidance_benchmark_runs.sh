@@ -144,12 +144,13 @@ openclipart() {
         run simclr "${common[@]}" --loss simclr --data_sampler augmented_pairs
         run simclr_language "${common[@]}" --loss simclr --data_sampler language_pairs
         run simclr_random "${common[@]}" --loss simclr --data_sampler random_pairs
+        run simclr_language_views "${common[@]}" --loss simclr --data_sampler language_pairs \
+            --augmentation simclr --data_pairs_threshold 0.7
         [ "$seed" -eq "${seeds[0]}" ] || continue
         run simsiam "${common[@]}" --loss simsiam --data_sampler augmented_pairs
         run simsiam_language "${common[@]}" --loss simsiam --data_sampler language_pairs
         run clip "${common[@]}" --loss clip
         run slip "${common[@]}" --loss slip
-        run lgslip "${common[@]}" --loss lgslip --data_sampler language_pairs
     done
 }
 
