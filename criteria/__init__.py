@@ -23,6 +23,7 @@ from .margin import Margin
 from .multisimilarity import MultiSimilarity
 from .nnclr import NNCLR
 from .npair import NPair
+from .objective import Objective
 from .oproxy import OProxy
 from .proxynca import ProxyNCA
 from .proxynca_pp import ProxyNCAPlusPlus
@@ -67,6 +68,7 @@ __all__ = [
     "MultiSimilarity",
     "NPair",
     "OProxy",
+    "Objective",
     "PairCriterion",
     "ProxyNCA",
     "ProxyNCAPlusPlus",

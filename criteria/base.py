@@ -26,10 +26,14 @@ class Criterion(nn.Module):
         n_views: views of each tuple of images that ``compute`` needs.
         reads: what of an ``Embedding`` the objective is about: "embeds", or "features" where it has
             a head of its own, so that the embedding layer is left out.
+        gathers: where several processes train together, ``compute`` is given this process's share
+            of the batch and gathers what it compares (``utilities.distributed``). Otherwise it is
+            given the embeddings, labels and rows of all shares, and may read these only.
     """
 
     n_views: ClassVar[int] = 1
     reads: ClassVar[str] = "embeds"
+    gathers: ClassVar[bool] = False
 
     def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
         """The loss: embeds (B, D), labels (B,) int64; returns a differentiable scalar.

@@ -64,6 +64,7 @@ class CLIP(Criterion):
     """
 
     reads = "features"
+    gathers = True
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class DeCLIPNNS(Criterion):
     """
 
     reads = "features"
+    gathers = True
 
     def __init__(
         self,

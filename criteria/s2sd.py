@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utilities.distributed import gather
 from utilities.structures import Batch, Embedding
 
 from .base import Criterion, at_least_float32
@@ -52,12 +53,15 @@ class S2SD(Criterion):
         feat_distill_delay: training iterations before that.
 
     Shapes: embeds (B, D), features (B, F), feature_map (B, F, h, w), labels (B,) int64; returns a
-    scalar.
+    scalar. With several processes B is the share of one, and each has the loss of all shares: the
+    embeddings and φ are gathered, a feature map is pooled before.
 
     Raises:
         ValueError: ``source`` or ``target`` is S2SD again or reads more than embeddings and labels,
             there is no target, or the temperature is not positive.
     """
+
+    gathers = True
 
     def __init__(
         self,
@@ -107,7 +111,8 @@ class S2SD(Criterion):
             if self.pool_aggr:
                 feature_map = at_least_float32(feature_map)
                 features = feature_map.mean(dim=(2, 3)) + feature_map.amax(dim=(2, 3))
-            loss = self._loss(at_least_float32(embeds), at_least_float32(features), batch.labels)
+            embeds, features = gather(at_least_float32(embeds)), gather(at_least_float32(features))
+            loss = self._loss(embeds, features, gather(batch.labels))
         if self.training:
             self.iterations += 1
         return loss

@@ -41,6 +41,7 @@ class SelfSupervised(Criterion):
 
     n_views = 2
     reads = "features"
+    gathers = True
 
     def __init__(self, feature_dim: int) -> None:
         super().__init__()

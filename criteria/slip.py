@@ -34,6 +34,7 @@ class SLIP(Criterion):
 
     n_views = 3
     reads = "features"
+    gathers = True
 
     def __init__(
         self,

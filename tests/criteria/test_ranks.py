@@ -1,0 +1,151 @@
+"""Two and four processes against one: losses, gradients, draws and states of every objective."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from parameters import MINED_LOSSES
+from tests.criteria import ranks
+
+ROOT = Path(__file__).parents[2]
+WORLDS = (2, 4)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What each rank of each world saw, by case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, ranks.__file__, str(folder), *map(str, WORLDS)]
+    with subprocess.Popen(words, env=env, stderr=subprocess.PIPE, start_new_session=True) as made:
+        try:
+            _, errors = made.communicate(timeout=240)
+        finally:
+            if made.poll() is None:
+                os.killpg(made.pid, signal.SIGKILL)  # with its ranks
+    assert made.returncode == 0, errors.decode()
+    return {
+        world: [
+            torch.load(folder / f"{world}.{rank}.pt", weights_only=True) for rank in range(world)
+        ]
+        for world in WORLDS
+    }
+
+
+def differences(got, wanted, close, scale=None, where=""):
+    """Where two nested values are not alike.
+
+    Args:
+        close: how far numbers may be apart, beside 1 or the largest of their tensor, or of the
+            tensors that one dict or list is made of.
+    """
+    if isinstance(wanted, torch.Tensor) and wanted.is_floating_point():
+        if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+            return [f"{where}: {got.dtype} {got.shape} for {wanted.dtype} {wanted.shape}"]
+        off = largest([got - wanted])
+        near = off <= close * max(largest([wanted]) if scale is None else scale, 1)
+        return [] if near else [f"{where}: off by {off:.1e}"]
+    if isinstance(wanted, torch.Tensor):
+        return [] if torch.equal(got, wanted) else [f"{where}: {got} for {wanted}"]
+    if not isinstance(wanted, (dict, list, tuple)):
+        return [] if got == wanted else [f"{where}: {got} for {wanted}"]
+    keys = list(wanted) if isinstance(wanted, dict) else range(len(wanted))
+    if keys != (list(got) if isinstance(got, dict) else range(len(got))):
+        return [f"{where}: {list(got)} for {list(wanted)}"]
+    values = [wanted[key] for key in keys]
+    together = all(isinstance(v, torch.Tensor) and v.is_floating_point() for v in values)
+    scale = largest(values) if together else None
+    return [
+        line
+        for key in keys
+        for line in differences(got[key], wanted[key], close, scale, f"{where}/{key}")
+    ]
+
+
+def largest(tensors):
+    """Largest absolute entry; NaN where there is one, which is close to nothing."""
+    return max((t.abs().max().item() for t in tensors if t.numel()), default=0.0)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process sees of a case, with as many images lost as to so many ranks."""
+    seen = {}
+
+    def train(name, digits, world):
+        case = ranks.CASES[name]
+        key = name, digits, world if case.lost else 1
+        if key not in seen:
+            seen[key] = ranks.train(case, *ranks.PRECISIONS[digits], n_shares=world)
+        return seen[key]
+
+    return train
+
+
+@pytest.mark.parametrize("name", ranks.CASES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_steps_draws_and_states_are_those_of_one_process(told, alone, name, world):
+    wanted = alone(name, "double", world)
+    assert len(wanted["steps"]) == 4
+    for got in told[world]:
+        assert not differences(got[name]["double"], wanted, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("world", "name"), [(world, name) for world in WORLDS for name in ranks.singles(world)]
+)
+def test_losses_and_gradients_are_those_of_one_process_in_single_precision(
+    told, alone, name, world
+):
+    wanted = alone(name, "single", world)
+    for got in told[world]:
+        assert not differences(got[name]["single"]["steps"], wanted["steps"], 1e-5)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_all_ranks_stay_alike_to_the_last_bit(told, world):
+    """Nothing would bring them together again."""
+    first, *others = told[world]
+    for name in ranks.CASES:
+        for other in others:
+            for digits in first[name]:
+                for part in ("state", "triplets"):
+                    got, wanted = (seen[name][digits][part] for seen in (other, first))
+                    assert not differences(got, wanted, 0), name
+
+
+@pytest.mark.parametrize("name", ranks.CASES)
+def test_there_is_something_to_compare(alone, name):
+    seen = alone(name, "double", 1)
+    if ranks.CASES[name].loss in MINED_LOSSES:
+        assert len(seen["triplets"][0][0])
+    for step in seen["steps"][:3]:
+        assert largest(step["grads"].values()) > 1e-4
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_criterion_that_forgets_to_gather_is_found_out(told, world):
+    wanted = ranks.train(ranks.ALONE, *ranks.PRECISIONS["double"])
+    assert differences(told[world][0]["alone"], wanted, 1e-2)
+
+
+@pytest.mark.parametrize("name", ranks.CASES)
+def test_no_step_draws_from_the_global_generator(alone, name):
+    """Which ranks would share, for different images."""
+    assert not alone(name, "double", 1)["drew"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_embeddings_labels_and_rows_are_all_that_travels(told, world):
+    """Of float32 embeddings; features and maps stay. Beside them the size of the share."""
+    share = ranks.BS // world
+    for seen in told[world]:
+        assert seen["travelled"] == {
+            "all_gather": share * (4 * ranks.DIM + 8 + 8),
+            "all_reduce": 4 * ranks.BS * ranks.DIM + 8,
+        }
