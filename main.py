@@ -19,11 +19,12 @@ import hashlib
 import logging
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -44,25 +45,28 @@ from datasets import CaptionSet, Data, Images, ImageSet, downstream
 from datasets.caption_index import is_caption_set
 from datasets.downstream import Downstream
 from datasets.loading import Transform
+from datasets.passes import Passes
 from evaluation import Evaluator, Features, Scores
 from evaluation.pictures import views_picture
-from evaluation.preprocessing import preprocessing
+from evaluation.preprocessing import Preprocessing, preprocessing
 from language import LanguageGuide, neighbours
-from utilities import checkpoint, log, optimization
+from utilities import checkpoint, distributed, log, optimization, processes, resume
 from utilities.files import cache_folder
+from utilities.interrupt import Interruption
 from utilities.memory import keep_freed_memory
-from utilities.precision import half_precision
 from utilities.progress import Progress
-from utilities.recorder import Recorder
+from utilities.recorder import Every, Recorder
 from utilities.run_folder import RunFolder
 from utilities.seeding import derive, seed_everything
 from utilities.structures import Batch
 from utilities.timing import peak_memory_mb
+from utilities.trainer import Trainer
 
 LOG = logging.getLogger("main")
 
 VIEWS = "views.png"  # in the run folder
 N_SHOWN = 12  # tuples in it
+MOST_WAITING = 0.2  # of an epoch, for images
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -76,24 +80,36 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
     Raises:
         ValueError, OSError: flags, data or weights that cannot work; the message says what can.
-        FloatingPointError: a loss that is not finite; names the batch and the last checkpoint.
+        FloatingPointError: gradients that stay infinite; names the last checkpoint.
     """
-    start = time.perf_counter()
     args = parameters.parse(argv)
     keep_freed_memory()
-    log.set_up()
-    if args.evaluate_only:
-        return evaluate_only(args, argv)
-    exit_if_finished(vars(args), parameters.run_name(args))
+    with processes.together():
+        log.set_up(quiet=not processes.is_first())
+        if args.evaluate_only:
+            return evaluate_only(args, argv)
+        exit_if_finished(vars(args), parameters.run_name(args))
+        with Interruption() as interruption:
+            return train(args, interruption)
+
+
+def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, float]:
+    """Train and evaluate one run; as ``main``."""
+    start = time.perf_counter()
     chosen, device = set_up(args)
     args.evaluation_metrics = list(dict.fromkeys([*args.evaluation_metrics, *args.storage_metrics]))
-    half = half_precision(device)
+    folder, saved = resumed(args)
 
     # Images with labels, an embedder f, a frozen reader of words.
-    data = datasets.build(args)
+    with processes.first_then_others():
+        data = datasets.build(args)
     refuse_unfit(args, data.train)
     embedder = architectures.build(args).to(device)
-    guide = build_guide(args, data.train, device) if args.language_distill_w else None
+    with processes.first_then_others():
+        guide = build_guide(args, data.train, device) if args.language_distill_w else None
+    prepare = preprocessing(vars(args), embedder.mean, embedder.std)
+    if args.cache_images:
+        data = kept_decoded(args, data, prepare)
 
     # Which images meet in a batch, and what is asked of their embeddings.
     partners, similarities = caption_partners(args, data.train, device)
@@ -121,43 +137,53 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         encoder=lambda: language.build_encoder(args.language_model, device),
     ).to(device)
     distill = criteria.build_distillation(args)
+    if args.compile:
+        embedder.compile()
+    objective = processes.shared(
+        criteria.Objective(embedder, criterion, guide, distill, args.language_distill_w), device
+    )
 
     transforms = datasets.train_views(
         args.image_size,
         args.augmentation,
         criterion.n_views,
-        embedder.mean,
-        embedder.std,
-        scale=datasets.recipe(args.dataset).train_scale,
+        datasets.recipe(args.dataset).train_scale,
     )
-    batches = datasets.loader(data.train, transforms, sampler, workers=args.kernels, seed=args.seed)
+    passes = Passes(
+        datasets.loader(
+            data.train,
+            transforms,
+            sampler,
+            workers=args.kernels,
+            seed=args.seed,
+            rank=distributed.rank(),
+        )
+    )
     lr = optimization.scaled_lr(args.lr, args.bs, args.lr_base_bs)
     groups = embedder.param_groups(lr, args.fc_lr, args.decay, decay_norms=not args.no_norm_decay)
     groups += criterion.param_groups(lr)
     optimizer = optimization.build_optimizer(args.optim, groups, lr=lr, decay=args.decay)
-    by_step = args.scheduler == "warmup_cosine" and n_steps > 0
-    scheduler = (
-        optimization.warmup_cosine(
-            optimizer,
-            lr,
-            max_steps=n_steps,
-            warmup_steps=args.warmup_steps,
-            warmup_lr=args.warmup_lr,
-            final_lr=args.final_lr,
-        )
-        if by_step
-        else optimization.build_scheduler(
-            args.scheduler, optimizer, n_epochs=args.n_epochs, tau=args.tau, gamma=args.gamma
-        )
+    scheduler = optimization.build_scheduler(
+        args.scheduler,
+        optimizer,
+        n_steps=n_steps,
+        steps_per_epoch=len(sampler),
+        tau=args.tau,
+        gamma=args.gamma,
+        lr=lr,
+        warmup_steps=args.warmup_steps,
+        warmup_lr=args.warmup_lr,
+        final_lr=args.final_lr,
     )
-    scaler = torch.amp.GradScaler(device.type, enabled=args.use_float16 and half is torch.float16)
+    trainer = Trainer(objective, optimizer, scheduler, device=device, precision=args.precision)
 
     # What is reported: images of unseen classes, each a query for all the others, and at the end
     # what simple classifiers make of frozen features.
-    middle = preprocessing(vars(args), embedder.mean, embedder.std).transform()
-    judged = judged_datasets(args)
-    sets = evaluated_sets(args, data)
-    words = evaluation_words(args, sets, device)
+    middle = prepare.transform()
+    with processes.first_then_others():
+        judged = judged_datasets(args)
+        sets = evaluated_sets(args, data)
+        words = evaluation_words(args, sets, device)
     evaluate = evaluation.build(args, embedder, sets, middle, words, device)
 
     def embed(images: Images) -> Features:
@@ -169,28 +195,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             bs=args.bs,
             workers=args.kernels,
             device=device,
-            autocast=args.use_float16,
+            precision=args.precision,
+            shared=True,
         )
 
     rewarding = miner_feedback(args, data) if miner.adapt_every else None
 
-    run = RunFolder.create(Path(args.save_path), args.dataset, parameters.run_name(args))
-    log.set_up(run.log_file)
-    run.write_config(vars(args), device)
-    wandb = log.start_wandb(
-        args.wandb_mode,
-        project=args.project,
-        group=args.group,
-        name=run.path.name,
-        config=vars(args),
-        folder=run.path,
-    )
+    run = open_run(args, folder, saved, device)
     chosen_on = next(iter(sets), None)  # None: nothing is evaluated before the end
     recorder = Recorder(
         run,
-        wandb,
+        log.start_wandb(
+            args.wandb_mode if processes.is_first() else "disabled",
+            project=args.project,
+            group=args.group,
+            name=run.path.name,
+            config=vars(args),
+            folder=run.path,
+        ),
         best_of=[f"{chosen_on}/{args.evaltypes[0]}/{name}" for name in args.storage_metrics],
         keep_all=args.store_improvements,
+        writes=processes.is_first(),
     )
     LOG.info(summary(args, data, chosen, device, run.path))
     if not sets and not judged:
@@ -199,87 +224,159 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             "--evaluation_datasets, such as emoji"
         )
 
-    pairs = args.data_sampler in parameters.PAIR_SAMPLERS and criterion.n_views > 1
-    if pairs and not args.no_report:
-        show_views(batches, data.train, embedder, run.path / VIEWS)
-
-    untrained = measured = evaluate()
-    if not args.n_epochs:
-        measured.add(judge(args, judged, embedder, middle, device))
-    before = evaluate.embeds.get(chosen_on) if chosen_on else None
-    scores = dict(untrained)
-    if scores:
-        recorder.record(0, untrained)
-    iteration = 0
+    first_epoch = 1
+    progress = Progress()
     adapted: dict[str, float] = {}
-    for epoch in range(1, args.n_epochs + 1):
-        if sampler.due(epoch):
-            seen = embed(data.train)
-            sampler.refresh(seen.embeds, seen.rows)
+
+    def state() -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        return {
+            "embedder": embedder.state_dict(),
+            "criterion": criterion.state_dict(),
+            **trainer.state_dict(),
+            "passes": passes.state_dict(),
+            "progress": progress.state_dict(),
+            "adapted": adapted,
+            "rng": checkpoint.rng_state(),
+            "flags": vars(args),
+        }
+
+    if saved:
+        embedder.load_state_dict(saved["embedder"])
+        criterion.load_state_dict(saved["criterion"])
+        trainer.load_state_dict(saved)
+        passes.load_state_dict(saved["passes"])
+        progress.load_state_dict(saved["progress"])
+        adapted = saved["adapted"]
+        checkpoint.set_rng_state(saved["rng"])
+        recorder.best = saved["best"]
+        kept, before = recorder.untrained()
+        untrained = Scores(kept, {})
+        first_epoch = recorded(saved) + 1
+        LOG.info("goes on after step %d, in epoch %d", trainer.iteration, first_epoch)
+    else:
+        pairs = args.data_sampler in parameters.PAIR_SAMPLERS and criterion.n_views > 1
+        if pairs and not args.no_report and processes.is_first():
+            show_views(passes.loader, data.train, embedder, run.path / VIEWS)
+        untrained = evaluate()
+        if not args.n_epochs:
+            untrained.add(judge(args, judged, embedder, middle, device))
+        before = evaluate.embeds.get(chosen_on) if chosen_on else None
+        recorder.record_untrained(untrained, before)
+    measured = untrained
+    scores = dict(untrained)
+    saving = Every(args.checkpoint_every)
+
+    for epoch in range(first_epoch, args.n_epochs + 1):
+        if passes.epoch < epoch:
+            progress = Progress()
+            if sampler.due(epoch):
+                seen = embed(data.train)
+                sampler.refresh(seen.embeds, seen.rows)
         embedder.train()
         embedder.train_backbone(epoch > args.warmup)
-        progress = Progress(batches, f"epoch {epoch}/{args.n_epochs}")
-        for batch in progress:
-            if rewarding is not None and iteration % miner.adapt_every == 0:
+        left = len(passes) - passes.done if passes.epoch == epoch else len(passes)
+        rest = passes.of(epoch) if trainer.iteration < n_steps else ()
+        for batch in progress.over(rest, left, f"epoch {epoch}/{args.n_epochs}"):
+            if rewarding is not None and trainer.iteration % miner.adapt_every == 0:
                 seen = embed(rewarding)
                 adapted = miner.adapt(seen.embeds, seen.labels)
             batch = datasets.finish(batch.to(device), embedder.mean, embedder.std)
-            with torch.autocast(device.type, dtype=half, enabled=args.use_float16):
-                views = [embedder(view) for view in batch.views]
-                loss = loss_dml = criterion.compute(views, batch)
-                terms = {"loss_dml": loss_dml}
-                if guide is not None and iteration >= args.language_delay:
-                    read = getattr(views[0], criterion.reads)  # embeddings, or pooled features
-                    match = distill(read, guide.similarity(batch), batch.labels)
-                    loss = loss_dml + args.language_distill_w * match  # L_DML + w L_match
-                    terms["loss_match"] = match
-            if not torch.isfinite(loss):
-                raise FloatingPointError(not_finite(terms, epoch, iteration, batch, recorder))
-
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
+            try:  # a step on L_DML + w L_match
+                outcome = trainer.step(batch, trainer.iteration >= args.language_delay)
+            except FloatingPointError as error:
+                raise FloatingPointError(not_finite(error, epoch, batch, recorder)) from error
             criterion.after_step(embedder)
-            iteration += 1
-            sampler.observe(batch.rows, views[0].embeds)
-            progress.count(len(batch.labels), loss=loss, **terms)
-            if by_step:
-                scheduler.step()
-            if iteration == n_steps:
+            sampler.observe(outcome.rows, outcome.embeds)
+            progress.count(len(outcome.rows), loss=outcome.loss, **outcome.terms)
+            if trainer.iteration == n_steps:
                 break
-        if not by_step:
-            scheduler.step()
+            stop = processes.any_says(interruption.asked is not None)
+            if stop or saving.due(trainer.iteration):
+                recorder.save(epoch - 1, state())
+            if stop:
+                stopped(interruption, recorder)
 
+        recorder.save(epoch - 1, state())  # evaluation may fail, the epoch is kept
         scores = {f"train/{name}": value for name, value in progress.averages().items()}
         scores |= {f"miner/{name}": value for name, value in adapted.items()}
+        warn_of_waiting(scores, args)
         if epoch % args.evaluate_every == 0 or epoch == args.n_epochs:
             measured = evaluate()
             if epoch == args.n_epochs:
                 measured.add(judge(args, judged, embedder, middle, device))
             scores |= measured
         recorder.record(epoch, scores)
-        recorder.save(
-            epoch,
-            scores,
-            {
-                "embedder": embedder.state_dict(),
-                "criterion": criterion.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "scaler": scaler.state_dict(),
-                "sampler": sampler.state_dict(),
-                "rng": checkpoint.rng_state(),
-                "iteration": iteration,
-                "flags": vars(args),
-            },
-        )
+        recorder.save(epoch, state(), scores)
+        if processes.any_says(interruption.asked is not None) and epoch < args.n_epochs:
+            stopped(interruption, recorder)
 
-    shown = show(args, run, evaluate, measured, sets, words, before)
-    recorder.finish([run.path / VIEWS, *shown])
+    if processes.is_first():
+        shown = show(args, run, evaluate, measured, sets, words, before)
+        recorder.finish([run.path / VIEWS, *shown])
     seconds = time.perf_counter() - start
     LOG.info(ending(evaluation.table(untrained, measured), measured, run.path, seconds))
     return scores
+
+
+# --------------------------------------------------------------------------------------------------
+# A run that is stopped and gone on with
+# --------------------------------------------------------------------------------------------------
+def resumed(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] | None]:
+    """The folder that ``--resume`` goes on in, and its last good checkpoint; None for what is not.
+
+    Raises:
+        ValueError: the run there has other flags.
+    """
+    if not args.resume:
+        return None, None
+    folder = RunFolder.newest(Path(args.save_path), args.dataset, parameters.run_name(args))
+    saved = resume.last_good(folder) if folder else None
+    if folder and saved:
+        asked = dict(vars(args))
+        if args.max_steps:  # says how many epochs once the batches are counted
+            del asked["n_epochs"]
+        resume.check_flags(saved["flags"], asked, folder)
+    elif folder:
+        LOG.info("--resume: %s has no checkpoint yet; the run begins again", folder)
+    return folder, saved
+
+
+def recorded(saved: Mapping[str, Any] | None) -> int:
+    """The last epoch whose scores stay: that at the end of a run is evaluated again, for pictures.
+
+    -1 where nothing was saved.
+    """
+    return min(saved["epoch"], saved["flags"]["n_epochs"] - 1) if saved else -1
+
+
+def open_run(
+    args: argparse.Namespace,
+    folder: Path | None,
+    saved: Mapping[str, Any] | None,
+    device: torch.device,
+) -> RunFolder:
+    """The run's folder, in which the first of the processes writes."""
+    if not processes.is_first():
+        return RunFolder(processes.as_first_says(Path()))
+    run = (
+        RunFolder.reopen(folder, recorded(saved))
+        if folder
+        else RunFolder.create(Path(args.save_path), args.dataset, parameters.run_name(args))
+    )
+    log.set_up(run.log_file)
+    run.write_config(vars(args), device)
+    processes.as_first_says(run.path)
+    return run
+
+
+def stopped(interruption: Interruption, recorder: Recorder) -> NoReturn:
+    """Leave after a signal, the run saved."""
+    command = shlex.join(["python", *sys.argv, *(() if "--resume" in sys.argv else ["--resume"])])
+    LOG.info("stopped by %s; saved in %s. Go on with: %s", interruption.asked or "a signal to "
+             "another process", recorder.last, command)  # fmt: skip
+    recorder.pause()
+    sys.exit(0)
 
 
 def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
@@ -299,7 +396,14 @@ def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
     for name in (*args.evaluation_metrics, *args.storage_metrics):
         metrics.parse(name)  # an unknown one is refused before anything is loaded
     args.kernels = min(args.kernels, os.cpu_count() or 1)
-    device = torch.device("cuda", args.gpu) if torch.cuda.is_available() else torch.device("cpu")
+    gpu = processes.local_rank() if distributed.world_size() > 1 else args.gpu
+    device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+    if args.precision is None:
+        half = "fp16" if device.type == "cuda" else "bf16"
+        args.precision = half if args.use_float16 else "fp32"
+    if args.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     return chosen, device
 
 
@@ -365,6 +469,16 @@ def refuse_unfit(args: argparse.Namespace, train: ImageSet | CaptionSet) -> None
             f"--language_words {args.language_words} are words of classes, --dataset "
             f"{args.dataset} has captions instead; use --language_words captions"
         )
+
+
+def kept_decoded(args: argparse.Namespace, data: Data, prepare: Preprocessing) -> Data:
+    """The same images, decoded once and read from a store from then on."""
+
+    def keep(images: Any) -> Any:  # of any kind, to the same
+        return images and datasets.cached(images, prepare.shorter_side, args.kernels)
+
+    with processes.first_then_others():
+        return Data(*map(keep, data))
 
 
 def build_guide(
@@ -514,7 +628,7 @@ def judge(
                 workers=args.kernels,
                 device=device,
                 search_device="cpu" if args.evaluate_on_cpu else device,
-                autocast=args.use_float16,
+                precision=args.precision,
                 seed=args.seed,
                 cache=cache_folder() / "features",
             )
@@ -636,16 +750,28 @@ def plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def not_finite(
-    terms: Mapping[str, Tensor], epoch: int, iteration: int, batch: Batch, recorder: Recorder
-) -> str:
-    """The error of a loss that is nan or infinite."""
-    values = ", ".join(f"{name} {value.item()}" for name, value in terms.items())
+def not_finite(error: FloatingPointError, epoch: int, batch: Batch, recorder: Recorder) -> str:
+    """The error of gradients that stay infinite, with what is left and what helps."""
     kept = recorder.last if recorder.last.is_file() else "none yet"
     return (
-        f"the loss is not finite in epoch {epoch}, iteration {iteration} ({values}). Rows of the "
-        f"batch: {batch.rows.tolist()}. Last good checkpoint: {kept}. Lower --lr or "
-        "--language_distill_w, or train without --use_float16"
+        f"{error}, in epoch {epoch}. Rows of its batch: {batch.rows.tolist()}. Last checkpoint: "
+        f"{kept}. Lower --lr or --language_distill_w, or train with --precision fp32"
+    )
+
+
+def warn_of_waiting(scores: Mapping[str, float], args: argparse.Namespace) -> None:
+    """Say so where the processor waits for images, and what would help."""
+    share = scores["train/waiting_for_data"]
+    if share <= MOST_WAITING:
+        return
+    cores = os.cpu_count() or 1
+    remedies = [] if args.cache_images else ["keep decoded images with --cache_images"]
+    if args.kernels < cores:
+        remedies.append(f"load in more processes with --kernels {cores} (now {args.kernels})")
+    LOG.warning(
+        "%.0f %% of the epoch were spent waiting for images: %s",
+        100 * share,
+        " or ".join(remedies) or "put them on a faster disk, or train on more cores",
     )
 
 
@@ -665,7 +791,7 @@ def ending(table: str, scores: Scores, folder: Path, seconds: float) -> str:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError, torch.cuda.OutOfMemoryError) as error:
         LOG.exception("%s", error)  # the traceback goes to log.txt alone
         sys.exit(1)
     except KeyboardInterrupt:

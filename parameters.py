@@ -45,6 +45,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULERS = ("step", "cosine", "none", "warmup_cosine")
 EVALUATIONS = ("retrieval", "linear_probe", "fewshot", "knn")
 SCOPES = ("none", "subreddit", "year", "subreddit_year")
+PRECISIONS = ("fp32", "bf16", "fp16")
 CONTROLS = ("none", "permuted", "uniform")
 
 
@@ -147,6 +148,10 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(
             "--no_test_metrics --no_train_metrics leave nothing to evaluate; drop one of them, or "
             "hold out validation classes with --use_tv_split"
+        )
+    if args.use_float16 and args.precision is not None:
+        parser.error(
+            f"--use_float16 and --precision {args.precision} both say how precise; drop the first"
         )
     if args.weights and args.not_pretrained:
         parser.error("--weights and --not_pretrained exclude each other; give one of the two")
@@ -302,6 +307,19 @@ def number(
     return parse_number
 
 
+def period(value: str) -> str:
+    """A flag's type: so many steps, or with an m so many minutes."""
+    try:
+        amount = float(value[:-1]) if value.endswith("m") else int(value)
+    except ValueError:
+        amount = -1
+    if not 0 <= amount < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is no number of steps, such as 500, or of minutes, such as 15m"
+        )
+    return value
+
+
 count = number(int, low=1)
 natural = number(int, low=0)
 positive = number(low=0, above=True)
@@ -341,6 +359,24 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do nothing if a run of that name and these flags is finished; for scripts",
     )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run of that name and these flags where it was stopped or killed; "
+        "begin where there is none",
+    )
+    add(
+        "--checkpoint_every",
+        type=period,
+        default="15m",
+        help="checkpoints within an epoch: after so many steps (500) or minutes (15m); 0: only at "
+        "its end",
+    )
+    add(
+        "--deterministic",
+        action="store_true",
+        help="refuse operations of a GPU whose result changes from run to run; a CPU's do not",
+    )
     add("--seed", type=natural, default=0, help="seeds weights, batches, augmentation and splits")
     add("--gpu", type=natural, default=0, help="CUDA device; without CUDA the CPU is used")
     add(
@@ -349,7 +385,14 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
         default=6,
         help="data-loading processes, at most one per core; 0 loads in the training process",
     )
-    add("--bs", type=count, default=112, help="images per batch")
+    add(
+        "--cache_images",
+        action="store_true",
+        help="decode every image once and keep it, at the size that evaluation resizes to, in one "
+        "memory-mapped file in the cache folder (about 0.26 MB an image at 224 px); training then "
+        "cuts its views from these smaller images",
+    )
+    add("--bs", type=count, default=112, help="images per batch, of all processes together")
     add("--n_epochs", type=natural, default=None, help="epochs; 0 only evaluates")
     add(
         "--max_steps",
@@ -412,10 +455,21 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
         "base)",
     )
     add(
+        "--precision",
+        type=one_of(*PRECISIONS),
+        default=None,
+        help="of forward passes: fp32; bf16; fp16, with loss scaling (default: fp32)",
+    )
+    add(
         "--use_float16",
         action="store_true",
-        help="half precision: float16 with loss scaling on CUDA; bfloat16 on the CPU, where it "
-        "saves memory and not time",
+        help="the published name of --precision fp16; on the CPU, where it saves memory and not "
+        "time, of bf16",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the embedder with torch.compile: minutes at the start, faster steps",
     )
 
 

@@ -17,7 +17,17 @@ from utilities.run_folder import RunFolder
 OF_THE_EMBEDDER = ("arch", "embed_dim", "image_size", "augmentation")
 # Where and whether something happens: of the command line of today, not of the day of training.
 OF_THE_COMMAND = frozenset(
-    ("gpu", "kernels", "save_path", "savename", "skip_finished", "log_online", "wandb_mode")
+    (
+        "gpu",
+        "kernels",
+        "save_path",
+        "savename",
+        "skip_finished",
+        "resume",
+        "checkpoint_every",
+        "log_online",
+        "wandb_mode",
+    )
 )
 
 

@@ -20,7 +20,8 @@ class Sampler(ABC):
 
     The order is drawn from the sampler's own generator, which moves on from epoch to epoch.
     ``state_dict`` between two passes and ``load_state_dict`` repeat the epochs that follow; within
-    a pass the state is that of the batch drawn last, which may be ahead of the batch trained last.
+    a pass the state is that of the batch drawn last, which may be ahead of the batch trained last,
+    so that a run within a pass is gone on with from the pass's beginning (``datasets.passes``).
     The state is the same on every rank.
 
     Args:
@@ -78,6 +79,13 @@ class Sampler(ABC):
 
     def observe(self, rows: Tensor, embeds: Tensor) -> None:  # noqa: B027
         """Take the embeddings of a batch after its step, where the sampler looks at them."""
+
+    def observed(self) -> dict[str, Any]:
+        """What was learned from batches and plays no part in the pass that is under way."""
+        return {}
+
+    def load_observed(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Know what ``observed`` told, after the pass has begun."""
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state as strings and integers."""

@@ -140,7 +140,7 @@ class StoreSampler(ClassRandom):
         if not np.isfinite(known).all():
             raise ValueError(
                 f"embeddings for the store of {type(self).__name__} are not finite; lower --lr, or "
-                "train without --use_float16"
+                "train with --precision fp32"
             )
         if rows is None:
             self._store = known.copy()
@@ -158,6 +158,14 @@ class StoreSampler(ClassRandom):
         store, at = self._filled_store(), rows.cpu().numpy()
         m = np.float32(self.momentum)
         store[at] = m * store[at] + (1 - m) * _as_numpy(embeds)
+
+    def observed(self) -> dict[str, Any]:
+        """The store as the next pass will read it."""
+        return {"store": self.state_dict()["store"]}
+
+    def load_observed(self, state: dict[str, Any]) -> None:
+        if state["store"] is not None:
+            self.refresh(state["store"])
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state and the store, an (N, D) float32 tensor; None before it is set."""

@@ -12,6 +12,7 @@ from datasets.recipes import RECIPES, Recipe, fill_by_recipe, recipe
 if TYPE_CHECKING:
     from datasets.caption_set import CaptionSet
     from datasets.colour import finish
+    from datasets.image_cache import cached
     from datasets.image_set import Images, ImageSet
     from datasets.loading import loader, preview
     from datasets.splits import Data, build, source_folder
@@ -23,6 +24,7 @@ _MODULES = {
     "ImageSet": "image_set",
     "Data": "splits",
     "build": "splits",
+    "cached": "image_cache",
     "source_folder": "splits",
     "loader": "loading",
     "preview": "loading",
@@ -40,6 +42,7 @@ __all__ = [
     "Images",
     "Recipe",
     "build",
+    "cached",
     "eval_transform",
     "fill_by_recipe",
     "finish",

@@ -1,5 +1,6 @@
 """Images with a caption each, and no labels; memory-mapped, whatever their number."""
 
+import copy
 import hashlib
 import io
 import re
@@ -7,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,11 @@ from PIL import Image
 
 from datasets.caption_index import BATCH, build, open_index
 from datasets.folders import listed
-from datasets.reading import read_image
+from datasets.reading import Picture, as_image, open_image, read_image
 from datasets.shards import OpenShards
+
+if TYPE_CHECKING:
+    from datasets.image_cache import Store
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
 SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")
@@ -61,6 +65,7 @@ class CaptionSet:
         self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
         self._shards = OpenShards()
+        self.store: Store | None = None  # where images are read from instead
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -70,13 +75,28 @@ class CaptionSet:
 
     def read(self, row: int) -> Image.Image:
         """The image in RGB. Raises OSError, which names it, where it cannot be read."""
+        if self.store is not None:
+            return as_image(self.store.picture(row).values)
+        return read_image(self._file(row))
+
+    def picture(self, row: int) -> Picture:
+        """The image, not decoded yet; raises as ``read``."""
+        return open_image(self._file(row)) if self.store is None else self.store.picture(row)
+
+    def with_store(self, store: "Store | None") -> "CaptionSet":
+        """The same set, its images read from ``store``; None: from their files."""
+        other = copy.copy(self)
+        other.store = store
+        return other
+
+    def _file(self, row: int) -> "Path | _Member":
         values = self._row(row, ("key", "part", "offset", "size"))
         if values["offset"] < 0:
-            return read_image(self.root / values["key"])
+            return self.root / values["key"]
         shard = self.root / self._parts[values["part"]]
         content = self._shards.read(shard, values["offset"], values["size"])
         # Read as if it were a file: in errors it goes by its name.
-        return read_image(_Member(content, self.root / values["key"]))
+        return _Member(content, self.root / values["key"])
 
     def label(self, row: int) -> int:
         return row
@@ -163,7 +183,12 @@ class CaptionSet:
         return list(place), numbers
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "index": self.index, "identity": self._identity}
+        return {
+            "root": self.root,
+            "index": self.index,
+            "identity": self._identity,
+            "store": self.store,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if _identity(state["index"]) != state["identity"]:
@@ -172,6 +197,7 @@ class CaptionSet:
                 "start again"
             )
         self.__init__(state["root"], state["index"])  # type: ignore[misc]
+        self.store = state["store"]
 
 
 class Captions(Sequence[str]):

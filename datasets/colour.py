@@ -1,19 +1,21 @@
-"""Colour jitter, grey and blur of a whole batch on the device, as SimCLR asks for them.
+"""What is done to the pixels of a whole batch on the device: colours, and (value - mean) / std.
 
-    image -> jitter (p 0.8): brightness, contrast, saturation, hue in a random order
-          -> grey (p 0.2) -> Gaussian blur (p 0.5) -> (value - mean) / std
+    "simclr": jitter (p 0.8): brightness, contrast, saturation, hue in a random order
+              -> grey (p 0.2) -> Gaussian blur (p 0.5)
+    "adv":    grey (p 0.2) -> jitter
 
 Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, at
-the strengths of El Banani et al., CVPR 2023. A worker crops the image and draws what is to become
-of its colours, under the seed of its place in the epoch (``draw``); the device does it, to each
-image by its own numbers (``adjust``). So the data depend neither on the number of workers nor on
-the device, and the crop travels as bytes.
+the strengths of El Banani et al., CVPR 2023; "adv" is that of Roth et al., ICML 2020. A worker
+crops the image and draws what is to become of its colours, under the seed of its place in the epoch
+(``draw``); the device does it, to each image by its own numbers (``adjust``). So the data depend
+neither on the number of workers nor on the device, and every view travels as bytes.
 
 Each step is that of torchvision's functions on float images. On images of 8 bits, as in the usual
 pipeline on the CPU, torchvision rounds after each step.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,14 +24,25 @@ from torch import Tensor
 
 from utilities.structures import Batch
 
-STRENGTHS = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation; hue in turns of the circle
-JITTER_P, GREY_P, BLUR_P = 0.8, 0.2, 0.5
+
+class Strengths(NamedTuple):
+    """How far colours change, and how often."""
+
+    jitter: tuple[float, ...]  # brightness, contrast, saturation; hue in turns of the circle
+    jitter_p: float = 1.0
+    grey_p: float = 0.2
+    blur_p: float = 0.0
+    grey_first: bool = False  # before the jitter, not after it
+
+
+SIMCLR = Strengths((0.4, 0.4, 0.4, 0.1), jitter_p=0.8, blur_p=0.5)
+ADV = Strengths((0.2, 0.2, 0.2, 0.2), grey_first=True)
 SIGMA = (0.1, 2.0)  # of the blur, in pixels
 
 # The places of the numbers drawn for an image.
-ORDER = slice(0, 4)  # which adjustment comes first, second, ...: an index in STRENGTHS; -1: none
-FACTORS = slice(4, 8)  # of each adjustment, in the order of STRENGTHS
-GREY = 8  # 1 or 0
+ORDER = slice(0, 4)  # which adjustment comes first, second, ...: an index in jitter; -1: none
+FACTORS = slice(4, 8)  # of each adjustment, in the order of jitter
+GREY = 8  # 1 after the jitter, -1 before it, 0 not at all
 BLUR = 9  # sigma, or 0 for no blur
 
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
@@ -42,37 +55,40 @@ class Crop(NamedTuple):
     colour: Tensor  # (10,) float32, of ``draw``
 
 
-def draw() -> Tensor:
+def draw(strengths: Strengths = SIMCLR) -> Tensor:
     """What becomes of one image's colours, (10,) float32, from torch's generator of the CPU."""
-    jitter, brightness, contrast, saturation, hue, grey, blur, width = torch.rand(8).tolist()
+    jitter, *shares, grey, blur, width = torch.rand(8).tolist()
+    moved = [most * (2 * share - 1) for most, share in zip(strengths.jitter, shares, strict=True)]
     low, high = SIGMA
     return torch.tensor(
         [
-            *(torch.randperm(4).tolist() if jitter < JITTER_P else [-1] * 4),
-            1 + STRENGTHS[0] * (2 * brightness - 1),
-            1 + STRENGTHS[1] * (2 * contrast - 1),
-            1 + STRENGTHS[2] * (2 * saturation - 1),
-            STRENGTHS[3] * (2 * hue - 1),
-            grey < GREY_P,
-            low + (high - low) * width if blur < BLUR_P else 0,
+            *(torch.randperm(4).tolist() if jitter < strengths.jitter_p else [-1] * 4),
+            *(1 + by for by in moved[:3]),
+            moved[3],
+            (grey < strengths.grey_p) * (-1 if strengths.grey_first else 1),
+            low + (high - low) * width if blur < strengths.blur_p else 0,
         ]
     )
 
 
 def finish(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """The batch with every view as the network's input; unchanged where the workers did it all.
+    """The batch with every view as the network's input; a view that is float32 already stays.
 
     Args:
         batch: its views on the device that is to do the work.
         mean, std: of each channel, of values in [0, 1].
     """
-    if not batch.colours:
+    if all(view.dtype != torch.uint8 for view in batch.views):
         return batch
-    views = tuple(
-        pixels if colour is None else normalise(adjust(pixels, colour), mean, std)
-        for pixels, colour in zip(batch.views, batch.colours, strict=True)
-    )
-    return batch._replace(views=views, colours=())
+    views = []
+    for view, colours in zip(batch.views, batch.colours or [None] * len(batch.views), strict=True):
+        if view.dtype != torch.uint8:
+            views.append(view)
+        elif colours is None:
+            views.append(normalise_bytes(view, mean, std))
+        else:
+            views.append(normalise(adjust(view, colours), mean, std))
+    return batch._replace(views=tuple(views), colours=())
 
 
 @torch.no_grad()
@@ -97,7 +113,8 @@ def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
             images[rows] = step(images[rows], *own)
 
     orders, factors = colours[:, ORDER], colours[:, FACTORS, None, None, None]
-    for place in range(len(STRENGTHS)):
+    change(colours[:, GREY] < 0, luma)
+    for place in range(orders.shape[1]):
         for number, step in enumerate((brighten, contrast, saturate, turn_hue)):
             change(orders[:, place] == number, step, factors[:, number])
     change(colours[:, GREY] > 0, luma)
@@ -169,7 +186,31 @@ def luma(images: Tensor) -> Tensor:
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(value - mean) / std of each channel, in channels_last as ``Batch.to`` leaves images."""
-    means, scales = (
-        torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std)
-    )
-    return ((images - means) / scales).contiguous(memory_format=torch.channels_last)
+    means, scales = _constants(tuple(mean), tuple(std), images.device)
+    images = (images - means.view(3, 1, 1)) / scales.view(3, 1, 1)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def normalise_bytes(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(value / 255 - mean) / std of each channel.
+
+    Args:
+        pixels: (B, 3, H, W) uint8.
+
+    Returns:
+        (B, 3, H, W) float32 in channels_last.
+    """
+    means, scales = _constants(tuple(mean), tuple(std), pixels.device)
+    batch, _, height, width = pixels.shape
+    # Rows of W x 3 values against as many constants: three at a time would not fill a vector.
+    lines = pixels.permute(0, 2, 3, 1).reshape(-1, 3 * width).to(torch.float32)
+    lines.sub_((255 * means).repeat(width)).mul_((1 / (255 * scales)).repeat(width))
+    return lines.view(batch, height, width, 3).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and std on the device; sent once, as sending waits for the device."""
+    return torch.tensor(mean, device=device), torch.tensor(std, device=device)

@@ -4,16 +4,19 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.reading import read_image
+from datasets.reading import Decoded, Picture, as_image, as_pixels, open_image, read_image
+
+if TYPE_CHECKING:
+    from datasets.image_cache import Store
 
 
 class Images(Protocol):
@@ -36,6 +39,15 @@ class Images(Protocol):
         """What is said of it; None where nothing is."""
 
 
+def picture(images: Images, row: int) -> Picture:
+    """The image of a row, not decoded yet where the set can open it without.
+
+    Such a set has a method ``picture(row)``; it, and the picture's ``pixels``, raise as ``read``.
+    """
+    opener = getattr(images, "picture", None)
+    return Decoded(as_pixels(images.read(row))) if opener is None else opener(row)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """N images of C classes. A *row* is an image's place in ``paths``.
@@ -50,6 +62,7 @@ class ImageSet:
     class_names: tuple[str, ...]  # (C,) words, such as "Black footed Albatross"
     class_groups: tuple[str, ...] = ()  # (C,) the class above each class; empty: there are none
     captions: tuple[str, ...] = ()  # (N,) a sentence for each image; empty: there are none
+    store: "Store | None" = None  # of datasets.image_cache: where images are read from instead
 
     def __post_init__(self) -> None:
         present = np.unique(self.labels)
@@ -74,7 +87,16 @@ class ImageSet:
         return len(self.class_names)
 
     def read(self, row: int) -> Image.Image:
+        if self.store is not None:
+            return as_image(self.store.picture(row).values)
         return read_image(self.paths[row])
+
+    def picture(self, row: int) -> Picture:
+        return open_image(self.paths[row]) if self.store is None else self.store.picture(row)
+
+    def with_store(self, store: "Store | None") -> "ImageSet":
+        """The same set, its images read from ``store``; None: from their files."""
+        return replace(self, store=store)
 
     def label(self, row: int) -> int:
         return int(self.labels[row])
@@ -102,6 +124,7 @@ class ImageSet:
             if self.class_groups
             else (),
             captions=tuple(self.captions[row] for row in rows) if self.captions else (),
+            store=None if self.store is None else self.store.take(rows),
         )
 
     def of_classes(self, classes: Sequence[int] | NDArray[np.int64], name: str) -> "ImageSet":

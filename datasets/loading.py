@@ -14,17 +14,19 @@ from typing import Any, NamedTuple, cast
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.colour import Crop
-from datasets.image_set import Images
+from datasets.image_set import Images, picture
+from datasets.reading import Pixels, as_image
+from datasets.transforms import CropTransform
 from utilities.seeding import derive, seed_worker
 from utilities.structures import Batch
 
 log = logging.getLogger(__name__)
 
 Transform = Callable[[Image.Image], Tensor]
-ViewTransform = Callable[[Image.Image], Tensor | Crop]
+ViewTransform = Callable[[Image.Image], Tensor | Crop]  # CropTransform: of no more than it needs
 
 
 class Item(NamedTuple):
@@ -46,8 +48,9 @@ class Sample(NamedTuple):
 class SeededBatches:
     """The sampler's batches with a seed for each entry, by its place in the whole batch.
 
-    ``epoch`` counts the passes begun; set it to continue an interrupted run. ``rank`` is this
-    process's where several share each batch equally, in order of rank.
+    ``epoch`` counts the passes begun; set it, and ``skip``, to continue an interrupted run: the
+    next pass draws its first ``skip`` batches and leaves them out. ``rank`` is this process's where
+    several share each batch equally, in order of rank.
     """
 
     def __init__(self, batches: Iterable[list[tuple[int, ...]]], seed: int, rank: int = 0) -> None:
@@ -55,13 +58,17 @@ class SeededBatches:
         self.seed = seed
         self.rank = rank
         self.epoch = 0
+        self.skip = 0
 
     def __len__(self) -> int:
         return len(cast(Sized, self.batches))
 
     def __iter__(self) -> Iterator[list[Item]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
+        skip, self.skip = self.skip, 0
         for number, batch in enumerate(self.batches):
+            if number < skip:
+                continue
             yield [
                 Item(rows, derive(self.seed, "augmentation", epoch, number, place))
                 for place, rows in enumerate(batch, self.rank * len(batch))
@@ -93,32 +100,64 @@ def preview(batches: "DataLoader[Batch]", most: int) -> tuple[Batch, list[tuple[
 
 
 class Views(Dataset):
-    """``Item`` → ``Sample``; None, with a warning, when an image cannot be read any more."""
+    """``Item`` → ``Sample``; None, with a warning, when an image cannot be read any more.
+
+    An image is decoded once for all its views, and no further than the most demanding of them needs
+    (see ``datasets.transforms``).
+    """
 
     def __init__(self, image_set: Images, transforms: Sequence[ViewTransform]) -> None:
         self.image_set = image_set
-        self.transforms = tuple(transforms)
+        self.transforms: tuple[CropTransform[Any], ...] = tuple(
+            transform if isinstance(transform, CropTransform) else OfImage(transform)
+            for transform in transforms
+        )
 
     def __getitem__(self, item: Item) -> Sample | None:
         rows, seed = item
-        try:
-            read = {row: self.image_set.read(row) for row in set(rows)}  # once for all its views
-        except OSError as error:
-            log.warning("%s; left out of its batch", error)
-            return None
         # Only the CPU's generator, and put back after: without workers this is the training
         # process, whose draws must not depend on how many images it has loaded.
         state = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)
         try:
-            views = tuple(
-                transform(read[row]) for transform, row in zip(self.transforms, rows, strict=True)
-            )
+            views = self._views(rows)
+        except OSError as error:
+            log.warning("%s; left out of its batch", error)
+            return None
         finally:
             torch.set_rng_state(state)
         return Sample(
             views, self.image_set.label(rows[0]), rows[0], self.image_set.caption(rows[0])
         )
+
+    def _views(self, rows: tuple[int, ...]) -> tuple[Tensor | Crop, ...]:
+        opened = {row: picture(self.image_set, row) for row in set(rows)}
+        each = list(zip(self.transforms, rows, strict=True))
+        drawn = [transform.draw(opened[row].size) for transform, row in each]
+        most: dict[int, int] = {}
+        for (transform, row), part in zip(each, drawn, strict=True):
+            most[row] = min(transform.most(part), most.get(row, 8))
+        read = {row: opened[row].pixels(by) for row, by in most.items()}
+        return tuple(
+            transform.cut(read[row], part)
+            for (transform, row), part in zip(each, drawn, strict=True)
+        )
+
+
+class OfImage(CropTransform[None]):
+    """Any function of an image, as a transform that needs all of it."""
+
+    def __init__(self, function: ViewTransform) -> None:
+        self.function = function
+
+    def draw(self, size: tuple[int, int]) -> None:
+        return None
+
+    def most(self, drawn: None) -> int:
+        return 1
+
+    def cut(self, pixels: Pixels, drawn: None) -> Tensor | Crop:
+        return self.function(as_image(pixels.values))
 
 
 def collate(samples: Sequence[Sample | None]) -> Batch:
@@ -150,9 +189,17 @@ def _stack(view: Sequence[Tensor | Crop]) -> tuple[Tensor, Tensor | None]:
     """One view of B images: (B, 3, H, W), and what is left to do to their colours."""
     crops = [image for image in view if isinstance(image, Crop)]
     if not crops:
-        return torch.stack([image for image in view if isinstance(image, Tensor)]), None
+        return _in_channels_last([image for image in view if isinstance(image, Tensor)]), None
     pixels, colours = zip(*crops, strict=True)
-    return torch.stack(pixels), torch.stack(colours)
+    return _in_channels_last(pixels), torch.stack(colours)
+
+
+def _in_channels_last(images: Sequence[Tensor]) -> Tensor:
+    """(B, 3, H, W) of B images whose channels lie side by side already: nothing is transposed.
+
+    torch's collate stacks in shared memory in a worker, from where it need not be copied.
+    """
+    return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def loader(
@@ -174,10 +221,10 @@ def loader(
         rank: this process, where several share each batch of ``batches`` equally.
 
     Returns:
-        A loader of ``Batch``: views (B, 3, H, W) float32 each, labels and rows (B,) int64, captions
-        (B,) when the images have them. A view whose colours are left to the device is uint8 and has
-        its entry in ``colours``; ``datasets.colour.finish`` does it. To continue a run at epoch n,
-        set ``loader.batch_sampler.epoch = n``.
+        A loader of ``Batch``: views (B, 3, H, W) each, labels and rows (B,) int64, captions (B,)
+        when the images have them. Views are uint8 in channels_last, for ``datasets.finish`` to
+        make the network's input of, unless a transform gives something else. To continue a run at
+        epoch n, set ``loader.batch_sampler.epoch = n``.
     """
     return DataLoader(
         Views(image_set, transforms),

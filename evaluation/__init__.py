@@ -60,7 +60,7 @@ def build(
         workers=args.kernels,
         device=device,
         search_device="cpu" if args.evaluate_on_cpu else device,
-        autocast=args.use_float16,
+        precision=args.precision,
         seed=args.seed,
         block_bytes=int(args.eval_memory * 2**30),
     )

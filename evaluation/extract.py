@@ -5,11 +5,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from datasets.colour import finish
 from datasets.image_set import Images
 from datasets.loading import Transform, loader
-from utilities.precision import half_precision
+from datasets.transforms import MiddleCrop
+from utilities import processes
+from utilities.distributed import rank, world_size
+from utilities.precision import autocast
+from utilities.progress import bar
 
 
 class Features(NamedTuple):
@@ -32,27 +36,37 @@ def extract(
     bs: int = 112,
     workers: int = 6,
     device: torch.device | str = "cpu",
-    autocast: bool = False,
+    precision: str = "fp32",
+    shared: bool = False,
 ) -> Features:
     """Embed all images of a set, in order, in evaluation mode; the embedder's mode is put back.
 
     Args:
         embedder: images (B, 3, H, W) -> ``Embedding``, on ``device`` already.
-        transform: image -> (3, H, W) float32, without chance.
+        transform: image -> (3, H, W) float32, without chance. Of ``datasets.eval_transform`` the
+            workers do the part on bytes, and decode no more than it needs; the rest is done here.
         bs: images at a time; it changes no result but for rounding.
         workers: processes that load; 0 loads in this one.
-        autocast: compute in half precision (float16, on a CPU bfloat16); results are float32.
+        precision: of the computation, of ``utilities.precision.DTYPES``; results are float32.
+        shared: processes that train together embed a share of the batches each, and all of them
+            get the whole; each of them has to call it.
 
     Raises:
         ValueError: the set has no images.
         OSError: no image of a batch can be read any more.
     """
+    batches = _batches(image_set, bs)
+    if shared:
+        batches = batches[rank() :: world_size()]
     parts = [
         Features(embedding.embeds.float().cpu(), embedding.features.float().cpu(), *which)
         for embedding, *which in _outputs(
-            embedder, image_set, transform, bs, workers, torch.device(device), autocast
+            embedder, image_set, transform, batches, workers, torch.device(device), precision
         )
     ]
+    if shared:
+        parts = [part for share in processes.all_of(parts) for part in share]
+        parts.sort(key=lambda part: int(part.rows[0]))
     return Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -71,7 +85,13 @@ def predict(
     """
     logits = torch.zeros(0)
     for output, rows, _ in _outputs(
-        classifier, image_set, transform, bs, workers, torch.device(device), False
+        classifier,
+        image_set,
+        transform,
+        _batches(image_set, bs),
+        workers,
+        torch.device(device),
+        "fp32",
     ):
         if not len(logits):
             logits = torch.zeros(len(image_set), output.shape[1])
@@ -79,33 +99,41 @@ def predict(
     return logits
 
 
+def _batches(image_set: Images, bs: int) -> list[list[tuple[int, ...]]]:
+    """All rows in order, ``bs`` at a time."""
+    n = len(image_set)
+    if not n:
+        raise ValueError(f"{image_set.name} has no images to embed")
+    return [[(row,) for row in range(start, min(start + bs, n))] for start in range(0, n, bs)]
+
+
 @torch.no_grad()
 def _outputs(
     model: nn.Module,
     image_set: Images,
     transform: Transform,
-    bs: int,
+    batches: list[list[tuple[int, ...]]],
     workers: int,
     device: torch.device,
-    autocast: bool,
+    precision: str,
 ) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """The model's output for each batch of the set in turn, with the batch's rows and labels."""
-    n = len(image_set)
-    if not n:
-        raise ValueError(f"{image_set.name} has no images to embed")
-    rows: list[tuple[int, ...]] = [(row,) for row in range(n)]
-    batches = [rows[start : start + bs] for start in range(0, n, bs)]
-    half = half_precision(device)
+    """The model's output for each batch of rows in turn, with the batch's rows and labels."""
+    n = sum(map(len, batches))
+    # A process that loads is worth starting where there is something to load meanwhile.
+    workers = 0 if len(batches) < 2 else min(workers, len(batches))
 
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=n, desc=f"embedding {image_set.name}", unit="img", leave=False) as bar:
+        with bar(total=n, desc=f"embedding {image_set.name}", unit="img") as shown:
             for batch in loader(image_set, (transform,), batches, workers=workers, seed=0):
-                images = batch.to(device).views[0]
-                with torch.autocast(device.type, dtype=half, enabled=autocast):
+                batch = batch.to(device)
+                if isinstance(transform, MiddleCrop):
+                    batch = finish(batch, transform.mean, transform.std)
+                images = batch.views[0]
+                with autocast(device, precision):
                     output = model(images)
                 yield output, batch.rows, batch.labels
-                bar.update(len(images))
+                shown.update(len(images))
     finally:
         model.train(was_training)

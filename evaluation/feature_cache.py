@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from datasets.image_set import Images, ImageSet
 from datasets.loading import Transform
 from evaluation.extract import Features, extract
-from utilities import checkpoint
+from utilities import checkpoint, processes
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def cached_features(
     bs: int = 112,
     workers: int = 6,
     device: torch.device | str = "cpu",
-    autocast: bool = False,
+    precision: str = "fp32",
 ) -> Features:
     """As ``extract``; read from ``cache`` where it has been done before.
 
@@ -55,7 +55,8 @@ def cached_features(
             bs=bs,
             workers=workers,
             device=device,
-            autocast=autocast,
+            precision=precision,
+            shared=True,
         )
 
     if cache is None:
@@ -64,16 +65,22 @@ def cached_features(
         embedder_digest or digest_of_embedder(embedder),
         digest_of_transform(transform),
         digest_of_images(images),
-        f"autocast {autocast and torch.device(device).type}",
+        f"{precision} on {torch.device(device).type}",
     )
     name = re.sub(r"[^\w.-]+", "_", images.name)
     file = cache / f"{name}-{_digest([part.encode() for part in parts])}.pt"
+    kept = None
     if file.exists():
         try:
-            return _read(file)
+            kept = _read(file)
         except (OSError, ValueError) as error:
             log.warning("features in %s are damaged (%s); extracting them again", file, error)
+    missing = processes.any_says(kept is None)  # then all embed a share, those that have it too
+    if kept is not None and not missing:
+        return kept
     features = fresh()
+    if not processes.is_first():
+        return features
     try:
         checkpoint.save(file, {**features._asdict(), "digest": _digest_of_tensors(features)})
     except OSError as error:

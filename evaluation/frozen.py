@@ -20,6 +20,8 @@ from evaluation.knn_classifier import TEMPERATURE, classify
 from evaluation.linear_probe import Labelled, class_accuracies, linear_probe
 from evaluation.retrieval import EVALTYPES, Scores, score
 from metrics import Gallery
+from utilities import processes
+from utilities.distributed import world_size
 from utilities.registry import lookup
 
 
@@ -33,7 +35,7 @@ class Frozen:
     Args:
         embedder: images (B, 3, H, W) -> ``Embedding``, on ``device`` already; not trained.
         transform: image -> (3, H, W) float32, without chance.
-        bs, workers, device, autocast: as ``extract``.
+        bs, workers, device, precision: as ``extract``.
         search_device: where classifiers are fitted and features compared; None: where they are
             extracted.
         seed: of episodes and, where none is published, of the validation images.
@@ -54,7 +56,7 @@ class Frozen:
     workers: int = 6
     device: torch.device | str = "cpu"
     search_device: torch.device | str | None = None
-    autocast: bool = False
+    precision: str = "fp32"
     seed: int = 0
     cache: Path | None = None
     which: str = "features"
@@ -109,7 +111,7 @@ class Frozen:
             bs=self.bs,
             workers=self.workers,
             device=self.device,
-            autocast=self.autocast,
+            precision=self.precision,
         )
         return Labelled(getattr(extracted, self.which), extracted.labels)
 
@@ -218,12 +220,19 @@ def evaluate(
 ) -> Scores:
     """The scores of some protocols of ``PROTOCOLS``; ``options`` are further fields of ``Frozen``.
 
+    Processes that train together embed a share each; the first alone has scores.
+
     Raises:
         ValueError: a name is unknown, before anything is embedded; or as the protocols.
     """
     asked = [lookup(PROTOCOLS, name, "--evaluations") for name in dict.fromkeys(names)]
     frozen = Frozen(embedder, downstream, transform, **options)
     scores = Scores({}, {})
+    if world_size() > 1:
+        for part in ("train", "val", "test"):  # all processes embed, the first one judges
+            getattr(frozen, part)
+        if not processes.is_first():
+            return scores
     for protocol in asked:
         scores.add(protocol(frozen))
     return scores

@@ -196,7 +196,7 @@ def principal_axes(features: Tensor) -> Axes:
     if not bool(features.sum(dim=0).isfinite().all()):
         raise ValueError(
             "the linear probe needs finite features, some are not; check the weights, or evaluate "
-            "without --use_float16"
+            "with --precision fp32"
         )
     some = features[:: max(1, n // (4 * d))].double()
     mean = some.mean(dim=0)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import datasets
-from datasets.loading import Transform
+from datasets.transforms import MiddleCrop, shorter_side
 
 
 class Preprocessing(NamedTuple):
@@ -15,9 +15,14 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]  # (3,) of values in [0, 1]
     std: tuple[float, ...]  # (3,)
 
-    def transform(self) -> Transform:
+    def transform(self) -> MiddleCrop:
         """image -> (3, S, S) float32."""
         return datasets.eval_transform(*self)
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels; what it becomes before the middle is cut out, and in an image cache."""
+        return shorter_side(self.image_size, self.crop_ratio)
 
 
 def preprocessing(

@@ -13,6 +13,7 @@ from evaluation.extract import Features, extract
 from evaluation.tables import number
 from metrics import Gallery, Interval
 from metrics.gallery import BLOCK_BYTES
+from utilities import processes
 
 T = TypeVar("T")
 
@@ -103,7 +104,7 @@ def run(
     workers: int = 6,
     device: torch.device | str = "cpu",
     search_device: torch.device | str | None = None,
-    autocast: bool = False,
+    precision: str = "fp32",
     seed: int = 0,
     block_bytes: int = BLOCK_BYTES,
 ) -> tuple[Scores, Features]:
@@ -118,11 +119,12 @@ def run(
         device: where the embedder is.
         search_device: where the images are compared; None for where they are embedded.
         seed: of the run; k-means starts from it.
-        bs, workers, autocast: as ``extract``.
+        bs, workers, precision: as ``extract``.
         block_bytes: what the search may take at a time.
 
     Returns:
-        the scores, and what they were computed from.
+        the scores, and what they were computed from. Processes that train together embed a share
+        each, and the first of them scores; the others return no score.
 
     Raises:
         ValueError: a metric or evaltype is unknown, or needs words or groups that there are not.
@@ -142,9 +144,12 @@ def run(
         bs=bs,
         workers=workers,
         device=device,
-        autocast=autocast,
+        precision=precision,
+        shared=True,
     )
     scores = Scores({}, {})
+    if not processes.is_first():
+        return scores, extracted
     for evaltype in evaltypes:
         embeds = getattr(extracted, evaltype).to(device if search_device is None else search_device)
         gallery = Gallery(embeds, extracted.labels, class_words, groups, seed=seed)

@@ -38,7 +38,7 @@ from datasets.reading import read_image
 from evaluation.preprocessing import Preprocessing, preprocessing
 from utilities import checkpoint, log
 from utilities.files import atomic_path
-from utilities.precision import half_precision
+from utilities.precision import autocast
 
 LOG = logging.getLogger(__name__)
 
@@ -422,7 +422,6 @@ def embed_files(
     """
     device = torch.device(device)
     embedder = trained.embedder.to(device)
-    half = half_precision(device)
     batches = DataLoader(
         Files(paths, transform), bs, num_workers=min(workers, len(paths)), collate_fn=collate
     )
@@ -430,7 +429,7 @@ def embed_files(
         vectors = torch.empty(0, embedder.embed_dim)
         if rows:
             images = images.to(device, memory_format=torch.channels_last)
-            with torch.autocast(device.type, dtype=half, enabled=trained.flags["use_float16"]):
+            with autocast(device, trained.flags.get("precision", "fp32")):
                 vectors = F.normalize(embedder(images).embeds.float(), dim=1).cpu()
         if not torch.isfinite(vectors).all():
             raise ValueError(

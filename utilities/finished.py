@@ -12,35 +12,37 @@ from typing import Any
 
 from utilities.results import last_written
 
+BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
+
 # Flags that say where a run happens, not what comes out.
 PLACES = frozenset(
-    ("source_path", "save_path", "gpu", "kernels", "skip_finished", "log_online", "wandb_mode",
-     "project")
+    ("source_path", "save_path", "gpu", "kernels", "skip_finished", "resume", "checkpoint_every",
+     "log_online", "wandb_mode", "project")
 )  # fmt: skip
 
 
 def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
-    """What ``--skip_finished`` does: leave, successfully, if there is nothing to do.
+    """What ``--skip_finished`` and ``--resume`` do: leave, successfully, if nothing is to be done.
 
     Raises:
         SystemExit: the run is finished (status 0), or one of other flags has its name (status 1).
     """
-    if not flags["skip_finished"]:
+    if not flags["skip_finished"] and not flags["resume"]:
         return
     try:
         folder = finished_run(flags, name)
     except ValueError as error:
         sys.exit(str(error))
     if folder:
-        print(f"--skip_finished: {folder} is finished")
+        print(f"{folder} is finished")
         sys.exit()
 
 
 def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
     """The folder of a finished run of these flags: ``<save_path>/<dataset>/<name>``, ``_2``, ….
 
-    A run is finished when its last epoch is written. One that was interrupted is passed over, and
-    so is a folder that holds no run.
+    A run is finished when its last epoch is written and what the report needs is gone. One that was
+    interrupted is passed over, and so is a folder that holds no run.
 
     Args:
         flags: as parsed; one that is None, which the dataset's recipe fills, is not compared.
@@ -61,7 +63,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
         ]
         if differ:
             raise ValueError(
-                f"--skip_finished: {folder} is a finished run of other flags: {', '.join(differ)}; "
+                f"{folder} is a finished run of other flags: {', '.join(differ)}; "
                 "give another --group, --savename or --save_path"
             )
         return folder
@@ -83,4 +85,5 @@ def _finished_flags(folder: Path) -> dict[str, Any] | None:
         flags, last = last_written(folder)
     except ValueError:
         return None
-    return flags if last.get("epoch", -1) == flags.get("n_epochs") else None
+    done = last.get("epoch", -1) == flags.get("n_epochs") and not (folder / BEFORE).is_file()
+    return flags if done else None

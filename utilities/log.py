@@ -35,14 +35,17 @@ class Remembering(logging.Handler):
         self.records.append(record)
 
 
-def set_up(log_file: Path | None = None) -> None:
+def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
     """Send log records to the console and, with ``log_file``, to the end of that file.
+
+    Args:
+        quiet: warnings and errors alone, for a process beside the one that speaks.
 
     May be called again once the run folder exists: the file then begins with what was said before.
     It replaces what it set up earlier and leaves handlers of others alone.
     """
     root = logging.getLogger()
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.WARNING if quiet else logging.INFO)
     early = [
         record
         for handler in root.handlers

@@ -1,10 +1,11 @@
 """Optimisers and learning-rate schedules by name."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import optim
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 def build_optimizer(
@@ -21,18 +22,51 @@ def build_optimizer(
 
 
 def build_scheduler(
-    name: str, optimizer: optim.Optimizer, *, n_epochs: int, tau: list[int], gamma: float
+    name: str,
+    optimizer: optim.Optimizer,
+    *,
+    n_steps: int,
+    steps_per_epoch: int,
+    tau: Sequence[int],
+    gamma: float,
+    lr: float,
+    warmup_steps: int = 0,
+    warmup_lr: float = 1e-5,
+    final_lr: float = 1e-6,
 ) -> LRScheduler:
-    """A schedule that is stepped once per epoch.
+    """A schedule that is stepped once per optimizer step.
 
-    ``step`` multiplies every rate by ``gamma`` after each epoch in ``tau``, ``cosine`` falls to
-    zero at the end of ``n_epochs``, ``none`` keeps the rates.
+    ``step`` multiplies every rate by ``gamma`` after each epoch in ``tau``, ``cosine`` lowers it
+    after each epoch, to zero after the last (Loshchilov and Hutter, SGDR, ICLR 2017),
+    ``warmup_cosine`` goes by the step (see there), ``none`` keeps the rates.
+
+    Args:
+        n_steps: planned in all; 0 keeps the rates.
+        lr, warmup_steps, warmup_lr, final_lr: as ``warmup_cosine``.
+
+    Raises:
+        ValueError: as ``warmup_cosine``.
     """
-    if name == "step":
-        return MultiStepLR(optimizer, milestones=tau, gamma=gamma)
-    if name == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=max(n_epochs, 1))
-    return LambdaLR(optimizer, lambda epoch: 1.0)
+    n_epochs = max(1, math.ceil(n_steps / steps_per_epoch))
+
+    def milestones(step: int) -> float:
+        return gamma ** sum(step // steps_per_epoch >= epoch for epoch in tau)
+
+    def cosine(step: int) -> float:
+        done = min(step // steps_per_epoch / n_epochs, 1.0)
+        return (1 + math.cos(math.pi * done)) / 2
+
+    if name == "warmup_cosine" and n_steps:
+        return warmup_cosine(
+            optimizer,
+            lr,
+            max_steps=n_steps,
+            warmup_steps=warmup_steps,
+            warmup_lr=warmup_lr,
+            final_lr=final_lr,
+        )
+    shares = {"step": milestones, "cosine": cosine}
+    return LambdaLR(optimizer, shares.get(name, lambda step: 1.0))
 
 
 def scaled_lr(lr: float, bs: int, base_bs: int = 512) -> float:

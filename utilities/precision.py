@@ -1,8 +1,16 @@
-"""The half precision of a device."""
+"""The number formats of a forward pass."""
+
+from contextlib import AbstractContextManager
 
 import torch
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def half_precision(device: torch.device) -> torch.dtype:
-    """float16 on CUDA, whose range needs a loss scaler in training; bfloat16 elsewhere."""
-    return torch.float16 if device.type == "cuda" else torch.bfloat16
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Under it, what gains computes in ``precision``, a name of ``DTYPES``; weights stay float32.
+
+    Micikevicius et al., Mixed Precision Training, ICLR 2018.
+    """
+    dtype = DTYPES[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

@@ -1,35 +1,41 @@
 """One epoch of batches behind a progress bar: what was seen, how fast, and at what loss."""
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import Generic, TypeVar, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from utilities import processes
 from utilities.timing import Stopwatch
 
 T = TypeVar("T")
 
 
-class Progress(Generic[T]):
-    """Iterates over ``batches`` and keeps the epoch's averages.
+def bar(**options: Any) -> tqdm:
+    """A progress bar that goes when it is done; of the first process alone."""
+    hidden = {} if processes.is_first() else {"disable": True}
+    return tqdm(leave=False, **options, **hidden)
+
+
+class Progress:
+    """Keeps the averages of an epoch, whose batches may come in several runs of the program.
 
     The time until a batch is there counts as "data", the rest of each turn as "step": where much is
     spent waiting for data, more or faster loading is what speeds training up.
     """
 
-    def __init__(self, batches: Iterable[T], title: str) -> None:
-        self.batches = batches
-        self.title = title
+    def __init__(self) -> None:
         self.watch = Stopwatch()
         self.n_images = 0
         self.terms: dict[str, list[Tensor]] = {}
+        self._earlier: dict[str, Tensor] = {}  # of a run of the program that was interrupted
 
-    def __iter__(self) -> Iterator[T]:
-        total = len(cast(Sized, self.batches))
-        with tqdm(total=total, desc=self.title, unit="batch", leave=False) as self.bar:
-            for batch in self.watch.waiting(self.batches):
+    def over(self, batches: Iterable[T], n_batches: int, title: str) -> Iterator[T]:
+        """The batches, ``n_batches`` of them, behind a bar."""
+        with bar(total=n_batches, desc=title, unit="batch") as self.bar:
+            for batch in self.watch.waiting(batches):
                 with self.watch.section("step"):
                     yield batch
                 self.bar.update()
@@ -48,10 +54,29 @@ class Progress(Generic[T]):
         )
 
     def averages(self) -> dict[str, float]:
-        """Mean of each term over the steps that had it, images per second, share of waiting."""
+        """Mean of each term over the steps that had it, images per second, share of waiting.
+
+        Terms are those of all processes that train together, the speed is of this run of the
+        program.
+        """
         seconds = sum(self.watch.seconds.values())
         return {
-            **{name: torch.stack(values).mean().item() for name, values in self.terms.items()},
+            **{
+                name: float(processes.mean(values.mean()))
+                for name, values in self.state_dict().items()
+            },
             "images_per_second": self.watch.images_per_second(self.n_images),
             "waiting_for_data": self.watch.seconds["data"] / seconds if seconds else 0.0,
         }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The terms so far, on the CPU."""
+        both = dict(self._earlier)
+        for name, values in self.terms.items():
+            late = torch.stack(values).cpu()
+            both[name] = torch.cat([both[name], late]) if name in both else late
+        return both
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on with the averages where ``state_dict`` was asked."""
+        self._earlier, self.terms = dict(state), {}

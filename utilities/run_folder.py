@@ -5,6 +5,7 @@ epoch), log.txt, and whatever else the run writes there: checkpoints, plots, a r
 """
 
 import csv
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -27,11 +28,15 @@ PACKAGES = (
     "faiss-gpu", "pillow", "wandb",
 )  # fmt: skip
 
+_LOCKS: dict[Path, IO[str]] = {}  # of this process: open files, by folder
+
 Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 
 
 class RunFolder:
     """One run's folder. ``create`` makes a new one, ``reopen`` goes on with one that exists.
+
+    Both hold its lock until the process ends, so that no two runs write into one folder.
 
     Attributes:
         path: the folder.
@@ -67,8 +72,21 @@ class RunFolder:
                 path.mkdir()
             except FileExistsError:
                 continue
-            return cls(path)
+            folder = cls(path)
+            folder.lock()
+            return folder
         raise AssertionError("count() has no end")
+
+    @staticmethod
+    def newest(save_path: Path, dataset: str, name: str) -> Path | None:
+        """The last of the folders that ``create`` made for that name; None before the first."""
+        found = None
+        for attempt in count(1):
+            path = save_path / dataset / (name if attempt == 1 else f"{name}_{attempt}")
+            if not path.is_dir():
+                return found
+            found = path
+        return found
 
     @classmethod
     def reopen(cls, path: Path, epoch: int) -> "RunFolder":
@@ -78,15 +96,37 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: there is no such folder.
+            OSError: another process writes to it.
         """
         if not path.is_dir():
             raise FileNotFoundError(f"run folder {path} does not exist")
         folder = cls(path)
+        folder.lock()
         folder.rows = [row for row in read_rows(path / "metrics.jsonl") if row["epoch"] <= epoch]
         with atomic_path(path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(_line(row) for row in folder.rows), encoding="utf-8")
         folder._write_csv()
         return folder
+
+    def lock(self) -> None:
+        """Keep others out until this process ends, however it ends.
+
+        Raises:
+            OSError: another process has it.
+        """
+        path = self.path.resolve()
+        if path in _LOCKS:  # this process's own
+            return
+        lock = (path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise OSError(
+                f"run folder {self.path} is in use by another process; wait for it, or give this "
+                "run another --group or --savename"
+            ) from error
+        _LOCKS[path] = lock
 
     @property
     def log_file(self) -> Path:

@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     pair. Labels, rows and captions are those of the first view.
     """
 
-    views: tuple[Tensor, ...]  # each (B, 3, H, W) float32, or uint8 with colours to be changed
+    views: tuple[Tensor, ...]  # each (B, 3, H, W): uint8, after ``datasets.finish`` float32
     labels: Tensor  # (B,) int64, class index within the ImageSet
     rows: Tensor  # (B,) int64, row in the ImageSet
     captions: tuple[str, ...] = ()

@@ -181,6 +181,41 @@ def test_every_order_is_drawn_equally_often_or_none_at_all():
     assert (colours[colours[:, 0] < 0, ORDER] == -1).all()
 
 
+def test_adv_is_roth_et_al_s_greyscale_before_jitter_of_a_fifth():
+    torch.manual_seed(0)
+    colours = torch.stack([draw(colour.ADV) for _ in range(2000)])
+    assert (colours[:, 0] >= 0).all() and (colours[:, BLUR] == 0).all()
+    assert set(colours[:, GREY].tolist()) == {0.0, -1.0}
+    assert stats.binomtest(int((colours[:, GREY] < 0).sum()), 2000, 0.2).pvalue > 1e-4
+    assert colours[:, 4:7].min() >= 0.8 and colours[:, 4:7].max() <= 1.2
+    assert -0.2 <= colours[:, 7].min() < -0.19 and 0.19 < colours[:, 7].max() <= 0.2
+
+    pixels, few = random_pixels(60), colours[:60]
+    assert (few[:, GREY] < 0).any()
+    expected = []
+    for image, numbers_of in zip(pixels, few, strict=True):
+        image = image.float() / 255
+        if numbers_of[GREY]:
+            image = V.rgb_to_grayscale(image, num_output_channels=3)
+        steps = (V.adjust_brightness, V.adjust_contrast, V.adjust_saturation, V.adjust_hue)
+        for number in numbers_of[ORDER].int().tolist():
+            image = steps[number](image, numbers_of[FACTORS][number].item())
+        expected.append(image)
+    torch.testing.assert_close(adjust(pixels, few), torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_bytes_are_normalised_as_one_image_after_the_other_was():
+    """To the bit: (value - 255 mean) times 1 / (255 std)."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    means, stds = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    for pixels in (random_pixels(), random_pixels()[..., :7], random_pixels(1, 1)):
+        expected = [image.sub(255 * means).mul(1 / (255 * stds)) for image in pixels]
+        for layout in (torch.contiguous_format, torch.channels_last):
+            found = colour.normalise_bytes(pixels.contiguous(memory_format=layout), mean, std)
+            assert torch.equal(found, torch.stack(expected))
+            assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_draws_are_independent_of_each_other():
     """Jitter, grey and blur in all eight combinations, as often as their shares multiply."""
     n = 4000
@@ -210,11 +245,14 @@ def batch(views, colours):
 def test_finish_normalises_what_it_colours_and_leaves_the_rest():
     mean, std = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)
     ready, pixels, colours = torch.randn(8, 3, 20, 20), random_pixels(), draws(8)
-    finished = finish(batch((ready, pixels), (None, colours)), mean, std)
+    plain = random_pixels(seed=1)
+    finished = finish(batch((ready, pixels, plain), (None, colours, None)), mean, std)
     assert finished.views[0] is ready and finished.colours == ()
     expected = torch.stack([V.normalize(image, mean, std) for image in adjust(pixels, colours)])
     torch.testing.assert_close(finished.views[1], expected)
-    assert finished.views[1].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(finished.views[2], V.normalize(plain / 255, mean, std))
+    for view in finished.views[1:]:
+        assert view.is_contiguous(memory_format=torch.channels_last)
     assert finished.captions == ("a",) * 8 and finished.rows.tolist() == list(range(8))
     assert finish(finished, mean, std) is finished
 

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import datasets
 from datasampler.pairs import AugmentedPairs, RandomPairs
-from datasets import ImageSet
-from datasets.loading import Item, Views, collate
+from datasets import ImageSet, transforms
+from datasets.colour import Crop
+from datasets.loading import Item, Sample, Views, collate
 from datasets.readable import fault
-from datasets.reading import read_image
+from datasets.reading import Jpeg, Pixels, open_image, read_image
 from datasets.transforms import train_views
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -38,7 +40,7 @@ def images(tmp_path):
 
 
 def row_of(view: torch.Tensor) -> torch.Tensor:
-    return (view[:, 0].mean((1, 2)) * 255 / 30).round().long()
+    return (view[:, 0].float().mean((1, 2)) / 30).round().long()
 
 
 # ---------------------------------------------------------------------------------------- images
@@ -96,6 +98,167 @@ def test_a_truncated_image_is_found_out(tmp_path, suffix):
     assert fault(path)
 
 
+# ------------------------------------------------------------------------ no more than is needed
+
+
+def smooth(width, height, wave=40):
+    """Slow waves of colour: an image that looks the same at a fraction of its size."""
+    y, x = np.mgrid[:height, :width] / wave
+    waves = np.stack([np.sin(x), np.sin(y), np.sin(x + y)], axis=-1)
+    return Image.fromarray((127 + 100 * waves).astype(np.uint8))
+
+
+def file_of_kind(folder, kind):
+    """An image file of one of many kinds, 61 x 45."""
+    rgb = smooth(61, 45)
+    second = rgb.rotate(180)
+    if kind.startswith("jpeg"):
+        mode = "L" if "grey" in kind else "CMYK" if "cmyk" in kind else "RGB"
+        options = {
+            "progressive": "progressive" in kind,
+            "subsampling": 0 if "444" in kind else 2,
+        }
+        if "rotated" in kind:
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            options["exif"] = exif
+        return save(folder / f"{kind}.jpg", rgb.convert(mode), quality=90, **options)
+    if kind == "mpo":
+        return save(folder / "two.mpo", rgb, save_all=True, append_images=[second])
+    if kind == "gif":
+        return save(folder / "two.gif", rgb, save_all=True, append_images=[second])
+    if kind == "deep":
+        values = np.arange(61 * 45, dtype=np.uint16).reshape(45, 61) * 20
+        return save(folder / "deep.png", Image.fromarray(values))
+    if kind == "clear":
+        clear = rgb.convert("RGBA")
+        clear.putalpha(128)
+        return save(folder / "clear.png", clear)
+    return save(folder / f"{kind}.png", rgb.convert({"palette": "P", "bits": "1"}.get(kind, "RGB")))
+
+
+JPEGS = ("jpeg", "jpeg_444", "jpeg_progressive", "jpeg_grey", "jpeg_rotated", "jpeg_grey_444")
+OTHERS = ("jpeg_cmyk", "mpo", "gif", "deep", "clear", "palette", "bits", "png")
+
+
+@pytest.mark.parametrize("kind", [*JPEGS, *OTHERS])
+def test_whole_pixels_are_those_of_pil(tmp_path, kind):
+    path = file_of_kind(tmp_path, kind)
+    opened = open_image(path)
+    values, reduction = opened.pixels()
+    assert reduction == 1 and opened.size == (61, 45)
+    assert np.array_equal(values.numpy(), np.asarray(read_image(path)))
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_without_torchvision_s_decoder_pil_does_the_same(tmp_path, monkeypatch, kind):
+    path = file_of_kind(tmp_path, kind)
+    expected = open_image(path).pixels().values
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    assert torch.equal(open_image(path).pixels().values, expected)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_only_jpeg_is_reduced(tmp_path, kind):
+    path = file_of_kind(tmp_path, kind)
+    values, reduction = open_image(path).pixels(8)
+    assert reduction == 1 and np.array_equal(values.numpy(), np.asarray(read_image(path)))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (61, 45), (9, 200), (2, 3), (1, 1)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_is_reduced_to_the_mean_of_its_blocks(tmp_path, size, mode):
+    path = save(tmp_path / "a.jpg", smooth(*size).convert(mode), quality=95, subsampling=0)
+    width, height = size
+    whole = open_image(path).pixels().values.float()
+    for most, by in ((1, 1), (2, 2), (3, 2), (4, 4), (8, 8), (100, 8)):
+        values, reduction = open_image(path).pixels(most)
+        assert reduction == min(by, 2 ** (min(size).bit_length() - 1))
+        assert values.shape == (-(-height // reduction), -(-width // reduction), 3)
+        rows, columns = height // reduction, width // reduction
+        blocks = whole[: rows * reduction, : columns * reduction]
+        blocks = blocks.view(rows, reduction, columns, reduction, 3).mean(dim=(1, 3))
+        if blocks.numel():
+            assert (values[:rows, :columns] - blocks).abs().max() < 4
+
+
+def test_a_part_is_never_reduced_below_the_view(monkeypatch):
+    """The pixels that are resized to a view are at least as many, in both directions."""
+    seen = []
+    monkeypatch.setattr(
+        transforms, "resize", lambda part, *size: (seen.append(part.shape), part[:1, :1])[1]
+    )
+    random = np.random.default_rng(0)
+    (view,) = train_views(32)
+    torch.manual_seed(0)
+    reductions = []
+    for width, height in random.integers(20, 900, (300, 2)).tolist():
+        part = view.draw((width, height))
+        by = view.most(part)
+        assert by == 8 or min(part.height, part.width) // (2 * by) < 32  # as far as it goes
+        reduced = torch.zeros(-(-height // by), -(-width // by), 3, dtype=torch.uint8)
+        view.cut(Pixels(reduced, by), part)
+        for length, left in zip((part.height, part.width), seen[-1][:2], strict=True):
+            assert left >= min(length, 32) and abs(left - length / by) <= 1
+        reductions.append(by)
+    assert set(reductions) == {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize("size", [(1000, 700), (333, 901)])
+def test_reduced_views_are_those_of_the_whole_image(tmp_path, size):
+    path = save(tmp_path / "large.jpg", smooth(*size, wave=150), quality=95)
+    whole = np.asarray(read_image(path))
+    for view in (train_views(32, scale=(0.3, 1.0))[0], datasets.eval_transform(32)):
+        for seed in range(10):
+            torch.manual_seed(seed)
+            part = view.draw(size)
+            opened = open_image(path).pixels(view.most(part))
+            assert opened.reduction > 1
+            found = view.cut(opened, part).float()
+            expected = view.cut(Pixels(torch.from_numpy(whole.copy()), 1), part).float()
+            # A part begins at the nearest pixel that is left: half of one at most is 6 levels here.
+            assert (found - expected).abs().mean() < 3
+            assert (found - expected).abs().max() < 8
+
+
+def test_an_image_is_reduced_as_far_as_the_most_demanding_of_its_views_allows(
+    tmp_path, monkeypatch
+):
+    path = save(tmp_path / "large.jpg", smooth(800, 800))
+    images = ImageSet("one", (path,), np.zeros(1, dtype=np.int64), ("a",))
+    asked = []
+    read = Jpeg.pixels
+    monkeypatch.setattr(
+        Jpeg, "pixels", lambda self, most=1: (asked.append(most), read(self, most))[1]
+    )
+    small, large = (datasets.eval_transform(side, 1.0, **PLAIN) for side in (50, 300))
+    Views(images, [small])[Item((0,), 0)]
+    Views(images, [small, large])[Item((0, 0), 0)]
+    Views(images, [small, lambda image: torch.zeros(3, *image.size)])[Item((0, 0), 0)]
+    assert asked == [8, 2, 1]
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_a_jpeg_that_is_cut_short_is_left_out(tmp_path, caplog, most):
+    path = save(tmp_path / "cut.jpg", smooth(800, 800))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(OSError, match=r"cannot read the image .*cut.jpg.*truncated"):
+        open_image(path).pixels(most)
+    images = ImageSet("one", (path,), np.zeros(1, dtype=np.int64), ("a",))
+    side = 600 // most
+    assert Views(images, [datasets.eval_transform(side, 1.0, **PLAIN)])[Item((0,), 0)] is None
+    assert "cut.jpg" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_too_large_to_be_true_is_refused_unread(tmp_path, monkeypatch, suffix):
+    path = save(tmp_path / f"bomb.{suffix}", smooth(100, 100))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # PIL refuses twice as many
+    for read in (open_image, read_image):
+        with pytest.raises(OSError, match=r"cannot read the image .*bomb.*decompression bomb"):
+            read(path)
+
+
 # ------------------------------------------------------------------------------------- transforms
 
 
@@ -106,7 +269,8 @@ def test_training_input_has_one_size(augmentation, size):
     view = transform(Image.new("RGB", size, "grey"))
     side = datasets.input_size(56, augmentation)
     assert side == (64 if augmentation == "big" else 56)
-    assert view.shape == (3, side, side) and view.dtype == torch.float32
+    pixels = view.pixels if isinstance(view, Crop) else view
+    assert pixels.shape == (3, side, side) and pixels.dtype == torch.uint8
 
 
 def test_an_unknown_augmentation_lists_the_known_ones():
@@ -119,18 +283,19 @@ def test_an_unknown_augmentation_lists_the_known_ones():
 def test_only_adv_changes_colours():
     red = Image.new("RGB", (64, 64), (200, 40, 40))
     for augmentation, changes in (("base", False), ("adv", True)):
-        (transform,) = train_views(32, augmentation, **PLAIN)
-        views = torch.stack([transform(red) for _ in range(20)])
+        (transform,) = train_views(32, augmentation)
+        loaded = collate([Sample((transform(red),), 0, 0, None) for _ in range(20)])
+        views = datasets.finish(loaded, **PLAIN).views[0]
         assert (views.std(0).max() > 0.01) == changes
 
 
 def test_scale_bounds_the_part_that_is_seen():
     ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1))).convert("RGB")
-    (whole,) = train_views(64, scale=(1.0, 1.0), **PLAIN)
-    (part,) = train_views(64, scale=(0.05, 0.1), **PLAIN)
+    (whole,) = train_views(64, scale=(1.0, 1.0))
+    (part,) = train_views(64, scale=(0.05, 0.1))
 
     def spread(transform):
-        views = torch.stack([transform(ramp) for _ in range(20)])
+        views = torch.stack([transform(ramp) for _ in range(20)]) / 255
         return (views.amax((1, 2, 3)) - views.amin((1, 2, 3))).mean()
 
     assert spread(whole) > 0.9 and spread(part) < 0.5

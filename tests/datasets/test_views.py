@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 import datasets
 from datasets import ImageSet
 from datasets.colour import Crop, adjust, finish
 from datasets.transforms import train_views
+from utilities.seeding import derive
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -33,11 +35,14 @@ def corners(pixels):
 
 def crops(augmentation, n=200, side=32):
     """Of n draws of a view: where it was taken."""
-    (transform,) = train_views(side, augmentation, **PLAIN)
+    (transform,) = train_views(side, augmentation)
     torch.manual_seed(0)
-    views = [transform(ramps()) for _ in range(n)]
-    pixels = [view.pixels / 255 if isinstance(view, Crop) else view for view in views]
-    return np.array([corners(image) for image in pixels]).T  # (4, n)
+    views = [pixels_of(transform(ramps())) for _ in range(n)]
+    return np.array([corners(view / 255) for view in views]).T  # (4, n)
+
+
+def pixels_of(view):
+    return view.pixels if isinstance(view, Crop) else view
 
 
 def area(left, right, top, bottom):
@@ -62,7 +67,7 @@ def test_a_simclr_crop_is_at_least_a_fifth_and_flipped_half_of_the_time():
     ("augmentation", "coloured"),
     [
         ("base", (False, False, False)),
-        ("adv", (False, False, False)),
+        ("adv", (True, True, True)),
         ("big", (False, False, False)),
         ("global_crop", (False, False, False)),
         ("simclr", (True, True, True)),
@@ -76,20 +81,18 @@ def test_each_view_has_a_transform(augmentation, coloured):
         assert tuple(isinstance(view, Crop) for view in views) == coloured[:n_views]
         side = datasets.input_size(28, augmentation)
         for view in views:
+            pixels = pixels_of(view)
+            assert pixels.shape == (3, side, side) and pixels.dtype == torch.uint8
             if isinstance(view, Crop):
-                assert view.pixels.shape == (3, side, side) and view.pixels.dtype == torch.uint8
                 assert view.colour.shape == (10,) and view.colour.dtype == torch.float32
-            else:
-                assert view.shape == (3, side, side) and view.dtype == torch.float32
 
 
 def test_the_recipe_s_scale_is_for_the_augmentations_with_labels():
     for augmentation, follows in (("base", True), ("global_crop", False), ("simclr", False)):
-        (transform,) = train_views(16, augmentation, scale=(0.01, 0.011), **PLAIN)
+        (transform,) = train_views(16, augmentation, scale=(0.01, 0.011))
         torch.manual_seed(0)
-        view = transform(ramps())
-        pixels = view.pixels / 255 if isinstance(view, Crop) else view
-        assert (area(*corners(pixels)) < 0.02) == follows
+        view = pixels_of(transform(ramps()))
+        assert (area(*corners(view / 255)) < 0.02) == follows
 
 
 def test_an_unknown_augmentation_lists_the_known_ones():
@@ -133,25 +136,62 @@ def test_a_batch_holds_bytes_and_what_is_left_to_do(images):
     assert first.captions == ("caption 0", "caption 1", "caption 2")
 
 
-def test_a_batch_without_colours_is_as_it_always_was(images):
-    for augmentation in ("base", "adv", "global_crop"):
+def test_a_batch_without_colours_is_normalised_on_the_device(images):
+    for augmentation in ("base", "global_crop"):
         for batch in load(images, augmentation):
             assert batch.colours == ()
-            assert {view.dtype for view in batch.views} == {torch.float32}
-            assert finish(batch, **PLAIN) is batch
+            assert {view.dtype for view in batch.views} == {torch.uint8}
+            finished = finish(batch, **PLAIN)
+            for view, pixels in zip(finished.views, batch.views, strict=True):
+                torch.testing.assert_close(view, pixels / 255)
+            assert finish(finished, **PLAIN) is finished
+
+
+@pytest.mark.parametrize("n_views", [1, 2])
+@pytest.mark.parametrize("augmentation", ["base", "big", "global_crop"])
+def test_the_network_s_input_is_that_of_torchvision_s_pipeline(images, augmentation, n_views):
+    """The same draws and operations, image by image in floating point, give the same bits."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    side = datasets.input_size(16, augmentation)
+    scale = (0.5, 1.0) if augmentation == "global_crop" else (0.08, 1.0)
+    steps = [v2.PILToTensor(), v2.RandomResizedCrop(side, scale=scale)]
+    if augmentation != "global_crop":
+        steps.append(v2.RandomHorizontalFlip())
+    plain = v2.Compose(steps)
+
+    def normalised(view):
+        means, stds = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+        return view.sub(255 * means).mul(1 / (255 * stds))
+
+    rows = list(range(6))
+    batches = [[(row,) * n_views for row in rows]]
+    loader = datasets.loader(
+        images, train_views(16, augmentation, n_views), batches, workers=0, seed=1
+    )
+    (batch,) = loader
+    found = finish(batch, mean, std).views
+    expected = []
+    for row in rows:
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(1, "augmentation", 0, 0, row))
+            expected.append([normalised(plain(images.read(row))) for _ in range(n_views)])
+    for view, of_rows in zip(found, zip(*expected, strict=True), strict=True):
+        assert torch.equal(view, torch.stack(of_rows))
+    reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    torch.testing.assert_close(found[0], reference(batch.views[0]))
 
 
 def test_slip_leaves_the_view_that_text_is_paired_with_uncoloured(images):
     batch = load(images, "slip", n_views=3)[0]
     assert batch.colours[0] is None
     finished = finish(batch, **PLAIN)
-    assert finished.views[0] is batch.views[0]
+    torch.testing.assert_close(finished.views[0], batch.views[0] / 255)
     for view in (1, 2):
         expected = adjust(batch.views[view], batch.colours[view])
         torch.testing.assert_close(finished.views[view], expected)
 
 
-@pytest.mark.parametrize("augmentation", ["simclr", "slip"])
+@pytest.mark.parametrize("augmentation", ["base", "adv", "simclr", "slip"])
 def test_views_depend_neither_on_the_workers_nor_on_what_was_loaded_before(images, augmentation):
     def epoch(**how):
         return [finish(batch, **PLAIN) for batch in load(images, augmentation, **how)]

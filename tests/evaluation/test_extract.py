@@ -1,14 +1,19 @@
 """Images are embedded once, in order, and the embedder is left as it was."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+import datasets
 from datasets.image_set import ImageSet
 from evaluation import extract, predict
 from utilities.structures import Embedding
+
+extraction = import_module("evaluation.extract")  # evaluation.extract is its function
 
 
 class Colour(nn.Module):
@@ -79,7 +84,7 @@ def test_half_precision_gives_float32(image_set):
             return Embedding(features, features, images)
 
     embedder = Linear()
-    found = extract(embedder, image_set, to_tensor, bs=7, workers=0, autocast=True)
+    found = extract(embedder, image_set, to_tensor, bs=7, workers=0, precision="bf16")
     assert embedder.asked == [torch.bfloat16]
     assert found.embeds.dtype == found.features.dtype == torch.float32
 
@@ -101,3 +106,38 @@ def test_predictions_stand_in_their_rows(image_set):
     logits = predict(Reds(), image_set, to_tensor, bs=3, workers=0)
     assert logits.shape == (7, 3)
     torch.testing.assert_close(logits[:, 0], torch.arange(7) * 10 / 255)
+
+
+class Input(Colour):
+    """Embeds an image as it is."""
+
+    def forward(self, images):
+        self.asked.append(images.dtype)
+        return Embedding(images.flatten(1), images.flatten(1), images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_transform_of_evaluation_gives_what_it_gives_for_one_image(image_set, workers):
+    """Bytes come from the workers, and are normalised a batch at a time, to the same bits."""
+    for row, path in enumerate(image_set.paths):
+        pixels = np.random.default_rng(row).integers(0, 256, (50 + row, 70, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    middle = datasets.eval_transform(32, 0.8)
+    embedder = Input()
+    found = extract(embedder, image_set, middle, bs=3, workers=workers)
+    expected = torch.stack([middle(image_set.read(row)).flatten() for row in range(7)])
+    assert torch.equal(found.embeds, expected) and set(embedder.asked) == {torch.float32}
+
+
+@pytest.mark.parametrize(("bs", "started"), [(3, 3), (4, 2), (7, 0), (100, 0)])
+def test_no_more_processes_are_started_than_there_are_batches(image_set, monkeypatch, bs, started):
+    """One batch is loaded here: nothing could be done meanwhile."""
+    asked = []
+
+    def here(*args, workers, **options):
+        asked.append(workers)
+        return datasets.loader(*args, workers=0, **options)
+
+    monkeypatch.setattr(extraction, "loader", here)
+    extract(Colour(), image_set, to_tensor, bs=bs, workers=6)
+    assert asked == [started]

@@ -199,7 +199,7 @@ def test_another_model_transform_set_or_precision_is_another_file(digits, tmp_pa
     kept(embedder, digits.test, tmp_path)
     kept(embedder, digits.train, tmp_path)
     kept(embedder, digits.test, tmp_path, lambda image: to_tensor(image) * 2)
-    kept(embedder, digits.test, tmp_path, autocast=True)
+    kept(embedder, digits.test, tmp_path, precision="bf16")
     assert len(list(tmp_path.iterdir())) == 5
 
 

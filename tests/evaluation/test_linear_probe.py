@@ -269,7 +269,7 @@ def test_refuses_what_cannot_be_probed():
     with pytest.raises(ValueError, match="two classes or more, found 1"):
         linear_probe(alike, None, alike)
     broken = Labelled(torch.full((6, 2), torch.nan), torch.arange(6) % 2)
-    with pytest.raises(ValueError, match=r"finite features.*--use_float16"):
+    with pytest.raises(ValueError, match=r"finite features.*--precision fp32"):
         linear_probe(broken, None, broken)
 
 

@@ -3,6 +3,7 @@
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,14 +32,35 @@ def test_groups_keep_their_own_rates(name, kind):
     ],
 )
 def test_rates_epoch_by_epoch(name, expected):
-    optimizer = build_optimizer("sgd", [{"params": [torch.ones(1)]}], lr=1.0, decay=0.0)
-    scheduler = build_scheduler(name, optimizer, n_epochs=4, tau=[2, 4], gamma=0.5)
-    rates = []
-    for _ in range(5):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx(expected, abs=1e-4)
+    optimizer = optimizer_of(1.0, 0.1)
+    scheduler = build_scheduler(
+        name, optimizer, n_steps=11, steps_per_epoch=3, tau=[2, 4], gamma=0.5, lr=1.0
+    )  # the last epoch is cut short
+    seen = rates_of(optimizer, scheduler, 15)
+    assert [fast for fast, _ in seen] == pytest.approx(np.repeat(expected, 3), abs=1e-4)
+    assert all(slow == pytest.approx(fast / 10) for fast, slow in seen)
+
+
+@pytest.mark.parametrize("name", ["step", "cosine"])
+def test_rates_are_those_of_torch_s_own_schedules(name):
+    ours, theirs = optimizer_of(0.3), optimizer_of(0.3)
+    scheduler = build_scheduler(
+        name, ours, n_steps=12, steps_per_epoch=2, tau=[1, 3, 4], gamma=0.3, lr=0.3
+    )
+    reference = (
+        torch.optim.lr_scheduler.MultiStepLR(theirs, [1, 3, 4], gamma=0.3)
+        if name == "step"
+        else torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=6)
+    )
+    by_epoch = rates_of(theirs, reference, 6)
+    assert np.allclose(rates_of(ours, scheduler, 12), np.repeat(by_epoch, 2, axis=0))
+
+
+@pytest.mark.parametrize("name", ["step", "cosine", "none", "warmup_cosine"])
+def test_without_a_step_rates_stay(name):
+    optimizer = optimizer_of(0.3)
+    build_scheduler(name, optimizer, n_steps=0, steps_per_epoch=5, tau=[1], gamma=0.3, lr=0.3)
+    assert optimizer.param_groups[0]["lr"] == 0.3
 
 
 # ------------------------------------------------------------------------------- warm-up and cosine

@@ -8,8 +8,8 @@ from utilities.progress import Progress
 
 
 def test_averages_over_the_steps_that_had_a_term():
-    progress = Progress([1, 2, 3], "epoch 1")
-    for batch in progress:
+    progress = Progress()
+    for batch in progress.over([1, 2, 3], 3, "epoch 1"):
         late = {"loss_match": torch.tensor(10.0 * batch)} if batch > 1 else {}
         progress.count(4, loss=torch.tensor(float(batch)), **late)
     averages = progress.averages()
@@ -25,8 +25,8 @@ def test_time_waiting_for_data_is_told_from_time_spent_on_steps():
                 time.sleep(0.03)
                 yield item
 
-    progress = Progress(Slow([1, 2, 3]), "epoch 1")
-    for _ in progress:
+    progress = Progress()
+    for _ in progress.over(Slow([1, 2, 3]), 3, "epoch 1"):
         time.sleep(0.01)
         progress.count(5, loss=torch.tensor(0.0))
     averages = progress.averages()
@@ -35,14 +35,31 @@ def test_time_waiting_for_data_is_told_from_time_spent_on_steps():
 
 
 def test_terms_do_not_hold_the_graph():
-    progress = Progress([1], "epoch 1")
+    progress = Progress()
     weight = torch.ones((), requires_grad=True)
-    for _ in progress:
+    for _ in progress.over([1], 1, "epoch 1"):
         progress.count(1, loss=weight * 2)
     assert not progress.terms["loss"][0].requires_grad
 
 
 def test_an_epoch_without_batches():
-    progress = Progress([], "epoch 1")
-    assert list(progress) == []
+    progress = Progress()
+    assert list(progress.over([], 0, "epoch 1")) == []
     assert progress.averages()["images_per_second"] == 0.0
+
+
+def test_an_epoch_in_two_runs_of_the_program_has_the_averages_of_one():
+    rng = torch.Generator().manual_seed(0)
+    losses = torch.rand(7, generator=rng)
+
+    def seen(progress, some):
+        for loss in progress.over(some, len(some), "epoch 1"):
+            late = {"late": loss * 2} if loss > 0.5 else {}
+            progress.count(1, loss=loss, **late)
+        return progress
+
+    whole, first, second = seen(Progress(), losses), seen(Progress(), losses[:3]), Progress()
+    second.load_state_dict(first.state_dict())
+    seen(second, losses[3:])
+    for name in ("loss", "late"):
+        assert second.averages()[name] == whole.averages()[name]

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -143,3 +144,31 @@ def test_checkpoint_names_stay_in_the_folder(folder):
     assert folder.checkpoint("last") == folder.path / "last.pt"
     assert folder.checkpoint("best_e_recall@1").name == "best_e_recall@1.pt"
     assert folder.checkpoint("best_a/b").parent == folder.path
+
+
+def test_no_two_processes_write_into_one_folder(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from utilities.run_folder import RunFolder\n"
+        "RunFolder.reopen(Path(sys.argv[1]), 0); print('open', flush=True); sys.stdin.read()"
+    )
+    path = RunFolder.create(tmp_path, "cub200", "run").path
+    command = [sys.executable, "-c", code, str(path)]
+    other = subprocess.run(command, capture_output=True, text=True, check=False, input="")
+    assert f"{path} is in use by another process" in other.stderr
+    RunFolder.reopen(path, 0)  # its own process may
+
+    path = tmp_path / "abandoned"
+    path.mkdir()
+    command[-1] = str(path)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(OSError, match="in use by another process"):
+            RunFolder.reopen(path, 0)
+        other.kill()
+    RunFolder.reopen(path, 0)  # however its process ended
+
+
+def test_the_newest_folder_of_a_name(tmp_path):
+    assert RunFolder.newest(tmp_path, "cub200", "run") is None
+    paths = [RunFolder.create(tmp_path, "cub200", "run").path for _ in range(3)]
+    assert RunFolder.newest(tmp_path, "cub200", "run") == paths[-1]

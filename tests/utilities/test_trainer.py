@@ -1,0 +1,121 @@
+"""Steps are plain optimizer steps, those without a finite gradient change nothing."""
+
+import copy
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from utilities.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+class Outcome(NamedTuple):
+    loss: Tensor
+
+
+class Regression(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.seen = []
+
+    def forward(self, x, factor=1.0):
+        self.seen.append(torch.is_autocast_enabled("cpu"))
+        return Outcome((self.net(x) - x.sum(dim=1, keepdim=True)).square().mean() * factor)
+
+
+def trainer(precision="fp32", seed=0, **options):
+    torch.manual_seed(seed)
+    objective = Regression()
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=0.05)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+    return Trainer(objective, optimizer, scheduler, device=CPU, precision=precision, **options)
+
+
+def data(n):
+    return torch.randn(n, 16, 3, generator=torch.Generator().manual_seed(1))
+
+
+def weights(of):
+    return torch.cat([p.detach().flatten() for p in of.objective.parameters()])
+
+
+def test_a_step_is_a_plain_step():
+    ours, plain = trainer(), trainer()
+    for x in data(5):
+        outcome = ours.step(x)
+        plain.optimizer.zero_grad()
+        loss = plain.objective(x).loss
+        loss.backward()
+        plain.optimizer.step()
+        plain.scheduler.step()
+        assert torch.equal(outcome.loss, loss)
+    assert torch.equal(weights(ours), weights(plain))
+    assert (ours.iteration, ours.skipped) == (5, 0)
+    assert ours.scheduler.get_last_lr() == plain.scheduler.get_last_lr()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_precision_is_that_of_the_forward_pass_and_the_loss_falls(precision):
+    ours = trainer(precision)
+    losses = [ours.step(x).loss.item() for x in data(40)]
+    assert set(ours.objective.seen) == {precision != "fp32"}
+    assert sum(losses[-5:]) < sum(losses[:5]) / 2
+    assert ours.scaler.is_enabled() == (precision == "fp16")
+    assert {p.dtype for p in ours.objective.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count(precision, factor, caplog):
+    ours = trainer(precision)
+    for x in data(9):  # the scale of fp16 begins too high
+        ours.step(x)
+    early = ours.skipped
+    before, moments = weights(ours), copy.deepcopy(ours.optimizer.state_dict()["state"])
+    ours.step(data(1)[0], factor)
+    assert torch.equal(weights(ours), before)
+    for number, state in ours.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(state[name], moments[number][name]) for name in state)
+    assert (ours.iteration, ours.skipped - early) == (10, 1)
+    assert ("step 10 left out" in caplog.text) == (precision == "fp32")  # fp16: as it should be
+    ours.step(data(1)[0])
+    assert not torch.equal(weights(ours), before)
+
+
+def test_too_many_in_a_row_end_training():
+    ours = trainer(most_skipped=3)
+    x = data(1)[0]
+    for factor in (float("nan"), float("nan"), 1.0, float("nan"), float("nan")):
+        ours.step(x, factor)
+    with pytest.raises(FloatingPointError, match=r"not finite in 3 steps.*step 6"):
+        ours.step(x, float("nan"))
+
+
+def test_the_scale_of_fp16_falls_until_the_gradient_fits():
+    ours = trainer("fp16")
+    for _ in range(60):  # the first steps overflow: 2^16 times the loss times a thousand
+        ours.step(data(1)[0], 1e3)
+    assert 0 < ours.skipped < 30
+    assert ours.scaler.get_scale() < 2**16
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(precision):
+    whole, first = trainer(precision), trainer(precision)
+    batches = data(8)
+    for x in batches:
+        whole.step(x, 1e2)
+    for x in batches[:5]:
+        first.step(x, 1e2)
+    second = trainer(precision, seed=9)
+    second.objective.load_state_dict(first.objective.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for x in batches[5:]:
+        second.step(x, 1e2)
+    assert torch.equal(weights(second), weights(whole))
+    assert (second.iteration, second.skipped) == (whole.iteration, whole.skipped)
+    assert second.scheduler.get_last_lr() == whole.scheduler.get_last_lr()
