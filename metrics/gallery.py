@@ -284,7 +284,7 @@ def _check(what: str, embeds: Tensor, labels: Tensor) -> None:
     if n_bad:
         raise ValueError(
             f"{n_bad} of {len(embeds)} embeddings are not finite, or too large to square; "
-            "lower --lr, or evaluate without --use_float16"
+            "lower --lr, or evaluate with --precision fp32"
         )
 
 
