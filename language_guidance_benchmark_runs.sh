@@ -17,7 +17,8 @@
 # SEED    0 1 2 for emoji and openclipart unless given; the published seed of each row for the others
 # FLAG    added to every command, such as --source_path data --log_online
 #
-# Runs that are finished are skipped, so that the same command goes on where it was stopped.
+# Runs that are finished are skipped and interrupted ones go on, so that the same command can be
+# given again.
 #
 # Environment: PYTHON is the interpreter (default .venv/bin/python); JOBS=2 runs two at a time with
 # an equal share of the cores; DRY_RUN=1 prints the commands and runs none.
@@ -45,7 +46,7 @@ if [ "$jobs" -gt 1 ]; then
 fi
 
 run() { # NAME FLAG...: one run of main.py; NAME is its W&B group and, with the seed, its folder
-    local command=("$python" main.py --skip_finished --group "$@" ${extra[@]+"${extra[@]}"})
+    local command=("$python" main.py --resume --group "$@" ${extra[@]+"${extra[@]}"})
     printf '+ '
     printf '%q ' "${command[@]}"
     printf '\n'

@@ -46,6 +46,12 @@ def test_a_name_stays_in_the_save_path(tmp_path, name):
     assert list(tmp_path.rglob("*")) in ([], [tmp_path / "emoji"])
 
 
+def test_a_save_path_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"--save_path .*file cannot be written"):
+        RunFolder.create(tmp_path / "file", "emoji", "run")
+
+
 def test_metrics_are_on_disk_after_every_epoch(folder):
     for epoch in range(3):
         folder.record(epoch, {"e_recall@1": epoch / 10})
