@@ -58,7 +58,7 @@ def test_benchmark_commands_parse(group):
         args = parameters.parse(command)
         assert args.seed == 7 and args.lr == 1e-5 and args.group not in names
         assert args.dataset == {"league": "emoji"}.get(group, group.partition("_")[0])
-        assert args.skip_finished
+        assert args.resume
         names.add(args.group)
     assert len(names) == ROWS[group]
 
