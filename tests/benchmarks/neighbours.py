@@ -11,7 +11,9 @@ reads is measured apart, on sentences of Python's own documentation.
 Each search runs in a process of its own, so that its peak memory is its own, with imports and the
 vectors that it reads from disk. *faiss* is FAISS's inverted file with as many lists and as many
 read as ivf chose, on as many of the queries as ``--faiss_queries`` says; its time for all follows
-from these.
+from these. *faiss_batch* is the same, searched list by list as ours are (its contrib module
+big_batch_search), on all queries; *faiss_pq* scans product-quantised codes of 4 bits and compares
+the best 20 candidates anew.
 """
 
 import argparse
@@ -41,6 +43,8 @@ SEED = 0
 POPULARITY = 0.7  # of centre i as i ** -POPULARITY: a few are met a thousand times
 SPECTRUM = 0.4  # standard deviation of direction i as i ** -SPECTRUM
 SPREAD = 0.8  # of rows around their centre, in units of that of the centres
+
+INDICES = ("ivf", "flat", "hnsw", "faiss", "faiss_batch", "faiss_pq")
 
 Result = dict[str, Any]
 
@@ -97,29 +101,35 @@ def search(index: str, file: Path, recall: float) -> Result:
     }  # fmt: skip
 
 
-def search_by_faiss(file: Path, lists: int, read: int, n_queries: int) -> Result:
-    """FAISS's inverted file of vectors in half precision; k-means on as many points as ours."""
+def search_by_faiss(kind: str, file: Path, lists: int, read: int, n_queries: int) -> Result:
+    """FAISS's inverted file; k-means on as many points as ours."""
     import faiss
+    from faiss.contrib.big_batch_search import big_batch_search
 
     start = time.perf_counter()
     vectors: NDArray[np.float16] = np.load(file, mmap_mode="r")
     n, dim = vectors.shape
     rng = np.random.default_rng(SEED)
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatIP(dim), dim, lists, faiss.ScalarQuantizer.QT_fp16,
-        faiss.METRIC_INNER_PRODUCT, False,
-    )  # fmt: skip
-    index.cp.spherical, index.cp.niter = True, nearest.KMEANS_ROUNDS
+    codes = {"faiss": "SQfp16", "faiss_batch": "Flat", "faiss_pq": f"PQ{dim // 2}x4fs,RFlat"}[kind]
+    index = faiss.index_factory(dim, f"IVF{lists},{codes}", faiss.METRIC_INNER_PRODUCT)
+    inverted = faiss.extract_index_ivf(index)
+    inverted.cp.spherical, inverted.cp.niter = True, nearest.KMEANS_ROUNDS
     sample = np.sort(rng.choice(n, min(n, nearest.POINTS_PER_LIST * lists), replace=False))
     index.train(vectors[sample].astype(np.float32))
     trained = time.perf_counter()
     for first in range(0, n, 1 << 16):
         index.add(vectors[first : first + (1 << 16)].astype(np.float32))
     added = time.perf_counter()
-    index.nprobe = read
-    queries = np.sort(rng.choice(n, min(n, n_queries), replace=False))
+    inverted.nprobe = read
+    if kind == "faiss_pq":
+        index.k_factor = 10  # times the 2 that are asked for
+    n_queries = n if kind == "faiss_batch" else min(n, n_queries)
+    queries = np.sort(rng.choice(n, n_queries, replace=False))
     asked = vectors[queries].astype(np.float32)
-    sims, ids = index.search(asked, 2)
+    if kind == "faiss_batch":
+        sims, ids = big_batch_search(index, asked, 2, method="knn_function", threaded=0)
+    else:
+        sims, ids = index.search(asked, 2)
     took = (time.perf_counter() - added) * n / len(queries)
     few = torch.from_numpy(rng.choice(len(queries), min(1000, len(queries)), replace=False))
     flat = nearest.Flat(torch.from_numpy(np.array(vectors)))
@@ -127,7 +137,7 @@ def search_by_faiss(file: Path, lists: int, read: int, n_queries: int) -> Result
     own = ids == queries[:, None]
     best = np.where(own, -np.inf, sims).max(axis=1)[few.numpy()]
     return {
-        "method": f"faiss ivf, {lists} lists, {read} read, {len(queries)} queries",
+        "method": f"{kind}, {lists} lists, {read} read, {len(queries)} queries",
         "recall": float((best >= exact[:, 0].numpy() - 1e-3).mean()), "read": 0.0,
         "train": trained - start, "file": added - trained, "choose": 0.0, "search": took,
         "total": added - start + took, "similarity": float(best.mean()),
@@ -189,13 +199,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--rows", type=int, default=1_000_000)
     add("--dim", type=int, default=384, help="384: MiniLM; 768: MPNet")
-    add("--index", nargs="+", choices=("ivf", "flat", "hnsw", "faiss"), default=["ivf"])
+    add("--index", nargs="+", choices=INDICES, default=["ivf"])
     add("--recall", type=float, default=0.95, help="@1 that ivf and hnsw aim at")
     add("--texts", type=int, default=2000, help="that an encoder reads; 0: none is measured")
     add("--language_model", default="minilm")
     add("--faiss_queries", type=int, default=20_000)
     add("--threads", type=int, default=os.cpu_count())
-    add("--run", choices=("ivf", "flat", "hnsw", "faiss"), help=argparse.SUPPRESS)
+    add("--run", choices=INDICES, help=argparse.SUPPRESS)
     add("--file", type=Path, help=argparse.SUPPRESS)
     add("--lists", type=int, nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -206,8 +216,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     if args.run:
         result = (
-            search_by_faiss(args.file, args.lists[0], args.lists[1], args.faiss_queries)
-            if args.run == "faiss"
+            search_by_faiss(args.run, args.file, args.lists[0], args.lists[1], args.faiss_queries)
+            if args.run.startswith("faiss")
             else search(args.run, args.file, args.recall)
         )
         unit = 1 << 30 if platform.system() == "Darwin" else 1 << 20
@@ -226,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results: list[Result] = []
         lists = [str(max(1, args.rows // 256)), "16"]  # unless ivf has chosen
         for index in args.index:
-            more = ["--lists", *lists] if index == "faiss" else []
+            more = ["--lists", *lists] if index.startswith("faiss") else []
             results.append(apart(args, index, file, *more))
             if index == "ivf":
                 lists = re.findall(r"\d+", results[-1]["method"])
