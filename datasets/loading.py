@@ -8,6 +8,7 @@ same.
 
 import copy
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
@@ -233,6 +234,13 @@ def loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=seed_worker,
+        worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(derive(seed, "loader")),
     )
+
+
+def _start_worker(worker: int) -> None:
+    """Leave a Ctrl-C, which a terminal sends to all processes, to the one that trains: it may want
+    the batches that are under way."""
+    seed_worker(worker)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

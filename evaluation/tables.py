@@ -42,7 +42,7 @@ def table(before: "Scores", after: "Scores") -> str:
 
     A row for each name of either, in the order of ``after``; – where a value is missing or NaN.
     """
-    rows = [(RULE, "untrained", "trained", "", "change")]
+    rows = [(_rule(after), "untrained", "trained", "", "change")]
     for name in dict.fromkeys((*after, *before)):
         old, new = (scores.get(name, math.nan) for scores in (before, after))
         cells = number(name, old), number(name, new), _interval(name, after)
@@ -52,7 +52,7 @@ def table(before: "Scores", after: "Scores") -> str:
 
 def listing(scores: "Scores") -> str:
     """The scores of one embedder, each with its interval."""
-    rows = [(RULE, "score", "")]
+    rows = [(_rule(scores), "score", "")]
     rows += [(name, number(name, value), _interval(name, scores)) for name, value in scores.items()]
     return _aligned(rows)
 
@@ -76,6 +76,11 @@ def write_by_class(path: Path, scores: "Scores", prefix: str, images: "ImageSet"
             values = [column[label] for column in columns.values()]
             cells = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
             writer.writerow([images.class_names[label], group, len(rows), *cells])
+
+
+def _rule(scores: "Scores") -> str:
+    few_shot = any("/fewshot" in name for name in scores)
+    return RULE + (", few-shot over episodes" if few_shot else "")
 
 
 def _interval(name: str, scores: "Scores") -> str:

@@ -23,7 +23,15 @@ ACTIONS = {
     flag: action for action in parameters.build_parser()._actions for flag in action.option_strings
 }
 OF_OTHER_COMMANDS = {
-    *("--classes", "--device", "--images", "--only", "--rounds", "--sizes", "--threads"),  # benchmarks
+    *(
+        "--classes",
+        "--device",
+        "--images",
+        "--only",
+        "--rounds",
+        "--sizes",
+        "--threads",
+    ),  # benchmarks
     "--rows",  # a benchmark, too
     *("--index", "--k", "--save", "--json"),  # evaluation.retrieve
     *(flag for action in neighbours.build_parser()._actions for flag in action.option_strings),

@@ -10,8 +10,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption:
     """Within it, the first Ctrl-C or SIGTERM is only noted; the second is as always.
 
-    SIGTERM is what job schedulers and torchrun send before they kill. Loading processes ignore the
-    Ctrl-C of the terminal, which would end them before the step that waits for them.
+    SIGTERM is what job schedulers and torchrun send before they kill. Loading processes leave the
+    Ctrl-C of a terminal to this one (``datasets.loading``).
 
     Attributes:
         asked: the name of the signal that came; None before.
