@@ -70,9 +70,30 @@ def read(folder: Path) -> Run:
     return Run(flags["group"], flags["seed"], epoch, flags.get("n_epochs", epoch), scores)
 
 
+def finished(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs that have come to their end, and the others by name.
+
+    Raises:
+        ValueError: a folder holds no run, or none has come to its end.
+    """
+    runs, others = [], []
+    for folder in folders:
+        if (folder / "config.json").is_file() and not (folder / "metrics.jsonl").is_file():
+            others.append(folder.name)  # it has only just begun
+            continue
+        run = read(folder)
+        if run.epoch == run.n_epochs:
+            runs.append(run)
+        else:
+            others.append(f"{run.group} seed {run.seed}")
+    if not runs:
+        raise ValueError(f"no run is finished: {', '.join(others)}")
+    return runs, others
+
+
 def headlines(runs: Sequence[Run]) -> Sequence[str]:
     """The scores of a table that names none."""
-    if not runs or any(name in runs[0].scores for name in HEADLINES):
+    if any(name in runs[0].scores for name in HEADLINES):
         return HEADLINES
     return [name for name in runs[0].scores if not name.startswith(("train/", "miner/"))]
 
@@ -199,9 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     try:
-        found = [read(folder) for folder in args.runs]
-        runs = [run for run in found if run.epoch == run.n_epochs]
-        if left_out := [f"{r.group} seed {r.seed}" for r in found if r not in runs]:
+        runs, left_out = finished(args.runs)
+        if left_out:
             print(f"left out, not finished: {', '.join(left_out)}", file=sys.stderr)
         names = args.scores or headlines(runs)
         if args.versus:
