@@ -24,6 +24,7 @@ def test_every_flag_of_the_readme_exists():
         flag for action in parameters.build_parser()._actions for flag in action.option_strings
     }
     known |= {"--dev", "--baseline", "--help", "--scores", "--index", "--save", "--out"}
+    known |= {"--nproc_per_node"}  # torchrun
     named = set(re.findall(r"(?<![\w-])--[a-z_]+", README))
     assert len(named) > 15 and named <= known
 
