@@ -145,7 +145,7 @@ def start_wandb(
     settings = wandb.Settings(
         console="off",  # progress bars are no log
         disable_git=True,  # a remote's address can hold a token; config.json has the commit
-        init_timeout=30,
+        init_timeout=90,
         silent=True,
     )
     try:
