@@ -28,6 +28,7 @@ PACKAGES = (
     "faiss-gpu", "pillow", "wandb",
 )  # fmt: skip
 
+LOCK = ".lock"
 _LOCKS: dict[Path, IO[str]] = {}  # of this process: open files, by folder
 
 Row = dict[str, Any]  # {"epoch": int, score name: float or None}
@@ -92,7 +93,8 @@ class RunFolder:
     def reopen(cls, path: Path, epoch: int) -> "RunFolder":
         """The folder of a run that resumes after ``epoch``; later lines of its metrics are dropped.
 
-        A last line that a crash cut short is dropped as well.
+        A last line that a crash cut short is dropped as well, and so are files that were being
+        written.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -102,6 +104,9 @@ class RunFolder:
             raise FileNotFoundError(f"run folder {path} does not exist")
         folder = cls(path)
         folder.lock()
+        for left in path.glob(".*"):
+            if left.is_file() and left.name != LOCK:
+                left.unlink()
         folder.rows = [row for row in read_rows(path / "metrics.jsonl") if row["epoch"] <= epoch]
         with atomic_path(path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(_line(row) for row in folder.rows), encoding="utf-8")
@@ -117,7 +122,7 @@ class RunFolder:
         path = self.path.resolve()
         if path in _LOCKS:  # this process's own
             return
-        lock = (path / ".lock").open("w")
+        lock = (path / LOCK).open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

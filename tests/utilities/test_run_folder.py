@@ -91,6 +91,13 @@ def test_reopened_run_goes_on_after_its_epoch(folder):
     assert [row["loss"] for row in table(folder.path / "metrics.csv")] == ["0.0", "1.0", "9.0"]
 
 
+def test_what_a_killed_process_was_writing_is_removed(folder):
+    (folder.path / ".last.pt.x1y2").write_bytes(b"half")
+    (folder.path / ".wandb").mkdir()
+    RunFolder.reopen(folder.path, 0)
+    assert {path.name for path in folder.path.glob(".*")} == {".lock", ".wandb"}
+
+
 def test_reopen_of_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone does not exist"):
         RunFolder.reopen(tmp_path / "gone", epoch=1)
