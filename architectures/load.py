@@ -11,24 +11,13 @@ import architectures
 from architectures.embedder import Embedder
 from architectures.weights import mismatch
 from utilities import checkpoint
+from utilities.finished import PLACES
 from utilities.run_folder import RunFolder
 
 # What the embedder is, and the input that it knows. A checkpoint fixes these.
 OF_THE_EMBEDDER = ("arch", "embed_dim", "image_size", "augmentation")
 # Where and whether something happens: of the command line of today, not of the day of training.
-OF_THE_COMMAND = frozenset(
-    (
-        "gpu",
-        "kernels",
-        "save_path",
-        "savename",
-        "skip_finished",
-        "resume",
-        "checkpoint_every",
-        "log_online",
-        "wandb_mode",
-    )
-)
+OF_THE_COMMAND = (PLACES - {"source_path", "project"}) | {"savename"}
 
 
 class Trained(NamedTuple):

@@ -51,16 +51,12 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
     Raises:
         ValueError: there is a finished run of that name with other flags; names them.
     """
-    asked = json.loads(json.dumps(dict(flags), default=str))
-    for folder in _folders(Path(flags["save_path"]) / flags["dataset"], name):
+    asked = {flag: value for flag, value in flags.items() if value is not None}
+    for folder in folders_of(Path(flags["save_path"]) / flags["dataset"], name):
         done = _finished_flags(folder)
         if done is None:
             continue
-        differ = [
-            f"--{flag} {done[flag]} (now {value})"
-            for flag, value in asked.items()
-            if flag in done and value is not None and flag not in PLACES and done[flag] != value
-        ]
+        differ = differing(done, asked)
         if differ:
             raise ValueError(
                 f"{folder} is a finished run of other flags: {', '.join(differ)}; "
@@ -70,7 +66,22 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
     return None
 
 
-def _folders(parent: Path, name: str) -> Iterator[Path]:
+def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """The flags that shape a run and are not as they were: ``--lr 0.1 (now 0.2)``.
+
+    Args:
+        kept: of the earlier run; a flag that it does not know is not compared.
+        asked: of this one.
+    """
+    before, now = (json.loads(json.dumps(dict(flags), default=str)) for flags in (kept, asked))
+    return [
+        f"--{flag} {before[flag]} (now {value})"
+        for flag, value in now.items()
+        if flag in before and flag not in PLACES and before[flag] != value
+    ]
+
+
+def folders_of(parent: Path, name: str) -> Iterator[Path]:
     """The folders that runs of one name got, oldest first."""
     for attempt in count(1):
         folder = parent / (name if attempt == 1 else f"{name}_{attempt}")

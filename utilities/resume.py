@@ -1,13 +1,12 @@
 """Finds where a run can be gone on with."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utilities import checkpoint
-from utilities.finished import PLACES
+from utilities.finished import differing
 
 LOG = logging.getLogger(__name__)
 
@@ -34,13 +33,7 @@ def check_flags(saved: Mapping[str, Any], asked: Mapping[str, Any], folder: Path
     Raises:
         ValueError: names those that differ.
     """
-    plain = json.loads(json.dumps(dict(asked), default=str))
-    kept = json.loads(json.dumps(dict(saved), default=str))
-    differ = [
-        f"--{flag} {kept[flag]} (now {value})"
-        for flag, value in plain.items()
-        if flag in kept and flag not in PLACES and kept[flag] != value
-    ]
+    differ = differing(saved, asked)
     if differ:
         raise ValueError(
             f"--resume: {folder} is a run of other flags: {', '.join(differ)}; give these again, "

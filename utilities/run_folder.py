@@ -21,6 +21,7 @@ from typing import IO, Any
 import torch
 
 from utilities.files import atomic_path
+from utilities.finished import folders_of
 
 # Distributions whose version can move a number.
 PACKAGES = (
@@ -81,13 +82,8 @@ class RunFolder:
     @staticmethod
     def newest(save_path: Path, dataset: str, name: str) -> Path | None:
         """The last of the folders that ``create`` made for that name; None before the first."""
-        found = None
-        for attempt in count(1):
-            path = save_path / dataset / (name if attempt == 1 else f"{name}_{attempt}")
-            if not path.is_dir():
-                return found
-            found = path
-        return found
+        folders = list(folders_of(save_path / dataset, name))
+        return folders[-1] if folders else None
 
     @classmethod
     def reopen(cls, path: Path, epoch: int) -> "RunFolder":
