@@ -7,7 +7,6 @@ saw of each case to FOLDER/W.r.pt, for test_ranks.py to compare.
 import importlib
 import sys
 from collections.abc import Collection, Mapping
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from language.guide import LanguageGuide
 from language.words import Words
 from tests.criteria.caption_losses import Hashes, Letters
 from tests.criteria.test_contract import flags
+from tests.launch import join
 from utilities.distributed import rank, world_size
 from utilities.processes import shared
 from utilities.structures import Batch, Embedding
@@ -272,14 +272,7 @@ def travelled() -> dict[str, int]:
 
 
 def work(own: int, folder: Path, n_ranks: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/{n_ranks}.meet",
-        rank=own,
-        world_size=n_ranks,
-        timeout=timedelta(seconds=60),
-    )
+    join(own, n_ranks, folder / f"{n_ranks}.meet")
     told: dict[str, Any] = {
         name: {
             digits: train(case, *precision)

@@ -1,18 +1,12 @@
 """Two and four processes against one: losses, gradients, draws and states of every objective."""
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from parameters import MINED_LOSSES
 from tests.criteria import ranks
+from tests.launch import run
 
-ROOT = Path(__file__).parents[2]
 WORLDS = (2, 4)
 
 
@@ -20,15 +14,7 @@ WORLDS = (2, 4)
 def told(tmp_path_factory):
     """What each rank of each world saw, by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, ranks.__file__, str(folder), *map(str, WORLDS)]
-    with subprocess.Popen(words, env=env, stderr=subprocess.PIPE, start_new_session=True) as made:
-        try:
-            _, errors = made.communicate(timeout=240)
-        finally:
-            if made.poll() is None:
-                os.killpg(made.pid, signal.SIGKILL)  # with its ranks
-    assert made.returncode == 0, errors.decode()
+    run(ranks.__file__, str(folder), *map(str, WORLDS), timeout=240)
     return {
         world: [
             torch.load(folder / f"{world}.{rank}.pt", weights_only=True) for rank in range(world)

@@ -3,11 +3,7 @@
 This file is the program of the processes, too: ``python test_distributed.py FOLDER``.
 """
 
-import os
-import signal
-import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,10 +12,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing import start_processes
 
+from tests.launch import join, run
 from utilities.distributed import gather, rank, smallest, world_size
 from utilities.processes import mean, shared
 
-ROOT = Path(__file__).parents[2]
 WORLD = 3
 
 
@@ -68,14 +64,7 @@ def averaged():
 
 
 def work(own_rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=own_rank,
-        world_size=WORLD,
-        timeout=timedelta(seconds=60),
-    )
+    join(own_rank, WORLD, Path(folder) / "meet")
     told = {
         "place": [rank(), world_size()],
         "gather": gathered(),
@@ -93,15 +82,7 @@ def work(own_rank, folder):
 def ranks(tmp_path_factory):
     """What each of the processes told."""
     folder = tmp_path_factory.mktemp("processes")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, __file__, str(folder)]
-    with subprocess.Popen(words, env=env, stderr=subprocess.PIPE, start_new_session=True) as made:
-        try:
-            _, errors = made.communicate(timeout=180)
-        finally:
-            if made.poll() is None:
-                os.killpg(made.pid, signal.SIGKILL)  # with its ranks
-    assert made.returncode == 0, errors.decode()
+    run(__file__, str(folder), timeout=180)
     return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(WORLD)]
 
 
