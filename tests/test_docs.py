@@ -39,7 +39,8 @@ OF_OTHER_COMMANDS = {
     *("--embeddings", "--index_path", "--metric_type", "--max_index_memory_usage"),  # autofaiss
     "--distributed",  # autofaiss, too
     *("--format", "--out"),  # architectures.export
-    *("--baseline", "--versus"),  # utilities.results
+    *("--baseline", "--versus", "--scores", "--groups", "--sort", "--epoch_by", "--epoch_score"),
+    *("--format", "--output", "--curves", "--compare"),  # utilities.results
     "--dev",  # requirements.sh
 }
 TABLES = [  # section, what stands before a hyperparameter in its flag, registry

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from utilities.results import last_written
+from utilities.results.runs import last_written
 
 BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
 

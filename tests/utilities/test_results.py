@@ -1,98 +1,434 @@
-"""Tables from run folders."""
+"""Tables, curves and comparisons from run folders, as the command line makes them."""
 
+import csv
+import io
 import json
-import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from scipy import stats
 
-from utilities import results
+from utilities.results import __main__ as results
+from utilities.results.report import HEADLINES
+from utilities.results.tables import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+RECALLS = {"baseline": (0.70, 0.72, 0.74), "guided": (0.71, 0.74, 0.74)}
+
+
+def leave(parent, group, seed, rows, *, suffix="", date="2026-01-01", **flags):
+    """The folder that a run leaves; its last row is its last epoch."""
+    folder = parent / f"{group}_s{seed}{suffix}"
+    folder.mkdir()
+    known = {"dataset": "emoji", "group": group, "seed": seed, "n_epochs": rows[-1]["epoch"]}
+    config = {"flags": {**known, **flags}, "date": date, "git": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 @pytest.fixture
 def runs(tmp_path):
     """Two groups of three seeds; recalls that a hand can average."""
-    recalls = {"baseline": (0.70, 0.72, 0.74), "guided": (0.71, 0.74, 0.74)}
-    folders = []
-    for group, values in recalls.items():
-        for seed, value in enumerate(values):
-            folder = tmp_path / f"{group}_s{seed}"
-            folder.mkdir()
-            config = {"flags": {"group": group, "seed": seed, "n_epochs": 4}}
-            (folder / "config.json").write_text(json.dumps(config))
-            rows = [{"epoch": 0, "recall": 0.1}, {"epoch": 4, "recall": value, "nmi": None}]
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-            folders.append(folder)
-    return folders
+    return [
+        leave(
+            tmp_path,
+            group,
+            seed,
+            [{"epoch": 0, "recall": 0.1}, {"epoch": 4, "recall": recall, "train/loss": 2.0}],
+        )
+        for group, recalls in RECALLS.items()
+        for seed, recall in enumerate(recalls)
+    ]
 
 
-def test_interval_of_students_t():
-    """Mean 2, s 1, n 3: 4.303 / sqrt(3)."""
-    assert results.interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(2.4843, abs=1e-3))
-    mean, half = results.interval([5.0])
-    assert mean == 5.0 and math.isnan(half)
+def table(capsys, *words):
+    """The cells of the printed Markdown table, and what was said beside it."""
+    results.main([str(word) for word in words])
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [cells[0], *cells[2:]], printed
 
 
-def test_table_of_last_epochs_with_paired_gains(runs):
-    text = results.table([results.read(run) for run in runs], ["recall"], "baseline")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    assert rows[0] == ["group", "seeds", "epochs", "recall"]
-    assert rows[2] == ["baseline", "3", "4", "72.00 ± 4.97"]
-    # The gains 1, 2 and 0: mean 1, s 1.
-    assert rows[3][3] == "73.00 ± 4.30 (+1.00 ± 2.48)"
-
-
-def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path} holds no run"):
-        results.read(tmp_path)
-
-
-def test_unknown_scores_and_groups_are_named(runs, capsys):
+def refused(capsys, *words):
     with pytest.raises(SystemExit):
-        results.main([str(runs[0]), "--scores", "recall", "--baseline", "nobody"])
-    assert "--baseline nobody is not among the groups: baseline" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        results.main([str(runs[0]), "--scores", "recal"])
-    assert "recal is missing in the last row" in capsys.readouterr().err
+        results.main([str(word) for word in words])
+    return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_groups_beside_their_counterparts(runs, tmp_path):
+# --------------------------------------------------------------------------------------------------
+# Tables
+# --------------------------------------------------------------------------------------------------
+def test_last_epochs_with_paired_gains(runs, capsys):
+    rows, printed = table(capsys, *runs, "--baseline", "baseline")
+    assert rows == [
+        ["group", "seeds", "recall"],
+        ["baseline", "3", "72.00 ± 4.97"],
+        # The gains 1, 2 and 0: mean 1, s 1, half 4.3027 / sqrt(3); t is sqrt(3), p 0.225.
+        ["guided", "3", "73.00 ± 4.30 (+1.00 ± 2.48)"],
+    ]
+    assert "emoji: scores after the last epoch, 4" in printed.err
+    assert "** p < 0.01: two-sided paired t-test." in printed.out
+
+
+def test_one_shared_seed_says_nothing(runs, capsys):
+    rows, printed = table(capsys, *runs[:3], runs[4], "--baseline", "baseline")
+    assert rows[2] == ["guided", "1", "74.00 (+2.00)"]
+    assert "One shared seed says nothing about significance: guided." in printed.out
+    assert "p < 0.05" not in printed.out
+    _, printed = table(capsys, runs[0], runs[5], "--baseline", "baseline")
+    assert "significance" not in printed.out  # no seed is shared, nothing is compared
+
+
+def test_stars_are_after_the_correction(tmp_path, capsys):
+    """Gains of p 0.0371 each: alone a star, among two groups none."""
+    for seed, (gain, other) in enumerate(((0.01, 0.02), (0.02, 0.04), (0.014, 0.028))):
+        leave(tmp_path, "base", seed, [{"epoch": 1, "recall": 0.5}])
+        leave(tmp_path, "one", seed, [{"epoch": 1, "recall": 0.5 + gain}])
+        leave(tmp_path, "two", seed, [{"epoch": 1, "recall": 0.5 + other}])
+    assert stats.ttest_1samp([0.01, 0.02, 0.014], 0).pvalue == pytest.approx(0.0371, abs=1e-4)
+    folders = sorted(tmp_path.iterdir())
+    rows, printed = table(capsys, *folders, "--baseline", "base")
+    assert "paired t-test, Holm's correction over 2 groups in each score." in printed.out
+    assert [row[2] for row in rows[2:]] == [
+        "51.47 ± 1.25 (+1.47 ± 1.25)",
+        "52.93 ± 2.50 (+2.93 ± 2.50)",
+    ]
+    rows, _ = table(capsys, *folders, "--baseline", "base", "--groups", "base", "one")
+    assert rows[2][2] == "51.47 ± 1.25 (+1.47 ± 1.25*)"
+
+
+def test_groups_beside_their_counterparts(runs, tmp_path, capsys):
     """The better group first; changes are over the seeds that both have."""
-    for name, stem in (("margin", "baseline"), ("margin_guided", "guided")):
-        for seed in (0, 1):
-            folder = tmp_path / f"{name}_s{seed}"
-            folder.mkdir()
-            config = {"flags": {"group": name, "seed": seed, "n_epochs": 4}}
-            (folder / "config.json").write_text(json.dumps(config))
-            rows = (tmp_path / f"{stem}_s{seed}" / "metrics.jsonl").read_text()
-            (folder / "metrics.jsonl").write_text(rows)
-    (tmp_path / "baseline_guided").mkdir()
-    config = {"flags": {"group": "baseline_guided", "seed": 2, "n_epochs": 4}}
-    (tmp_path / "baseline_guided" / "config.json").write_text(json.dumps(config))
-    (tmp_path / "baseline_guided" / "metrics.jsonl").write_text('{"epoch": 4, "recall": 0.8}\n')
-    found = [results.read(folder) for folder in sorted(tmp_path.iterdir())]
-    text = results.paired_table(found, ["recall"], "_guided")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    assert rows[0] == ["group", "seeds", "recall", "guided", "change"]
-    assert rows[2] == ["baseline", "1", "72.00 ± 4.97", "80.00", "+6.00"]
-    assert rows[3] == ["margin", "2", "71.00 ± 12.71", "72.50 ± 19.06", "+1.50 ± 6.35"]
-    with pytest.raises(ValueError, match="--versus _x: no group's name"):
-        results.paired_table(found, ["recall"], "_x")
+    for seed in (0, 1):
+        leave(tmp_path, "margin", seed, [{"epoch": 4, "recall": RECALLS["baseline"][seed] + 0.1}])
+        leave(
+            tmp_path, "margin_guided", seed, [{"epoch": 4, "recall": RECALLS["guided"][seed] + 0.1}]
+        )
+    leave(tmp_path, "baseline_guided", 2, [{"epoch": 4, "recall": 0.8}])
+    folders = sorted(tmp_path.iterdir())
+    rows, printed = table(capsys, *folders, "--versus", "_guided")
+    assert rows == [
+        ["group", "seeds", "recall", "guided", "change"],
+        ["margin", "2", "81.00 ± 12.71", "82.50 ± 19.06", "+1.50 ± 6.35"],
+        ["baseline", "1", "72.00 ± 4.97", "80.00", "+6.00"],
+    ]
+    assert "significance: baseline_guided." in printed.out
+    rows, _ = table(
+        capsys, *folders, "--versus", "_guided", "--groups", "baseline=`base`", "margin"
+    )
+    assert [row[0] for row in rows[1:]] == ["`base`", "margin"]
+    assert "--versus _x: no group's name" in refused(capsys, *folders, "--versus", "_x")
 
 
+def test_rows_and_columns_are_named_chosen_and_sorted(runs, capsys):
+    words = (*runs, "--scores", "recall=R@1")
+    rows, _ = table(capsys, *words, "--groups", "guided=+ words", "baseline")
+    assert rows == [
+        ["group", "seeds", "R@1"],
+        ["+ words", "3", "73.00 ± 4.30"],
+        ["baseline", "3", "72.00 ± 4.97"],
+    ]
+    assert [row[0] for row in table(capsys, *words)[0][1:]] == ["baseline", "guided"]
+    assert [row[0] for row in table(capsys, *words, "--sort")[0][1:]] == ["guided", "baseline"]
+
+
+def test_without_names_the_table_has_the_headlines_or_all_evaluations(tmp_path, capsys):
+    row = {"epoch": 1, "train/loss": 2.0, "train/embeds/nmi": 0.5, "other": 0.5}
+    plain = leave(tmp_path, "plain", 0, [row])
+    assert table(capsys, plain)[0][0][2:] == ["other"]
+    names = [f"test/embeds/{name}" for name in HEADLINES]
+    full = leave(tmp_path, "full", 0, [row | dict.fromkeys(names, 0.5)])
+    assert table(capsys, full)[0][0][2:] == names
+    part = leave(tmp_path, "part", 0, [row | dict.fromkeys(names[:2], 0.5)])
+    assert table(capsys, full, part)[0][0][2:] == names[:2]
+
+
+def test_each_dataset_has_its_table(runs, tmp_path, capsys):
+    cub = leave(tmp_path, "cub", 0, [{"epoch": 1, "test/embeds/nmi": 0.5}], dataset="cub200")
+    results.main([str(run) for run in (*runs, cub)])
+    text = capsys.readouterr().out
+    assert text.index("**emoji**") < text.index("| baseline") < text.index("**cub200**")
+    assert text.index("**cub200**") < text.index("| cub |")
+    results.main([*map(str, (*runs, cub)), "--format", "csv"])
+    assert {row["dataset"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))} == {
+        "emoji",
+        "cub200",
+    }
+    words = (*runs, cub, "--curves", tmp_path / "c.png")
+    assert "--curves draws one dataset, and the runs are of emoji, cub200" in refused(
+        capsys, *words
+    )
+
+
+def test_latex_is_escaped_and_the_best_is_bold(tmp_path, capsys):
+    name = "test/embeds/wrong_word_similarity@10"
+    for group, values in {"a&b_50%": (0.5, 0.6, 0.61), "x#": (0.7, 0.7, 0.7)}.items():
+        for seed, value in enumerate(values):
+            leave(tmp_path, group, seed, [{"epoch": 1, name: value, "test/loss": -value}])
+    words = [*map(str, sorted(tmp_path.iterdir())), "--baseline", "x#", "--format", "latex"]
+    output = tmp_path / "tables" / "table.tex"
+    results.main([*words, "--scores", name, "test/loss", "--output", str(output)])
+    assert capsys.readouterr().out == ""
+    text = output.read_text()
+    assert list(output.parent.iterdir()) == [output]
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert rows[0] == r"group & seeds & test/embeds/wrong\_word\_similarity@10 & test/loss \\"
+    assert r"\begin{tabular}{lrrr}" in text and r"95 \% confidence" in text
+    assert rows[1].startswith(r"a\&b\_50\% & 3 & $57.00 \pm 15.11$ ($-13.00 \pm 15.11$) & $-0.5700")
+    assert rows[2] == r"x\# & 3 & $\mathbf{70.00} \pm 0.00$ & $-0.7000 \pm 0.0000$ \\"
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+    assert all(len(re.findall(r"(?<!\\)&", row)) == 3 for row in rows)
+    assert text.count("{") == text.count("}")
+
+
+def test_csv_holds_every_digit_and_both_tests(tmp_path, capsys):
+    gains = (0.013, 0.021, 0.008, 0.017, 0.011, -0.002)
+    for seed, gain in enumerate(gains):
+        leave(tmp_path, "base", seed, [{"epoch": 1, "recall": 0.5 + seed / 7}])
+        leave(tmp_path, "more", seed, [{"epoch": 1, "recall": 0.5 + seed / 7 + gain}])
+    folders = [str(folder) for folder in sorted(tmp_path.iterdir())]
+    results.main([*folders, "--baseline", "base", "--format", "csv"])
+    printed = capsys.readouterr()
+    base, more = csv.DictReader(io.StringIO(printed.out))
+    assert tuple(base) == COLUMNS
+    assert base["n"] == "6" and base["seeds"] == "0 1 2 3 4 5" and base["p_t"] == ""
+    assert float(more["difference"]) == pytest.approx(sum(gains) / 6)
+    assert float(more["p_t"]) == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
+    assert float(more["p_wilcoxon"]) == pytest.approx(stats.wilcoxon(gains).pvalue)
+    assert more["versus"] == "base" and more["n_pairs"] == "6" and more["epoch_by"] == "last"
+    assert stats.ttest_1samp(gains, 0).pvalue < 0.05 < stats.wilcoxon(gains).pvalue
+    assert "more in recall: p 0.0176 by the t-test, 0.0625 by Wilcoxon's" in printed.err
+
+
+# --------------------------------------------------------------------------------------------------
+# Epochs
+# --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def validated(tmp_path):
+    """Two seeds whose validation, test and last epochs differ; epoch 0 is above all of them."""
+    val, test = "val/embeds/e_recall@1", "test/embeds/e_recall@1"
+    rows = [
+        {"epoch": 0, val: 0.99, test: 0.99},
+        {"epoch": 1, val: 0.6, test: 0.50, "train/loss": 1.0},
+        {"epoch": 2, val: 0.8, test: 0.40, "train/loss": 1.0},
+        {"epoch": 3, val: 0.8, test: 0.30, "train/loss": 1.0},
+    ]
+    later = [*rows[:2], {**rows[2], val: None}, rows[3]]
+    return [leave(tmp_path, "g", 0, rows), leave(tmp_path, "g", 1, later)]
+
+
+def test_epochs_are_chosen_by_validation_where_there_is_one(validated, capsys):
+    """The first of equal ones, none that is no number, and never epoch 0 of a run that trains."""
+    rows, printed = table(capsys, *validated)
+    assert rows[0] == ["group", "seeds", "best epoch by validation", "test/embeds/e_recall@1"]
+    assert rows[1][2:] == ["2/3", "35.00 ± 63.53"]
+    assert "emoji: scores at each run's best epoch by val/embeds/e_recall@1" in printed.err
+    assert "optimistic" not in printed.out
+    _, printed = table(capsys, *validated, "--scores", "val/embeds/e_recall@1")
+    assert "Validation scores are optimistic" in printed.out
+
+
+def test_last_epochs_when_asked(validated, capsys):
+    rows, printed = table(capsys, *validated, "--epoch_by", "last")
+    assert rows[1] == ["g", "2", "30.00 ± 0.00"]
+    assert "after the last epoch, 3" in printed.out
+
+
+def test_an_epoch_that_is_named(validated, capsys):
+    assert table(capsys, *validated, "--epoch_by", "1")[0][1] == ["g", "2", "50.00 ± 0.00"]
+    said = refused(capsys, *validated, "--epoch_by", "7")
+    assert "--epoch_by 7: g seed 0 was evaluated at epochs 0, 1, 2, 3" in said
+    assert "best is neither" in refused(capsys, *validated, "--epoch_by", "best")
+
+
+def test_what_is_chosen_on_test_classes_says_so_everywhere(validated, capsys):
+    label = "best epoch on test classes: optimistic"
+    rows, printed = table(capsys, *validated, "--epoch_by", "test")
+    assert rows[0][2] == label and rows[1][2:] == ["1", "50.00 ± 0.00"]
+    assert "test classes" in printed.out.splitlines()[-1] and "optimistic" in printed.err
+    results.main([*map(str, validated), "--epoch_by", "test", "--format", "latex"])
+    text = capsys.readouterr().out
+    assert label in text and "optimistic" in text[text.index(r"\caption") : text.index("tabular")]
+    results.main([*map(str, validated), "--epoch_by", "test", "--format", "csv"])
+    assert "test classes: optimistic" in capsys.readouterr().out
+    results.main(["--compare", *map(str, validated), "--epoch_by", "test"])
+    assert "on test classes, by test/embeds/e_recall@1: optimistic" in capsys.readouterr().out
+
+
+def test_one_rule_for_all_runs(validated, runs, capsys):
+    assert "g seed 0 has validation scores and baseline seed 0 has none" in refused(
+        capsys, *validated, *runs
+    )
+    assert table(capsys, *validated, *runs, "--groups", "baseline")[0][1][0] == "baseline"
+
+
+def test_scores_that_cannot_choose_an_epoch_are_refused(validated, runs, capsys):
+    words = (*validated, "--epoch_score")
+    assert "no score of --epoch_by validation" in refused(capsys, *words, "test/embeds/e_recall@1")
+    assert "is no number at any epoch" in refused(capsys, *words, "val/embeds/e_recall@10")
+    assert "more of it is not better" in refused(capsys, *words, "val/embeds/uniformity")
+    said = refused(capsys, *runs, "--epoch_by", "validation")
+    assert "baseline seed 0 has no validation score e_recall@1" in said
+    for ending in ((*validated, "--epoch_by", "last"), runs):
+        assert "last looks at no score" in refused(capsys, "--epoch_score", "recall", *ending)
+
+
+# --------------------------------------------------------------------------------------------------
+# Input that is not as it should be
+# --------------------------------------------------------------------------------------------------
 def test_unfinished_runs_are_left_out_and_named(runs, capsys):
     (runs[0] / "metrics.jsonl").write_text('{"epoch": 2, "recall": 0.9}\n')
-    results.main([*map(str, runs), "--scores", "recall"])
-    printed = capsys.readouterr()
-    assert "| baseline | 2 | 4 | 73.00" in printed.out
-    assert "left out, not finished: baseline seed 0" in printed.err
+    (runs[3] / "metrics.jsonl").unlink()  # has only just begun
+    rows, printed = table(capsys, *runs)
+    assert [row[1] for row in rows[1:]] == ["2", "2"]
+    left = "left out, not finished: baseline seed 0 (epoch 2 of 4), guided seed 0 (epoch 0 of 4)"
+    assert left in printed.err
+    assert "no finished run; left out, not finished" in refused(capsys, runs[0])
 
 
-def test_without_names_the_table_has_the_headlines_or_all_evaluations(runs, tmp_path, capsys):
-    results.main([str(run) for run in runs])  # of the headlines these runs have none
-    assert capsys.readouterr().out.splitlines()[0] == "| group | seeds | epochs | recall |"
+def test_a_last_line_that_was_cut_short_makes_a_run_unfinished(runs, capsys):
+    path = runs[0] / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "left out, not finished: baseline seed 0 (epoch 0 of 4)" in table(capsys, *runs)[1].err
+    path.write_text('{"epoch": 0\n{"epoch": 4, "recall": 0.5}\n')
+    assert f"{path} line 1 is no row; remove the line" in refused(capsys, *runs)
 
-    row = {"epoch": 4, "train/loss": 2.0} | dict.fromkeys(results.HEADLINES, 0.5)
-    (runs[0] / "metrics.jsonl").write_text(json.dumps(row | {"another": 0.5}) + "\n")
-    results.main([str(runs[0])])
-    header = capsys.readouterr().out.splitlines()[0]
-    assert [cell.strip() for cell in header.split("|")[4:-1]] == list(results.HEADLINES)
+
+def test_folders_without_a_run_are_left_out_and_named(runs, tmp_path, capsys):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "curves.png").write_text("")
+    _, printed = table(capsys, *runs, tmp_path / "notes", tmp_path / "curves.png")
+    assert "left out, no run: notes, curves.png" in printed.err
+    assert f"{tmp_path / 'typo'} does not exist" in refused(capsys, *runs, tmp_path / "typo")
+    (runs[0] / "config.json").write_text("{")
+    assert f"{runs[0]} holds no run (config.json:" in refused(capsys, *runs)
+    (runs[0] / "config.json").write_text('{"flags": {"group": "g"}}')
+    assert "lacks dataset, n_epochs, seed" in refused(capsys, *runs)
+
+
+def test_of_one_seed_the_newest_run_is_taken(runs, tmp_path, capsys):
+    for suffix, date, recall in (("_2", "2026-01-02", 0.8), ("_10", "2026-01-02", 0.9)):
+        rows = [{"epoch": 4, "recall": recall}]
+        runs.append(leave(tmp_path, "baseline", 0, rows, suffix=suffix, date=date))
+    older = [{"epoch": 4, "recall": 0.2}]
+    runs.append(leave(tmp_path, "baseline", 0, older, suffix="_11", date="2025-01-01"))
+    rows, printed = table(capsys, *runs, runs[0])  # one folder twice is one run
+    assert rows[1] == ["baseline", "3", "78.67 ± 24.51"]  # 0.9, 0.72, 0.74
+    assert "baseline seed 0: took baseline_s0_10, the newest, and left out" in printed.err
+    assert all(f"baseline_s0{suffix}" in printed.err for suffix in ("", "_2", "_11"))
+
+
+def test_scores_that_are_no_number_leave_no_mean(runs, capsys):
+    (runs[3] / "metrics.jsonl").write_text('{"epoch": 4, "recall": null}\n')
+    (runs[4] / "metrics.jsonl").write_text('{"epoch": 4, "recall": NaN}\n')
+    rows, printed = table(capsys, *runs, "--baseline", "baseline")
+    assert rows[2] == ["guided", "3", "nan (+nan)"]
+    said = (
+        "No finite number: recall of guided seed 0, recall of guided seed 1; its group has no mean."
+    )
+    assert said in printed.out
+    results.main([*map(str, runs), "--baseline", "baseline", "--format", "csv"])
+    guided = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))[1]
+    assert guided["mean"] == guided["p_t"] == "" and guided["n"] == "3"
+
+
+def test_groups_that_mix_flags_are_named(runs, tmp_path, capsys):
+    runs.append(leave(tmp_path, "baseline", 3, [{"epoch": 8, "recall": 0.7}], lr=0.1))
+    runs.append(leave(tmp_path, "baseline", 4, [{"epoch": 8, "recall": 0.7}], lr=0.2, kernels=9))
+    rows, printed = table(capsys, *runs)
+    assert rows[0][2] == "epochs" and rows[1][2] == "4/8"
+    said = "the runs of baseline differ in more than the seed: --n_epochs 4 / 8, --lr 0.1 / 0.2"
+    assert said in printed.err.splitlines()
+
+
+def test_unknown_scores_and_groups_are_named(runs, tmp_path, capsys):
+    said = refused(capsys, *runs, "--baseline", "nobody")
+    assert "--baseline nobody is not among the groups: baseline, guided" in said
+    said = refused(capsys, *runs, "--groups", "guidde")
+    assert "no finished run" in said
+    said = refused(capsys, *runs, "--groups", "guided", "basline")
+    assert "--groups basline is not among the groups; closest first: guided" in said
+    said = refused(capsys, *runs, "--scores", "recal")
+    assert "--scores recal is missing in epoch 4 of baseline seed 0; known, closest" in said
+    early = leave(tmp_path, "early", 0, [{"epoch": 1, "nmi": 0.2}, {"epoch": 2, "recall": 0.2}])
+    assert "early seed 0, which has it at 1;" in refused(capsys, early, "--scores", "nmi")
+    bare = leave(tmp_path, "bare", 0, [{"epoch": 2, "train/loss": 0.2}])
+    assert "bare_s0: no epoch was evaluated" in refused(capsys, bare)
+    assert "no score in common" in refused(
+        capsys, early, leave(tmp_path, "z", 0, [{"epoch": 2, "b": 0.1}])
+    )
+
+
+def test_flags_that_do_not_go_together(runs, capsys):
+    assert "give run folders" in refused(capsys)
+    assert "give one of them" in refused(capsys, *runs, "--baseline", "a", "--versus", "b")
+    for extra in (runs[2:], ("--scores", "recall"), ("--sort",)):
+        words = (*extra, "--compare", *runs[:2])
+        assert "--compare takes its two runs alone" in refused(capsys, *words)
+    assert "c.jpg is no picture; end it in .png" in refused(capsys, *runs, "--curves", "c.jpg")
+
+
+# --------------------------------------------------------------------------------------------------
+# Two runs
+# --------------------------------------------------------------------------------------------------
+def test_two_runs_flag_by_flag_and_score_by_score(tmp_path, capsys):
+    row = {"epoch": 2, "train/loss": 1.5, "test/embeds/e_recall@1": 0.5}
+    shared = {"lr": 0.1, "tau": [10, 20]}
+    a = leave(tmp_path, "a", 0, [row], **shared, bs=90, save_path="here", old=1)
+    other = row | {"test/embeds/e_recall@1": 0.515, "test/embeds/nmi": 0.25}
+    b = leave(tmp_path, "b", 0, [other], **shared, bs=112, save_path="there", new=None)
+    config = json.loads((b / "config.json").read_text())
+    config |= {"git": {"commit": "abc", "dirty": True}, "packages": {"torch": "2.14"}}
+    (b / "config.json").write_text(json.dumps(config))
+    rows, printed = table(capsys, "--compare", a, b)
+    text = printed.out
+    assert [row for row in rows if re.match("--[a-z]", row[0])] == [
+        ["--group", "a", "b"],
+        ["--bs", "90", "112"],
+        ["--old", "1", "–"],
+        ["--new", "–", "None"],
+    ]
+    assert "Where they ran, which shapes nothing: --save_path here against there" in text
+    for line in (
+        ["commit", "–", "abc and changes to it"],
+        ["torch", "–", "2.14"],
+        ["epoch", "2", "2", ""],
+        ["train/loss", "1.5000", "1.5000", "+0.0000"],
+        ["test/embeds/e_recall@1", "0.5000", "0.5150", "+0.0150"],
+        ["test/embeds/nmi", "–", "0.2500", "–"],
+    ):
+        assert line in rows
+    assert not any(row[0] in ("--lr", "--tau", "date") for row in rows)
+    results.main(["--compare", str(a), str(b), "--format", "csv"])
+    lines = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert ["place", "--save_path", "here", "there", ""] in lines
+    assert ["score", "test/embeds/e_recall@1", "0.5000", "0.5150", "+0.0150"] in lines
+    results.main(["--compare", str(a), str(b), "--format", "latex"])
+    text = capsys.readouterr().out
+    assert r"score & A & B & B $-$ A \\" in text
+    assert r"test/embeds/e\_recall@1 & 0.5000 & 0.5150 & +0.0150 \\" in text
+
+
+def test_a_run_beside_itself_and_one_that_goes_on(runs, capsys):
+    results.main(["--compare", str(runs[0]), str(runs[0])])
+    text = capsys.readouterr().out
+    assert "Every flag that shapes a run is the same." in text and "| flag |" not in text
+    (runs[1] / "metrics.jsonl").write_text('{"epoch": 2, "recall": 0.9}\n')
+    rows, printed = table(capsys, "--compare", *runs[:2])
+    assert f"{runs[1]} is not finished" in printed.err
+    assert ["epoch", "4", "2", ""] in rows
+
+
+def test_reading_needs_the_standard_library_alone():
+    """main.py leaves early through these modules."""
+    code = (
+        "import sys, utilities.finished, utilities.results.runs; "
+        "heavy = {'torch', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
