@@ -3,7 +3,9 @@
     <root>/<directory>/<id>.{jpg,jpeg,png,webp}   beside <id>.json ({"caption": ...}) or <id>.txt
     <root>/<shard>.tar                            with <key>.jpg and <key>.json or <key>.txt, as
                                                   img2dataset and WebDataset write them
-    <root>/<manifest>.{parquet,csv,tsv}           with a column of paths and one of captions
+    <root>/<manifest>.{parquet,csv,tsv}           with a column of paths and one of captions; a
+                                                  manifest.* with a column `label` is of labelled
+                                                  images, see `datasets.manifest`
 
 The index is one uncompressed Arrow IPC file, a row for each pair: it is memory-mapped, so that
 opening it takes milliseconds and no memory whatever N is, which Parquet, being compressed and
@@ -51,6 +53,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from datasets import folders
 from datasets.folders import listed
 from datasets.locking import alone
 from datasets.shards import Member, OpenShards, read_members
@@ -61,6 +64,7 @@ log = logging.getLogger(__name__)
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 MANIFESTS = (".parquet", ".csv", ".tsv")
 PATH_COLUMNS = ("path", "image", "file_name", "image_path", "filepath", "filename", "file")
+LABEL_COLUMN = "label"
 CAPTION_COLUMNS = ("caption", "text", "title")
 INDEX, SKIPPED = "index.arrow", "index_skipped.csv"
 
@@ -95,7 +99,8 @@ _EXPECTED = """; expected one of
 def is_caption_set(root: Path) -> bool:
     """Whether ``root`` holds image-caption pairs, judged by a sample of its entries.
 
-    A folder of class folders (``images/<class>/``) does not, whatever else lies beside it.
+    A folder of class folders (``images/<class>/``) or with a manifest of labels does not, whatever
+    else lies beside it.
     """
     return layout(root) is not None
 
@@ -105,7 +110,7 @@ def layout(root: Path) -> str | None:
 
     In this order: img2dataset writes a table of its own beside each shard and each directory.
     """
-    if not root.is_dir() or _holds_folders(root / "images"):
+    if not root.is_dir() or _holds_folders(root / "images") or labelled_manifest(root):
         return None
     names = list(islice(_names(root), 4096))
     if any(name.endswith(".tar") for name in names):
@@ -120,6 +125,14 @@ def layout(root: Path) -> str | None:
     # Folders whose names look like files come last, since each costs a question.
     if any(_holds_pairs(root / name) for name in islice(names, 64)):
         return "pairs"
+    return None
+
+
+def labelled_manifest(root: Path) -> Path | None:
+    """``<root>/manifest.csv``, .tsv or .parquet, if it has a column of labels."""
+    for file in (root / name for name in folders.MANIFESTS):
+        if file.is_file() and LABEL_COLUMN in map(plain_column, columns(file)):
+            return file
     return None
 
 
@@ -150,28 +163,34 @@ def _is_manifest(name: str) -> bool:
     return name.endswith(MANIFESTS) and name != SKIPPED
 
 
-def _columns(file: Path) -> list[str]:
+def columns(file: Path) -> list[str]:
     """The column names of a manifest. Raises ValueError, which names it, when it has none."""
     try:
         if file.suffix == ".parquet":
             return list(pyarrow.parquet.read_schema(file).names)
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            return next(csv.reader(lines, delimiter=_delimiter(file)), [])
+            return next(csv.reader(lines, delimiter=delimiter(file)), [])
     except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         raise ValueError(f"the manifest {file} cannot be read: {error}") from error
 
 
-def _delimiter(file: Path) -> str:
+def delimiter(file: Path) -> str:
+    """What stands between the columns of a manifest in text."""
     return "\t" if file.suffix == ".tsv" else ","
+
+
+def plain_column(name: str) -> str:
+    """A column's name as it is compared."""
+    return name.strip().lower()
 
 
 def _path_and_caption(file: Path) -> tuple[str | None, str | None]:
     """The names of a manifest's two columns; None for one that it does not have."""
     try:
-        columns = _columns(file)
+        found = columns(file)
     except ValueError:
         return None, None
-    by_name = {column.strip().lower(): column for column in reversed(columns)}
+    by_name = {plain_column(column): column for column in reversed(found)}
     path, caption = (
         next((by_name[name] for name in names if name in by_name), None)
         for names in (PATH_COLUMNS, CAPTION_COLUMNS)
@@ -285,8 +304,9 @@ def _parts(root: Path, kind: str, settle: bool = False) -> dict[str, str]:
     if kind == "manifests" and not stamps:
         file = next(root / name for name in sorted(_names(root)) if _is_manifest(name))
         raise ValueError(
-            f"the manifest {file} has the columns {', '.join(_columns(file))}; it needs one of "
+            f"the manifest {file} has the columns {', '.join(columns(file))}; it needs one of "
             f"paths ({', '.join(PATH_COLUMNS)}) and one of captions ({', '.join(CAPTION_COLUMNS)})"
+            f"; of labelled images it is called manifest.csv and has a column `{LABEL_COLUMN}`"
         )
     return dict(sorted(stamps.items()))
 
@@ -438,7 +458,7 @@ def _read_columns(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with pyarrow.csv.open_csv(
             file,
             parse_options=pyarrow.csv.ParseOptions(
-                delimiter=_delimiter(file), newlines_in_values=True
+                delimiter=delimiter(file), newlines_in_values=True
             ),
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=columns, column_types=dict.fromkeys(columns, pa.string())

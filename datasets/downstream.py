@@ -24,7 +24,8 @@ Train and test share their classes, which tells these sets from those of ``datas
 | imagenet     | 1,000   | 1,281,167 / – / 50,000 | published: train/<class>/ and val/<class>/  |
 | digits       | 10      | 901 / – / 896          | halves of each class; scikit-learn's images |
 | emoji        | 622     | 2,886 / – / 2,535      | halves of each class, of its test classes   |
-| NAME         |         |                        | a folder of your own: halves of each class  |
+| NAME         |         |                        | a folder of your own: halves of each class; |
+|              |         |                        | of a manifest that names test, of test's    |
 | NAME:groups  |         |                        | as NAME; the groups of classes are classes  |
 
 Where no validation images are named, ``evaluation.linear_probe`` takes some of train. * is scored
@@ -33,9 +34,9 @@ Visual Models From Natural Language Supervision, ICML 2021, table 9, but the dra
 are clevr-counts (its test images have no labels) and stl10 (they train on one fold). caltech101 is
 without its background class.
 
-Of emoji, cub200 and online_products only the classes that ``datasets.splits`` tests on are taken,
-so that a model that was trained on the others is judged on classes it never saw. cub2011 and
-cars196 hold all classes.
+Of emoji, cub200, online_products, inshop and inat only the classes that ``datasets.splits`` tests
+on are taken, so that a model that was trained on the others is judged on classes it never saw.
+cub2011 and cars196 hold all classes.
 """
 
 import logging
@@ -49,6 +50,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datasets import splits
+from datasets.caption_index import labelled_manifest
 from datasets.folders import clean, expected_tree, is_image, listed, read_class_folders, visible
 from datasets.image_set import Images, ImageSet
 from datasets.readable import keep_readable
@@ -150,7 +152,7 @@ _SOURCES = {
     ),
 }
 _FOLDERS = ("cub2011", "resisc45", "imagenet")
-_UNSEEN = ("emoji", "cub200", "online_products")  # judged on the classes of their test split
+_UNSEEN = ("emoji", "cub200", *splits.LISTS)  # judged on the classes of their test split
 KNOWN = (*sorted({*_SOURCES, *_FOLDERS}), "digits", *_UNSEEN)
 
 
@@ -312,7 +314,9 @@ def _digits(rng: np.random.Generator) -> Downstream:
 
 def is_ours(name: str, source_path: Path) -> bool:
     """Whether ``labelled`` has the images of ``name``: a benchmark of ours or a user's folder."""
-    return name in _UNSEEN or (name not in KNOWN and (source_path / name / "images").is_dir())
+    root = source_path / name
+    own = (root / "images").is_dir() or labelled_manifest(root) is not None
+    return name in _UNSEEN or (name not in KNOWN and own)
 
 
 def labelled(name: str, source_path: Path) -> ImageSet:
@@ -326,7 +330,8 @@ def labelled(name: str, source_path: Path) -> ImageSet:
             f"first: {', '.join(closest_first(name, KNOWN))}; one of your own is laid out as"
             f"{expected_tree(root)}"
         )
-    (images,) = keep_readable(read_class_folders(root), root=root)
+    _, laid_out = splits.read_layout(name, source_path)
+    (images,) = keep_readable(laid_out.get("test") or laid_out["all"], root=root)
     return images
 
 

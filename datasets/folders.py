@@ -1,4 +1,4 @@
-"""Reads images from folders: one folder per class, or the lists of Stanford Online Products.
+"""Reads images from folders: one folder per class, or as published lists of files say.
 
 <root>/images/<class>/<file>           cub200, cars196, emoji and any dataset of your own
 <root>/classes.json                    optional: {class folder: {"name": ..., "group": ...}}
@@ -7,12 +7,21 @@
 <root>/images/bicycle_final/<file>     online_products
 <root>/Info_Files/Ebay_train.txt       lines of: image_id class_id super_class_id path
 <root>/Info_Files/Ebay_test.txt
+
+<root>/img/WOMEN/Dresses/<item>/<file> inshop
+<root>/list_eval_partition.txt         lines of: image_name item_id train|query|gallery
+
+<root>/train_val2018/Aves/2761/<file>  inat
+<root>/Inat_dataset_splits/Inaturalist_train_set1.txt    a path a line
+<root>/Inat_dataset_splits/Inaturalist_test_set1.txt
+
+A table of one's own is read by ``datasets.manifest``.
 """
 
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +33,7 @@ from utilities.registry import closest_first
 
 log = logging.getLogger(__name__)
 
+MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.parquet")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 _TREES = {
@@ -40,8 +50,26 @@ _TREES = {
         "Info_Files/Ebay_train.txt",
         "Info_Files/Ebay_test.txt",
     ),
+    "inshop": (
+        "img/MEN/Denim/id_00000080/*.jpg",
+        "img/WOMEN/Dresses/id_00000002/*.jpg",
+        "…",
+        "list_eval_partition.txt",
+    ),
+    "inat": (
+        "train_val2018/Actinopterygii/2229/*.jpg",
+        "train_val2018/Aves/2761/*.jpg",
+        "…",
+        "Inat_dataset_splits/Inaturalist_train_set1.txt",
+        "Inat_dataset_splits/Inaturalist_test_set1.txt",
+    ),
 }
-_OWN_TREE = ("images/<first class>/*.jpg", "images/<second class>/*.jpg", "…")
+_OWN_TREE = (
+    "images/<first class>/*.jpg",
+    "images/<second class>/*.jpg",
+    "…  or",
+    "manifest.csv with the columns path, label and, if you like, split and caption",
+)
 
 
 def expected_tree(root: Path) -> str:
@@ -62,7 +90,13 @@ def find(name: str, source_path: Path) -> Path:
     message = f"--dataset {name}: there is no folder {root}"
     if name not in RECIPES:
         message += f". Known datasets, closest first: {', '.join(closest_first(name, RECIPES))}"
-    there = sorted(path.name for path in visible(source_path) if (path / "images").is_dir())
+    there = [
+        path.name
+        for path in visible(source_path)
+        if (path / "images").is_dir()
+        or (path.name in RECIPES and path.is_dir())
+        or any((path / file).is_file() for file in MANIFESTS)
+    ]
     message += f". Datasets in --source_path {source_path}: {', '.join(there) or 'none'}"
     raise FileNotFoundError(message + expected_tree(root))
 
@@ -123,28 +157,44 @@ def read_class_folders(root: Path) -> ImageSet:
     if empty:
         log.warning("%d class folders without images are left out: %s", len(empty), listed(empty))
 
-    about = _read_json(root / "classes.json")
-    stray = sorted(set(about) - {folder.name for folder in folders})
-    if stray:
-        log.warning("%s names folders that do not exist: %s", root / "classes.json", listed(stray))
-    described = [about.get(folder.name, {}) for folder in files]
-    groups = tuple(str(entry["group"]) for entry in described if entry.get("group"))
-    if groups and len(groups) < len(files):
-        raise ValueError(
-            f"{root / 'classes.json'} gives a group to {len(groups)} of {len(files)} classes; give "
-            "one to each or to none"
-        )
+    names, groups = described(root, [folder.name for folder in files], known=set(empty))
     return ImageSet(
         name=root.name,
         paths=tuple(path for paths in files.values() for path in paths),
         labels=np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()]),
-        class_names=tuple(
-            str(entry.get("name") or clean(folder.name))
-            for folder, entry in zip(files, described, strict=True)
-        ),
+        class_names=names,
         class_groups=groups,
         captions=_captions(root, [path for paths in files.values() for path in paths]),
     )
+
+
+def described(
+    root: Path, classes: Sequence[str], known: Collection[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Words and groups of classes, as ``<root>/classes.json`` has them; else their cleaned names.
+
+    Args:
+        known: further classes that the file may name.
+
+    Raises:
+        ValueError: the file is no JSON object, or gives a group to some classes only.
+    """
+    file = root / "classes.json"
+    about = _read_json(file)
+    stray = sorted(set(about) - {*classes, *known})
+    if stray:
+        log.warning("%s names classes that do not exist: %s", file, listed(stray))
+    entries = [about.get(name, {}) for name in classes]
+    names = tuple(
+        str(entry.get("name") or clean(name)) for name, entry in zip(classes, entries, strict=True)
+    )
+    groups = tuple(str(entry["group"]) for entry in entries if entry.get("group"))
+    if groups and len(groups) < len(classes):
+        raise ValueError(
+            f"{file} gives a group to {len(groups)} of {len(classes)} classes; give one to each or "
+            "to none"
+        )
+    return names, groups
 
 
 def _captions(root: Path, paths: list[Path]) -> tuple[str, ...]:

@@ -62,6 +62,7 @@ class ImageSet:
     class_names: tuple[str, ...]  # (C,) words, such as "Black footed Albatross"
     class_groups: tuple[str, ...] = ()  # (C,) the class above each class; empty: there are none
     captions: tuple[str, ...] = ()  # (N,) a sentence for each image; empty: there are none
+    queries: NDArray[np.bool_] | None = None  # (N,) asks, or is the gallery; None: all do both
     store: "Store | None" = None  # of datasets.image_cache: where images are read from instead
 
     def __post_init__(self) -> None:
@@ -75,6 +76,7 @@ class ImageSet:
             ("labels", len(self.labels), len(self.paths)),
             ("class_groups", len(self.class_groups) or self.n_classes, self.n_classes),
             ("captions", len(self.captions) or len(self.paths), len(self.paths)),
+            ("queries", len(self if self.queries is None else self.queries), len(self.paths)),
         ):
             if length != wanted:
                 raise ValueError(f"{self.name}: {field} has {length} entries, expected {wanted}")
@@ -124,6 +126,7 @@ class ImageSet:
             if self.class_groups
             else (),
             captions=tuple(self.captions[row] for row in rows) if self.captions else (),
+            queries=None if self.queries is None else self.queries[rows],
             store=None if self.store is None else self.store.take(rows),
         )
 

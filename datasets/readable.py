@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,10 +38,23 @@ def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
     Raises:
         FileNotFoundError: a set has no readable image.
     """
+    faults = find_faults([path for image_set in sets for path in image_set.paths], root)
+    if faults:
+        log.warning(
+            "%d of %d images cannot be read and are left out:\n%s",
+            len(faults),
+            len({path for image_set in sets for path in image_set.paths}),
+            "\n".join(f"  {path}: {why}" for path, why in faults.items()),
+        )
+    return [_without(image_set, faults) for image_set in sets]
+
+
+def find_faults(paths: Iterable[Path], root: Path) -> dict[Path, str]:
+    """Why each image that cannot be decoded cannot; what is known of ``root`` is not read again."""
     record = _record_file(root)
     known = _read_record(record)
-    paths = list(dict.fromkeys(path for image_set in sets for path in image_set.paths))
-    keys = {path: path.relative_to(root).as_posix() for path in paths}
+    paths = list(dict.fromkeys(paths))
+    keys = {path: _key(path, root) for path in paths}
     stamps = {path: _stamp(path) for path in paths}
     fresh = [path for path in paths if known.get(keys[path], [""])[0] != stamps[path]]
     if fresh:
@@ -56,15 +70,12 @@ def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
         with atomic_path(record) as temporary:
             temporary.write_text(json.dumps(known), encoding="utf-8")
 
-    faults = {path: known[keys[path]][1] for path in paths if known[keys[path]][1]}
-    if faults:
-        log.warning(
-            "%d of %d images cannot be read and are left out:\n%s",
-            len(faults),
-            len(paths),
-            "\n".join(f"  {path}: {why}" for path, why in faults.items()),
-        )
-    return [_without(image_set, faults) for image_set in sets]
+    return {path: known[keys[path]][1] for path in paths if known[keys[path]][1]}
+
+
+def _key(path: Path, root: Path) -> str:
+    """Its name in the record: below ``root`` where it is, else in full."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _without(image_set: ImageSet, faults: dict[Path, str]) -> ImageSet:

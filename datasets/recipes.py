@@ -93,6 +93,17 @@ RECIPES = {
     "cub200": Recipe(why=_PAPER),
     "cars196": Recipe(why=_PAPER),
     "online_products": Recipe(why=_PAPER),
+    "inshop": Recipe(
+        why="the benchmarks' setting, with the depths of recall that are reported for In-Shop",
+        evaluation_metrics=(
+            *("e_recall@1", "e_recall@10", "e_recall@20", "e_recall@30", "e_recall@40"),
+            "mAP@R",
+        ),
+    ),
+    "inat": Recipe(
+        why="the benchmarks' setting, with the depths of recall that are reported for iNaturalist",
+        evaluation_metrics=("e_recall@1", "e_recall@4", "e_recall@16", "e_recall@32", "mAP@R"),
+    ),
 }
 OWN_IMAGES = Recipe(why="your own images start from the benchmarks' setting")
 OWN_CAPTIONS = Recipe(

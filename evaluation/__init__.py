@@ -18,7 +18,7 @@ from evaluation.exhibit import Exhibit
 from evaluation.extract import Features, extract, predict
 from evaluation.frozen import evaluate as judge
 from evaluation.report_html import write_report
-from evaluation.retrieval import EVALTYPES, Scores, run
+from evaluation.retrieval import EVALTYPES, Scores, gallery_of, run
 from evaluation.tables import listing, table, write_by_class
 
 __all__ = [
@@ -83,7 +83,12 @@ def build_exhibit(
         class_words: (C, Dw), embedded words of the classes.
     """
     labels = torch.from_numpy(images.labels)[rows]
-    queries = metrics.per_query(["recall@1", "mAP@R"], metrics.Gallery(embeds, labels))
+    asks = torch.ones(len(rows), dtype=torch.bool)
+    if images.queries is not None:
+        asks = torch.from_numpy(images.queries)[rows]
+    found = metrics.per_query(["recall@1", "mAP@R"], gallery_of(images, embeds, rows))
+    none = torch.full((len(rows),), torch.nan, dtype=torch.float64)  # of the gallery's images
+    queries = {name: none.masked_scatter(asks, values) for name, values in found.items()}
     return Exhibit(
         name=images.name,
         paths=[images.paths[row] for row in rows.tolist()],
@@ -96,4 +101,5 @@ def build_exhibit(
         class_groups=images.class_groups,
         class_words=None if class_words is None else class_words.cpu(),
         seed=seed,
+        queries=None if images.queries is None else asks,
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import metrics as scoring
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
-from evaluation.retrieval import Scores, run
+from evaluation.retrieval import Scores, refuse_one_sided, run
 
 
 class Evaluator:
@@ -26,7 +26,8 @@ class Evaluator:
         embeds: of each set the embeddings of the last call, and which rows of the set they are.
 
     Raises:
-        ValueError: a metric is unknown, or a set lacks the words or groups that it needs.
+        ValueError: a metric is unknown, or a set lacks the words or groups that it needs, or a
+            gallery for its queries.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Evaluator:
         **options: Any,
     ) -> None:
         for name, images in sets.items():
+            refuse_one_sided(images)
             scoring.validate(metrics, class_words.get(name), images.class_groups or None)
         self.embedder = embedder
         self.sets = dict(sets)

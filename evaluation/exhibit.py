@@ -36,12 +36,14 @@ class Exhibit:
         labels: (N,) int64 in [0, C).
         class_names: C words.
         after: (N, D) float32 on the CPU, the embeddings that are shown.
-        recall: (N,) recall@1 of each query, NaN where an image is alone in its class.
+        recall: (N,) recall@1 of each query, NaN where an image is alone in its class or no query.
         average_precision: (N,) mAP@R of each query, NaN likewise.
         before: (N, D') embeddings of the untrained embedder; None leaves out what compares the two.
         class_groups: C names of the group that each class belongs to; empty: there are none.
         class_words: (C, Dw) embedded words of the classes; None leaves out what reads them.
         seed: of every draw.
+        queries: (N,) bool, where queries are a set of their own: these ask, and only the others are
+            found. None: every image asks, and finds the others.
 
     Raises:
         ValueError: there is no image, lengths do not agree, or a label has no class name.
@@ -58,12 +60,13 @@ class Exhibit:
     class_groups: Sequence[str] = ()
     class_words: Tensor | None = None
     seed: int = 0
+    queries: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.paths), len(self.class_names)
         if not n:
             raise ValueError(f"{self.name} has no images to show")
-        for field in ("labels", "after", "recall", "average_precision", "before"):
+        for field in ("labels", "after", "recall", "average_precision", "before", "queries"):
             value = getattr(self, field)
             if value is not None and len(value) != n:
                 raise ValueError(f"{self.name}: {field} has {len(value)} rows for {n} images")
@@ -144,7 +147,9 @@ def retrievals(
     found = {}
     for name in ("best", "median", "worst"):
         rows = chosen[name]
-        neighbours = nearest(exhibit.after, exhibit.labels, torch.tensor(rows).long(), k)
+        neighbours = nearest(
+            exhibit.after, exhibit.labels, torch.tensor(rows).long(), k, exhibit.queries
+        )
         found[name] = [
             Retrieved(row, float(scores[row]), near)
             for row, near in zip(rows, neighbours.tolist(), strict=True)
@@ -152,8 +157,12 @@ def retrievals(
     return found
 
 
-def nearest(embeds: Tensor, labels: Tensor, rows: Tensor, k: int) -> Tensor:
-    """(Q, min(k, N - 1)) int64: the nearest images of a few queries, by euclidean distance.
+def nearest(
+    embeds: Tensor, labels: Tensor, rows: Tensor, k: int, queries: Tensor | None = None
+) -> Tensor:
+    """(Q, min(k, M)) int64: the nearest of M images of a few queries, by euclidean distance.
+
+    M is N - 1, or the number of images that are none of ``queries`` (N,), where these are given.
 
     Equal distances are broken as in ``metrics.Gallery``: images of other classes come first, then
     the lower row, and the query itself is left out by its row.
@@ -161,9 +170,12 @@ def nearest(embeds: Tensor, labels: Tensor, rows: Tensor, k: int) -> Tensor:
     # |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2), the sum that Gallery ranks by
     scores = torch.addmm(-embeds.square().sum(dim=1) / 2, embeds[rows], embeds.T)  # (Q, N)
     scores.scatter_(1, rows[:, None], -torch.inf)
+    if queries is not None:
+        scores[:, queries] = -torch.inf
     others_first = (labels[rows][:, None] == labels).sort(dim=1, stable=True).indices
     order = scores.gather(1, others_first).argsort(dim=1, descending=True, stable=True)
-    return others_first.gather(1, order)[:, : min(k, len(embeds) - 1)]
+    n_found = len(embeds) - (1 if queries is None else int(queries.sum()))
+    return others_first.gather(1, order)[:, : min(k, n_found)]
 
 
 def _of_different_classes(rows: list[int], labels: Tensor, n: int) -> list[int]:

@@ -1,9 +1,14 @@
-"""Image retrieval among classes: every image of a set queries all the others."""
+"""Image retrieval among classes: every image of a set queries all the others.
+
+Of a set that tells its queries from its gallery (``ImageSet.queries``), such as In-Shop's, only
+these query, and only that is searched.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metrics as scoring
@@ -11,7 +16,7 @@ from datasets.image_set import ImageSet
 from datasets.loading import Transform
 from evaluation.extract import Features, extract
 from evaluation.tables import number
-from metrics import Gallery, Interval
+from metrics import Gallery, Interval, Queries
 from metrics.gallery import BLOCK_BYTES
 from utilities import processes
 
@@ -27,7 +32,8 @@ class Scores(dict[str, float]):
     query counts. Only scores of single queries have an interval and a value for each class.
 
     Attributes:
-        protocols: such as "cub200.test n=5924 d=128 euclidean exact seed=2".
+        protocols: such as "cub200.test n=5924 d=128 euclidean exact seed=2"; where queries are a
+            set of their own also how many, "inshop.test q=14218 n=12612 d=...".
         intervals: 95 % bootstrap confidence interval over the test classes.
         by_class: (C,) float64, NaN where no query of a class counts.
     """
@@ -77,19 +83,54 @@ def score(
     """
     protocols = {}
     n, d = gallery.embeds.shape
+    asked = "" if gallery.queries is None else f"q={len(gallery.queries.labels)} "
     values, queries = scoring.measure(names, gallery, block_bytes=block_bytes)
     for name in values:
         metric = scoring.parse(name)
         distance = "cosine" if metric.cosine else "euclidean"
         method = "k-means" if metric.compare else "exact"
-        protocols[name] = f"{set_name} n={n} d={d} {distance} {method} seed={gallery.seed}"
+        protocols[name] = f"{set_name} {asked}n={n} d={d} {distance} {method} seed={gallery.seed}"
     labels = gallery.asking.labels
+    by_class = scoring.per_class(queries, labels)
+    more = int(gallery.labels.max()) - int(labels.max())  # classes at the end that nothing asks for
     return Scores(
         values,
         protocols,
         scoring.bootstrap(queries, labels, seed=gallery.seed),
-        scoring.per_class(queries, labels),
+        {
+            name: F.pad(found, (0, max(more, 0)), value=torch.nan)
+            for name, found in by_class.items()
+        },
     )
+
+
+def refuse_one_sided(images: ImageSet) -> None:
+    """Raise ValueError for a set whose queries or whose gallery is empty."""
+    if images.queries is not None and not 0 < images.queries.sum() < len(images):
+        n_queries = int(images.queries.sum())
+        raise ValueError(
+            f"{images.name} has {n_queries} queries and {len(images) - n_queries} gallery images; "
+            "retrieval needs both, or images that query one another"
+        )
+
+
+def gallery_of(
+    images: ImageSet, embeds: Tensor, rows: Tensor, words: Tensor | None = None, seed: int = 0
+) -> Gallery:
+    """What is searched of an embedded set, and its queries where they are apart from it.
+
+    Args:
+        embeds: (M, D) of the images ``rows``, on any device.
+        rows: (M,) int64, of the set.
+        words: (C, Dw) of its classes.
+        seed: as ``Gallery``.
+    """
+    labels, groups = torch.from_numpy(images.labels)[rows], images.class_groups or None
+    if images.queries is None:
+        return Gallery(embeds, labels, words, groups, seed=seed)
+    asks = torch.from_numpy(images.queries)[rows]
+    queries = Queries(embeds[asks.to(embeds.device)], labels[asks])
+    return Gallery(embeds[~asks.to(embeds.device)], labels[~asks], words, groups, seed, queries)
 
 
 def run(
@@ -127,10 +168,11 @@ def run(
         each, and the first of them scores; the others return no score.
 
     Raises:
-        ValueError: a metric or evaltype is unknown, or needs words or groups that there are not.
+        ValueError: a metric or evaltype is unknown, or needs words or groups that there are not;
+            the set has queries and no gallery, or the other way round.
     """
-    groups = image_set.class_groups or None
-    scoring.validate(metrics, class_words, groups)
+    refuse_one_sided(image_set)
+    scoring.validate(metrics, class_words, image_set.class_groups or None)
     for evaltype in evaltypes:
         if evaltype not in EVALTYPES:
             raise ValueError(
@@ -152,7 +194,7 @@ def run(
         return scores, extracted
     for evaltype in evaltypes:
         embeds = getattr(extracted, evaltype).to(device if search_device is None else search_device)
-        gallery = Gallery(embeds, extracted.labels, class_words, groups, seed=seed)
+        gallery = gallery_of(image_set, embeds, extracted.rows, class_words, seed)
         found = score(gallery, metrics, set_name=image_set.name, block_bytes=block_bytes)
         scores.add(found, f"{evaltype}/")
     return scores, extracted

@@ -11,7 +11,7 @@ from PIL import Image
 import datasets
 from datasets.caption_set import CaptionSet
 from datasets.folders import clean
-from datasets.splits import hold_out, read
+from datasets.splits import fold, hold_out, read
 from tests.datasets.captioned import pair
 
 
@@ -20,6 +20,8 @@ def arguments(root, **flags):
         "use_tv_split": False,
         "tv_split_perc": 0.8,
         "tv_split_by_samples": False,
+        "cv_folds": 0,
+        "cv_fold": 0,
         "seed": 0,
     }
     return argparse.Namespace(
@@ -359,3 +361,77 @@ def test_a_class_of_one_image_stays_in_train_by_samples(mine, tmp_path):
     train, val = hold_out(read("mine", tmp_path)[0], 0.5, by_samples=True)
     assert train.class_names == ("a", "b") and val.class_names == ("b",)
     assert np.array_equal(np.bincount(train.labels), [1, 2])
+
+
+# ------------------------------------------------------------------------------------------- folds
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 4, 7, 10])
+def test_each_class_is_held_out_in_one_fold_and_trained_on_in_the_others(twenty, n_folds):
+    held_out = []
+    for number in range(n_folds):
+        train, val = fold(twenty, n_folds, number)
+        assert not set(train.class_names) & set(val.class_names)
+        assert set(train.paths) | set(val.paths) == set(twenty.paths)
+        assert len(train) + len(val) == len(twenty)
+        assert (train.name, val.name) == ("mine.train", f"mine.fold{number}of{n_folds}")
+        held_out.append(val.class_names)
+    # Runs of the sorted classes, as evenly as can be.
+    assert [name for names in held_out for name in names] == list(twenty.class_names)
+    sizes = [len(names) for names in held_out]
+    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
+
+
+def test_folds_of_unequal_size_by_hand(mine, tmp_path):
+    mine({f"{number:02d}": 2 for number in range(10)})
+    train = read("mine", tmp_path)[0]
+    assert [fold(train, 2, number)[1].class_names for number in (0, 1)] == [
+        ("00", "01", "02"),
+        ("03", "04"),
+    ]
+
+
+def test_folds_leave_test_alone_and_do_not_follow_the_seed(mine, tmp_path):
+    root = mine({f"{number:02d}": 2 for number in range(16)})
+    whole = datasets.build(arguments(root))
+    folds = [
+        datasets.build(arguments(root, cv_folds=4, cv_fold=1, seed=seed)) for seed in (0, 1, 2)
+    ]
+    assert len({data.val.paths for data in folds}) == 1
+    assert folds[0].val.class_names == ("02", "03")
+    assert folds[0].train.class_names == ("00", "01", "04", "05", "06", "07")
+    assert folds[0].test.paths == whole.test.paths and whole.val is None
+
+
+def test_folds_of_other_layouts(online_products, eight):
+    data = datasets.build(arguments(eight, cv_folds=2, cv_fold=0))
+    assert (data.train.n_classes, data.val.n_classes) == (2, 2)
+    with pytest.raises(ValueError, match=r"--cv_folds needs 4 training classes, .* has 3"):
+        datasets.build(arguments(online_products, cv_folds=2, cv_fold=0))
+
+
+@pytest.fixture
+def eight(mine):
+    return mine(dict.fromkeys("abcdefgh", 2))
+
+
+@pytest.mark.parametrize(
+    ("folds", "number", "message"),
+    [
+        (1, 0, "--cv_folds 1 leaves nothing to train on"),
+        (4, 4, "--cv_fold 4 is none of --cv_folds 4; use one from 0 to 3"),
+        (4, -1, "--cv_fold -1 is none of"),
+        (11, 0, "--cv_folds 11 of 20 training classes .* use 10 or fewer"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(twenty, folds, number, message):
+    with pytest.raises(ValueError, match=message):
+        fold(twenty, folds, number)
+
+
+def test_folds_and_a_share_exclude_each_other_and_captions_have_no_folds(twenty, captioned):
+    root = captioned.parent / "mine"
+    with pytest.raises(ValueError, match="--cv_folds 4 and --use_tv_split both hold out"):
+        datasets.build(arguments(root, cv_folds=4, cv_fold=0, use_tv_split=True))
+    with pytest.raises(ValueError, match="--cv_folds 4 holds out classes, --dataset captioned has"):
+        datasets.build(arguments(captioned, cv_folds=4, cv_fold=0))

@@ -1,5 +1,7 @@
 """The evaluation that a training run repeats."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,3 +57,21 @@ def test_every_set_and_output_under_its_name(image_set):
 def test_missing_words_are_refused_before_anything_is_embedded(image_set):
     with pytest.raises(ValueError, match="wrong_word_similarity@1 needs embedded words"):
         Evaluator(Colour(), {"test": image_set}, None, {}, metrics=["wrong_word_similarity@1"])
+
+
+def test_queries_without_a_gallery_are_refused_before_anything_is_embedded(image_set):
+    queries = replace(image_set, queries=np.ones(4, dtype=bool))
+    with pytest.raises(ValueError, match=r"colours.test has 4 queries and 0 gallery images"):
+        Evaluator(Colour(), {"test": queries}, None, {}, metrics=["recall@1"])
+
+
+def test_a_set_with_a_gallery_of_its_own_says_so(image_set):
+    apart = replace(image_set, queries=np.array([True, False, True, False]))
+    evaluate = Evaluator(
+        Colour(), {"test": apart}, to_tensor, {}, metrics=["recall@1"], evaltypes=["embeds"],
+        workers=0,
+    )  # fmt: skip
+    scores = evaluate()
+    assert scores == {"test/embeds/recall@1": 1.0}
+    assert scores.protocols["test/embeds/recall@1"].startswith("colours.test q=2 n=2 d=3")
+    assert len(evaluate.embeds["test"][0]) == 4

@@ -1,6 +1,8 @@
 """What a report shows agrees with sums written out by hand, whatever the set lacks."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 import metrics
+from datasets.image_set import ImageSet
+from evaluation import build_exhibit
 from evaluation import exhibit as ex
 from evaluation.exhibit import Exhibit
 
@@ -275,3 +279,43 @@ def test_scores_of_each_class():
 def test_one_class_has_no_other_beside_it():
     (row,) = ex.per_class(make((4,)))
     assert row.nearest == -1 and math.isnan(row.cosine)
+
+
+def test_separate_queries_find_gallery_images_alone():
+    """In-Shop: the nearest image of all is another query, and is not shown."""
+    torch.manual_seed(0)
+    embeds = torch.randn(40, 3)
+    labels = torch.arange(40) % 5
+    asks = torch.arange(40) < 15
+    scores = torch.where(asks, torch.rand(40), torch.nan).double()
+    shown = Exhibit(
+        "shop.test", [f"{row}.jpg" for row in range(40)], labels, tuple("abcde"), embeds,
+        scores, scores, queries=asks,
+    )  # fmt: skip
+    for found in ex.retrievals(shown, k=30).values():
+        for query in found:
+            assert query.row < 15 and len(query.neighbours) == 25
+            distances = [float((embeds[query.row] - embeds[row]).norm()) for row in range(15, 40)]
+            order = sorted(range(15, 40), key=lambda row: distances[row - 15])
+            assert query.neighbours == order
+
+
+def test_the_report_of_a_set_with_a_gallery_shows_the_scores_of_its_queries():
+    asks = np.array([True, False, True, False, False, True, False, False])
+    labels = np.array([0, 0, 1, 1, 0, 1, 0, 2])
+    images = ImageSet(
+        "shop.test", tuple(Path(f"{row}.jpg") for row in range(8)), labels, tuple("abc"),
+        queries=asks,
+    )  # fmt: skip
+    rows = torch.tensor([0, 1, 2, 3, 4, 5, 7])  # one could not be read
+    embeds = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    shown = build_exhibit(images, embeds, rows)
+    gallery = [place for place, row in enumerate(rows.tolist()) if not asks[row]]
+    for place, row in enumerate(rows.tolist()):
+        if not asks[row]:
+            assert math.isnan(shown.recall[place])
+            continue
+        nearest = min(gallery, key=lambda other: float((embeds[place] - embeds[other]).norm()))
+        assert float(shown.recall[place]) == (labels[rows[nearest]] == labels[row])
+    assert shown.queries.tolist() == [bool(asks[row]) for row in rows]
+    assert build_exhibit(replace(images, queries=None), embeds, rows).queries is None

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,3 +131,90 @@ def test_a_listing_has_no_second_column():
         "embeds/mAP                                     50.00",
         "embeds/alignment                              0.2500",
     ]
+
+
+# ------------------------------------------------------------------------- queries and a gallery
+
+
+@pytest.fixture
+def apart(image_set):
+    """Queries (rows 0, 3, 4) and a gallery in which nothing is of the car's class."""
+    queries = np.array([True, False, False, True, True, True])
+    return replace(image_set, queries=queries, labels=np.array([0, 0, 1, 1, 0, 2]))
+
+
+def nearest_is_right(reds, labels, asks):
+    """For each query by plain loops: whether its nearest gallery image is of its class."""
+    hits = []
+    for row in range(len(labels)):
+        gallery = [other for other in range(len(labels)) if not asks[other]]
+        if not asks[row] or labels[row] not in [labels[other] for other in gallery]:
+            continue
+        best = min(gallery, key=lambda other: abs(reds[other] - reds[row]))
+        hits.append(labels[best] == labels[row])
+    return hits
+
+
+def test_queries_ask_and_the_gallery_is_searched(apart):
+    class Red(nn.Module):
+        def forward(self, images):
+            red = images[:, :1].mean(dim=(2, 3))
+            return Embedding(red, red, images)
+
+    names = ["recall@1", "mAP@R", "nmi", "wrong_group_share@1"]
+    found, features = run(Red(), apart, to_tensor, metrics=names, bs=2, workers=0, seed=3)
+    hits = nearest_is_right(REDS, apart.labels, apart.queries)
+    assert 0 < sum(hits) < len(hits) == 3  # the query of class 2 finds none and does not count
+    assert found["embeds/recall@1"] == pytest.approx(sum(hits) / len(hits))
+    # Everyone against everyone would say something else.
+    whole, _ = run(
+        Red(), replace(apart, queries=None), to_tensor, metrics=names, bs=6, workers=0, seed=3
+    )
+    assert whole["embeds/recall@1"] != found["embeds/recall@1"]
+    protocol = "colours.test q=4 n=2 d=1 euclidean"
+    assert found.protocols["embeds/recall@1"] == f"{protocol} exact seed=3"
+    assert found.protocols["embeds/nmi"] == f"{protocol} k-means seed=3"
+    assert len(features.embeds) == 6
+    by_class = found.by_class["embeds/recall@1"]
+    assert len(by_class) == 3 and math.isnan(by_class[2])
+
+
+def test_scores_are_those_of_metrics_with_queries(apart):
+    names = ["recall@1", "recall@2", "mAP", "group_recall@1"]
+    found, _ = run(Colour(), apart, to_tensor, metrics=names, bs=6, workers=0, seed=3)
+    points = torch.tensor([[3.0 * row, 0.0] for row in range(6)])
+    labels, asks = torch.tensor(apart.labels), torch.tensor(apart.queries)
+    gallery = metrics.Gallery(
+        points[~asks], labels[~asks], None, apart.class_groups, 3,
+        metrics.Queries(points[asks], labels[asks]),
+    )  # fmt: skip
+    expected = metrics.compute(names, gallery)
+    assert {name: found[f"embeds/{name}"] for name in names} == expected
+
+
+def test_values_by_class_reach_the_last_class_of_the_gallery(image_set, tmp_path):
+    """A class that nothing asks for has a row without values in the file."""
+    asking = replace(image_set, queries=np.array([True, False, True, False, False, False]))
+    found, _ = run(Colour(), asking, to_tensor, metrics=["recall@1"], bs=6, workers=0)
+    write_by_class(tmp_path / "classes.csv", found, "embeds/", asking)
+    rows = list(csv.reader((tmp_path / "classes.csv").open()))
+    assert rows[0] == ["class", "group", "images", "recall@1"]
+    assert rows[1][3] != "" and rows[3] == ["car", "vehicle", "2", ""]
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_set_of_queries_alone_or_of_none_is_refused(image_set, asks):
+    embedder = Colour()
+    one_sided = replace(image_set, queries=np.full(6, asks))
+    with pytest.raises(ValueError, match=r"colours.test has . queries and . gallery images"):
+        run(embedder, one_sided, to_tensor, metrics=["recall@1"], workers=0)
+    assert embedder.n_calls == 0
+
+
+def test_unreadable_queries_and_gallery_images_stay_in_their_places(apart):
+    """What cannot be read moves no other image to the other side."""
+    Image.new("RGB", (4, 4)).save(apart.paths[5])
+    apart.paths[3].write_bytes(b"")
+    found, features = run(Colour(), apart, to_tensor, metrics=["recall@1"], bs=6, workers=0)
+    assert features.rows.tolist() == [0, 1, 2, 4, 5]
+    assert found.protocols["embeds/recall@1"].startswith("colours.test q=3 n=2 ")

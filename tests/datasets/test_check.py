@@ -1,0 +1,221 @@
+"""What is found out about a dataset before it is trained on."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import check, emoji
+from datasets.check import PUBLISHED, examine, main, report
+from tests.datasets import miniature
+from tests.datasets.captioned import pair, write
+
+ROOT = Path(__file__).parents[2]
+
+
+def own(folder, classes=6, per_class=4, name="mine"):
+    """Class folders of one's own, of pictures that differ."""
+    for kind in range(classes):
+        for number in range(per_class):
+            path = folder / name / "images" / f"class {kind}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rng = np.random.default_rng([kind, number])
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64)).save(path)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["cub200", "cars196", "online_products", "inshop", "inat"])
+def test_published_counts_add_up(name):
+    counts = PUBLISHED[name]
+    for what in ("images", "classes"):
+        assert counts[what] == counts[f"train {what}"] + counts[f"test {what}"]
+    if "queries" in counts:
+        assert counts["queries"] + counts["gallery images"] == counts["test images"]
+
+
+def test_a_set_without_faults(tmp_path, capsys):
+    own(tmp_path)
+    assert main(["mine", "--source_path", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"mine in {tmp_path / 'mine'}",
+        "                 found",
+        "  images            24",
+        "  classes            6",
+        "  train images      12",
+        "  train classes      3",
+        "  test images       12",
+        "  test classes       3",
+        "nothing is wrong",
+    ]
+
+
+def test_a_benchmark_with_the_published_counts_passes_and_others_do_not(tmp_path, monkeypatch):
+    root = miniature.inshop(tmp_path)
+    found = examine("inshop", tmp_path)
+    assert found.wrong == [
+        "counts differ from the published ones: images, classes, train images, train classes, "
+        "test images, test classes, queries, gallery images"
+    ]
+    assert found.counts["queries"] == found.counts["gallery images"] == 24
+    text = report("inshop", found)
+    assert "  queries            24     14,218  differs\n" in text
+    assert "where it comes from: DeepFashion" in text and text.endswith("something is wrong")
+    monkeypatch.setitem(check.PUBLISHED, "inshop", found.counts)
+    assert examine("inshop", tmp_path).wrong == []
+    (root / "list_eval_partition.txt").unlink()
+    text = report("inshop", examine("inshop", tmp_path))
+    assert "is missing; expected" in text and f"{root}/img/MEN/Denim/id_00000080/*.jpg" in text
+
+
+def test_a_class_that_is_missing_is_seen_in_a_copy_of_cub(tmp_path, monkeypatch):
+    root = miniature.cub200(tmp_path)
+    monkeypatch.setitem(check.PUBLISHED, "cub200", examine("cub200", tmp_path).counts)
+    shutil.rmtree(root / "images" / "022.Chuck_will_Widow")
+    (wrong,) = examine("cub200", tmp_path).wrong
+    assert "images, classes, train images, train classes" in wrong and "test images" not in wrong
+
+
+def test_unreadable_images_are_listed_and_capped(tmp_path):
+    root = own(tmp_path, per_class=6)
+    for path in sorted(root.rglob("*.png"))[:12]:
+        path.write_bytes(b"")
+    (wrong,) = examine("mine", tmp_path).wrong
+    lines = wrong.splitlines()
+    assert lines[0] == "12 images cannot be read" and len(lines) == 12
+    assert "class 0/0.png: " in lines[1] and lines[-1].strip() == "and 2 more"
+    assert examine("mine", tmp_path).counts["images"] == 36  # counts are of what is listed
+
+
+def test_listed_images_that_do_not_exist_are_wrong(tmp_path):
+    root = miniature.online_products(tmp_path)
+    (root / "images" / "toaster_final" / "111085122883_0.JPG").unlink()
+    assert "1 images cannot be read" in "\n".join(examine("online_products", tmp_path).wrong)
+
+
+def test_classes_of_one_image_are_worth_knowing(tmp_path):
+    root = own(tmp_path)
+    for number in (1, 2, 3):
+        (root / "images" / "class 5" / f"{number}.png").unlink()
+    found = examine("mine", tmp_path)
+    assert found.wrong == []
+    assert found.notes[0].startswith("mine.test: 1 of 3 classes have one image\n    class 5 (")
+
+
+def test_queries_without_a_gallery_image_are_worth_knowing(tmp_path):
+    root = miniature.inshop(tmp_path)
+    file = root / "list_eval_partition.txt"
+    lines = [
+        line
+        for line in file.read_text().splitlines()
+        if not ("id_00000016" in line and line.endswith("gallery"))
+    ]
+    file.write_text("\n".join(lines))
+    (note,) = examine("inshop", tmp_path, near=-1).notes
+    assert note.startswith("inshop.test: 3 queries have no image of their class in the gallery")
+
+
+def test_a_test_image_that_was_trained_on_is_found_even_scaled_and_pressed(tmp_path):
+    root = own(tmp_path)
+    with Image.open(root / "images" / "class 0" / "1.png") as image:
+        image.resize((96, 96)).save(root / "images" / "class 4" / "other.jpg", quality=80)
+    (wrong,) = examine("mine", tmp_path).wrong
+    title, line = wrong.splitlines()
+    assert title == "1 of 13 test images are pictures of train"
+    assert line.endswith("bits: images/class 4/other.jpg and images/class 0/1.png")
+    assert examine("mine", tmp_path, near=-1).wrong == []
+    # Copies on one side are no leak.
+    shutil.move(root / "images" / "class 4" / "other.jpg", root / "images" / "class 2")
+    assert examine("mine", tmp_path).wrong == []
+
+
+def test_copies_in_a_published_split_are_worth_knowing_only(tmp_path, monkeypatch):
+    root = miniature.cub200(tmp_path)
+    birds = sorted((root / "images").iterdir())
+    shutil.copy(next(birds[0].iterdir()), birds[-1] / "copy.jpg")
+    monkeypatch.setitem(check.PUBLISHED, "cub200", examine("cub200", tmp_path, near=-1).counts)
+    found = examine("cub200", tmp_path, near=0)
+    assert found.wrong == []
+    assert any(note.startswith("1 of 37 test images are pictures of train") for note in found.notes)
+
+
+def test_validation_images_of_a_manifest_count_as_seen(tmp_path):
+    root = own(tmp_path)
+    shutil.copy(root / "images" / "class 1" / "0.png", root / "copy.png")
+    rows = ["path,label,split"]
+    for kind, split in enumerate(("train", "val", "test")):
+        rows += [f"images/class {kind}/{number}.png,{kind},{split}" for number in range(4)]
+    rows.append("copy.png,2,test")
+    (root / "manifest.csv").write_text("\n".join(rows))
+    found = examine("mine", tmp_path)
+    assert (found.counts["val images"], found.counts["images"]) == (4, 13)
+    assert "0 bits: copy.png and images/class 1/0.png" in found.wrong[0]
+
+
+def test_a_wrong_manifest_is_named(tmp_path):
+    root = own(tmp_path)
+    (root / "manifest.csv").write_text("path,label\nimages/class 0/0.png,\n")
+    (wrong,) = examine("mine", tmp_path).wrong
+    assert "manifest.csv, line 2: the label is empty" in wrong
+
+
+def test_a_name_that_is_not_there(tmp_path, capsys):
+    own(tmp_path)
+    assert main(["mone", "--source_path", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"there is no folder {tmp_path / 'mone'}" in said and "images/<first class>" in said
+    assert f"Datasets in --source_path {tmp_path}: mine" in said
+
+
+@pytest.mark.parametrize("name", ["emoji", "openclipart"])
+def test_what_is_built_on_first_use_is_not_built_here(tmp_path, name):
+    text = report(name, examine(name, tmp_path))
+    assert "there is no folder" in text and f"python main.py --dataset {name}" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_emoji_set_is_named(tmp_path):
+    root = own(tmp_path, name="emoji")
+    (root / "classes.json").write_text("{}")
+    with pytest.raises(ValueError, match="damaged"):
+        emoji.verify(root)
+    assert "the emoji dataset in" in examine("emoji", tmp_path).wrong[0]
+
+
+def test_pairs_without_captions_are_counted(tmp_path):
+    root = tmp_path / "said"
+    for number in range(3):
+        pair(root / "a", f"{number}.jpg", "one" if number else "two", seed=number)
+    assert examine("said", tmp_path).counts == {"pairs": 3, "distinct captions": 2}
+    assert examine("said", tmp_path).wrong == []
+    for number in range(3, 15):
+        write(root / "a" / f"{number}.jpg", (root / "a" / "1.jpg").read_bytes())
+    pair(root / "a", "15.jpg", " ")
+    (root / "a" / "0.jpg").write_bytes(b"none")
+    found = examine("said", tmp_path)
+    assert found.counts["pairs"] == 2
+    (wrong,) = found.wrong
+    assert wrong.startswith(
+        "14 images are left out (12 no caption, 1 unreadable image, 1 blank caption), all of them"
+    )
+    assert wrong.splitlines()[-1].strip() == "and 4 more"
+
+
+def test_bits_out_of_range_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["mine", "--near", "65"])
+    assert "--near 65 is no number of bits; use one from 0 to 64, or -1" in capsys.readouterr().err
+
+
+def test_the_command_ends_with_a_status(tmp_path):
+    own(tmp_path)
+    command = [sys.executable, "-m", "datasets.check", "mine", "--source_path", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("nothing is wrong\n")
+    (tmp_path / "mine" / "images" / "class 0" / "0.png").write_bytes(b"")
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 1
