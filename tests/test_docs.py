@@ -14,6 +14,7 @@ from datasampler import SAMPLERS
 from datasets import downstream
 from language import neighbours
 from metrics import METRICS
+from utilities import flags as pages
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -22,26 +23,21 @@ OBJECTIVES = (TEXTS["objectives.md"], TEXTS["self_supervision.md"])  # with labe
 ACTIONS = {
     flag: action for action in parameters.build_parser()._actions for flag in action.option_strings
 }
+COMMANDS = [  # of ours beside main.py: what has a command line reads it by flags in quotes
+    path
+    for folder in ("architectures", "datasets", "evaluation", "language", "tests", "utilities")
+    for path in (ROOT / folder).rglob("*.py")
+    if "__main__" in path.read_text()
+]
 OF_OTHER_COMMANDS = {
-    *(
-        "--classes",
-        "--device",
-        "--images",
-        "--only",
-        "--rounds",
-        "--sizes",
-        "--threads",
-    ),  # benchmarks
-    "--rows",  # a benchmark, too
-    *("--index", "--k", "--save", "--json"),  # evaluation.retrieve
+    *(flag for path in COMMANDS for flag in re.findall(r'"(--\w+)"', path.read_text())),
     *(flag for action in neighbours.build_parser()._actions for flag in action.option_strings),
     "--nproc_per_node",  # torchrun
     *("--embeddings", "--index_path", "--metric_type", "--max_index_memory_usage"),  # autofaiss
     "--distributed",  # autofaiss, too
-    *("--format", "--out"),  # architectures.export
-    *("--baseline", "--versus", "--scores", "--groups", "--sort", "--epoch_by", "--epoch_score"),
-    *("--format", "--output", "--curves", "--compare"),  # utilities.results
     "--dev",  # requirements.sh
+    *("--list", "--row", "--array"),  # language_guidance_benchmark_runs.sh
+    *("--gres", "--wrap"),  # sbatch
 }
 TABLES = [  # section, what stands before a hyperparameter in its flag, registry
     ("Objectives", "--loss_{}_", CRITERIA),
@@ -82,6 +78,12 @@ def same(text, default):
     if isinstance(default, (list, tuple)):
         return text.split() == [str(item) for item in default]
     return text == default if isinstance(default, str) else float(text) == default
+
+
+def test_the_page_of_flags_is_that_of_the_parser():
+    assert TEXTS.get("flags.md") == pages.page(), (
+        "docs/flags.md is not what the parser says; python -m utilities.flags > docs/flags.md"
+    )
 
 
 @pytest.mark.parametrize(("section", "prefix", "registry"), TABLES)
@@ -152,7 +154,7 @@ def test_each_evaluation_and_its_datasets_are_documented():
     assert set(parameters.EVALUATIONS) <= named
     heading = (downstream.__doc__ or "").splitlines()
     tabled = {line.split("|")[1].strip(" *") for line in heading if line.startswith("| ")}
-    public = set(downstream.KNOWN) - {"digits", "emoji", "cub200", "online_products"}
+    public = set(downstream.KNOWN) - {"digits", *downstream._UNSEEN}
     assert public <= tabled and f"one of {len(public)} public datasets" in section
 
 
@@ -189,7 +191,8 @@ def test_every_flag_exists(path):
     named = set(re.findall(r"(?<![\w-])--[A-Za-z]\w*", TEXTS[path.name]))
     placeholders = {flag for flag in named if flag.endswith("_")}  # `--loss_<name>_<param>`
     assert all(any(flag.startswith(stem) for flag in ACTIONS) for stem in placeholders)
-    assert named - placeholders <= ACTIONS.keys() | OF_OTHER_COMMANDS
+    of_examples = set(re.findall(r'"(--\w+)"', TEXTS[path.name]))  # which add them
+    assert named - placeholders - of_examples <= ACTIONS.keys() | OF_OTHER_COMMANDS
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -1,6 +1,7 @@
 """main.py end to end on a miniature dataset, and what it says when something is wrong."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -261,13 +262,102 @@ def test_losses_that_stay_infinite_stop_the_run(source, tmp_path, monkeypatch):
     assert last_row(folder)["epoch"] == 4
 
 
-def test_wandb_offline_writes_into_the_run_folder(source, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    main.main(flags(source, tmp_path, "--wandb_mode", "offline", "--n_epochs", "1"))
+def run_alone(*words, env=None):
+    """main.py in a process of its own, as a user starts it; W&B keeps state in its process."""
+    done = subprocess.run(
+        [sys.executable, "main.py", *words],
+        cwd=ROOT, env=os.environ | (env or {}), capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+KEY = "0123456789" * 4  # as long as W&B's
+
+
+def test_wandb_offline_writes_into_the_run_folder(source, tmp_path):
+    words = flags(source, tmp_path, "--wandb_mode", "offline", "--n_epochs", "1")
+    run_alone(*words, env={"WANDB_API_KEY": KEY})
     folder = tmp_path / "animals" / "default_s0"
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert "left out" not in (folder / "log.txt").read_text()
     for path in (path for path in folder.rglob("*") if path.is_file()):
-        assert b"0" * 40 not in path.read_bytes(), path
+        assert KEY.encode() not in path.read_bytes(), path
+
+
+class Told:
+    """Stands for the run of ``wandb.init``, and notes what it is told."""
+
+    id = "abc"
+
+    def __init__(self):
+        self.rows = []
+
+    def log(self, row, step=None, commit=None):
+        self.rows.append((step, set(row)))
+
+    def finish(self):
+        pass
+
+
+def test_a_resumed_run_goes_on_in_its_wandb_run(source, tmp_path, monkeypatch):
+    """Killed in its second epoch: no step is told twice, pictures and tables are at the end."""
+    wandb = pytest.importorskip("wandb")
+    run, asked = Told(), []
+    monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options) or run)
+    words = flags(source, tmp_path, "--wandb_mode", "online", "--resume", "--group", "seeds")
+    step = main.Trainer.step
+
+    def killed(self, *inputs):
+        if self.iteration == 4:
+            raise KeyboardInterrupt
+        return step(self, *inputs)
+
+    monkeypatch.setattr(main.Trainer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main.main(words)
+    monkeypatch.setattr(main.Trainer, "step", step)
+    main.main(words)
+    assert [first for first, _ in run.rows] == [0, 1, 2, None, None]
+    assert run.rows[3][1] == {"curves"} and run.rows[4][1] == {"classes_test", "classes_train"}
+    assert [options.get("id") for options in asked] == [None, "abc"]
+    assert {(options["group"], options["name"]) for options in asked} == {("seeds", "seeds_s0")}
+
+
+def test_a_tracker_that_fails_stops_no_run(source, tmp_path, monkeypatch, caplog):
+    wandb = pytest.importorskip("wandb")
+    run = Told()
+    run.log = None  # a call of which raises
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    main.main(flags(source, tmp_path, "--wandb_mode", "offline", "--tensorboard"))
+    assert (
+        caplog.text.count("W&B failed (TypeError") == 1 and "TensorBoard failed" not in caplog.text
+    )
+    folder = tmp_path / "animals" / "default_s0"
+    assert last_row(folder)["epoch"] == 2 and list((folder / "tensorboard").glob("events*"))
+
+    main.main(["--evaluate_only", "--checkpoint", str(folder), "--save_path", str(tmp_path),
+               "--tensorboard"])  # fmt: skip
+    assert list((tmp_path / "animals").glob("default_s0_evaluation/tensorboard/events*"))
+
+
+def test_a_runs_config_runs_it_again(source, tmp_path, monkeypatch):
+    """To the last digit, elsewhere; and it goes on, or is scored, as by its flags."""
+    more = ("--loss", "margin", "--language_distill_w", "3", "--n_epochs", "1")
+    first = main.main(flags(source, tmp_path / "one", *more))
+    folder = tmp_path / "one" / "animals" / "default_s0"
+    again = main.main(["--config", str(folder), "--save_path", str(tmp_path / "two")])
+    timed = {"train/images_per_second", "train/waiting_for_data"}
+    assert {k: v for k, v in first.items() if k not in timed} == {
+        k: v for k, v in again.items() if k not in timed
+    }
+    for skipping in ("--resume", "--skip_finished"):
+        with pytest.raises(SystemExit) as end:
+            main.main(["--config", str(folder), skipping])
+        assert not end.value.code
+    only = ["--evaluate_only", "--checkpoint", str(folder), "--config", str(folder)]
+    scores = main.main([*only, "--save_path", str(tmp_path / "three")])
+    assert scores["test/embeds/e_recall@1"] == first["test/embeds/e_recall@1"]
 
 
 @pytest.mark.parametrize(

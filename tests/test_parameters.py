@@ -1,5 +1,6 @@
 """Flags: published names and defaults, agreement with the registries, refusals that help."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -209,6 +210,11 @@ def test_a_published_command_parses():
         ("--evaluations probe", "closest first: linear_probe"),
         ("--max_steps -1", "-1 is out of range"),
         ("--tv_split_perc 1.5 --use_tv_split", "out of range"),
+        ("--cv_folds 1", "leaves nothing to train on; use 2 or more"),
+        ("--cv_folds 4 --cv_fold 4", "--cv_fold 4 is none of --cv_folds 4; use 0 to 3"),
+        ("--cv_fold 2", "say of how many with --cv_folds"),
+        ("--cv_folds 4 --use_tv_split", "both hold out training classes"),
+        ("--config nowhere.yaml", "nowhere.yaml: --config cannot be read"),
     ],
 )  # fmt: skip
 def test_refusals_name_flag_value_and_remedy(flags, says, capsys):
@@ -221,6 +227,133 @@ def test_refusals_name_flag_value_and_remedy(flags, says, capsys):
 def test_given_flags_are_those_that_were_typed():
     typed = parameters.given(["--bs", "8", "--no_report", "--tau", "3", "4"])
     assert typed == {"bs": 8, "no_report": True, "tau": [3, 4]}
+
+
+def test_validation_classes_of_folds_serve_as_those_of_the_split():
+    folds = (
+        "--cv_folds 5 --cv_fold 4 --no_test_metrics --no_train_metrics --batch_mining parametric"
+    )
+    args = parameters.parse(shlex.split(folds))
+    assert (args.cv_folds, args.cv_fold) == (5, 4)
+    assert parameters.run_name(args) == "default_s0_f4"
+
+
+# --------------------------------------------------------------------------------------------------
+# Flags from a file
+# --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "--dataset cub200 --loss s2sd --loss_s2sd_pool_aggr --loss_s2sd_target_dims 8 16",
+        "--fc_lr=-1e-05 --tau 3 4 '--language_prompt=-{}' --no_norm_decay --lr 3e-05",
+        "--max_steps 9 --use_float16 --language_pseudoclass --log_online --tensorboard",
+        "--loss simclr --data_pairs_threshold -0.5 --group=-x --weights a.pth --optim sgd",
+        "--use_tv_split --evaluation_metrics e_recall@1 nmi --loss_softtriplet_lambda 3",
+    ],
+)
+def test_a_runs_config_gives_its_flags_again(typed, tmp_path):
+    """As main.py writes it: with what recipe, device and length of the sampler have filled in."""
+    args = parameters.parse(shlex.split(typed))
+    whole = parameters.parse(shlex.split(typed))
+    fill_by_recipe(whole)
+    whole.n_epochs = 17 if whole.max_steps else whole.n_epochs
+    whole.precision = "bf16" if whole.use_float16 else "fp32"
+    (tmp_path / "config.json").write_text(json.dumps({"flags": vars(whole), "git": None}))
+    for place in (tmp_path, tmp_path / "config.json"):
+        again = parameters.parse(["--config", str(place)])
+        worked_out = {"n_epochs"} if args.max_steps else set()
+        worked_out |= {"precision"} if args.use_float16 else set()
+        found, kept = (json.loads(json.dumps(vars(flags))) for flags in (again, whole))
+        differ = {name for name, value in kept.items() if value not in (found[name], [])}
+        assert differ == worked_out
+        assert all(vars(again)[name] is None for name in worked_out)
+
+
+def test_what_a_machine_decided_is_not_taken_over(tmp_path):
+    args = parameters.parse(shlex.split("--gpu 3 --kernels 1 --skip_finished --resume --seed 5"))
+    (tmp_path / "config.json").write_text(json.dumps({"flags": vars(args)}))
+    again = parameters.parse(["--config", str(tmp_path)])
+    assert (again.gpu, again.kernels, again.skip_finished, again.resume) == (0, 6, False, False)
+    assert again.seed == 5
+
+
+YAML = """
+dataset: cub200        # as on the command line, without the dashes
+loss: multisimilarity
+lr: 1e-5
+tau: [100, 150]
+loss_softtriplet_lambda: 4
+language_pseudoclass: true
+no_report: false
+weights: null
+max_steps: 300
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text, name="flags.yaml"):
+        (tmp_path / name).write_text(text)
+        return ["--config", str(tmp_path / name)]
+
+    return write
+
+
+def test_the_command_line_goes_before_the_file(config):
+    words = config(YAML)
+    args = parameters.parse(words)
+    assert (args.dataset, args.lr, args.tau, args.max_steps) == ("cub200", 1e-5, [100, 150], 300)
+    assert args.loss_softtriplet_lambda_ == 4 and args.language_words == "pseudolabels"
+    assert not args.no_report and args.weights is None and "config" not in vars(args)
+    typed = ["--lr", "0.1", *words, "--n_epochs", "3", "--language_words", "captions"]
+    args = parameters.parse(typed)
+    assert (args.lr, args.n_epochs, args.max_steps) == (0.1, 3, None)
+    assert args.language_words == "captions" and args.tau == [100, 150]
+    named = parameters.given(typed)
+    assert named["lr"] == 0.1 and named["loss"] == "multisimilarity" and "seed" not in named
+    assert "max_steps" not in named and not {"lr", "loss"} & set(fill_by_recipe(args))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "flags: {}"])
+def test_a_file_may_be_empty(config, text):
+    assert vars(parameters.parse(config(text))) == vars(parameters.parse([]))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("langage_distill_w: 3", "langage_distill_w is not a flag; did you mean language_distill_"),
+        ("config: other.yaml", "config is not a flag"),
+        ("loss: margn", "--loss: margn is unknown; known, closest first: margin"),
+        ("lr: 0", "--lr: 0 is out of range; it must be above 0"),
+        ("bs: 1.5", "--bs: '1.5' is not a whole number"),
+        ("bs: [8, 16]", "--bs takes a value, [8, 16] is none"),
+        ("seed: yes", "--seed takes a value, True is none"),
+        ("bs: {a: 1}", "--bs takes a value, {'a': 1} is none"),
+        ("resume: 1", "--resume is a switch, 1 no setting of it; write true or false"),
+        ("- lr", "--config holds no flags"),
+        ("lr: [", "--config is no YAML"),
+    ],
+)
+def test_refusals_name_the_file(config, text, says, capsys):
+    words = config(text)
+    with pytest.raises(SystemExit) as stop:
+        parameters.parse(words)
+    said = capsys.readouterr().err.replace("argument ", "")
+    assert stop.value.code == 2 and f"flags.yaml: {says}" in said
+
+
+def test_json_needs_no_yaml(config, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "yaml", None)  # an import would raise
+    assert parameters.parse(config('{"seed": 4}', "flags.json")).seed == 4
+    for text, name, says in (
+        ("seed: 4", "flags.json", "YAML ends in .yaml"),
+        ("seed: 4", "flags.yml", "pip install pyyaml"),
+    ):
+        with pytest.raises(SystemExit):
+            parameters.parse(config(text, name))
+        assert says in capsys.readouterr().err
 
 
 def test_help_needs_no_torch():

@@ -23,7 +23,7 @@ def test_every_flag_of_the_readme_exists():
     known = {
         flag for action in parameters.build_parser()._actions for flag in action.option_strings
     }
-    known |= {"--dev", "--baseline", "--help", "--scores", "--index", "--save", "--out"}
+    known |= {"--dev", "--baseline", "--groups", "--help", "--scores", "--index", "--save", "--out"}
     known |= {"--nproc_per_node"}  # torchrun
     named = set(re.findall(r"(?<![\w-])--[a-z_]+", README))
     assert len(named) > 15 and named <= known
@@ -34,6 +34,22 @@ def test_links_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
+def script(*words, **environment):
+    """The benchmark script, which prints what it would run."""
+    done = subprocess.run(
+        ["bash", "language_guidance_benchmark_runs.sh", *words],
+        cwd=ROOT, env=os.environ | {"DRY_RUN": "1", **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def runs(*words, **environment):
+    """The flags of each command that the script prints, as main.py parses them."""
+    status, lines, errors = script(*words, **environment)
+    assert status == 0, errors
+    return [parameters.parse(shlex.split(line)[3:]) for line in lines]
+
+
 ROWS = {
     "emoji": 4,
     "emoji_validation": 6,
@@ -41,42 +57,115 @@ ROWS = {
     "league": 2 * len(parameters.LABEL_LOSSES),
     "openclipart": 8,
     "redcaps": 6,
-    "cub200": 4,
-    "cars196": 4,
+    "cub200": 8,
+    "cars196": 8,
+    "baselines": 3 * len(parameters.LABEL_LOSSES),
 }
 
 
 @pytest.mark.parametrize("group", ROWS)
 def test_benchmark_commands_parse(group):
     """Every command of the script, with its quoting, is one that main.py accepts."""
-    done = subprocess.run(
-        ["bash", "language_guidance_benchmark_runs.sh", group, "7", "--", "--lr", "1e-5"],
-        cwd=ROOT, env=os.environ | {"DRY_RUN": "1"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    commands = [shlex.split(line)[3:] for line in done.stdout.splitlines()]
-    names = set()
-    for command in commands:
-        args = parameters.parse(command)
-        assert args.seed == 7 and args.lr == 1e-5 and args.group not in names
-        assert args.dataset == {"league": "emoji"}.get(group, group.partition("_")[0])
-        assert args.resume
-        names.add(args.group)
-    assert len(names) == ROWS[group]
+    rows = runs(group, "7", "--", "--lr", "1e-5")
+    datasets = {"league": {"emoji"}, "baselines": {"cub200", "cars196", "online_products"}}
+    assert all(row.seed == 7 and row.lr == 1e-5 and row.resume for row in rows)
+    assert {row.dataset for row in rows} == datasets.get(group, {group.partition("_")[0]})
+    folders = {(row.dataset, parameters.run_name(row)) for row in rows}
+    assert len(folders) == len(rows) == ROWS[group]
+
+
+def test_all_groups_are_the_groups():
+    _, lines, _ = script("all", "7", "--list")
+    assert [int(line.split()[0]) for line in lines] == list(range(1, sum(ROWS.values()) + 1))
+
+
+def test_published_commands_are_the_published_ones():
+    """Roth et al., CVPR 2022: dimensions, loss, seed, epochs, batch, w, S2SD's w, example step."""
+    expected = {
+        "cub200": [
+            (128, "multisimilarity", 2, 200, 90, 7.5, None, 28, 0.25),
+            (128, "s2sd", 2, 300, 108, 1.5, 125, 144, 0.5),
+            (512, "multisimilarity", 0, 150, 90, 10, None, 34, 0.25),
+            (512, "s2sd", 0, 250, 108, 2, 60, 29, 0.5),
+        ],
+        "cars196": [
+            (128, "multisimilarity", 1, 250, 108, 6, None, 102, 0.25),
+            (128, "s2sd", 0, 250, 108, 2.5, 50, 110, 0.25),
+            (512, "multisimilarity", 0, 250, 108, 5.5, None, 107, 0.25),
+            (512, "s2sd", 0, 300, 108, 2, 40, 165, 0.1),
+        ],
+    }
+    for dataset, published in expected.items():
+        rows = runs(dataset)
+        assert all(
+            row.dataset == dataset and row.language_words == "pseudolabels"
+            and row.loss_multisimilarity_released and row.samples_per_class == 2
+            and row.arch == "resnet50_frozen_normalize"
+            for row in rows
+        )  # fmt: skip
+        found = []
+        for constant, step in zip(rows[::2], rows[1::2], strict=True):
+            differ = {k for k, v in vars(constant).items() if vars(step)[k] != v}
+            assert differ == {"group", "tau", "gamma"} and step.group == f"{constant.group}_step"
+            assert (constant.tau, constant.gamma) == ([constant.n_epochs], 1)
+            s2sd = None
+            if constant.loss == "s2sd":
+                s2sd = constant.loss_s2sd_feat_w
+                assert constant.loss_s2sd_pool_aggr and constant.loss_s2sd_feat_distill
+                assert constant.loss_s2sd_feat_distill_delay == 0
+                assert constant.loss_s2sd_source == constant.loss_s2sd_target == "multisimilarity"
+            found.append(
+                (constant.embed_dim, constant.loss, constant.seed, constant.n_epochs, constant.bs,
+                 constant.language_distill_w, s2sd, *step.tau, step.gamma)
+            )  # fmt: skip
+        assert found == published
 
 
 def test_the_league_has_every_loss_with_and_without_words():
-    done = subprocess.run(
-        ["bash", "language_guidance_benchmark_runs.sh", "league"],
-        cwd=ROOT, env=os.environ | {"DRY_RUN": "1"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    runs = [parameters.parse(shlex.split(line)[3:]) for line in done.stdout.splitlines()]
-    named = [(run.loss, run.language_distill_w, run.group) for run in runs]
+    named = [(run.loss, run.language_distill_w, run.group) for run in runs("league")]
     expected = [
         row
         for loss in parameters.LABEL_LOSSES
         for row in ((loss, 0.0, f"league_{loss}"), (loss, 7.5, f"league_{loss}_guided"))
     ]
     assert named == expected
+
+
+def test_baselines_are_chosen_by_the_environment():
+    rows = runs("baselines", "3", LOSSES="margin oproxy", DATASETS="cars196")
+    assert [(row.dataset, row.loss, row.language_distill_w) for row in rows] == [
+        ("cars196", "margin", 0.0),
+        ("cars196", "oproxy", 0.0),
+    ]
+
+
+def test_one_row_runs_by_its_name_by_its_number_or_as_a_job_of_an_array():
+    every = runs("emoji", "4", "5")
+    assert [(row.group, row.seed) for row in every][4:] == [
+        ("baseline", 5), ("classnames", 5), ("pseudolabels", 5), ("permuted", 5)
+    ]  # fmt: skip
+    assert runs("emoji", "4", "5", "--row", "classnames") == [every[1], every[5]]
+    assert runs("emoji", "4", "5", "--row", "6") == [every[5]]
+    _, lines, _ = script("emoji", "4", "5", "--list")
+    assert lines[5].split()[:2] == ["6", "classnames"] and len(lines) == 8
+    for variable in ("JOB_INDEX", "SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "SGE_TASK_ID"):
+        assert runs("emoji", "4", "5", "--array", **{variable: "6"}) == [every[5]]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("cub", "unknown group: cub"),
+        ("emoji --row clasnames", "emoji has no row clasnames; --list shows its 12 rows"),
+        ("emoji --row 13", "emoji has no row 13"),
+        ("emoji --row", "--row needs a name or a number"),
+        ("emoji --array", "no job scheduler set an index"),
+        ("emoji --log_online", "--log_online is no seed and no option; flags of main.py follow --"),
+    ],
+)
+def test_refusals_of_the_script(words, says):
+    status, lines, errors = script(*words.split())
+    assert status == 2 and says in errors and not any(line.startswith("+") for line in lines)
 
 
 def test_parallel_runs_of_the_script_fail_where_one_fails(tmp_path):
@@ -97,11 +186,3 @@ def test_parallel_runs_of_the_script_fail_where_one_fails(tmp_path):
     ran = (tmp_path / "ran").read_text().splitlines()
     assert len(ran) == 4 and all(line.startswith("1 main.py") for line in ran)
     assert done.returncode == 1
-
-
-def test_unknown_benchmark_group_is_refused():
-    done = subprocess.run(
-        ["bash", "language_guidance_benchmark_runs.sh", "cub"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2 and "unknown group: cub" in done.stderr

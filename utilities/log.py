@@ -1,20 +1,22 @@
-"""What a run says: to the console around the progress bars, to log.txt, and to Weights & Biases."""
+"""What a run says: to the console around the progress bars, and to log.txt."""
 
 import logging
+import os
+import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TextIO
 
 from tqdm import tqdm
-
-WandbMode = Literal["online", "offline", "disabled"]
 
 # Loggers that speak from INFO upward; of all others only warnings are passed on.
 OURS = frozenset({
     "__main__", "architectures", "batchminer", "criteria", "datasampler", "datasets", "evaluation",
     "language", "main", "metrics", "utilities",
 })  # fmt: skip
+
+
+LABEL = re.compile(r"^ *[a-z][\w. ]*:", re.MULTILINE)  # of a line of the summary
 
 
 class TqdmHandler(logging.Handler):
@@ -55,7 +57,7 @@ def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
     take_down()
     logging.captureWarnings(True)
     console: logging.Handler = TqdmHandler()
-    console.setFormatter(_ConsoleFormatter())
+    console.setFormatter(_ConsoleFormatter(shows_colours(sys.stderr)))
     memory: logging.Handler = Remembering()
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -81,95 +83,26 @@ def _ours_or_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or record.name.partition(".")[0] in OURS
 
 
+def shows_colours(stream: TextIO) -> bool:
+    """Whether to colour what goes there: to a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 class _ConsoleFormatter(logging.Formatter):
-    """The message alone, after "warning: " or "error: "; tracebacks are for the log file."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
-
-
-class WandbLog:
-    """A Weights & Biases run, or nothing at all: every method of a disabled log does nothing."""
-
-    def __init__(self, run: Any = None) -> None:
-        self.run = run
-
-    def log(self, scores: Mapping[str, float], step: int) -> None:
-        """Scores by name at epoch ``step``."""
-        if self.run is not None:
-            self.run.log(dict(scores), step=step)
-
-    def image(self, path: Path) -> None:
-        """A picture, under its file's name."""
-        if self.run is not None:
-            import wandb
-
-            self.run.log({path.stem: wandb.Image(str(path))})
-
-    def finish(self) -> None:
-        """Wait until everything is written or sent."""
-        if self.run is not None:
-            self.run.finish()
-
-
-def start_wandb(
-    mode: WandbMode,
-    *,
-    project: str,
-    group: str,
-    name: str,
-    config: Mapping[str, Any],
-    folder: Path,
-) -> WandbLog:
-    """Start a Weights & Biases run that keeps its files in ``folder``.
-
-    The key comes from ``wandb login`` or from WANDB_API_KEY, both read by W&B itself; it is never a
-    flag and never written.
+    """The message alone, after "warning: " or "error: "; tracebacks are for the log file.
 
     Args:
-        mode: "online", "offline" (send later with ``wandb sync``) or "disabled".
-
-    Raises:
-        ValueError: wandb is missing, no one is logged in, or the server does not answer; says what
-            to do about it.
+        colours: labels at the beginning of a line are bold, warnings yellow and errors red.
     """
-    if mode == "disabled":
-        return WandbLog()
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError(
-            "--log_online needs wandb; pip install wandb, or use --wandb_mode disabled"
-        ) from error
-    settings = wandb.Settings(
-        console="off",  # progress bars are no log
-        disable_git=True,  # a remote's address can hold a token; config.json has the commit
-        init_timeout=90,
-        silent=True,
-    )
-    try:
-        run = wandb.init(
-            mode=mode,
-            project=project,
-            group=group,
-            name=name,
-            config=dict(config),
-            dir=str(folder),
-            settings=settings,
-        )
-    except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-        raise ValueError(
-            "--wandb_mode online needs a login: run `wandb login` once, or set WANDB_API_KEY in "
-            f"the environment, or use --wandb_mode offline ({_first_line(error)})"
-        ) from error
-    except wandb.errors.CommError as error:
-        raise ValueError(
-            "--wandb_mode online: the server does not answer; check the network, or use "
-            f"--wandb_mode offline and `wandb sync` later ({_first_line(error)})"
-        ) from error
-    return WandbLog(run)
 
+    def __init__(self, colours: bool = False) -> None:
+        super().__init__()
+        self.colours = colours
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    def format(self, record: logging.LogRecord) -> str:
+        text, level = record.getMessage(), record.levelno
+        if level >= logging.WARNING:
+            colour = "\033[31m" if level >= logging.ERROR else "\033[33m"
+            said = f"{record.levelname.lower()}:"
+            return f"{colour}{said}\033[0m {text}" if self.colours else f"{said} {text}"
+        return LABEL.sub("\033[1m\\g<0>\033[0m", text) if self.colours else text

@@ -1,4 +1,4 @@
-"""Where the scores of a run go, epoch by epoch: its folder, its best checkpoints, W&B."""
+"""Where the scores of a run go, epoch by epoch: its folder, its best checkpoints, trackers."""
 
 import math
 import time
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from utilities import checkpoint, plots
 from utilities.finished import BEFORE
-from utilities.log import WandbLog
 from utilities.run_folder import RunFolder
+from utilities.trackers import Trackers
+
+REDRAW = 30.0  # seconds between two drawings of the curves: each takes one, an epoch may take less
 
 
 class Every:
@@ -42,7 +44,7 @@ class Recorder:
 
     Args:
         run: the run's folder.
-        wandb: a Weights & Biases run, maybe a disabled one.
+        trackers: W&B and TensorBoard, where they are asked for.
         best_of: scores, such as ``val/embeds/e_recall@1``, whose best checkpoint is kept.
         keep_all: keep every checkpoint that was once the best, each under its epoch.
         writes: False where another process writes; nothing here does anything then.
@@ -51,26 +53,28 @@ class Recorder:
     def __init__(
         self,
         run: RunFolder,
-        wandb: WandbLog,
+        trackers: Trackers,
         *,
         best_of: Sequence[str],
         keep_all: bool = False,
         writes: bool = True,
     ) -> None:
         self.run = run
-        self.wandb = wandb
+        self.trackers = trackers
         self.best_of = tuple(best_of)
         self.keep_all = keep_all
         self.writes = writes
         self.best: dict[str, float] = {}
+        self._drawn = -math.inf
 
     def record(self, epoch: int, scores: Mapping[str, float]) -> None:
-        """Metrics files, curves and W&B."""
+        """Metrics files, curves and trackers."""
         if not self.writes:
             return
         self.run.record(epoch, scores)
-        self.wandb.log(scores, epoch)
-        plots.learning_curves(self.run.rows, self.curves)
+        self.trackers.log(scores, epoch)
+        if time.monotonic() - self._drawn >= REDRAW:
+            self._draw_curves()
 
     def record_untrained(
         self, scores: Mapping[str, float], embeds: tuple[Tensor, Tensor] | None
@@ -107,6 +111,7 @@ class Recorder:
         """
         if not self.writes:
             return
+        self.run.check_there()
         improved = [
             name
             for name in self.best_of
@@ -120,19 +125,29 @@ class Recorder:
         checkpoint.save(self.last, parts)
 
     def pause(self) -> None:
-        """Close W&B; the run will be gone on with."""
+        """Close the trackers; the run will be gone on with."""
         if self.writes:
-            self.wandb.finish()
+            self.trackers.finish()
 
-    def finish(self, pictures: Sequence[Path] = ()) -> None:
-        """Send the curves and other pictures, close W&B, and keep nothing for a resumption."""
+    def finish(self, shown: Sequence[Path] = ()) -> None:
+        """Show the curves, other pictures and tables to the trackers, and close these.
+
+        Nothing is kept for a resumption.
+
+        Args:
+            shown: .png and .csv files; one that is not there is passed over.
+        """
         if not self.writes:
             return
-        for picture in (self.curves, *pictures):
-            if picture.is_file():
-                self.wandb.image(picture)
-        self.wandb.finish()
+        if self.run.rows:
+            self._draw_curves()
+        self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
+        self.trackers.finish()
         self._before.unlink(missing_ok=True)
+
+    def _draw_curves(self) -> None:
+        plots.learning_curves(self.run.rows, self.curves)
+        self._drawn = time.monotonic()
 
     @property
     def last(self) -> Path:

@@ -1,12 +1,18 @@
-"""What reaches the console and log.txt, and Weights & Biases with and without a server."""
+"""What reaches the console and log.txt."""
 
 import logging
+import os
+import pty
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
 from utilities import log
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -82,61 +88,53 @@ def test_messages_stand_above_a_progress_bar(capsys):
     assert any(line.endswith("a message") for line in capsys.readouterr().err.splitlines())
 
 
-def start(mode, folder):
-    return log.start_wandb(
-        mode, project="p", group="g", name="n", config={"loss": "margin"}, folder=folder
-    )
-
-
-def test_disabled_log_does_nothing_and_imports_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # an import would raise
-    run = start("disabled", tmp_path)
-    run.log({"loss": 1.0}, step=1)
-    run.image(tmp_path / "absent.png")
-    run.finish()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match="pip install wandb"):
-        start("online", tmp_path)
-
-
-def test_offline_log_stays_in_the_run_folder(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    from PIL import Image
-
-    monkeypatch.setenv("WANDB_API_KEY", "5" * 40)
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    Image.new("RGB", (4, 4)).save(folder / "curves.png")
-    run = start("offline", folder)
-    run.log({"loss": 1.0}, step=1)
-    run.image(folder / "curves.png")
-    run.finish()
-    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
-    key = b"5" * 40
-    assert not any(key in p.read_bytes() for p in folder.rglob("*") if p.is_file())
-
-
-@pytest.mark.parametrize(
-    ("kind", "remedies"),
-    [
-        ("UsageError", ["wandb login", "WANDB_API_KEY", "--wandb_mode offline"]),
-        ("CommError", ["network", "--wandb_mode offline", "wandb sync"]),
-    ],
+SAY = """
+import logging
+from utilities import log
+log.set_up()
+logging.getLogger("main").info("  emoji.train: 8 images\\n   objective: margin; guidance: none")
+logging.getLogger("main").warning("two: files")
+logging.getLogger("main").error("no folder")
+"""
+PLAIN = (
+    "  emoji.train: 8 images\n   objective: margin; guidance: none\n"
+    "warning: two: files\nerror: no folder\n"
 )
-def test_online_failures_name_the_remedies(tmp_path, monkeypatch, kind, remedies):
-    wandb = pytest.importorskip("wandb")
+COLOURED = (
+    "\033[1m  emoji.train:\033[0m 8 images\n\033[1m   objective:\033[0m margin; guidance: none\n"
+    "\033[33mwarning:\033[0m two: files\n\033[31merror:\033[0m no folder\n"
+)
 
-    def fail(**_):
-        raise getattr(wandb.errors, kind)("no\nmore")
 
-    monkeypatch.setattr(wandb, "init", fail)
-    with pytest.raises(ValueError) as caught:
-        start("online", tmp_path)
-    assert all(remedy in str(caught.value) for remedy in remedies)
-    assert "\n" not in str(caught.value)
+def said_to_a_terminal(**environment):
+    """What a process writes whose stderr is a terminal."""
+    ours, theirs = pty.openpty()
+    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TERM")}
+    done = subprocess.Popen(
+        [sys.executable, "-c", SAY], cwd=ROOT, stderr=theirs, env=kept | environment
+    )
+    os.close(theirs)
+    parts = []
+    while True:
+        try:
+            parts.append(os.read(ours, 4096))
+        except OSError:  # the other end is closed
+            break
+        if not parts[-1]:
+            break
+    os.close(ours)
+    assert done.wait(timeout=60) == 0
+    return b"".join(parts).decode().replace("\r\n", "\n").replace("\r", "")
+
+
+def test_a_terminal_shows_colours_unless_told_not_to():
+    assert said_to_a_terminal(TERM="xterm") == COLOURED
+    assert said_to_a_terminal(TERM="xterm", NO_COLOR="1") == PLAIN
+    assert said_to_a_terminal(TERM="dumb") == PLAIN
+
+
+def test_what_is_no_terminal_shows_none():
+    done = subprocess.run(
+        [sys.executable, "-c", SAY], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == PLAIN

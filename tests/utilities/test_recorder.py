@@ -7,26 +7,20 @@ import pytest
 import torch
 
 from utilities import checkpoint
-from utilities.log import WandbLog
 from utilities.recorder import Every, Recorder
 from utilities.run_folder import RunFolder
+from utilities.trackers import Trackers
 
 
-class Spy(WandbLog):
+class Spy(Trackers):
     """Notes what it is told."""
 
     def __init__(self):
         super().__init__()
         self.told = []
 
-    def log(self, scores, step):
-        self.told.append((step, dict(scores)))
-
-    def image(self, path):
-        self.told.append(path.name)
-
-    def finish(self):
-        self.told.append("finish")
+    def _tell(self, what, *told):
+        self.told.append((what, *told))
 
 
 @pytest.fixture
@@ -42,7 +36,7 @@ def train(recorder, recalls):
 
 
 def test_best_is_of_the_best_epoch_and_last_of_the_last(run):
-    recorder = Recorder(run, WandbLog(), best_of=["test/recall"])
+    recorder = Recorder(run, Trackers(), best_of=["test/recall"])
     train(recorder, [0.5, 0.7, None, 0.6])
     best = checkpoint.load(run.path / "best_test_recall.pt")
     last = checkpoint.load(recorder.last)
@@ -51,24 +45,30 @@ def test_best_is_of_the_best_epoch_and_last_of_the_last(run):
 
 
 def test_every_improvement_is_kept_on_request(run):
-    train(Recorder(run, WandbLog(), best_of=["test/recall"], keep_all=True), [0.5, 0.4, 0.7])
+    train(Recorder(run, Trackers(), best_of=["test/recall"], keep_all=True), [0.5, 0.4, 0.7])
     names = {path.name for path in run.path.glob("best_*")}
     assert names == {"best_test_recall_epoch1.pt", "best_test_recall_epoch3.pt"}
 
 
-def test_scores_go_to_files_curves_and_wandb(run):
+def test_scores_go_to_files_curves_and_trackers(run):
     spy = Spy()
     recorder = Recorder(run, spy, best_of=[])
     train(recorder, [0.5, 0.6])
-    recorder.finish()
-    assert spy.told[1] == (2, {"train/loss": 0.5, "test/recall": 0.6})
-    assert spy.told[-2:] == ["curves.png", "finish"]
+    table = run.path / "classes_test.csv"
+    table.write_text("class,recall@1\n")
+    recorder.finish([run.path / "views.png", table])  # the first is not there
+    assert spy.told[1:] == [
+        ("log", {"train/loss": 0.5, "test/recall": 0.6}, 2),
+        ("images", [recorder.curves]),
+        ("tables", [table]),
+        ("finish",),
+    ]
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
     assert recorder.curves.stat().st_size > 1000
 
 
 def test_a_checkpoint_within_an_epoch_is_no_best_one(run):
-    recorder = Recorder(run, WandbLog(), best_of=["test/recall"])
+    recorder = Recorder(run, Trackers(), best_of=["test/recall"])
     train(recorder, [0.5])
     recorder.save(1, {"iteration": 17})
     assert checkpoint.load(recorder.last)["iteration"] == 17
@@ -76,11 +76,11 @@ def test_a_checkpoint_within_an_epoch_is_no_best_one(run):
 
 
 def test_what_was_before_training_is_kept_until_the_end(run):
-    recorder = Recorder(run, WandbLog(), best_of=[])
+    recorder = Recorder(run, Trackers(), best_of=[])
     before = torch.rand(4, 2), torch.tensor([0, 1, 3, 4])
     recorder.record_untrained({"test/recall": 0.25, "test/rare": math.nan}, before)
     train(recorder, [0.5])
-    again = Recorder(RunFolder(run.path), WandbLog(), best_of=[])
+    again = Recorder(RunFolder(run.path), Trackers(), best_of=[])
     again.run.rows = run.rows
     scores, kept = again.untrained()
     assert scores["test/recall"] == 0.25 and math.isnan(scores["test/rare"])

@@ -1,0 +1,64 @@
+"""Completion of main.py's flags and their choices in a shell, by shtab.
+
+    eval "$(python -m utilities.completion bash)"      # in ~/.bashrc
+
+zsh (which wants ``compinit`` before it), tcsh, fish and powershell likewise. In bash and zsh it
+completes ``python main.py --lo<Tab>``; elsewhere ``main.py`` as a command of its own.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import parameters
+
+SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")
+FILES = ("FILE", "RUN")  # metavars of flags that take a path
+FOLDERS = ("DIR",)
+
+# bash asks the completion of the first word. After another script, files are completed as always.
+OF_PYTHON = """
+_python_main_py() {
+  [[ ${COMP_WORDS[1]##*/} = main.py && $COMP_CWORD -gt 1 ]] || return 0
+  COMP_WORDS=("${COMP_WORDS[@]:1}")
+  COMP_CWORD=$((COMP_CWORD - 1))
+  _shtab_main_py
+}
+complete -o bashdefault -o default -F _python_main_py python python3 .venv/bin/python
+"""
+
+
+def script(shell: str) -> str:
+    """What the shell evaluates.
+
+    Raises:
+        ImportError: shtab is not installed.
+    """
+    import shtab
+
+    parser = parameters.build_parser()
+    for action in parser._actions:
+        if isinstance(action.type, parameters.OneOf):
+            action.choices = action.type.names
+        if action.metavar in FILES + FOLDERS or action.dest in ("source_path", "save_path"):
+            kind = shtab.FILE if action.metavar in FILES else shtab.DIRECTORY
+            action.complete = kind  # type: ignore[attr-defined]
+    text: str = shtab.complete(parser, shell=shell)
+    return text + (OF_PYTHON if shell == "bash" else "")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the script of the shell that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utilities.completion", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("shell", choices=SHELLS)
+    shell = parser.parse_args(argv).shell
+    try:
+        print(script(shell))
+    except ImportError:
+        sys.exit("completion needs shtab; pip install shtab")
+
+
+if __name__ == "__main__":
+    main()
