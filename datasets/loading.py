@@ -171,7 +171,7 @@ def collate(samples: Sequence[Sample | None]) -> Batch:
     if not loaded:
         raise OSError(
             f"none of the {len(samples)} images of a batch can be read any more; see the warnings "
-            "above for their paths, and whether the disk is still there"
+            "above for their paths, and whether their disk is still there; then go on with --resume"
         )
     views, colours = zip(
         *(_stack(view) for view in zip(*(sample.views for sample in loaded), strict=True)),

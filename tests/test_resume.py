@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import main
+from tests.kills import MOMENTS, whole
 from tests.test_main import flags, own_cache, source  # noqa: F401 - fixtures
 from utilities import checkpoint
 from utilities.trainer import Trainer
@@ -94,6 +95,21 @@ def start(source, save_path, *more):  # noqa: F811
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def test_killed_at_any_of_these_moments_a_run_goes_on(source, tmp_path):  # noqa: F811
+    """While data are prepared, in training and evaluation, in the midst of every file it writes."""
+    more = ("--resume", "--cache_images", "--checkpoint_every", "2", "--language_distill_w", "3")
+    words = [*flags(source, tmp_path, *more, report=True)]
+    for place in ("--source_path", "--save_path"):
+        at = words.index(place)
+        del words[at : at + 2]
+    command = [sys.executable, "-m", "tests.kills", str(source), str(tmp_path), *words]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert ended.returncode == 0, ended.stderr[-6000:]
+    run = Path("animals") / "default_s0"
+    for moment in MOMENTS:
+        assert_same_run(tmp_path / moment / run, tmp_path / whole(moment) / run)
 
 
 LONG = ("--n_epochs", "12", "--evaluate_every", "3", "--checkpoint_every", "2",

@@ -22,6 +22,7 @@ import torch
 
 from utilities.files import atomic_path
 from utilities.finished import folders_of
+from utilities.results.runs import read_rows
 
 # Distributions whose version can move a number.
 PACKAGES = (
@@ -48,6 +49,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Row] = []
+        self._place: tuple[int, int] | None = None  # known once it is locked
 
     @classmethod
     def create(cls, save_path: Path, dataset: str, name: str) -> "RunFolder":
@@ -116,6 +118,7 @@ class RunFolder:
             OSError: another process has it.
         """
         path = self.path.resolve()
+        self._place = _place(self.path)
         if path in _LOCKS:  # this process's own
             return
         lock = (path / LOCK).open("w")
@@ -128,6 +131,18 @@ class RunFolder:
                 "run another --group or --savename"
             ) from error
         _LOCKS[path] = lock
+
+    def check_there(self) -> None:
+        """Refuse to write where another folder has taken the name, or none has it any more.
+
+        Raises:
+            OSError: says so; an unmounted share would otherwise be replaced by a local folder.
+        """
+        if self._place != _place(self.path):
+            raise OSError(
+                f"run folder {self.path} is gone: removed, or its disk is no longer there; once it "
+                "is back, go on with --resume"
+            )
 
     @property
     def log_file(self) -> Path:
@@ -158,6 +173,7 @@ class RunFolder:
     def record(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Append one epoch's scores to metrics.jsonl, on disk at return, and to metrics.csv."""
         row: Row = {"epoch": epoch, **{name: _finite(value) for name, value in scores.items()}}
+        self.check_there()
         self.rows.append(row)
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(_line(row))
@@ -177,17 +193,13 @@ class RunFolder:
             writer.writerows(self.rows)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl, without a last line that was cut short; none without a file."""
-    rows: list[Row] = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path} line {number} is no JSON; remove the line") from error
-    return rows
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which folder it is, whatever its name; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
