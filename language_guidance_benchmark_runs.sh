@@ -185,6 +185,7 @@ openclipart() {
         run simclr_language_views "${common[@]}" --loss simclr --data_sampler language_pairs \
             --augmentation simclr --data_pairs_threshold 0.7
         [ "$seed" -eq "${first%% *}" ] || continue
+        run untrained "${common[@]}" --loss simclr --data_sampler augmented_pairs --n_epochs 0
         run simsiam "${common[@]}" --loss simsiam --data_sampler augmented_pairs
         run simsiam_language "${common[@]}" --loss simsiam --data_sampler language_pairs
         run clip "${common[@]}" --loss clip

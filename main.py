@@ -738,14 +738,18 @@ def judge(
 def evaluation_words(
     args: argparse.Namespace, sets: Mapping[str, ImageSet], device: torch.device
 ) -> dict[str, Tensor]:
-    """(C, D) words of each set's classes, if a metric reads them.
+    """(C, D) words of each set's classes, where a metric reads them or a guided run's report does.
 
-    Encoder and prompt are those of the evaluation and not of the guidance, so that runs with other
-    guidance are measured alike.
+    Encoder and prompt of metrics are those of the evaluation and not of the guidance, so that runs
+    with other guidance are measured alike. A report alone shows what the guidance's encoder says.
     """
-    if not any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics):
+    if any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics):
+        model = args.evaluation_language_model
+    elif args.language_distill_w and not args.no_report and not args.evaluate_only:
+        model = args.language_model
+    else:
         return {}
-    encoder = language.build_encoder(args.evaluation_language_model, device)
+    encoder = language.build_encoder(model, device)
     return {
         name: language.class_word_embeds(encoder, images.class_names, "{}")
         for name, images in sets.items()

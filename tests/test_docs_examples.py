@@ -19,7 +19,8 @@ from PIL import Image
 
 from batchminer import MINERS
 from tests.test_main import CLASSES, own_cache, source  # noqa: F401 - fixtures
-from utilities import search
+from utilities.search import __main__ as search
+from utilities.search.space import read_space
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -265,4 +266,4 @@ def test_commands_of_the_search_can_begin(path):
                 words = words[words.index("utilities.search") + 1 :]
                 middle = words.index("--")
                 args = search.build_parser().parse_args(words[:middle])
-                assert search.read_space(args.space, words[middle + 1 :])
+                assert read_space(args.space, words[middle + 1 :])

@@ -25,7 +25,10 @@ ENTRY_POINTS = {
     "language/neighbours.py": {"architectures", "datasets", "evaluation"},
     "utilities/completion.py": {"parameters"},
     "utilities/flags.py": {"datasets", "parameters"},
-    "utilities/search.py": {"parameters"},
+    "utilities/search/__main__.py": {"parameters"},
+    "utilities/search/outcome.py": {"parameters"},
+    "utilities/search/space.py": {"parameters"},
+    "utilities/search/trials.py": {"parameters"},
 }
 OURS = {*MAY_IMPORT, "main", "parameters", "tests"}
 

@@ -398,3 +398,12 @@ def test_unreadable_images_are_left_out_and_named(source, tmp_path, caplog):
     for text in (caplog.text, log):
         assert text.count("2 of 49 images cannot be read") == 1
         assert "empty.jpg" in text and "6_0.jpg" in text
+
+
+def test_the_report_of_a_guided_run_shows_its_words(source, tmp_path):
+    """Though no metric of this dataset reads any."""
+    for weight in ("0", "3"):
+        main.main(flags(source, tmp_path, "--language_distill_w", weight, "--group", f"w{weight}",
+                        "--n_epochs", "1", report=True))  # fmt: skip
+    pages = [(tmp_path / "animals" / f"w{w}_s0" / "report.html").read_text() for w in "03"]
+    assert ["rank correlation" in page.lower() for page in pages] == [False, True]

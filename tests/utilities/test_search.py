@@ -20,7 +20,8 @@ from optuna.trial import TrialState
 import parameters
 from tests.test_main import flags as tiny_run
 from tests.test_main import own_cache, source  # noqa: F401 - fixtures
-from utilities import search
+from utilities.search import __main__ as search
+from utilities.search import space, trials
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +64,7 @@ if (folder / "last.pt").is_file() or not (folder / "metrics.jsonl").is_file():
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     """A folder with a program that stands for main.py."""
-    monkeypatch.setattr(search, "POLL", 0.02)
+    monkeypatch.setattr(trials, "POLL", 0.02)
     (tmp_path / "fake.py").write_text(FAKE)
     return tmp_path
 
@@ -101,10 +102,10 @@ def ran(lab):
     ],
 )
 def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
-    [(name, found)] = search.read_space([text], ["--bs", "840"]).items()
+    [(name, found)] = space.read_space([text], ["--bs", "840"]).items()
     assert found == expected and text.removeprefix("--").startswith(f"{name}=")
     drawn = found.choices[0] if isinstance(found, CategoricalDistribution) else found.high
-    args = vars(parameters.parse(search.words({name: drawn})))
+    args = vars(parameters.parse(space.words({name: drawn})))
     values = {"30 50": [30, 50], "on": True}
     assert args[name] == values.get(drawn, drawn)
 
@@ -304,7 +305,7 @@ def begin(lab, *more):
     """A search in another process, once the second fold of its second trial is running."""
     (lab / "wait_trial0001_fold1").write_text("99")
     words, program = command(lab, *more)
-    code = f"from utilities import search; search.main({words!r}, {program!r})"
+    code = f"from utilities.search.__main__ import main; main({words!r}, {program!r})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
@@ -317,10 +318,10 @@ def begin(lab, *more):
 
 def assert_taken_up(lab, before):
     """Trial 1 is there once, with the flags and folders that it had, and three trials in all."""
-    trials = search.counted(study_of(lab))
-    assert [search.number(trial) for trial in trials] == [0, 1, 3]  # 1 went on as the third
-    assert all(trial.state == TrialState.COMPLETE for trial in trials)
-    assert trials[1].params == before.params and trials[1].number > before.number
+    there = trials.counted(study_of(lab))
+    assert [trials.number(trial) for trial in there] == [0, 1, 3]  # 1 went on as the third
+    assert all(trial.state == TrialState.COMPLETE for trial in there)
+    assert there[1].params == before.params and there[1].number > before.number
     folders = sorted(path.parent.name for path in lab.rglob("metrics.jsonl"))
     assert folders == [f"trial000{trial}_fold{fold}" for trial in (0, 1, 3) for fold in range(2)]
     started = [run["savename"] for run in ran(lab)]
