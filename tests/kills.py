@@ -111,7 +111,8 @@ def try_all(source, folder, flags):
         name: flags if whole(name) == "reported" else [*flags, "--no_report"] for name in MOMENTS
     }
     for name in (*map(whole, MOMENTS), *MOMENTS):
-        shutil.copytree(source, folder / name / "source", dirs_exist_ok=True)
+        checked = shutil.ignore_patterns(".*")  # what an earlier run found of the images
+        shutil.copytree(source, folder / name / "source", ignore=checked, dirs_exist_ok=True)
     for name, moment in {whole(moment): moment for moment in MOMENTS}.items():
         if run(more[moment], folder / name):
             sys.exit("a run that nothing happens to failed")

@@ -16,7 +16,7 @@ from tests.test_resume import assert_same_run, start
 from utilities import checkpoint
 
 RUN = Path("animals") / "default_s0"
-MORE = ("--n_epochs", "20", "--evaluate_every", "20", "--no_report")
+MORE = ("--n_epochs", "20", "--evaluate_every", "20", "--no_report", "--no_train_metrics")
 
 
 @pytest.fixture

@@ -374,15 +374,20 @@ def test_a_runs_config_runs_it_again(source, tmp_path, monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_errors_come_before_a_run_folder(source, tmp_path, more, says):
-    """In a process of its own, as a user meets them: one message, no traceback, nothing left."""
+def test_errors_come_before_a_run_folder(source, tmp_path, capsys, more, says):
+    with pytest.raises((ValueError, OSError, SystemExit)) as caught:
+        main.main(flags(source, tmp_path / "runs", *more))
+    assert says in f"{caught.value} {capsys.readouterr().err}"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_is_one_line_for_who_runs_the_program(source, tmp_path):
     done = subprocess.run(
-        [sys.executable, "main.py", *flags(source, tmp_path / "runs", *more)],
+        [sys.executable, "main.py", *flags(source, tmp_path / "runs", "--bs", "16")],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr and "error: " in done.stderr
-    assert says in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: --bs 16 ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 
