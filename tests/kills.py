@@ -66,7 +66,7 @@ MOMENTS = {  # what is replaced, and by what
     "a_checkpoint_is_written": ("torch:save", at_call(5, half_a_checkpoint)),
     "an_epoch_is_evaluated": ("evaluation.retrieval:score", at_call(3)),
     "a_row_is_written": ("utilities.run_folder:RunFolder.record", at_call(3, half_a_row)),
-    "curves_are_drawn": ("utilities.plots:learning_curves", at_call(2)),
+    "curves_are_drawn": ("utilities.plots:learning_curves", at_call(1)),
     "the_report_is_written": ("evaluation:write_report", at_call(1)),
     "all_is_written": ("utilities.recorder:Recorder.finish", at_call(1)),
 }

@@ -8,7 +8,8 @@ from typing import Any
 from utilities.files import atomic_path
 
 COLUMNS = 3
-PANEL = (3.6, 2.5)  # inches
+PANEL = (3.6, 2.5)  # inches, margins included
+MARGINS = (0.5, 0.15, 0.45, 0.32)  # inches: left, right, bottom, top
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -40,8 +41,18 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     columns = min(COLUMNS, len(curves))
     lines = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines), layout="constrained")
+    width, height = PANEL[0] * columns, PANEL[1] * lines
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
+    # Fixed margins: to lay panels out by what stands in them takes as long again as to draw them.
+    figure.subplots_adjust(
+        left=MARGINS[0] / width,
+        right=1 - MARGINS[1] / width,
+        bottom=MARGINS[2] / height,
+        top=1 - MARGINS[3] / height,
+        wspace=(MARGINS[0] + MARGINS[1]) / (PANEL[0] - MARGINS[0] - MARGINS[1]),
+        hspace=(MARGINS[2] + MARGINS[3]) / (PANEL[1] - MARGINS[2] - MARGINS[3]),
+    )
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for panel, (name, points) in zip(panels, curves.items(), strict=False):
         epochs, values = zip(*points, strict=True)

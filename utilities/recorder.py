@@ -65,7 +65,7 @@ class Recorder:
         self.keep_all = keep_all
         self.writes = writes
         self.best: dict[str, float] = {}
-        self._drawn = -math.inf
+        self._drawn = time.monotonic()
 
     def record(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Metrics files, curves and trackers."""
