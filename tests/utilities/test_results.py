@@ -75,6 +75,22 @@ def test_last_epochs_with_paired_gains(runs, capsys):
     assert "** p < 0.01: two-sided paired t-test." in printed.out
 
 
+def test_folds_of_one_seed_are_runs_of_their_own(tmp_path, capsys):
+    rows = {
+        fold: leave(tmp_path, "cv", 0, [{"epoch": 1, "recall": recall}], suffix=f"_f{fold}",
+                    cv_folds=3, cv_fold=fold)
+        for fold, recall in enumerate((0.4, 0.5, 0.9))
+    }  # fmt: skip
+    (_, row), printed = table(capsys, *rows.values())
+    assert (
+        row[:2] == ["cv", "3"]
+        and row[-1].startswith("60.00 ± ")
+        and not printed.err.count("seed 0")
+    )
+    results.main([*map(str, rows.values()), "--format", "csv"])
+    assert "0f0 0f1 0f2" in capsys.readouterr().out
+
+
 def test_one_shared_seed_says_nothing(runs, capsys):
     rows, printed = table(capsys, *runs[:3], runs[4], "--baseline", "baseline")
     assert rows[2] == ["guided", "1", "74.00 (+2.00)"]

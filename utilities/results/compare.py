@@ -120,7 +120,7 @@ def mixed_flags(groups: Groups) -> list[str]:
         differ = []
         for flag in dict.fromkeys(flag for flags in runs for flag in flags):
             values = list(dict.fromkeys(_text(flags[flag]) for flags in runs if flag in flags))
-            if len(values) > 1 and flag not in PLACES | {"seed", "savename"}:
+            if len(values) > 1 and flag not in PLACES | {"seed", "cv_fold", "savename"}:
                 differ.append(f"--{flag} {' / '.join(values)}")
         if differ:
             notes.append(f"the runs of {group} differ in more than the seed: {', '.join(differ)}")

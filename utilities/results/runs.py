@@ -20,6 +20,9 @@ NO_FRACTION = re.compile(r"loss|distance|dists@|intra_over_inter|alignment|unifo
 Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 
 
+Seed = int | str  # 0, or 0f1 for seed 0 on fold 1
+
+
 class Run(NamedTuple):
     """One run as its folder tells it; ``rows`` are those of metrics.jsonl, oldest first."""
 
@@ -40,8 +43,10 @@ class Run(NamedTuple):
         return self.flags["group"]
 
     @property
-    def seed(self) -> int:
-        return self.flags["seed"]
+    def seed(self) -> Seed:
+        """What tells it from others of its group: the seed, and the fold where there are some."""
+        seed, fold = self.flags["seed"], self.flags.get("cv_fold")
+        return f"{seed}f{fold}" if self.flags.get("cv_folds") else seed
 
     @property
     def finished(self) -> bool:
@@ -73,7 +78,7 @@ class Result(NamedTuple):
     choices: int = 1
 
 
-Groups = dict[str, dict[int, Result]]  # group, then seed
+Groups = dict[str, dict[Seed, Result]]  # group, then seed
 
 
 # --------------------------------------------------------------------------------------------------
@@ -146,7 +151,7 @@ def collect(
     Raises:
         ValueError: a folder does not exist, a line of metrics.jsonl is broken, or no run is left.
     """
-    found: dict[tuple[str, str, int], list[Run]] = {}
+    found: dict[tuple[str, str, Seed], list[Run]] = {}
     strangers, unfinished, notes = [], [], []
     for folder in {folder.resolve(): folder for folder in folders}.values():
         if not folder.exists():

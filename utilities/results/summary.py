@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from utilities.results.runs import Groups
+from utilities.results.runs import Groups, Seed
 from utilities.results.significance import holm, interval, paired_t, signed_rank
 
 
@@ -31,7 +31,7 @@ class Summary(NamedTuple):
 
     mean: float
     half: float
-    seeds: list[int]
+    seeds: list[Seed]
     epochs: list[int]  # distinct, ascending
     difference: Difference | None = None
 
@@ -51,7 +51,7 @@ def summarise(groups: Groups, names: Sequence[str], references: Mapping[str, str
         summaries[group] = {
             name: Summary(
                 *interval([result.scores[name] for result in by_seed.values()]),
-                sorted(by_seed),
+                sorted(by_seed, key=str),
                 epochs,
             )
             for name in names

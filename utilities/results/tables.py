@@ -116,7 +116,7 @@ def pair_table(
     for group, label in rows.items():
         one, other = summaries[group], summaries[group + suffix]
         line: list[Cell] = [*_leading(label, one, bool(epochs))]
-        shared = sorted(set(one[next(iter(scores))].seeds) & set(other[next(iter(scores))].seeds))
+        shared = set(one[next(iter(scores))].seeds) & set(other[next(iter(scores))].seeds)
         line[1] = str(len(shared))
         for name in scores:
             line += [(_mean(name, one[name], best),), (_mean(name, other[name], best),)]
@@ -302,7 +302,7 @@ def signed_rank_note(summaries: Summaries) -> list[str]:
     ]
 
 
-def _joined(values: Sequence[int]) -> str:
+def _joined(values: Sequence[int | str]) -> str:
     return " ".join(map(str, values))
 
 
