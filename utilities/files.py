@@ -1,11 +1,13 @@
 """Files that are either whole or absent: everything is written beside its place, then renamed."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
@@ -44,6 +46,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def take_lock(path: Path, held: str) -> IO[str]:
+    """Lock a file, until it is closed here and in the processes that it was given to.
+
+    The system frees it when its holder ends, however that ends.
+
+    Args:
+        held: what the error says.
+
+    Raises:
+        OSError: another process holds the lock.
+    """
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise OSError(held) from error
+    return lock
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from utilities.results.runs import last_written
+from utilities.results.runs import ended_flags
 
 BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
 
@@ -92,9 +92,4 @@ def folders_of(parent: Path, name: str) -> Iterator[Path]:
 
 def _finished_flags(folder: Path) -> dict[str, Any] | None:
     """The flags of the finished run in ``folder``; None where there is none."""
-    try:
-        flags, last = last_written(folder)
-    except ValueError:
-        return None
-    done = last.get("epoch", -1) == flags.get("n_epochs") and not (folder / BEFORE).is_file()
-    return flags if done else None
+    return None if (folder / BEFORE).is_file() else ended_flags(folder)

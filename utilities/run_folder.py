@@ -5,7 +5,6 @@ epoch), log.txt, and whatever else the run writes there: checkpoints, plots, a r
 """
 
 import csv
-import fcntl
 import importlib.metadata
 import json
 import math
@@ -20,7 +19,7 @@ from typing import IO, Any
 
 import torch
 
-from utilities.files import atomic_path
+from utilities.files import atomic_path, take_lock
 from utilities.finished import folders_of
 from utilities.results.runs import read_rows
 
@@ -121,16 +120,11 @@ class RunFolder:
         self._place = _place(self.path)
         if path in _LOCKS:  # this process's own
             return
-        lock = (path / LOCK).open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise OSError(
-                f"run folder {self.path} is in use by another process; wait for it, or give this "
-                "run another --group or --savename"
-            ) from error
-        _LOCKS[path] = lock
+        _LOCKS[path] = take_lock(
+            path / LOCK,
+            f"run folder {self.path} is in use by another process; wait for it, or give this run "
+            "another --group or --savename",
+        )
 
     def check_there(self) -> None:
         """Refuse to write where another folder has taken the name, or none has it any more.

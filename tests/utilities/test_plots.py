@@ -1,6 +1,5 @@
 """Learning curves: a readable PNG for whatever columns there are."""
 
-import matplotlib.figure
 import pytest
 from PIL import Image
 
@@ -12,20 +11,6 @@ ROWS = [
     {"epoch": 2, "nmi": None, "loss": 1.0, "broken": None},
     {"epoch": 3, "nmi": 0.7, "loss": 0.5, "broken": None},
 ]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that were saved, in order."""
-    saved = []
-    savefig = matplotlib.figure.Figure.savefig
-
-    def spy(figure, *args, **kwargs):
-        saved.append(figure)
-        return savefig(figure, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", spy)
-    return saved
 
 
 def test_one_labelled_panel_per_score_with_values(tmp_path, figures):

@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import matplotlib.figure
 import pytest
 from PIL import Image
 
@@ -21,20 +20,6 @@ def results_of(group, rows_by_seed):
 
 def rows(*values, name="recall"):
     return [{"epoch": 2 * i, name: value} for i, value in enumerate(values)]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that were saved, in order."""
-    saved = []
-    savefig = matplotlib.figure.Figure.savefig
-
-    def spy(figure, *args, **kwargs):
-        saved.append(figure)
-        return savefig(figure, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", spy)
-    return saved
 
 
 def test_a_curve_is_over_the_epochs_that_all_seeds_have():

@@ -98,6 +98,18 @@ def last_written(folder: Path) -> tuple[dict[str, Any], Row]:
         raise ValueError(f"{folder} holds no run with scores ({error!r})") from None
 
 
+def ended_flags(folder: Path) -> dict[str, Any] | None:
+    """The flags of the run in ``folder`` if its last epoch is written; None where it is not.
+
+    That the program ended does not say so: a run that was stopped ends well, too.
+    """
+    try:
+        flags, last = last_written(folder)
+    except ValueError:
+        return None
+    return flags if last.get("epoch", -1) == flags.get("n_epochs") else None
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl, without a last line that was cut short; none without a file.
 

@@ -15,44 +15,24 @@ Trials are kept in SQLite; the same command goes on where an earlier one was sto
 """
 
 import argparse
-import fcntl
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from sqlalchemy.exc import DatabaseError
 
 import parameters
+from utilities.files import take_lock
 from utilities.finished import PLACES
 from utilities.search.outcome import report
 from utilities.search.space import OWN, command_line, read_space
 from utilities.search.trials import Search, trial_flags
 
 PROGRAM = (sys.executable, str(Path(parameters.__file__).with_name("main.py")))
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[IO[str]]:
-    """Hold a file's lock; processes that are given it hold it, too, until the last has ended.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{path} is held by another search of this study, or by runs that outlived one; "
-                "wait until they end, or end them"
-            ) from None
-        yield lock
 
 
 def open_study(
@@ -172,8 +152,14 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
             "--": shlex.join(command_line(dict(sorted(shared.items())))),
         }
         storage = args.storage or folder / "trials.db"
-        with locked(storage.with_name(f".{storage.name}.{args.study}.lock")) as lock:
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.parent.mkdir(parents=True, exist_ok=True)
+        place = storage.with_name(f".{storage.name}.{args.study}.lock")
+        held = (
+            f"{place} is held by another search of this study, or by runs that outlived one; wait "
+            "until they end, or end them"
+        )
+        with take_lock(place, held) as lock:  # runs are given it, and hold it, too
             study = open_study(storage, args.study, asked, seed=flags.seed, minimize=args.minimize)
             search = Search(
                 study,

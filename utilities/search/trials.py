@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 import parameters
 from utilities.interrupt import Interruption
 from utilities.registry import closest_first
-from utilities.results.runs import last_written
+from utilities.results.runs import ended_flags
 from utilities.search.space import ACTIONS, Flags, command_line, words
 
 MOST_FAILURES = 3  # in a row
@@ -202,7 +202,7 @@ class Search:
         log.parent.mkdir(exist_ok=True)
         status, said = self.execute(command_line(flags), log, cores)
         folder = next(self.folder.glob(f"*/{name}"), None)
-        if status == 0 and folder and is_finished(folder):
+        if status == 0 and folder and ended_flags(folder) is not None:
             found = self.best_epoch(folder)
             if not self.keep_checkpoints:
                 for checkpoint in folder.glob("*.pt"):
@@ -298,15 +298,6 @@ def trial_flags(
         "evaltypes": list(dict.fromkeys([evaltype, *(asked.evaltypes or [])])),
         "storage_metrics": [metric],
     }
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the last epoch of a run is written; one that was stopped ends well, too."""
-    try:
-        flags, last = last_written(folder)
-    except ValueError:
-        return False
-    return last.get("epoch") == flags.get("n_epochs")
 
 
 def last_error(said: str, status: int) -> str:
