@@ -1,8 +1,10 @@
 """Checkpoints are tensors and plain values: reading one runs no code, none is ever half-written.
 
-``torch.load(path, weights_only=True)`` reads them anywhere, without this project.
+``torch.load(path, weights_only=True)`` reads them anywhere, without this project and without the
+device that they were trained on: tensors are saved as tensors of the CPU.
 """
 
+import copy
 import os
 import random
 from collections import Counter, OrderedDict
@@ -12,8 +14,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from utilities import device
+from utilities.device import CPU
 from utilities.files import atomic_path
 
 FORMAT = 1  # raised whenever an older reader would misunderstand a newer file
@@ -36,8 +40,7 @@ def save(path: Path, parts: Mapping[str, Any]) -> None:
     """
     if "format" in parts:
         raise ValueError("a checkpoint part cannot be called 'format'; choose another name")
-    for name, part in parts.items():
-        _refuse_all_but_plain(name, part)
+    parts = {name: _plain(name, part) for name, part in parts.items()}
     with atomic_path(path) as temporary:
         try:
             with temporary.open("wb") as file:
@@ -80,42 +83,46 @@ def load(path: Path) -> dict[str, Any]:
     return parts
 
 
-def rng_state() -> dict[str, Any]:
-    """The states of the global generators of python, numpy and torch, all devices."""
+def rng_state(on: torch.device = CPU) -> dict[str, Any]:
+    """The states of the global generators of python, numpy and torch, and of the device ``on``."""
     kind, keys, *rest = cast(tuple, np.random.get_state())  # noqa: NPY002
     return {
         "python": random.getstate(),
         "numpy": (kind, keys.tolist(), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "device": device.rng_state(on),
     }
 
 
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Undo every draw since ``rng_state``; GPUs that are not here are passed over."""
+def set_rng_state(state: Mapping[str, Any], on: torch.device = CPU) -> None:
+    """Undo every draw since ``rng_state``; the state of another kind of device is ignored."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(cuda_state, device)
+    device.set_rng_state(state.get("device", {}), on)  # older checkpoints have none
 
 
-def _refuse_all_but_plain(name: str, value: Any) -> None:
-    """Exact types only: a subclass (a numpy scalar is a float) drags its class into the file."""
+def _plain(name: str, value: Any) -> Any:
+    """The same value, its tensors on the CPU.
+
+    Exact types only: a subclass (a numpy scalar is a float) drags its class into the file.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
     kind = type(value)
-    if kind in (Tensor, nn.Parameter) or kind in PLAIN:
-        return
+    if kind is Tensor or kind in PLAIN:
+        return value
     if kind in MAPPINGS:
+        kept = copy.copy(value)  # of its order and attributes
         for key, item in value.items():
             if type(key) not in PLAIN:
                 raise TypeError(f"checkpoint part {name} has a key that is a {type(key).__name__}")
-            _refuse_all_but_plain(f"{name}.{key}", item)
-    elif kind in SEQUENCES:
-        for index, item in enumerate(value):
-            _refuse_all_but_plain(f"{name}.{index}", item)
-    else:
-        raise TypeError(
-            f"checkpoint part {name} is a {kind.__module__}.{kind.__name__}; give a tensor, "
-            "a number, a string, or lists and dicts of them"
-        )
+            kept[key] = _plain(f"{name}.{key}", item)
+        return kept
+    if kind in SEQUENCES:
+        return kind(_plain(f"{name}.{index}", item) for index, item in enumerate(value))
+    raise TypeError(
+        f"checkpoint part {name} is a {kind.__module__}.{kind.__name__}; give a tensor, "
+        "a number, a string, or lists and dicts of them"
+    )

@@ -16,8 +16,9 @@ BEFORE = "before.pt"  # of a run folder: embeddings before training, until the r
 
 # Flags that say where a run happens, not what comes out.
 PLACES = frozenset(
-    ("source_path", "save_path", "gpu", "kernels", "skip_finished", "resume", "checkpoint_every",
-     "log_online", "wandb_mode", "project", "tensorboard")
+    ("source_path", "save_path", "device", "gpu", "kernels", "skip_finished", "resume",
+     "checkpoint_every", "log_online", "wandb_mode", "project", "tensorboard", "evaluate_on_cpu",
+     "eval_memory")
 )  # fmt: skip
 
 

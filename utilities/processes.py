@@ -25,15 +25,15 @@ PATIENCE = timedelta(hours=6)  # one process evaluates, or builds a dataset, whi
 def together() -> Iterator[None]:
     """Join the processes that torchrun started with this one; nothing where it did not.
 
-    Tensors on GPUs travel by NCCL, those on the CPU by gloo.
+    Tensors of the CPU travel by gloo, those of an accelerator by its own backend: NCCL for CUDA.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    gpus = torch.cuda.is_available()
-    if gpus:
-        torch.cuda.set_device(local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    backends = "cpu:gloo"
+    if found := torch.accelerator.current_accelerator(check_available=True):
+        backends += f",{found.type}:{dist.get_default_backend_for_device(found.type)}"
+    dist.init_process_group(backends, timeout=PATIENCE)
     try:
         yield
     finally:
@@ -43,12 +43,12 @@ def together() -> Iterator[None]:
 def shared(objective: nn.Module, device: torch.device) -> nn.Module:
     """The objective with gradients averaged over the processes; itself where there is one.
 
-    On GPUs BatchNorm then normalises over the batch of all processes; on CPUs, for which torch has
+    On a GPU BatchNorm then normalises over the batch of all processes; on CPUs, for which torch has
     no such layer, over a process's share.
     """
     if world_size() == 1:
         return objective
-    if device.type == "cuda":
+    if device.type != "cpu":
         from timm.layers import convert_sync_batchnorm  # timm's own layers are left alone by torch
 
         objective = convert_sync_batchnorm(objective)
@@ -59,9 +59,9 @@ def shared(objective: nn.Module, device: torch.device) -> nn.Module:
     )
 
 
-def local_rank() -> int:
-    """Which of this machine's processes this is: the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def gpu(otherwise: int = 0) -> int:
+    """The number of this process's GPU: each that torchrun started on a machine has its own."""
+    return int(os.environ.get("LOCAL_RANK", otherwise))
 
 
 def is_first() -> bool:

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import torch
 
+from utilities.device import describe
 from utilities.files import atomic_path, take_lock
 from utilities.finished import folders_of
 from utilities.results.runs import read_rows
@@ -221,15 +222,6 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def describe(device: torch.device) -> str:
-    """The device in words: "cuda: NVIDIA H100", "cpu: x86_64, 2 threads"."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    if device.type == "cpu":
-        return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
-    return str(device)
 
 
 def _finite(value: float) -> float | None:

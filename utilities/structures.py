@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from utilities.device import send
+
 
 class Embedding(NamedTuple):
     """What an embedder returns for B images."""
@@ -30,15 +32,15 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``, its images in channels_last, the faster layout for CNNs.
 
-        Captions and colours stay: they are read on the CPU.
+        Nothing waits for the device. Captions and colours stay: they are read on the CPU.
         """
         return self._replace(
             views=tuple(
-                view.to(device, non_blocking=True, memory_format=torch.channels_last)
+                send(view, device).contiguous(memory_format=torch.channels_last)
                 for view in self.views
             ),
-            labels=self.labels.to(device, non_blocking=True),
-            rows=self.rows.to(device, non_blocking=True),
+            labels=send(self.labels, device),
+            rows=send(self.rows, device),
             captions=tuple(self.captions),  # pinning memory may have made it a list
             colours=tuple(self.colours),
         )

@@ -7,35 +7,30 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
 
 
 class Stopwatch:
     """Seconds spent in named sections, added up over a run.
 
-    Args:
-        synchronize: wait for the GPU at both ends of a section. A kernel is only launched when
-            Python moves on, so without it the wait lands in whichever section next needs a result;
-            with it no work overlaps.
+    Nothing waits for a GPU: what it has still to do is waited for in whichever section next needs a
+    result.
 
     Attributes:
         seconds: by section, in order of first use.
     """
 
-    def __init__(self, *, synchronize: bool = False) -> None:
-        self.synchronize = synchronize and torch.cuda.is_available()
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
         """Add what happens inside to ``name``, also when it raises."""
-        start = self._now()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += self._now() - start
+            self.seconds[name] += time.perf_counter() - start
 
     def waiting(self, items: Iterable[T], name: str = "data") -> Iterator[T]:
         """Iterate over ``items``, adding the time until each is there to ``name``."""
@@ -52,11 +47,6 @@ class Stopwatch:
         """``n_images`` over the seconds of the sections ``names``, or of all; 0 before any."""
         seconds = sum(self.seconds.get(name, 0.0) for name in names or self.seconds)
         return n_images / seconds if seconds > 0 else 0.0
-
-    def _now(self) -> float:
-        if self.synchronize:
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 def peak_memory_mb() -> float:

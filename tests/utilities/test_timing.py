@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from utilities.timing import Stopwatch, peak_memory_mb
 
@@ -66,16 +65,6 @@ def test_images_per_second_over_all_or_some_sections(clock):
     assert watch.images_per_second(12, "forward") == 4
     assert watch.images_per_second(12, "absent") == 0
     assert set(watch.seconds) == {"data", "forward"}
-
-
-@pytest.mark.parametrize("synchronize", [False, True])
-def test_the_gpu_is_waited_for_only_if_asked(monkeypatch, synchronize):
-    calls = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append(1))
-    with Stopwatch(synchronize=synchronize).section("forward"):
-        pass
-    assert len(calls) == (2 if synchronize else 0)
 
 
 @pytest.mark.skipif(not STATUS.is_file(), reason="only Linux tells the peak in a second place")
