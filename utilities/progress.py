@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utilities import processes
+from utilities.device import Watched
 from utilities.timing import Stopwatch
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ class Progress:
         self.n_images = 0
         self.terms: dict[str, list[Tensor]] = {}
         self._earlier: dict[str, Tensor] = {}  # of a run of the program that was interrupted
+        self._watched = Watched()
+        self._shown: dict[str, str] = {}
 
     def over(self, batches: Iterable[T], n_batches: int, title: str) -> Iterator[T]:
         """The batches, ``n_batches`` of them, behind a bar."""
@@ -41,17 +44,20 @@ class Progress:
                 self.bar.update()
 
     def count(self, n_images: int, **terms: Tensor) -> None:
-        """Add a step's scalar terms, which stay on their device: no one waits for them."""
+        """Add a step's scalar terms, the loss first.
+
+        They stay on their device and nothing waits for them: the loss that the bar shows may be
+        some steps old.
+        """
         self.n_images += n_images
         for name, value in terms.items():
             self.terms.setdefault(name, []).append(value.detach())
         speed = self.watch.images_per_second(self.n_images)
-        shown = next(iter(terms.values()), None)
-        self.bar.set_postfix(
-            {"images/s": f"{speed:.0f}"}
-            | ({} if shown is None else {"loss": f"{shown.item():.3f}"}),
-            refresh=False,
-        )
+        loss = next(iter(terms.values()), None)
+        seen = None if loss is None else self._watched.look(loss)
+        if seen is not None:
+            self._shown = {"loss": f"{float(seen):.3f}"}
+        self.bar.set_postfix({"images/s": f"{speed:.0f}"} | self._shown, refresh=False)
 
     def averages(self) -> dict[str, float]:
         """Mean of each term over the steps that had it, images per second, share of waiting.

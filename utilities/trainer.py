@@ -1,12 +1,13 @@
-"""Optimizer steps: forward, backward, update, and what is done when a gradient is not finite."""
+"""Optimizer steps: forward, backward, update, and what happens when they are not finite."""
 
 import logging
 from typing import Any
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
+from utilities.device import Watched
 from utilities.precision import autocast
 
 LOG = logging.getLogger(__name__)
@@ -15,21 +16,25 @@ LOG = logging.getLogger(__name__)
 class Trainer:
     """Takes steps on an objective, and knows all that the next one depends on beside the weights.
 
-    A step whose gradient is not finite changes nothing and is counted. Under fp16 some are normal:
-    the loss is scaled up until a gradient overflows now and then. Where several processes train
-    together, gradients are averaged before they are looked at, so that all of them agree.
+    A step whose loss or gradient is not finite changes nothing and is counted. Under fp16 some are
+    normal: the loss is scaled up until a gradient overflows now and then. All of that happens on
+    the device, as the CPU would have to wait to know; it learns of it some steps later. Where
+    several processes train together, gradients are averaged first, so that all of them agree.
 
     Args:
         objective: (batch, ...) -> an outcome with a ``loss``; DistributedDataParallel or not.
-        optimizer: of its parameters.
+        optimizer: of its parameters, a fused one of torch: it is told by ``found_inf``, as by
+            torch's own loss scaler, that a step is to be left out.
         scheduler: of the optimizer's rates, moved on with each step.
         device: of the batches.
         precision: fp32, bf16 or fp16.
-        most_skipped: steps without a finite gradient, one after the other, that end training.
+        most_skipped: steps in a row that change nothing, and end training.
 
     Attributes:
         iteration: steps so far, those included that changed nothing.
-        skipped: steps so far that changed nothing.
+
+    Raises:
+        ValueError: the optimizer cannot leave a step out.
     """
 
     def __init__(
@@ -42,6 +47,8 @@ class Trainer:
         precision: str = "fp32",
         most_skipped: int = 10,
     ) -> None:
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(f"{type(optimizer).__name__} must be built with fused=True")
         self.objective = objective
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -50,51 +57,67 @@ class Trainer:
         self.most_skipped = most_skipped
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.iteration = 0
-        self.skipped = 0
-        self._in_a_row = 0
+        self._skips = torch.zeros(2, device=device)  # so far, and since the last step that counted
+        self._watched = Watched()
+        self._known = 0  # skips that the CPU has heard of
 
     def step(self, *inputs: Any) -> Any:
         """Take a step on the objective's inputs, on the device already; returns its outcome.
 
         Raises:
-            FloatingPointError: the last of too many steps whose gradient is not finite.
+            FloatingPointError: too many steps in a row had a loss or a gradient that is not finite.
         """
         with autocast(self.device, self.precision):
             outcome = self.objective(*inputs)
         self.optimizer.zero_grad()
         self.scaler.scale(outcome.loss).backward()
         self.scaler.unscale_(self.optimizer)  # nothing, unless the loss was scaled
-        if self._finite():
-            self.scaler.step(self.optimizer)
-            self._in_a_row = 0
-        else:
-            self._skip()
+        skip = self._skip(outcome.loss)
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, skip
+        self.optimizer.step()
         self.scaler.update()
         self.iteration += 1
         self.scheduler.step()
+        self._count(skip)
         return outcome
 
-    def _finite(self) -> bool:
+    @torch.no_grad()
+    def _skip(self, loss: Tensor) -> Tensor:
+        """1 where the loss or a gradient is not finite, else 0: a scalar of the device."""
         gradients = [
             parameter.grad
             for group in self.optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
         ]
-        return bool(nn.utils.get_total_norm(gradients).isfinite())
+        finite = nn.utils.get_total_norm(gradients).isfinite() & loss.isfinite()
+        return (~finite).to(torch.float32)
 
-    def _skip(self) -> None:
-        self.skipped += 1
-        self._in_a_row += 1
+    def _count(self, skip: Tensor) -> None:
+        so_far, in_a_row = self._skips
+        self._skips = torch.stack([so_far + skip, (in_a_row + 1) * skip])
+        seen = self._watched.look(self._skips)
+        if seen is None:
+            return
+        so_far, in_a_row = map(int, seen.tolist())
         # The scaler halves its factor with each of these, so its search takes longer than others'.
-        most = self.most_skipped + 16 * self.scaler.is_enabled()
-        if self._in_a_row >= most:
+        if in_a_row >= self.most_skipped + 16 * self.scaler.is_enabled():
             raise FloatingPointError(
-                f"the gradient was not finite in {self._in_a_row} steps, one after the other, the "
-                f"last of them step {self.iteration + 1}"
+                f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step "
+                f"{self.iteration}"
             )
-        if not self.scaler.is_enabled():
-            LOG.warning("step %d left out: its gradient is not finite", self.iteration + 1)
+        if so_far > self._known and not self.scaler.is_enabled():
+            LOG.warning(
+                "%d step(s) left out up to step %d: the loss or its gradient is not finite",
+                so_far - self._known,
+                self.iteration,
+            )
+        self._known = so_far
+
+    @property
+    def skipped(self) -> int:
+        """Steps so far that changed nothing; waits for the device."""
+        return int(self._skips[0])
 
     def state_dict(self) -> dict[str, Any]:
         """The states of optimizer, schedule and scaler, and the counts."""
@@ -104,7 +127,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "iteration": self.iteration,
             "skipped": self.skipped,
-            "skipped_in_a_row": self._in_a_row,
+            "skipped_in_a_row": int(self._skips[1]),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -113,5 +136,6 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"]
-        self.skipped = state["skipped"]
-        self._in_a_row = state["skipped_in_a_row"]
+        self._known = state["skipped"]
+        skips = [state["skipped"], state["skipped_in_a_row"]]
+        self._skips = torch.tensor(skips, dtype=torch.float32, device=self.device)
