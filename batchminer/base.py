@@ -158,8 +158,13 @@ def every_triplet(positive: Tensor, negative: Tensor) -> Triplets:
 
     Sorted by anchor, then positive, then negative.
     """
-    anchors, positives = places(positive)  # (P,)
-    pairs, negatives = places(negative.index_select(0, anchors))  # (T,), among the P pairs
+    n_positives, n_negatives = (
+        mask.view(torch.uint8).sum(dim=1, dtype=torch.long) for mask in (positive, negative)
+    )
+    counts = torch.stack([n_positives.sum(), (n_positives * n_negatives).sum()])
+    n_pairs, n_triplets = counts.tolist()  # the one wait for the device
+    anchors, positives = places(positive, n_pairs)  # (P,)
+    pairs, negatives = places(negative.index_select(0, anchors), n_triplets)  # (T,), of P pairs
     return Triplets(anchors[pairs], positives[pairs], negatives)
 
 
@@ -180,7 +185,13 @@ def any_in_row(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8).amax(dim=1).bool()
 
 
-def places(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the Trues of a (B, R) mask, row by row; waits for the device."""
-    rows, columns = mask.view(torch.uint8).nonzero(as_tuple=True)
+def places(mask: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the Trues of a (B, R) mask, row by row.
+
+    Args:
+        count: how many there are; waits for the device to know where it is None.
+    """
+    mask = mask.view(torch.uint8)
+    found = mask.nonzero() if count is None else mask.nonzero_static(size=count)
+    rows, columns = found.unbind(dim=1)
     return rows, columns

@@ -52,7 +52,7 @@ class Distance(NegativeMiner):
         dim = embeds.shape[1]
         units = on_the_sphere(embeds)
         others = units if references is embeds else on_the_sphere(references)
-        squares = torch.addmm(units.new_tensor(2.0), units, others.T, alpha=-2)  # d², (B, R)
+        squares = torch.addmm(units.new_full((), 2.0), units, others.T, alpha=-2)  # d², (B, R)
 
         # For D in the hundreds 1/q spans more than a float's range: stay in logarithms until the
         # row's maximum is off, which is what a softmax does, and with it any constant factor, so

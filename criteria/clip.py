@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from language.text_encoder import TextEncoder
 from language.text_tower import TextTower
 from language.tokenizer import Tokenizer
+from utilities.device import send
 from utilities.distributed import gather
 from utilities.param_groups import decay_groups
 from utilities.structures import Batch, Embedding
@@ -121,13 +122,16 @@ class CLIP(Criterion):
         """
         self.check(views, batch)
         features = at_least_float32(views[0].features)
-        texts = at_least_float32(self.reader(batch.captions))
+        texts, known = self.reader(batch.captions)
+        texts = at_least_float32(texts)
         with torch.autocast(features.device.type, enabled=False):
             pairs = torch.cat([self.projection(features), texts.to(features)], dim=1)
         images, texts = gather(pairs).split(self.proj_dim, dim=1)
-        if isinstance(self.reader, FrozenReader):
-            known = (texts != 0).any(dim=1)
-            images, texts = images[known], texts[known]
+        if known is not None:
+            rows = gather(known.to(torch.uint8)).nonzero().squeeze(1)
+            if len(rows) < len(images):
+                rows = send(rows, images.device)
+                images, texts = images.index_select(0, rows), texts.index_select(0, rows)
         return F.normalize(images, dim=1), F.normalize(texts, dim=1)
 
     @full_precision
@@ -158,7 +162,7 @@ class CLIP(Criterion):
 
 
 class TrainedReader(nn.Module):
-    """Captions by a tower that trains: (B,) texts to (B, D).
+    """Captions by a tower that trains: (B,) texts to (B, D), and None: it knows every text.
 
     Args:
         tokenizer: its ids are those of the tower.
@@ -170,17 +174,17 @@ class TrainedReader(nn.Module):
         self.tokenizer = tokenizer
         self.tower = tower
 
-    def forward(self, captions: Sequence[str]) -> Tensor:
+    def forward(self, captions: Sequence[str]) -> tuple[Tensor, None]:
         device = self.tower.positions.device
         ids, mask = self.tokenizer(captions)
-        return self.tower(ids.to(device, non_blocking=True), mask.to(device, non_blocking=True))
+        return self.tower(send(ids, device), send(mask, device)), None
 
 
 class FrozenReader(nn.Module):
     """Captions by a sentence encoder that stays as it is, and a projection that trains.
 
-    The encoder is no part of the state dict. The projection has no bias, so that the zero row of a
-    text without an embedding stays zero.
+    (B,) texts to (B, D), and which of them have an embedding: (B,) bool on the CPU, so that nothing
+    waits for the device to know how many. The encoder is no part of the state dict.
 
     Args:
         encoder: of texts, on the CPU or with a cache there.
@@ -193,11 +197,13 @@ class FrozenReader(nn.Module):
         dim = encoder.encode(["a photo"]).shape[1]  # a text, since the cache may know it
         self.projection = _projection(dim, out_dim)
 
-    def forward(self, captions: Sequence[str]) -> Tensor:
+    def forward(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             embeds = self.encoder.encode(captions)
+        known = (embeds != 0).any(dim=1)
         with torch.autocast(self.projection.weight.device.type, enabled=False):
-            return self.projection(embeds.to(self.projection.weight))
+            weight = self.projection.weight
+            return self.projection(send(embeds.to(weight.dtype), weight.device)), known
 
 
 def _projection(in_dim: int, out_dim: int) -> nn.Linear:

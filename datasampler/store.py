@@ -99,6 +99,9 @@ class StoreSampler(ClassRandom):
         self.store_every = store_every
         self._store: NDArray[np.float32] | None = None  # what the next pass will read
         self._points: NDArray[np.float32] = np.empty((0, 0), np.float32)  # what this pass reads
+        # Batches observed since the store was last read. They stay on their device until then, so
+        # that a step does not wait for them.
+        self._observed: list[tuple[Tensor, Tensor]] = []
 
     @abstractmethod
     def choose(self) -> NDArray[np.int64]:
@@ -142,6 +145,7 @@ class StoreSampler(ClassRandom):
                 f"embeddings for the store of {type(self).__name__} are not finite; lower --lr, or "
                 "train with --precision fp32"
             )
+        self._observed.clear()
         if rows is None:
             self._store = known.copy()
         else:
@@ -155,9 +159,8 @@ class StoreSampler(ClassRandom):
             rows: (B,) int64, on any device. Of an image that comes twice the last counts.
             embeds: (B, D) of any floating type, on any device.
         """
-        store, at = self._filled_store(), rows.cpu().numpy()
-        m = np.float32(self.momentum)
-        store[at] = m * store[at] + (1 - m) * _as_numpy(embeds)
+        self._check_filled()
+        self._observed.append((rows, embeds.detach()))
 
     def observed(self) -> dict[str, Any]:
         """The store as the next pass will read it."""
@@ -169,22 +172,32 @@ class StoreSampler(ClassRandom):
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state and the store, an (N, D) float32 tensor; None before it is set."""
-        store = None if self._store is None else torch.from_numpy(self._store.copy())
+        store = None if self._store is None else torch.from_numpy(self._filled_store().copy())
         return super().state_dict() | {"store": store}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._store = None
+        self._observed.clear()
         if state["store"] is not None:
             self.refresh(state["store"])
 
-    def _filled_store(self) -> NDArray[np.float32]:
+    def _check_filled(self) -> NDArray[np.float32]:
         if self._store is None:
             raise ValueError(
                 f"{type(self).__name__} chooses images by their embeddings and has none yet; call "
                 f"refresh with those of all {self.n_images} training images first"
             )
         return self._store
+
+    def _filled_store(self) -> NDArray[np.float32]:
+        """The store with all that was observed."""
+        store, m = self._check_filled(), np.float32(self.momentum)
+        for rows, embeds in self._observed:
+            at = rows.cpu().numpy()
+            store[at] = m * store[at] + (1 - m) * _as_numpy(embeds)
+        self._observed.clear()
+        return store
 
     def _visible_store(self) -> NDArray[np.float32]:
         """A copy of the store as a pass reads it, (N, d): projected, and directions if asked."""

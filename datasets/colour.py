@@ -14,7 +14,7 @@ Each step is that of torchvision's functions on float images. On images of 8 bit
 pipeline on the CPU, torchvision rounds after each step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utilities.device import send
 from utilities.structures import Batch
 
 
@@ -53,6 +54,9 @@ class Crop(NamedTuple):
 
     pixels: Tensor  # (3, S, S) uint8
     colour: Tensor  # (10,) float32, of ``draw``
+
+
+Change = Callable[[Tensor, Tensor], Tensor]  # (images, a number for each) -> images
 
 
 def draw(strengths: Strengths = SIMCLR) -> Tensor:
@@ -104,37 +108,59 @@ def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
         (B, 3, S, S) float32 in [0, 1].
     """
     images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-    def change(chosen: Tensor, step: Callable[..., Tensor], *numbers: Tensor) -> None:
-        rows = chosen.nonzero().squeeze(1)
-        if len(rows):
-            own = [number[rows].to(images.device, non_blocking=True) for number in numbers]
-            rows = rows.to(images.device, non_blocking=True)
-            images[rows] = step(images[rows], *own)
-
-    orders, factors = colours[:, ORDER], colours[:, FACTORS, None, None, None]
-    change(colours[:, GREY] < 0, luma)
-    for place in range(orders.shape[1]):
-        for number, step in enumerate((brighten, contrast, saturate, turn_hue)):
-            change(orders[:, place] == number, step, factors[:, number])
-    change(colours[:, GREY] > 0, luma)
-    change(colours[:, BLUR] > 0, blur, colours[:, BLUR])
+    changes = [
+        (change, chosen.nonzero().squeeze(1), numbers)
+        for change, chosen, numbers in _changes(colours)
+        if chosen.any()
+    ]
+    if not changes:
+        return images
+    # All that the device has to know goes there at once.
+    counts = [len(rows) for _, rows, _ in changes]
+    rows = send(torch.cat([rows for _, rows, _ in changes]), images.device).split(counts)
+    numbers = torch.cat([numbers[rows] for _, rows, numbers in changes])
+    numbers = send(numbers, images.device).split(counts)
+    for (change, _, _), chosen, own in zip(changes, rows, numbers, strict=True):
+        images[chosen] = change(images[chosen], own)
     return images
 
 
+def _changes(colours: Tensor) -> Iterator[tuple[Change, Tensor, Tensor]]:
+    """Each change in turn: which images (B,) it is for, and the number (B,) that it takes."""
+    orders, factors, grey = colours[:, ORDER], colours[:, FACTORS], colours[:, GREY]
+    yield turn_grey, grey < 0, grey
+    for place in range(orders.shape[1]):
+        for number, change in enumerate((brighten, contrast, saturate, turn_hue)):
+            yield change, orders[:, place] == number, factors[:, number]
+    yield turn_grey, grey > 0, grey
+    yield blur, colours[:, BLUR] > 0, colours[:, BLUR]
+
+
+def _of_each(numbers: Tensor) -> Tensor:
+    """(b,) -> (b, 1, 1, 1), a number for each image."""
+    return numbers[:, None, None, None]
+
+
+def turn_grey(images: Tensor, _numbers: Tensor) -> Tensor:
+    """(b, 3, H, W) -> (b, 1, H, W): the same grey for each channel."""
+    return luma(images)
+
+
 def brighten(images: Tensor, factors: Tensor) -> Tensor:
-    """(b, 3, H, W) in [0, 1] times (b, 1, 1, 1), kept in [0, 1]."""
-    return (images * factors).clamp_(0, 1)
+    """(b, 3, H, W) in [0, 1] times (b,), kept in [0, 1]."""
+    return (images * _of_each(factors)).clamp_(0, 1)
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Away from, or toward, the image's mean grey."""
+    factors = _of_each(factors)
     mean = luma(images).mean(dim=(1, 2, 3), keepdim=True)
     return (images * factors).add_(mean * (1 - factors)).clamp_(0, 1)
 
 
 def saturate(images: Tensor, factors: Tensor) -> Tensor:
     """Away from, or toward, each pixel's grey."""
+    factors = _of_each(factors)
     return (images * factors).add_(luma(images) * (1 - factors)).clamp_(0, 1)
 
 
@@ -152,7 +178,7 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     hue = (red - green).div_(divisor).add_(4)
     hue = torch.where(value == green, (blue - red).div_(divisor).add_(2), hue)
     hue = torch.where(value == red, (green - blue).div_(divisor), hue)  # in [-1, 5]
-    hue += 6 * turns.squeeze(1)
+    hue += 6 * turns[:, None, None]
     hue -= 6 * (hue / 6).floor_()  # in [0, 6]
     turned = torch.stack(((hue - 3).abs_() - 1, 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_()), dim=1)
     return turned.clamp_(0, 1).mul_(chroma[:, None]).add_(low[:, None])
@@ -180,13 +206,13 @@ def blur_size(side: int) -> int:
 
 def luma(images: Tensor) -> Tensor:
     """(b, 3, H, W) -> (b, 1, H, W), the grey of each pixel."""
-    weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
+    weights = constant(LUMA, images.device)
+    return (images * weights.view(3, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(value - mean) / std of each channel, in channels_last as ``Batch.to`` leaves images."""
-    means, scales = _constants(tuple(mean), tuple(std), images.device)
+    means, scales = (constant(tuple(values), images.device) for values in (mean, std))
     images = (images - means.view(3, 1, 1)) / scales.view(3, 1, 1)
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -200,7 +226,7 @@ def normalise_bytes(pixels: Tensor, mean: Sequence[float], std: Sequence[float])
     Returns:
         (B, 3, H, W) float32 in channels_last.
     """
-    means, scales = _constants(tuple(mean), tuple(std), pixels.device)
+    means, scales = (constant(tuple(values), pixels.device) for values in (mean, std))
     batch, _, height, width = pixels.shape
     # Rows of W x 3 values against as many constants: three at a time would not fill a vector.
     lines = pixels.permute(0, 2, 3, 1).reshape(-1, 3 * width).to(torch.float32)
@@ -209,8 +235,6 @@ def normalise_bytes(pixels: Tensor, mean: Sequence[float], std: Sequence[float])
 
 
 @lru_cache
-def _constants(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Mean and std on the device; sent once, as sending waits for the device."""
-    return torch.tensor(mean, device=device), torch.tensor(std, device=device)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on the device, sent once, as sending waits for the device."""
+    return torch.tensor(values, device=device)

@@ -232,7 +232,7 @@ def loader(
         batch_sampler=SeededBatches(batches, seed, rank),
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.accelerator.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(derive(seed, "loader")),

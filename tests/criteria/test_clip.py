@@ -49,7 +49,7 @@ def oracle(images, texts, scale):
 
 def of_criterion(criterion, view, captions):
     images = [unit(linear(criterion.projection, row)) for row in view.features.tolist()]
-    texts = [unit(row) for row in criterion.reader(captions).tolist()]
+    texts = [unit(row) for row in criterion.reader(captions)[0].tolist()]
     return images, texts
 
 
@@ -69,14 +69,14 @@ def test_the_frozen_text_is_the_encoders_under_a_projection():
         linear(criterion.reader.projection, row) for row in Hashes().encode(CAPTIONS).tolist()
     ]
     torch.testing.assert_close(
-        criterion.reader(CAPTIONS), torch.tensor(expected, dtype=torch.float64)
+        criterion.reader(CAPTIONS)[0], torch.tensor(expected, dtype=torch.float64)
     )
 
 
 def test_the_trained_text_is_the_towers():
     criterion = clip("transformer", tokens=4)
     expected = criterion.reader.tower(*Letters(4)(CAPTIONS))
-    assert torch.equal(criterion.reader(CAPTIONS), expected)
+    assert torch.equal(criterion.reader(CAPTIONS)[0], expected)
     assert criterion.reader.tower.positions.shape == (4, 8)
 
 
