@@ -64,6 +64,7 @@ from utilities import (
     resume,
     trackers,
 )
+from utilities import device as devices
 from utilities.files import cache_folder
 from utilities.interrupt import Interruption
 from utilities.memory import keep_freed_memory
@@ -250,7 +251,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
             "passes": passes.state_dict(),
             "progress": progress.state_dict(),
             "adapted": adapted,
-            "rng": checkpoint.rng_state(),
+            "rng": checkpoint.rng_state(device),
             "flags": vars(args),
         }
 
@@ -261,7 +262,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         passes.load_state_dict(saved["passes"])
         progress.load_state_dict(saved["progress"])
         adapted = saved["adapted"]
-        checkpoint.set_rng_state(saved["rng"])
+        checkpoint.set_rng_state(saved["rng"], device)
         recorder.best = saved["best"]
         kept, before = recorder.untrained()
         untrained = Scores(kept, {})
@@ -432,15 +433,17 @@ def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
         metrics.parse(name)  # an unknown one is refused before anything is loaded
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
     args.kernels = min(args.kernels, os.cpu_count() or 1)
-    gpu = processes.local_rank() if distributed.world_size() > 1 else args.gpu
-    device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+    here = devices.choose(args.device, processes.gpu(args.gpu))
+    if here.type == "cpu" and args.device == "auto" and (idle := devices.idle_driver()):
+        LOG.warning("%s; going on with the CPU", idle)
     if args.precision is None:
-        half = "fp16" if device.type == "cuda" else "bf16"
+        half = "bf16" if here.type == "cpu" else "fp16"
         args.precision = half if args.use_float16 else "fp32"
     if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    return chosen, device
+    return chosen, here
 
 
 def evaluate_only(asked: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, float]:
@@ -530,8 +533,8 @@ def few_judged(args: argparse.Namespace, dataset: Downstream) -> Downstream:
 def rehearsed(start: float, device: torch.device) -> str:
     """The last line of a dry run that met no error."""
     memory = f"{peak_memory_mb() / 1024:.2f} GiB"
-    if device.type == "cuda":
-        memory += f" and {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU"
+    if (peak := devices.peak_memory_gib(device)) is not None:
+        memory += f" and {peak:.2f} GiB of the GPU"
     return f"dry run: ok, {time.perf_counter() - start:.1f} s, peak memory {memory}"
 
 

@@ -59,7 +59,7 @@ ALTERNATIVES = (
 )  # fmt: skip
 # Of a run's config.json: what was worked out from another flag, and what was asked of that machine.
 WORKED_OUT = {"n_epochs": "max_steps", "precision": "use_float16"}
-OF_ITS_DAY = ("gpu", "kernels", "skip_finished", "resume", "dry_run")
+OF_ITS_DAY = ("device", "gpu", "kernels", "skip_finished", "resume", "dry_run")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -287,6 +287,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(
             f"--use_float16 and --precision {args.precision} both say how precise; drop the first"
         )
+    if args.gpu and (args.device == "cpu" or ":" in args.device):
+        parser.error(f"--gpu {args.gpu} has no effect on --device {args.device}; drop one of them")
     if args.weights and args.not_pretrained:
         parser.error("--weights and --not_pretrained exclude each other; give one of the two")
     if args.max_steps and args.n_epochs is not None:
@@ -559,10 +561,15 @@ def basic_training_parameters(parser: argparse.ArgumentParser) -> None:
     add(
         "--deterministic",
         action="store_true",
-        help="refuse operations of a GPU whose result changes from run to run; a CPU's do not",
+        help="fail on nondeterministic GPU operations",
     )
     add("--seed", type=natural, default=0, help="seeds weights, batches, augmentation and splits")
-    add("--gpu", type=natural, default=0, help="CUDA device; without CUDA the CPU is used")
+    add(
+        "--device",
+        default="auto",
+        help="auto (the GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps, xpu",
+    )
+    add("--gpu", type=natural, default=0, help="which of several GPUs")
     add(
         "--kernels",
         type=natural,

@@ -1,7 +1,8 @@
 """Embeds an image set once, for whatever is computed from it afterwards."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,14 @@ from datasets.image_set import Images
 from datasets.loading import Transform, loader
 from datasets.transforms import MiddleCrop
 from utilities import processes
+from utilities.device import Arriving
 from utilities.distributed import rank, world_size
 from utilities.precision import autocast
 from utilities.progress import bar
 
 
 class Features(NamedTuple):
-    """M embedded images in the order of the image set, on the CPU.
+    """M embedded images in the order of the image set, all of it on the CPU.
 
     M = N, the images of the set, unless some could not be read.
     """
@@ -59,9 +61,10 @@ def extract(
     if shared:
         batches = batches[rank() :: world_size()]
     parts = [
-        Features(embedding.embeds.float().cpu(), embedding.features.float().cpu(), *which)
-        for embedding, *which in _outputs(
-            embedder, image_set, transform, batches, workers, torch.device(device), precision
+        Features(*outputs, rows, labels)
+        for outputs, rows, labels in _outputs(
+            lambda images: embedder(images)[:2],
+            *(embedder, image_set, transform, batches, workers, torch.device(device), precision),
         )
     ]
     if shared:
@@ -84,18 +87,14 @@ def predict(
     A row whose image can no longer be read is zero: it looks like every class alike.
     """
     logits = torch.zeros(0)
-    for output, rows, _ in _outputs(
-        classifier,
-        image_set,
-        transform,
-        _batches(image_set, bs),
-        workers,
-        torch.device(device),
-        "fp32",
+    for (output,), rows, _ in _outputs(
+        lambda images: (classifier(images),),
+        *(classifier, image_set, transform, _batches(image_set, bs), workers),
+        *(torch.device(device), "fp32"),
     ):
         if not len(logits):
             logits = torch.zeros(len(image_set), output.shape[1])
-        logits[rows] = output.float().cpu()
+        logits[rows] = output
     return logits
 
 
@@ -109,6 +108,7 @@ def _batches(image_set: Images, bs: int) -> list[list[tuple[int, ...]]]:
 
 @torch.no_grad()
 def _outputs(
+    read: Callable[[Tensor], Sequence[Tensor]],
     model: nn.Module,
     image_set: Images,
     transform: Transform,
@@ -116,24 +116,40 @@ def _outputs(
     workers: int,
     device: torch.device,
     precision: str,
-) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """The model's output for each batch of rows in turn, with the batch's rows and labels."""
+) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    """What ``read`` makes of each batch of images in turn, float32, with its rows and labels.
+
+    All of it is on the CPU. Here, and nowhere else, embeddings leave the device: a batch's while
+    the device works on the next one.
+    """
     n = sum(map(len, batches))
     # A process that loads is worth starting where there is something to load meanwhile.
     workers = 0 if len(batches) < 2 else min(workers, len(batches))
 
     was_training = model.training
     model.eval()
+    under_way: deque[tuple[Arriving, Tensor, Tensor]] = deque()
     try:
         with bar(total=n, desc=f"embedding {image_set.name}", unit="img") as shown:
             for batch in loader(image_set, (transform,), batches, workers=workers, seed=0):
+                rows, labels = batch.rows.clone(), batch.labels.clone()  # of no shared memory
                 batch = batch.to(device)
                 if isinstance(transform, MiddleCrop):
                     batch = finish(batch, transform.mean, transform.std)
                 images = batch.views[0]
                 with autocast(device, precision):
-                    output = model(images)
-                yield output, batch.rows, batch.labels
+                    outputs = read(images)
+                arriving = Arriving(*(output.float() for output in outputs))
+                under_way.append((arriving, rows, labels))
+                if len(under_way) > 1:
+                    yield _arrived(*under_way.popleft())
                 shown.update(len(images))
+            yield from (_arrived(*batch) for batch in under_way)
     finally:
         model.train(was_training)
+
+
+def _arrived(
+    arriving: Arriving, rows: Tensor, labels: Tensor
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    return [copy.clone() if copy.is_pinned() else copy for copy in arriving.wait()], rows, labels

@@ -115,7 +115,7 @@ def score_episodes(
     ways = episodes.rows.shape[1]
     per_episode = 4 * episodes.rows[0].numel() * points.shape[1]
     if block_bytes is None:
-        block_bytes = GPU_BLOCK_BYTES if points.is_cuda else BLOCK_BYTES
+        block_bytes = BLOCK_BYTES if points.device.type == "cpu" else GPU_BLOCK_BYTES
     parts = []
     for rows in episodes.rows.to(device).split(max(1, block_bytes // per_episode)):
         chosen = points.index_select(0, rows.flatten())

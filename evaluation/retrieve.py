@@ -37,6 +37,7 @@ from datasets.loading import Transform
 from datasets.reading import read_image
 from evaluation.preprocessing import Preprocessing, preprocessing
 from utilities import checkpoint, log
+from utilities import device as devices
 from utilities.files import atomic_path
 from utilities.precision import autocast
 
@@ -428,7 +429,7 @@ def embed_files(
     for rows, images, faults in batches:
         vectors = torch.empty(0, embedder.embed_dim)
         if rows:
-            images = images.to(device, memory_format=torch.channels_last)
+            images = devices.send(images, device).contiguous(memory_format=torch.channels_last)
             with autocast(device, trained.flags.get("precision", "fp32")):
                 vectors = F.normalize(embedder(images).embeds.float(), dim=1).cpu()
         if not torch.isfinite(vectors).all():
@@ -606,6 +607,7 @@ def build_parser() -> argparse.ArgumentParser:
     query.add_argument("--save", type=Path, metavar="PNG", help="write a contact sheet")
 
     for command in (index, query):
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
         command.add_argument("--index", type=Path, required=True, metavar="DIR")
         command.add_argument("--json", action="store_true", help="print JSON, for scripts")
     return parser
@@ -619,8 +621,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, flag, low) < low:
             parser.error(f"--{flag} {getattr(args, flag)} is below {low}; give {low} or more")
     log.set_up()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        device = devices.choose(args.device)
         (run_index if args.command == "index" else run_query)(args, device)
     except (OSError, ValueError) as error:
         parser.error(str(error))

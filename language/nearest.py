@@ -33,7 +33,8 @@ from utilities.seeding import derive
 LOG = logging.getLogger(__name__)
 
 INDICES = ("auto", "flat", "ivf", "hnsw")
-FLAT_UP_TO = {"cpu": 100_000, "cuda": 2_000_000}  # distinct vectors; about a minute each
+FLAT_UP_TO = 100_000  # distinct vectors on a CPU, about a minute
+FLAT_UP_TO_ON_GPU = 2_000_000
 SAMPLE = 1000  # queries that choose the effort, and as many others that measure the recall
 TOLERANCE = 1e-5  # in cosine: of two neighbours this near neither is a miss
 
@@ -326,7 +327,8 @@ def _search_units(
         return found, sims, "flat", 1.0
     units = _load(vectors, firsts, device)
     if index == "auto":
-        index = "flat" if n <= FLAT_UP_TO.get(device.type, FLAT_UP_TO["cpu"]) else "ivf"
+        most = FLAT_UP_TO if device.type == "cpu" else FLAT_UP_TO_ON_GPU
+        index = "flat" if n <= most else "ivf"
     flat = Flat(units)
     chosen: Index = flat
     if index == "ivf":

@@ -38,7 +38,8 @@ from language import encoders
 from language.embedding_store import Embed, EmbeddingStore, caption_digest, hash_texts, wait_for
 from language.nearest import INDICES, Nearest, distinct, nearest
 from language.text_encoder import TextEncoder
-from utilities import log
+from utilities import device as devices
+from utilities import log, processes
 from utilities.files import atomic_folder, atomic_path, cache_folder
 from utilities.run_folder import versions
 
@@ -533,7 +534,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--from_json", type=Path, metavar="FILE", help="take the released neighbours of this file")
     add("--kernels", type=int, default=6, help="loading processes, with --by visual (default: 6)")
     add("--bs", type=int, default=112, help="images at a time, with --by visual (default: 112)")
-    add("--gpu", type=int, default=0, help="CUDA device; under torchrun each process has its own")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
+    add(
+        "--gpu",
+        type=int,
+        default=0,
+        help="which of several; torchrun gives each process its own",
+    )
     return parser
 
 
@@ -556,7 +563,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.from_json:
             made = _import(args, images, captions)
         else:
-            gpu = int(os.environ.get("LOCAL_RANK", args.gpu))
             made = of_images(
                 images,
                 options,
@@ -566,7 +572,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 folder=args.out,
                 bs=args.bs,
                 workers=min(args.kernels, os.cpu_count() or 1),
-                device=torch.device("cuda", gpu) if torch.cuda.is_available() else "cpu",
+                device=devices.choose(args.device, processes.gpu(args.gpu)),
             )
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -209,7 +209,7 @@ class Gallery:
         offsets = -self.embeds.square().sum(dim=1) / 2  # (N,)
         # One buffer for all blocks: a fresh one each would be faulted in page by page.
         block_bytes = min(block_bytes, BLOCK_BYTES)
-        listed = 24 * embeds.is_cuda * bool(n_wrong)  # a sorted copy with its columns
+        listed = 24 * (device.type != "cpu") * bool(n_wrong)  # a sorted copy with its columns
         row_bytes = n * (4 + listed + 8 * group_ranks + 8 * potentials)
         buffer = embeds.new_empty(n * max(1, min(block_bytes // row_bytes, len(queue))))
 
@@ -300,7 +300,7 @@ def _count_ahead(scores: Tensor, positives: Tensor) -> Tensor:
     May sort the rows of ``scores`` (B, N) in place. ``positives`` is (B, R).
     """
     few = positives.shape[1] <= FEW
-    if scores.is_cuda:
+    if scores.device.type != "cpu":
         if not few:
             ordered = scores.sort(dim=1).values
             return scores.shape[1] - torch.searchsorted(ordered, positives)
@@ -333,7 +333,7 @@ def _nearest(scores: Tensor, k: int) -> Tensor:
     Args:
         scores: (B, N), N >= k.
     """
-    if scores.is_cuda:
+    if scores.device.type != "cpu":
         values, columns = scores.sort(dim=1, descending=True, stable=True)
         return columns[:, :k].where(values[:, :k].isfinite(), -1)
 
@@ -359,7 +359,7 @@ def _nearest(scores: Tensor, k: int) -> Tensor:
 
 def _sort_rows(values: Tensor) -> Tensor:
     """Sort each row ascending, in place where that can be."""
-    if values.is_cuda:
+    if values.device.type != "cpu":
         return values.sort(dim=1).values
     # numpy's vectorised sort: 2 s where torch's takes 45 s (20,000 rows of 20,000, one thread).
     rows = values.numpy()

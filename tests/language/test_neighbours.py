@@ -210,7 +210,7 @@ def test_fewer_lists_find_less_and_effort_is_no_more_than_needed():
 def test_auto_is_flat_for_few_and_ivf_for_many(monkeypatch):
     vectors = draw()
     assert nearest.nearest(vectors, 1, index="auto").method == "flat"
-    monkeypatch.setitem(nearest.FLAT_UP_TO, "cpu", 20)
+    monkeypatch.setattr(nearest, "FLAT_UP_TO", 20)
     assert nearest.nearest(vectors, 1, index="auto").method.startswith("ivf")
 
 

@@ -1,0 +1,358 @@
+"""All of main.py and the other commands on a pretend accelerator: nothing mixes, no step waits."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import main
+import parameters
+from architectures import export
+from architectures.weights import Classifier
+from evaluation import retrieve
+from language import neighbours
+from tests import pretend
+from tests import test_main_captions as with_captions
+from tests.test_dry_run import ALL_METRICS
+from tests.test_main import flags, own_cache, source  # noqa: F401 - fixtures
+from tests.test_resume import Killed, assert_same_run
+from tests.utilities.test_trainer import Regression
+from utilities import checkpoint, device, dry_run, plots
+from utilities.optimization import build_optimizer
+from utilities.trainer import Trainer
+
+captioned = with_captions.source
+
+UNMINED = sorted({*parameters.LABEL_LOSSES} - {*parameters.MINED_LOSSES})
+MINED = [
+    (parameters.MINED_LOSSES[number % len(parameters.MINED_LOSSES)], miner)
+    for number, miner in enumerate(parameters.MINERS)
+]
+PLACES = ("smooth_ap",)  # unmined, and looks up the places of its positive pairs
+SMALL = ("--dry_run", "--evaluation_metrics", "e_recall@1", "--no_train_metrics")
+STEPS = 3  # of a dry run here, all of one epoch; the first sends what is sent but once
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(dry_run, "STEPS", STEPS)
+    monkeypatch.setattr(plots, "learning_curves", lambda rows, path: None)
+
+
+@pytest.fixture
+def waits_of_a_step(monkeypatch):
+    """Runs main.py on the pretend device; returns the waits between its last two steps."""
+    seen = []
+    step = Trainer.step
+
+    def run(words):
+        with pretend.accelerator() as waits:
+
+            def stepping(self, *inputs):
+                seen.append(Counter(waits))
+                return step(self, *inputs)
+
+            monkeypatch.setattr(Trainer, "step", stepping)
+            scores = main.main(words)
+        assert all(np.isfinite(value) for name, value in scores.items() if name != "train/loss")
+        return dict(seen[-1] - seen[-2])
+
+    return run
+
+
+# ---------------------------------------------------------------------------- what main.py does
+
+
+@pytest.mark.parametrize("loss", UNMINED)
+def test_an_objective_without_a_miner_never_waits(source, tmp_path, waits_of_a_step, loss):  # noqa: F811
+    """With all kinds of batches, optimizers and words in turn."""
+    number = UNMINED.index(loss)
+    samplers = (*parameters.CLASS_SAMPLERS, "random")
+    more = [
+        *("--loss", loss, "--data_sampler", samplers[number % len(samplers)], "--bs", "8"),
+        *("--optim", parameters.OPTIMIZERS[number % 3], "--data_batchmatch_bigbs", "16"),
+        *("--precision", parameters.PRECISIONS[number % 3]),
+    ]
+    if loss in parameters.PAIR_LOSSES:
+        more += ["--xbm_size", "16", "--xbm_start", "1"]
+    if loss == "s2sd":
+        more += ["--loss_s2sd_target_dims", "12", "--loss_s2sd_feat_distill"]
+    if number % 2:
+        more += ["--language_distill_w", "2", "--language_words", "classnames"]
+        more += ["--language_control", parameters.CONTROLS[number // 2 % 3]]
+    waits = waits_of_a_step(flags(source, tmp_path, *SMALL, *more))
+    assert sum(waits.values()) == (1 + ("--xbm_size" in more) if loss in PLACES else 0), waits
+
+
+@pytest.mark.parametrize(("loss", "miner"), MINED)
+def test_a_mined_objective_waits_once(
+    source,  # noqa: F811
+    tmp_path,
+    waits_of_a_step,
+    monkeypatch,
+    loss,
+    miner,
+):
+    """For the number of its triplets."""
+    more = ("--loss", loss, "--batch_mining", miner, "--bs", "8")
+    if miner == "parametric":  # beside its feedback, every 30 steps in a run
+        more += ("--use_tv_split", "--tv_split_perc", "0.5", "--bs", "4")
+        monkeypatch.setattr(dry_run, "AT_ONCE", ("--feedback_images", "100"))
+    waits = waits_of_a_step(flags(source, tmp_path, *SMALL, *more))
+    assert sum(waits.values()) == 1, waits
+
+
+@pytest.mark.parametrize("loss", with_captions.SSL)
+def test_an_objective_over_views_never_waits(captioned, tmp_path, waits_of_a_step, loss):
+    """Its views are coloured on the device; pairs of each sampler in turn."""
+    number = with_captions.SSL.index(loss)
+    more = ["--dry_run", "--loss", loss, *with_captions.texts_of(captioned, loss)]
+    if loss in parameters.VIEW_LOSSES:
+        more += ["--data_sampler", parameters.PAIR_SAMPLERS[number % 3]]
+        more += ["--augmentation", "slip" if loss == "slip" else "simclr"]
+    words = with_captions.flags(captioned, tmp_path, *more, length=("--max_steps", str(STEPS)))
+    waits = waits_of_a_step(words)
+    assert not waits
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--augmentation", "adv"),
+        ("--augmentation", "big", "--deterministic"),
+        ("--cache_images", "--evaluate_on_cpu"),
+        ("--language_distill_w", "2", "--language_pseudoclass"),
+        ("--language_distill_w", "2", "--language_pseudoclass_level", "sample",
+         "--language_pseudoclass"),
+    ],
+    ids=lambda more: more[1],
+)  # fmt: skip
+def test_no_way_of_loading_or_guiding_makes_a_step_wait(
+    source,  # noqa: F811
+    tmp_path,
+    waits_of_a_step,
+    monkeypatch,
+    more,
+):
+    monkeypatch.setattr(main.architectures, "classifier", small_classifier)
+    words = flags(source, tmp_path, *SMALL, "--bs", "8", *more)
+    assert not waits_of_a_step(words)
+    if "--deterministic" in more:
+        torch.use_deterministic_algorithms(False)
+
+
+def small_classifier(name):
+    """Of ImageNet's names, for pseudolabels."""
+    model = nn.Sequential(nn.Conv2d(3, 1000, 8, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Classifier(model, (0.5,) * 3, (0.5,) * 3, image_size=32, crop_ratio=1.0)
+
+
+def test_a_run_is_the_same_on_the_device_as_on_the_cpu(source, tmp_path):  # noqa: F811
+    """The same numbers, so that no copy was read before it arrived."""
+    words = ("--language_distill_w", "2", "--evaluation_metrics", *ALL_METRICS, "--n_epochs", "1",
+             "--evaluation_language_model", str(source / "words.txt"))  # fmt: skip
+    with pretend.accelerator():
+        there = main.main(flags(source, tmp_path, *words, "--group", "there"))
+    here = main.main(flags(source, tmp_path, *words, "--group", "here"))
+    timed = {"train/images_per_second", "train/waiting_for_data"}
+    assert {name for name in here if name not in timed and here[name] != pytest.approx(
+        there[name], rel=1e-4, abs=1e-4, nan_ok=True
+    )} == set()  # fmt: skip
+    config = json.loads((tmp_path / "animals" / "there_s0" / "config.json").read_text())
+    assert config["device"] == "pretend:0"
+
+
+def test_a_run_on_the_device_is_resumed_to_the_last_bit(source, tmp_path, monkeypatch):  # noqa: F811
+    """Its random state, its loss scaler and the steps that this left out among it."""
+    more = ("--precision", "fp16", "--loss", "margin", "--data_sampler", "fid_batchmatch",
+            "--data_batchmatch_bigbs", "16", "--checkpoint_every", "1", "--optim", "sgd",
+            "--evaluation_metrics", "e_recall@1", "--no_train_metrics")  # fmt: skip
+    step = Trainer.step
+
+    def chancy(self, *inputs):
+        outcome = step(self, *inputs)
+        with torch.no_grad():  # chance of the device, in a weight
+            weight = next(self.objective.parameters())
+            weight += torch.rand(weight.shape, device=weight.device) * 1e-3
+        if self.iteration == stop_at:
+            raise Killed
+        return outcome
+
+    monkeypatch.setattr(Trainer, "step", chancy)
+    stop_at = 0
+    with pretend.accelerator():
+        main.main(flags(source, tmp_path / "whole", *more))
+    stop_at = 5
+    with pretend.accelerator(), pytest.raises(Killed):
+        main.main(flags(source, tmp_path / "parts", *more))
+    stop_at = 0
+    with pretend.accelerator():
+        main.main(flags(source, tmp_path / "parts", *more, "--resume"))
+    folder = "animals/default_s0"
+    assert_same_run(tmp_path / "parts" / folder, tmp_path / "whole" / folder)
+    kept = torch.load(tmp_path / "whole" / folder / "last.pt", weights_only=True)
+    assert {tensor.device.type for tensor in tensors(kept)} == {"cpu"}  # read without the device
+    assert set(kept["rng"]["device"]) == {"pretend"}
+
+
+def tensors(part):
+    if isinstance(part, torch.Tensor):
+        yield part
+    elif isinstance(part, dict | list | tuple):
+        for item in part.values() if isinstance(part, dict) else part:
+            yield from tensors(item)
+
+
+def test_all_that_is_done_with_a_run_is_done_on_the_device(
+    captioned, tmp_path, capsys, monkeypatch
+):
+    """Every protocol of evaluation, then --evaluate_only, retrieve, neighbours and export."""
+    more = ("--evaluations", "retrieval", "linear_probe", "fewshot", "knn")
+    with pretend.accelerator():
+        trained = main.main(with_captions.flags(captioned, tmp_path, *more))
+    folder = with_captions.run_folder(tmp_path)
+    on = ("--device", "pretend:0")
+    with pretend.accelerator():
+        only = ("--evaluate_only", "--checkpoint", str(folder), "--save_path", str(tmp_path), *on)
+        again = main.main([*only, "--kernels", "0"])
+    found = {name for name in trained if not name.startswith("train/")}
+    assert len(found) == 5 and {name: again[name] for name in found} == pytest.approx(
+        {name: trained[name] for name in found}
+    )
+    with pretend.accelerator():
+        pictures = captioned / "shades" / "images"
+        index = ("--index", str(tmp_path / "index"), "--json", *on)
+        retrieve.main(
+            ["index", str(pictures), "--checkpoint", str(folder), "--kernels", "0", *index]
+        )
+        capsys.readouterr()
+        first = sorted(pictures.rglob("*.jpg"))[0]
+        retrieve.main(["query", str(first), *index])
+    [answer] = json.loads(capsys.readouterr().out)
+    assert answer["neighbours"][0]["path"] == str(first)
+    with pretend.accelerator():
+        for kind in ("flat", "ivf"):
+            neighbours.main(
+                ["--dataset", "drawings", "--source_path", str(captioned), "--by", "visual",
+                 "--checkpoint", str(folder), "--kernels", "0", "--index", kind, *on]
+            )  # fmt: skip
+        export.main(["--checkpoint", str(folder), "--out", str(tmp_path / "exported")])
+    assert (tmp_path / "exported" / "backbone.pt").is_file() or any(
+        (tmp_path / "exported").iterdir()
+    )
+
+
+# ------------------------------------------------------------------------------- the pretence
+
+
+def test_what_a_gpu_refuses_is_refused():
+    with pretend.accelerator():
+        there, here = torch.ones(3, 2, device="pretend"), torch.ones(3, 2)
+        rows = torch.tensor([0, 2], device="pretend")
+        for refused in (
+            lambda: there + here,
+            lambda: here[rows],
+            lambda: there @ here.T,
+            lambda: torch.cat([there, here]),
+            lambda: there.numpy(),
+            lambda: np.asarray(there),
+            lambda: there.index_select(0, rows.cpu()),
+            lambda: torch.rand(3, device="pretend", generator=torch.default_generator),
+        ):
+            with pytest.raises((pretend.MixedError, RuntimeError)):
+                refused()
+        assert there[rows.cpu()].device == pretend.DEVICE  # torch copies such an index
+
+
+def test_waits_are_counted():
+    with pretend.accelerator() as waits:
+        there = torch.arange(6.0, device="pretend").view(2, 3)
+        assert not waits
+        for waiting in (
+            lambda: there.sum().item(),
+            lambda: bool(there.any()),
+            lambda: float(there[0, 0]),
+            there.nonzero,
+            lambda: there[there > 2],
+            there.unique,
+            there.tolist,
+            there.cpu,
+            lambda: torch.tensor([1.0], device="pretend"),
+            lambda: torch.ones(2).to("pretend", non_blocking=True),  # from memory not pinned
+            lambda: torch.ones(2).pin_memory().to("pretend"),
+            lambda: there[torch.tensor([0])],
+            lambda: there.repeat_interleave(torch.tensor([1, 2]).pin_memory().to("pretend"), dim=0),
+        ):
+            before = waits.total()
+            waiting()
+            assert waits.total() > before
+        before = waits.total()
+        rows = device.send(torch.tensor([0, 1]), pretend.DEVICE)
+        loss = (there[rows] @ there.T).logsumexp(1).mean()
+        there.new_full((), 2.0), torch.where(there > 2, there, 0.0), there.cumsum(1), loss + 1
+        assert waits.total() == before
+    assert not torch.accelerator.is_available()
+
+
+def test_a_copy_is_nonsense_until_it_arrives():
+    with pretend.accelerator() as waits:
+        there = torch.ones(3, device="pretend")
+        arriving = device.Arriving(there, there.bool())
+        assert arriving._copies[0].tolist() == [-77] * 3
+        assert not arriving.ready() and arriving.ready() and not waits
+        assert [copy.tolist() for copy in arriving.wait()] == [[1] * 3, [True] * 3]
+        assert not waits
+        (copy,) = device.Arriving(there).wait()
+        assert copy.tolist() == [1] * 3 and waits.total() == 1
+
+
+def test_the_device_draws_for_itself():
+    with pretend.accelerator():
+        torch.manual_seed(3)
+        kept, first = checkpoint.rng_state(pretend.DEVICE), torch.rand(2)
+        drawn = torch.rand(4, device="pretend").cpu()
+        torch.manual_seed(3)
+        assert torch.equal(torch.rand(2), first)  # the CPU's, whatever the device drew
+        checkpoint.set_rng_state(kept, pretend.DEVICE)
+        assert torch.equal(torch.rand(4, device="pretend").cpu(), drawn)
+
+
+def test_a_watched_value_is_some_steps_old():
+    with pretend.accelerator() as waits:
+        watched, seen = device.Watched(), []
+        for step in range(7):
+            value = torch.full((), float(step), device="pretend")
+            arrived = watched.look(value)
+            seen.append(None if arrived is None else float(arrived))
+        assert seen == [None, 0, None, 2, None, 4, None] and not waits
+    watched = device.Watched()
+    assert [float(watched.look(torch.tensor(float(step)))) for step in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("optim", parameters.OPTIMIZERS)
+def test_steps_left_out_on_the_device_are_known_some_steps_later(optim, caplog):
+    with pretend.accelerator() as waits:
+        model = Regression().to("pretend")
+        optimizer = build_optimizer(
+            optim, [{"params": list(model.parameters())}], lr=0.1, decay=0.0
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        trainer = Trainer(model, optimizer, scheduler, device=pretend.DEVICE, most_skipped=6)
+        x = device.send(torch.ones(4, 3), pretend.DEVICE)
+        before = [p.detach().cpu() for p in model.parameters()]
+        waits.clear()
+        trainer.step(x, float("nan"))
+        trainer.step(x, float("inf"))
+        assert not waits and caplog.messages == [
+            "1 step(s) left out up to step 2: the loss or its gradient is not finite"
+        ]
+        assert trainer.skipped == 2
+        for parameter, value in zip(model.parameters(), before, strict=True):
+            assert torch.equal(parameter.detach().cpu(), value)
+        with pytest.raises(FloatingPointError, match=r"not finite in [678] steps in a row"):
+            for _ in range(9):
+                trainer.step(x, float("nan"))
+        assert trainer.iteration <= 8
