@@ -435,7 +435,7 @@ def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
     args.kernels = min(args.kernels, os.cpu_count() or 1)
     here = devices.choose(args.device, processes.gpu(args.gpu))
     if here.type == "cpu" and args.device == "auto" and (idle := devices.idle_driver()):
-        LOG.warning("%s; going on with the CPU", idle)
+        LOG.warning("%s; computing on the CPU", idle)
     if args.precision is None:
         half = "bf16" if here.type == "cpu" else "fp16"
         args.precision = half if args.use_float16 else "fp32"

@@ -61,8 +61,8 @@ def extract(
     if shared:
         batches = batches[rank() :: world_size()]
     parts = [
-        Features(*outputs, rows, labels)
-        for outputs, rows, labels in _outputs(
+        Features(embeds, features, rows, labels)
+        for (embeds, features), rows, labels in _outputs(
             lambda images: embedder(images)[:2],
             *(embedder, image_set, transform, batches, workers, torch.device(device), precision),
         )

@@ -173,7 +173,7 @@ class Generator(torch.Generator):
     def __init__(self, *_: Any) -> None:
         self.manual_seed(67280421310721)
 
-    device = property(lambda self: DEVICE)  # type: ignore[assignment]
+    device = property(lambda self: DEVICE)
 
     def manual_seed(self, seed: int) -> "Generator":
         seed = (seed ^ 0x5EED5EED5EED) & (2**63 - 1)  # such as no generator of the CPU has
@@ -189,8 +189,8 @@ class Pretend(Tensor):
     """A tensor of the device; its numbers are in ``raw``."""
 
     raw: Tensor
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    is_cuda = property(lambda self: True)
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, raw: Tensor) -> "Pretend":
@@ -205,7 +205,9 @@ class Pretend(Tensor):
         pass
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return dispatch(func, args, kwargs)
 
     def numpy(self, *_: Any, **__: Any) -> Any:
@@ -227,7 +229,7 @@ class Pretend(Tensor):
     def data_ptr(self) -> int:
         return self.raw.data_ptr()
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"Pretend({self.raw})"
 
 

@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.test_main import own_cache, source  # noqa: F401 - fixtures
+import main
+from metrics import Gallery
+from tests.test_main import flags, own_cache, source  # noqa: F401 - fixtures
 from tests.test_resume import assert_same_run, start
 from utilities import checkpoint
+from utilities.trainer import Trainer
 
 RUN = Path("animals") / "default_s0"
 MORE = ("--n_epochs", "20", "--evaluate_every", "20", "--no_report", "--no_train_metrics")
@@ -106,3 +110,34 @@ def test_a_loading_process_that_is_killed(source, tmp_path):  # noqa: F811
     line = failed(run)
     assert "a loading process was lost" in line and "--resume" in line
     assert checkpoint.load(tmp_path / RUN / "last.pt")["iteration"] >= 3
+
+
+@pytest.mark.parametrize("where", [(Trainer, "step"), (Gallery, "search")], ids=["step", "ranks"])
+def test_a_gpu_whose_memory_is_full_costs_no_finished_epoch(
+    source,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    where,
+):
+    """In a step of the second epoch, and in the evaluation after it, then resumed."""
+    owner, name = where
+    plain, full_at = getattr(owner, name), {"step": 5, "search": 5}[name]
+    calls = iter(range(1, 100))
+
+    def filling(*inputs, **named):
+        if next(calls) == full_at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0")
+        return plain(*inputs, **named)
+
+    monkeypatch.setattr(owner, name, filling)
+    words = flags(source, tmp_path / "parts", "--evaluation_metrics", "e_recall@1")
+    with pytest.raises(OSError, match=r"GPU is full \(.*2.00 GiB\).*--bs.*--resume") as full:
+        main.main(words)
+    assert "\n" not in str(full.value)
+    kept = checkpoint.load(tmp_path / "parts" / RUN / "last.pt")
+    assert kept["epoch"] == 1 and kept["iteration"] == {"step": 3, "search": 6}[name]
+
+    monkeypatch.setattr(owner, name, plain)
+    main.main([*words, "--resume", *(("--evaluate_on_cpu",) if name == "search" else ())])
+    main.main(flags(source, tmp_path / "whole", "--evaluation_metrics", "e_recall@1"))
+    assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)

@@ -1,4 +1,4 @@
-"""What the machine did to a run, said so that one knows what to do about it."""
+"""Turns errors of the machine into one line with a remedy: lost workers, memory that is full."""
 
 import re
 import signal
@@ -10,15 +10,16 @@ import torch
 WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (?P<how>.*)", re.DOTALL)
 SHARED_MEMORY = ("Bus error", "shared memory", "/torch_")
 CPU_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "std::bad_alloc")
-GOES_ON = "finished epochs are kept, the same command with --resume goes on"
+DEVICE_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "cudaMalloc")  # torch, cuBLAS, FAISS
+RESUMES = "finished epochs are kept: the same command with --resume continues after them"
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What the machine fails to give becomes an OSError with its remedy.
+    """Turn what the machine fails to give into an OSError with a remedy.
 
     Raises:
-        OSError: no memory, no device memory, no shared memory, or a loading process that was ended.
+        OSError: memory, GPU memory or shared memory is full, or a loading process was killed.
     """
     try:
         yield
@@ -33,7 +34,7 @@ def explained() -> Iterator[None]:
 
 
 def explanation(error: BaseException) -> str | None:
-    """An error of the machine in a sentence with its remedy; None for one of another kind.
+    """Return an error of the machine as one line with its remedy; None for any other error.
 
     Args:
         error: as torch raises it: a RuntimeError or a MemoryError.
@@ -44,22 +45,24 @@ def explanation(error: BaseException) -> str | None:
     if any(part in text for part in SHARED_MEMORY):
         return (
             f"the loading processes have no shared memory left ({first}): give the container more "
-            f"(--shm-size of docker), or load in fewer with --kernels; {GOES_ON}"
+            f"(--shm-size of docker), or load in fewer with --kernels; {RESUMES}"
         )
     if worker:
         how = worker["how"].splitlines()[0].rstrip(". ")
         return (
             f"a loading process was lost: {how}. Where the system ran out of memory, load in fewer "
-            f"processes (--kernels); {GOES_ON}"
-        )
-    if isinstance(error, torch.OutOfMemoryError):
-        return (
-            f"{first} Lower --bs or --image_size, or compute with --precision bf16; where another "
-            f"program fills the device, {GOES_ON} once it has ended"
+            f"processes (--kernels); {RESUMES}"
         )
     if isinstance(error, MemoryError) or any(part in text for part in CPU_MEMORY):
         return (
-            f"the memory of this machine is used up ({first or 'MemoryError'}): lower --bs, "
-            f"--kernels or --eval_memory; {GOES_ON}"
+            f"the memory of this machine is full ({first or 'MemoryError'}): lower --bs, --kernels "
+            f"or --eval_memory; {RESUMES}"
+        )
+    out_of_memory = isinstance(error, torch.OutOfMemoryError)
+    if out_of_memory or any(part in text for part in DEVICE_MEMORY):
+        return (
+            f"the memory of the GPU is full ({first.rstrip('. ')}): train with a lower --bs or "
+            "--image_size, or with --precision bf16; if evaluation filled it, resume with "
+            f"--evaluate_on_cpu or a lower --eval_memory; {RESUMES}"
         )
     return None

@@ -50,7 +50,7 @@ class Trainer:
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
             raise ValueError(f"{type(optimizer).__name__} must be built with fused=True")
         self.objective = objective
-        self.optimizer = optimizer
+        self.optimizer: Any = optimizer  # takes found_inf, which its type does not say
         self.scheduler = scheduler
         self.device = device
         self.precision = precision

@@ -25,10 +25,17 @@ def test_shared_memory_that_runs_out():
 
 
 def test_a_device_that_is_full():
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-    said = explanation(error)
-    assert "Tried to allocate 2 GiB" in said and "more" not in said
-    assert "--bs" in said and "--precision bf16" in said
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
+        torch.OutOfMemoryError("XPU out of memory. Tried to allocate 2 GiB.\nmore"),
+        RuntimeError("CUDA error: out of memory, Tried to allocate 2 GiB\nmore"),
+        RuntimeError("cudaMalloc error out of memory [2] Tried to allocate 2 GiB\nmore"),
+    ):
+        said = explanation(error)
+        assert "Tried to allocate 2 GiB" in said and "more" not in said and "\n" not in said
+        for flag in ("--bs", "--image_size", "--precision bf16", "--evaluate_on_cpu", "--resume"):
+            assert flag in said
+    assert "GPU" in explanation(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
 
 
 def test_memory_that_runs_out():

@@ -1,0 +1,102 @@
+"""Which device is chosen, and what is said where it is not there. Copies: tests/test_pretend.py."""
+
+import pytest
+import torch
+
+import main
+from tests import pretend
+from tests.test_main import flags, own_cache, source  # noqa: F401 - fixtures
+from utilities import device
+
+HEADER = "| NVIDIA-SMI 550.54   Driver Version: 550.54   {}: {} |"
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Puts an nvidia-smi that prints something on PATH."""
+
+    def answers(text, status=0):
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\necho '{text}'\nexit {status}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    return answers
+
+
+def test_the_cpu_where_there_is_nothing_else():
+    assert device.choose() == device.choose("cpu") == torch.device("cpu")
+
+
+def test_the_accelerator_where_there_is_one():
+    with pretend.accelerator():
+        assert device.choose() == device.choose("pretend") == device.choose("pretend:0")
+        assert device.choose() == pretend.DEVICE and device.choose("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "says"),
+    [
+        ("gpu", 0, "--device must be auto or a device of torch; got gpu"),
+        ("cuda:x", 0, "got cuda:x"),
+        ("cuda", 0, "--device cuda: torch .* sees no cuda on this machine; use cpu"),
+        ("auto", 3, "--gpu 3: torch .* sees no GPU on this machine; leave --gpu out"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(name, gpu, says):
+    with pytest.raises(ValueError, match=says):
+        device.choose(name, gpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "says"),
+    [
+        ("cuda", 0, "--device cuda: torch .* sees no cuda on this machine; use cpu or pretend"),
+        ("pretend:2", 0, "--device pretend:2: this machine has 1 of type pretend, counted from 0"),
+        ("auto", 1, "--gpu 1: this machine has 1 of type pretend, counted from 0"),
+        ("pretend", 4, "--gpu 4: this machine has 1"),
+    ],
+)
+def test_another_device_than_the_one_that_is_there_is_refused(name, gpu, says):
+    with pretend.accelerator(), pytest.raises(ValueError, match=says):
+        device.choose(name, gpu)
+
+
+@pytest.mark.parametrize("wording", ["CUDA Version", "CUDA UMD Version"])
+def test_a_driver_that_torch_cannot_use_is_reported(driver, wording, monkeypatch):
+    driver(HEADER.format(wording, "12.4"))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    line = device.idle_driver()
+    assert line.startswith("an NVIDIA driver for CUDA 12.4 answers, but torch ")
+    assert "is built for CUDA 13.0 and sees no GPU" in line and "requirements.sh" in line
+    with pytest.raises(ValueError, match=r"--device cuda: an NVIDIA driver for CUDA 12\.4 .* cpu$"):
+        device.choose("cuda")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "is a CPU build" in device.idle_driver()
+    with pretend.accelerator():
+        assert device.idle_driver() is None  # a GPU is used
+
+
+def test_a_driver_of_unknown_version_is_reported_and_one_that_fails_is_not(driver):
+    driver("no header")
+    assert device.idle_driver().startswith("an NVIDIA driver answers, but torch")
+    driver("NVIDIA-SMI has failed because it could not communicate with the driver", status=9)
+    assert device.idle_driver() is None
+
+
+def test_a_run_warns_of_an_idle_driver_unless_the_cpu_was_chosen(
+    driver,
+    source,  # noqa: F811
+    tmp_path,
+    caplog,
+):
+    driver(HEADER.format("CUDA Version", "12.8"))
+    words = flags(source, tmp_path, "--dry_run", "--evaluation_metrics", "e_recall@1")
+    main.main(words)
+    assert "an NVIDIA driver for CUDA 12.8 answers" in caplog.text
+    caplog.clear()
+    main.main([*words, "--device", "cpu"])
+    assert "NVIDIA" not in caplog.text
+    with pytest.raises(SystemExit):
+        main.main([*words, "--device", "cpu", "--gpu", "1"])
