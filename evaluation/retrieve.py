@@ -202,9 +202,12 @@ def read_index(where: Path) -> tuple[Source, Embedded]:
         files = [ImageFile(*row) for row in content["images"]]
         unreadable = {ImageFile(*row): why for *row, why in content["unreadable"]}
         index = faiss.read_index(str(where / content["vectors"]))
-        vectors = index.reconstruct_n(0, index.ntotal)
-        if vectors.shape != (len(files), source.embed_dim):
-            raise ValueError(f"{len(files)} images, but embeddings of shape {vectors.shape}")
+        shape = (index.ntotal, index.d)
+        if shape != (len(files), source.embed_dim):
+            raise ValueError(f"{len(files)} images, but embeddings of shape {shape}")
+        # Without an array to fill, FAISS returns a tensor once its torch_utils are imported.
+        vectors = np.empty(shape, np.float32)
+        index.reconstruct_n(0, len(files), vectors)
     except (ValueError, LookupError, TypeError, RuntimeError) as error:  # RuntimeError: FAISS
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise ValueError(f"--index {where} cannot be read ({reason[0]}); {remedy}") from error

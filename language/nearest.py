@@ -557,11 +557,13 @@ class Graph:
         return effort
 
     def search(self, queries: Tensor, m: int, effort: int) -> tuple[Tensor, Tensor]:
-        options = faiss.SearchParametersHNSW(efSearch=max(effort, m))
+        # Not an argument of search: pytorch-metric-learning imports faiss.contrib.torch_utils,
+        # which replaces search, in the whole process, with one that takes no parameters.
+        self.index.hnsw.efSearch = max(effort, m)
         results = []
         for rows in queries.split(max(1, BLOCK_BYTES // (4 * m * self.units.shape[1]))):
             asked = _unit(self.units[rows])
-            ids = torch.from_numpy(self.index.search(asked.numpy(), m, params=options)[1])
+            ids = torch.from_numpy(self.index.search(asked.numpy(), m)[1])
             # FAISS compares with vectors rounded to half precision once more: from the real ones.
             near = F.normalize(self.units[ids].float(), dim=2)  # (Q, m, D)
             sims = torch.einsum("qd,qmd->qm", asked, near)

@@ -1,0 +1,77 @@
+"""The same neighbours, clusters and indices with FAISS's torch_utils imported and without.
+
+pytorch-metric-learning imports ``faiss.contrib.torch_utils``, which replaces the methods of every
+FAISS index in the process. ``python test_faiss.py FIRST|LAST FILE`` imports it before or after our
+own code and saves what every call into FAISS returns; the tests compare the two.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REPLACED = "faiss.contrib.torch_utils"
+
+
+def answers() -> dict[str, np.ndarray]:
+    """What each function that calls FAISS returns for the same 200 points."""
+    import torch
+
+    from evaluation import retrieve
+    from language.nearest import nearest
+    from metrics.clustering import kmeans
+    from utilities.knn import nearest_neighbours
+
+    points = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for cosine in (False, True):
+        rows, distances = nearest_neighbours(
+            points, points, 3, own_rows=torch.arange(200), cosine=cosine
+        )
+        found |= {f"rows {cosine=}": rows.numpy(), f"distances {cosine=}": distances.numpy()}
+    found["clusters"] = kmeans(points, 5, seed=0).numpy()
+    graph = nearest(points.numpy(), 3, index="hnsw")
+    found |= {"partners": graph.partners, "similarities": graph.similarities}
+    with TemporaryDirectory() as folder:
+        source = retrieve.Source(Path("images"), Path("run"), 1, "digest", 8)
+        files = [retrieve.ImageFile(f"{row}.png", 1, 1) for row in range(200)]
+        retrieve._write_index(Path(folder), source, retrieve.Embedded(files, points.numpy(), {}))
+        found["index"] = retrieve.read_index(Path(folder))[1].vectors
+    assert all(type(values) is np.ndarray for values in found.values())
+    return found
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The answers before torch_utils are imported, after it, and where they came first."""
+    folder = tmp_path_factory.mktemp("faiss")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # links in one order
+    for order in ("last", "first"):
+        made = subprocess.run(
+            [sys.executable, __file__, order, str(folder)], env=env, capture_output=True, text=True
+        )
+        assert made.returncode == 0, made.stderr
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in ("without", "last", "first")}
+
+
+@pytest.mark.parametrize("order", ["last", "first"])
+def test_answers_are_the_same_with_torch_utils(told, order):
+    wanted = told["without"]
+    assert told[order].keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(told[order][name], values, err_msg=name)
+
+
+if __name__ == "__main__":
+    order, folder = sys.argv[1], Path(sys.argv[2])
+    if order == "last":
+        np.savez(folder / "without.npz", **answers())
+        assert REPLACED not in sys.modules
+    importlib.import_module(REPLACED)
+    np.savez(folder / f"{order}.npz", **answers())
