@@ -173,7 +173,7 @@ class Frozen:
     def knn(self) -> Scores:
         """``knn@20`` and the like: accuracy, or its mean over classes."""
         train = self.train_and_val
-        predicted = classify(*train, self.test.features, self.knn_k)
+        predicted = classify(*train, self.test.features, self.knn_k, device=self.fitting)
         scores = Scores({}, {})
         for k, labels in predicted.items():
             correct = labels == self.test.labels

@@ -22,6 +22,7 @@ def classify(
     ks: Sequence[int] = (20, 200),
     *,
     temperature: float = TEMPERATURE,
+    device: torch.device | str = "cpu",
 ) -> dict[int, Tensor]:
     """(M,) int64 predicted classes for each k, from one exact search.
 
@@ -33,9 +34,10 @@ def classify(
         test: (M, D).
         ks: numbers of neighbours, each >= 1.
         temperature: T; small lets the nearest decide.
+        device: where the images are compared.
     """
     k_most = min(max(ks), len(train))
-    near = nearest_neighbours(test, train, k_most, cosine=True)
+    near = nearest_neighbours(test, train, k_most, cosine=True, device=device)
     n_classes = int(train_labels.max()) + 1
     predicted: dict[int, list[Tensor]] = {k: [] for k in ks}
     n_rows = max(1, BLOCK // max(n_classes, k_most))

@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utilities.knn import on_gpu
+
 
 def kmeans(
     points: Tensor,
@@ -15,7 +17,7 @@ def kmeans(
     max_iterations: int = 20,
     tolerance: float = 3e-4,
 ) -> Tensor:
-    """Cluster by FAISS's k-means, on its GPU build when there is one and points are on a GPU.
+    """Cluster by FAISS's k-means, on the GPU of the points if FAISS can.
 
     It starts from points drawn by ``seed`` and stops when an iteration betters the objective by no
     more than ``tolerance`` of itself. An empty cluster takes half of a large one.
@@ -33,10 +35,10 @@ def kmeans(
         n_clusters,
         niter=1,
         spherical=spherical,
-        gpu=points.is_cuda and hasattr(faiss, "StandardGpuResources"),
         min_points_per_centroid=1,  # classes of two images are the rule here, not a mistake
         max_points_per_centroid=len(data),  # all points count
     )
+    solver.index = on_gpu(solver.index, points.device)
     centroids = data[np.random.default_rng(seed).choice(len(data), n_clusters, replace=False)]
     previous = None
     for _ in range(max_iterations):

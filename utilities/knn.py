@@ -1,6 +1,6 @@
 """Exact nearest neighbours by FAISS, in memory that grows with N x k, never with N x N."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -25,6 +25,7 @@ def nearest_neighbours(
     *,
     own_rows: Tensor | None = None,
     cosine: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Neighbours:
     """The exact k nearest rows of ``gallery`` for each row of ``queries``.
 
@@ -37,6 +38,7 @@ def nearest_neighbours(
         k: neighbours for each query, >= 1.
         own_rows: (Q,) int64, where each query stands in the gallery; None when none does.
         cosine: by cosine distance 1 - cos, in [0, 2], instead of the squared euclidean distance.
+        device: where FAISS searches, if it can.
 
     Returns:
         rows and distances on the CPU.
@@ -44,8 +46,8 @@ def nearest_neighbours(
     data, asked = (_as_numpy(points, cosine) for points in (gallery, queries))
     wanted = k if own_rows is None else k + 1
     index = faiss.IndexFlatIP(data.shape[1]) if cosine else faiss.IndexFlatL2(data.shape[1])
-    if wanted <= MAX_GPU_K and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus():
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    if wanted <= MAX_GPU_K:
+        index = on_gpu(index, torch.device(device))
     index.add(data)
     found, ids = index.search(asked, wanted)
     distances = np.where(ids < 0, np.inf, np.maximum(1 - found, 0) if cosine else found)
@@ -55,6 +57,17 @@ def nearest_neighbours(
         others = np.argsort(own, axis=1, kind="stable")[:, :k]
         ids, distances = (np.take_along_axis(part, others, axis=1) for part in (ids, distances))
     return Neighbours(torch.from_numpy(ids), torch.from_numpy(distances.astype(np.float32)))
+
+
+def on_gpu(index: Any, device: torch.device) -> Any:
+    """Return a FAISS index on the GPU ``device``; the index itself on any other device.
+
+    FAISS knows CUDA alone, and only in its GPU build. It numbers GPUs as torch does.
+    """
+    there = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus()
+    if device.type != "cuda" or not there:
+        return index
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
 
 
 def _as_numpy(points: Tensor, cosine: bool) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Exact neighbours, against sorted lists of distances."""
 
+import faiss
 import pytest
 import torch
 import torch.nn.functional as F
 
-from utilities.knn import nearest_neighbours
+from utilities.knn import MAX_GPU_K, nearest_neighbours, on_gpu
 
 
 def draw(n, d, seed=0):
@@ -54,3 +55,25 @@ def test_fills_up_where_the_gallery_ends():
     found = nearest_neighbours(points, points, 4, own_rows=torch.arange(3))
     assert (found.rows[:, :2] >= 0).all() and (found.rows[:, 2:] == -1).all()
     assert found.distances[:, 2:].isinf().all()
+
+
+@pytest.mark.parametrize(
+    ("device", "number"), [("cuda", 0), ("cuda:3", 3), ("cpu", None), ("xpu:1", None)]
+)
+def test_faiss_searches_on_the_gpu_that_was_chosen(monkeypatch, device, number):
+    """And on none where the CPU was, however many there are."""
+    used = []
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4, raising=False)
+    monkeypatch.setattr(
+        faiss,
+        "index_cpu_to_gpu",
+        lambda resources, gpu, index: used.append((resources, gpu)) or index,
+        raising=False,
+    )
+    points = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    nearest_neighbours(points, points, 2, device=device)
+    nearest_neighbours(points, points, MAX_GPU_K + 1, device=device)  # longer than FAISS lists
+    assert used == ([] if number is None else [("resources", number)])
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    assert on_gpu("index", torch.device(device)) == "index"
