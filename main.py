@@ -433,7 +433,7 @@ def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
         metrics.parse(name)  # an unknown one is refused before anything is loaded
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
     args.kernels = min(args.kernels, os.cpu_count() or 1)
-    here = devices.choose(args.device, processes.gpu(args.gpu))
+    here = devices.choose(args.device, args.gpu)
     if here.type == "cpu" and args.device == "auto" and (idle := devices.idle_driver()):
         LOG.warning("%s; computing on the CPU", idle)
     if args.precision is None:

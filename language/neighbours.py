@@ -39,7 +39,7 @@ from language.embedding_store import Embed, EmbeddingStore, caption_digest, hash
 from language.nearest import INDICES, Nearest, distinct, nearest
 from language.text_encoder import TextEncoder
 from utilities import device as devices
-from utilities import log, processes
+from utilities import log
 from utilities.files import atomic_folder, atomic_path, cache_folder
 from utilities.run_folder import versions
 
@@ -572,7 +572,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 folder=args.out,
                 bs=args.bs,
                 workers=min(args.kernels, os.cpu_count() or 1),
-                device=devices.choose(args.device, processes.gpu(args.gpu)),
+                device=devices.choose(args.device, args.gpu),
             )
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -4,6 +4,7 @@ Everything goes through ``torch.accelerator``, so CUDA and the tests' pretend de
 path. Apple's MPS and Intel's XPU follow it too, untested.
 """
 
+import os
 import platform
 import re
 import shutil
@@ -22,11 +23,13 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
     Args:
         name: ``auto`` is the accelerator if torch sees one, else the CPU; anything else is a device
             that torch knows: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``.
-        gpu: which of several GPUs, unless the name says so.
+        gpu: which of several GPUs, unless the name says so. Of processes that torchrun started,
+            each takes its own.
 
     Raises:
         ValueError: torch has no such device here.
     """
+    own = os.environ.get("LOCAL_RANK")
     found = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         if found is None and gpu:
@@ -42,11 +45,16 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
     if found is None or wanted.type != found.type:
         there = "cpu" if found is None else f"cpu or {found.type}"
         raise ValueError(f"--device {name}: {_no_gpu(wanted.type)}; use {there}")
-    index = gpu if wanted.index is None else wanted.index
     count = torch.accelerator.device_count()
+    if own is not None:
+        index = int(own)
+        asked = f"torchrun started {index + 1} or more processes here"
+    elif wanted.index is not None:
+        index, asked = wanted.index, f"--device {name}"
+    else:
+        index, asked = gpu, f"--gpu {gpu}"
     if index >= count:
-        flag = f"--gpu {gpu}" if wanted.index is None else f"--device {name}"
-        raise ValueError(f"{flag}: this machine has {count} of type {found.type}, counted from 0")
+        raise ValueError(f"{asked}: this machine has {count} of type {found.type}, from 0 on")
     torch.accelerator.set_device_index(index)
     return torch.device(wanted.type, index)
 

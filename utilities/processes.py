@@ -59,11 +59,6 @@ def shared(objective: nn.Module, device: torch.device) -> nn.Module:
     )
 
 
-def gpu(otherwise: int = 0) -> int:
-    """The number of this process's GPU: each that torchrun started on a machine has its own."""
-    return int(os.environ.get("LOCAL_RANK", otherwise))
-
-
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return rank() == 0

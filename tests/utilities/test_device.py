@@ -53,14 +53,25 @@ def test_a_device_that_is_not_there_is_refused(name, gpu, says):
     ("name", "gpu", "says"),
     [
         ("cuda", 0, "--device cuda: torch .* sees no cuda on this machine; use cpu or pretend"),
-        ("pretend:2", 0, "--device pretend:2: this machine has 1 of type pretend, counted from 0"),
-        ("auto", 1, "--gpu 1: this machine has 1 of type pretend, counted from 0"),
+        ("pretend:2", 0, "--device pretend:2: this machine has 1 of type pretend, from 0 on"),
+        ("auto", 1, "--gpu 1: this machine has 1 of type pretend, from 0 on"),
         ("pretend", 4, "--gpu 4: this machine has 1"),
     ],
 )
 def test_another_device_than_the_one_that_is_there_is_refused(name, gpu, says):
     with pretend.accelerator(), pytest.raises(ValueError, match=says):
         device.choose(name, gpu)
+
+
+def test_each_process_of_torchrun_takes_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device.choose() == device.choose("cpu") == torch.device("cpu")
+    says = "torchrun started 2 or more processes here: this machine has 1 of type pretend"
+    with pretend.accelerator(), pytest.raises(ValueError, match=says):
+        device.choose()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pretend.accelerator():
+        assert device.choose("pretend", 3) == pretend.DEVICE
 
 
 @pytest.mark.parametrize("wording", ["CUDA Version", "CUDA UMD Version"])
