@@ -150,7 +150,10 @@ def test_a_batch_without_colours_is_normalised_on_the_device(images):
 @pytest.mark.parametrize("n_views", [1, 2])
 @pytest.mark.parametrize("augmentation", ["base", "big", "global_crop"])
 def test_the_network_s_input_is_that_of_torchvision_s_pipeline(images, augmentation, n_views):
-    """The same draws and operations, image by image in floating point, give the same bits."""
+    """The same draws and operations, image by image in floating point, give the same bits.
+
+    Without AVX2 torchvision resizes in floating point, and may round to the next of 256 levels.
+    """
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     side = datasets.input_size(16, augmentation)
     scale = (0.5, 1.0) if augmentation == "global_crop" else (0.08, 1.0)
@@ -175,8 +178,10 @@ def test_the_network_s_input_is_that_of_torchvision_s_pipeline(images, augmentat
         with torch.random.fork_rng():
             torch.manual_seed(derive(1, "augmentation", 0, 0, row))
             expected.append([normalised(plain(images.read(row))) for _ in range(n_views)])
+    levels = 0 if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else 1
+    near = 1.001 * levels / 255 / torch.tensor(std).view(3, 1, 1)
     for view, of_rows in zip(found, zip(*expected, strict=True), strict=True):
-        assert torch.equal(view, torch.stack(of_rows))
+        assert ((view - torch.stack(of_rows)).abs() <= near).all()
     reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
     torch.testing.assert_close(found[0], reference(batch.views[0]))
 

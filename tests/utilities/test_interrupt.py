@@ -8,6 +8,14 @@ import pytest
 from utilities.interrupt import Interruption
 
 
+@pytest.fixture(autouse=True)
+def _in_the_foreground():
+    """Ctrl-C raises; a job that a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_only_noted(number):
     before = signal.getsignal(number)
