@@ -17,7 +17,7 @@ WORLDS = (2, 4)
 def told(tmp_path_factory):
     """What each rank of each world saw, by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    run(ranks.__file__, str(folder), *map(str, WORLDS), timeout=240)
+    run(ranks.__file__, str(folder), *map(str, WORLDS), timeout=600)
     return {
         world: [
             torch.load(folder / f"{world}.{rank}.pt", weights_only=True) for rank in range(world)
@@ -27,10 +27,10 @@ def told(tmp_path_factory):
 
 
 def distances(got, wanted, scale=None, where=""):
-    """Yields, of each two values in two nested ones, where they are and how far apart.
+    """Yield the place of each pair of values in two nested ones, and their distance.
 
-    The distance of numbers is beside 1 or the largest of their tensor, or of the tensors that one
-    dict or list is made of; that of anything else is 0 or infinite.
+    Distances of numbers are relative to the largest entry of their tensor, or of all tensors of
+    their dict or list, and to 1 where that is larger. Other values are 0 or infinity apart.
     """
     if isinstance(wanted, torch.Tensor):
         if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
@@ -56,13 +56,13 @@ def distances(got, wanted, scale=None, where=""):
 
 
 def differences(got, wanted, close):
-    """Where two nested values are further apart than ``close``; NaN is close to nothing."""
+    """List where two nested values are further apart than ``close``; NaN always is."""
     apart = distances(got, wanted)
     return [f"{where}: off by {off:.1e}" for where, off in apart if not off <= close]
 
 
 def rounding(single, double):
-    """How far the steps of one process in single precision are from those in double."""
+    """Return the distance of one process's steps in single precision from those in double."""
     exact = tree_map(
         lambda x: x.float() if torch.is_tensor(x) and x.is_floating_point() else x, double
     )
@@ -104,7 +104,7 @@ def test_steps_draws_and_states_are_those_of_one_process(told, alone, name, worl
 def test_losses_and_gradients_are_those_of_one_process_in_single_precision(
     told, alone, name, world
 ):
-    """To a few times the rounding of one process: ranks add the same terms in another order."""
+    """Within 10 times the rounding of one process: ranks add the same terms in another order."""
     wanted = alone(name, "single", world)["steps"]
     close = 10 * rounding(wanted, alone(name, "double", world)["steps"][: len(wanted)])
     assert close < 1e-3

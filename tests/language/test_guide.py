@@ -4,13 +4,17 @@ import torch.nn.functional as F
 
 from language.guide import LanguageGuide
 from language.words import Words
+from tests.rounding import rounding
 from utilities.structures import Batch
 
+DIM, K = 5, 3
+CLOSE = rounding(DIM * K)  # the mean of K cosines
 
-def make_words(n_items=7, k=3, n_texts=10, level="class", seed=0):
+
+def make_words(n_items=7, k=K, n_texts=10, level="class", seed=0):
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(n_texts, (n_items, k), generator=generator)
-    embeds = F.normalize(torch.randn(n_texts, 5, generator=generator), dim=1)
+    embeds = F.normalize(torch.randn(n_texts, DIM, generator=generator), dim=1)
     return embeds, Words(tuple(f"text {i}" for i in range(n_texts)), index, level)
 
 
@@ -37,7 +41,7 @@ def test_class_level_equals_scalar_loops(k):
     embeds, words = make_words(k=k)
     labels = [3, 0, 3, 6, 1]
     sims = LanguageGuide(embeds, words).similarity(make_batch(labels))
-    torch.testing.assert_close(sims, oracle(embeds, words.index, labels), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sims, oracle(embeds, words.index, labels), atol=CLOSE, rtol=0)
     torch.testing.assert_close(sims.diagonal(), torch.ones(5))
 
 
@@ -45,7 +49,7 @@ def test_row_level_reads_rows_not_labels():
     embeds, words = make_words(level="row")
     rows = [5, 2, 6]
     sims = LanguageGuide(embeds, words).similarity(make_batch([0, 0, 1], rows))
-    torch.testing.assert_close(sims, oracle(embeds, words.index, rows), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sims, oracle(embeds, words.index, rows), atol=CLOSE, rtol=0)
 
 
 def test_ranks_meet_their_like_only():
@@ -61,7 +65,7 @@ def test_full_precision_inside_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sims = guide.similarity(make_batch([0, 1, 2]))
     assert sims.dtype == torch.float32
-    torch.testing.assert_close(sims, oracle(embeds, words.index, [0, 1, 2]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sims, oracle(embeds, words.index, [0, 1, 2]), atol=CLOSE, rtol=0)
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])
@@ -97,7 +101,7 @@ def test_uniform_is_the_brute_force_mean_over_pairs(level):
     sims = LanguageGuide(embeds, words, control="uniform").similarity(make_batch([0, 1], [2, 3]))
     everything = oracle(embeds, words.index, range(7))
     brute_force = everything[~torch.eye(7, dtype=torch.bool)].mean()
-    torch.testing.assert_close(sims, brute_force.expand(2, 2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sims, brute_force.expand(2, 2), atol=CLOSE, rtol=0)
 
 
 def test_uniform_of_one_item():
