@@ -406,8 +406,8 @@ def _build(
     expected: tuple[int, int],
 ) -> None:
     log.info("building the emoji dataset in %s, once", folder)
-    bar = tqdm([names, *art.values()], desc="emoji: fetch", unit="package")
-    tarballs = {package.name: fetch(package, downloads) for package in bar}
+    with tqdm([names, *art.values()], desc="emoji: fetch", unit="package") as bar:
+        tarballs = {package.name: fetch(package, downloads) for package in bar}
     concepts = read_concepts(tarballs[names.name])
     packs = {vendor: read_pack(tarballs[package.name]) for vendor, package in art.items()}
 

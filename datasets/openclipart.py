@@ -459,8 +459,8 @@ def prepare(source_path: Path, *, packages: Sequence[str] | None = None) -> Path
 
 def _build(folder: Path, downloads: Path, debs: Path, packages: Sequence[str]) -> None:
     log.info("building the openclipart dataset in %s, once", folder)
-    bar = tqdm(packages, desc="openclipart: fetch", unit="package")
-    files = {package: fetch(package, downloads, debs) for package in bar}
+    with tqdm(packages, desc="openclipart: fetch", unit="package") as bar:
+        files = {package: fetch(package, downloads, debs) for package in bar}
     with (
         tempfile.TemporaryDirectory(dir=downloads, prefix=".apt.") as unpacked,
         atomic_folder(folder) as temporary,

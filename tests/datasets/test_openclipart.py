@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 from datasets import openclipart
 from datasets.caption_index import is_caption_set
@@ -269,6 +270,8 @@ def test_without_apt_the_error_says_where_the_files_come_from_and_go(tmp_path, m
     assert "no apt-get" in text and f"into {tmp_path / 'debs'}" in text
     assert "https://deb.debian.org/debian/pool/main/o/openclipart/openclipart-svg_0.18" in text
     assert "--packages" in text
+    # A bar left open is closed when it is collected, and a message that is printed then fails.
+    assert not [bar for bar in tqdm._instances if bar.desc.startswith("openclipart")]
 
 
 @pytest.fixture

@@ -7,18 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tqdm import tqdm
 
 from utilities import log
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _close_handlers():
-    yield
-    log.take_down()
 
 
 def test_our_information_and_everyones_warnings_reach_both(tmp_path, capsys):
