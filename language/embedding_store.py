@@ -138,7 +138,8 @@ class EmbeddingStore:
                 if not np.isfinite(rows).all():
                     raise ValueError(f"an embedding of rows {start} to {stop - 1} is not finite")
                 norms = np.linalg.norm(rows, axis=1, keepdims=True)
-                rows = rows / np.where(norms == 0, 1, norms)
+                norms[norms == 0] = 1
+                rows = rows / norms
                 with atomic_path(self.path(part)) as temporary, temporary.open("wb") as file:
                     np.save(file, rows.astype(np.float16))
                 bar.update(stop - start)

@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +27,7 @@ from utilities.results.runs import read_rows
 # Distributions whose version can move a number.
 PACKAGES = (
     "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn", "faiss-cpu",
-    "faiss-gpu", "pillow", "wandb",
+    "faiss-gpu-cu12", "pillow", "wandb",
 )  # fmt: skip
 
 LOCK = ".lock"
@@ -154,7 +154,7 @@ class RunFolder:
         """
         config = {
             "flags": dict(flags),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "git": git_state(),
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
