@@ -23,7 +23,8 @@ def test_every_flag_of_the_readme_exists():
     known = {
         flag for action in parameters.build_parser()._actions for flag in action.option_strings
     }
-    known |= {"--dev", "--baseline", "--groups", "--help", "--scores", "--index", "--save", "--out"}
+    known |= {"--dev", "--cuda"}  # requirements.sh
+    known |= {"--baseline", "--groups", "--help", "--scores", "--index", "--save", "--out"}
     known |= {"--nproc_per_node"}  # torchrun
     known |= {"--list", "--row", "--array"}  # the benchmark script
     named = set(re.findall(r"(?<![\w-])--[a-z_]+", README))
