@@ -129,11 +129,14 @@ fi
 
 # Prints why the .venv that is here cannot be used; nothing where it can or where there is none.
 fault_of_venv() {
-    local found
+    local found old
     [ -e .venv ] || [ -L .venv ] || return 0
     found=$(version_of .venv/bin/python)
     if [ -z "$found" ] || [ ! -e .venv/pyvenv.cfg ]; then
         echo "its Python does not start"
+    elif old=$(sed -nE '1s|^#!(.*)/python[0-9.]*$|\1|p' .venv/bin/pip 2>/dev/null) &&
+        [ -n "$old" ] && ! [ "$old" -ef .venv/bin ]; then
+        echo "it was moved here from ${old%/bin}, where its programs still look"
     elif ! is_supported "$found"; then
         echo "it has Python $found"
     elif [ -n "${PYTHON:-}" ] && [ "$found" != "$version" ]; then
@@ -152,15 +155,6 @@ if [ -n "$fault" ] || [ ! -e .venv ]; then
     "$python" -m venv --clear .venv
 fi
 
-# In a .venv that was moved or copied, scripts still start the old place's interpreter.
-old=$(sed -nE 's/^command = .* -m venv (--[^ ]+ )*//p' .venv/pyvenv.cfg)
-if [ -n "$old" ] && ! [ "$old" -ef .venv ]; then
-    say "moving .venv from $old"
-    for file in $(grep -rlIF "$old" .venv/bin) .venv/pyvenv.cfg; do
-        content=$(<"$file")
-        printf '%s\n' "${content//"$old"/"$PWD/.venv"}" >"$file"
-    done
-fi
 # A package that was cut off while it was unpacked looks installed; pip writes INSTALLER at the end.
 for info in .venv/lib/python*/site-packages/*.dist-info; do
     [ -e "$info/INSTALLER" ] || [ ! -e "$info" ] || rm -r "$info"

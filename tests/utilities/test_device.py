@@ -1,10 +1,13 @@
 """Which device is chosen, and what is said where it is not there. Copies: tests/test_pretend.py."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import main
 from tests import pretend
+from tests.test_imports import MAY_IMPORT as FOLDERS
 from tests.test_main import flags, own_cache, source  # noqa: F401 - fixtures
 from utilities import device
 
@@ -23,6 +26,15 @@ def driver(tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
 
     return answers
+
+
+def test_nothing_else_asks_for_a_kind_of_gpu():
+    root = Path(__file__).parents[2]
+    product = [path for folder in FOLDERS for path in (root / folder).rglob("*.py")]
+    product += [root / "main.py", root / "parameters.py"]
+    asking = [path.name for path in product if "torch.cuda" in (text := path.read_text())
+              or ".is_cuda" in text]  # fmt: skip
+    assert len(product) > 100 and not asking
 
 
 def test_the_cpu_where_there_is_nothing_else():
