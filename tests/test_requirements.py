@@ -3,7 +3,6 @@
 It runs in a folder of its own, with stand-ins for Python, nvidia-smi and df and without a network.
 """
 
-import os
 import re
 import shutil
 import subprocess
