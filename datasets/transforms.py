@@ -12,7 +12,7 @@ is reduced still has as many pixels as the view, so nothing is enlarged for it.
 
 A view leaves its worker as bytes; what follows in floating point, its colours and
 (value - mean) / std, is done to whole batches on the device, by ``datasets.finish``. Resizing is
-torch's bilinear with antialiasing on 8 bits, to which torchvision's transforms come down: PIL's
+torch's bilinear with antialiasing on 8 bits, to which torchvision's transforms come down on most CPUs: PIL's
 algorithm with weights of 16 bits, so that a pixel differs from PIL's by one level at most.
 """
 

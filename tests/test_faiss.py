@@ -1,8 +1,8 @@
-"""The same neighbours, clusters and indices with FAISS's torch_utils imported and without.
+"""FAISS finds the same whether or not its torch_utils are imported.
 
 pytorch-metric-learning imports ``faiss.contrib.torch_utils``, which replaces the methods of every
-FAISS index in the process. ``python test_faiss.py FIRST|LAST FILE`` imports it before or after our
-own code and saves what every call into FAISS returns; the tests compare the two.
+FAISS index in the process. ``python test_faiss.py first FOLDER`` imports it before our own code and
+saves what that computes; ``last`` computes once, imports it, and computes again.
 """
 
 import importlib
@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 REPLACED = "faiss.contrib.torch_utils"
 
 
-def answers() -> dict[str, np.ndarray]:
-    """What each function that calls FAISS returns for the same 200 points."""
+def answers():
+    """Return, by name, what each function that calls FAISS makes of the same 200 points."""
     import torch
 
     from evaluation import retrieve
@@ -29,7 +29,7 @@ def answers() -> dict[str, np.ndarray]:
     from utilities.knn import nearest_neighbours
 
     points = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
-    found: dict[str, np.ndarray] = {}
+    found = {}
     for cosine in (False, True):
         rows, distances = nearest_neighbours(
             points, points, 3, own_rows=torch.arange(200), cosine=cosine
@@ -49,7 +49,7 @@ def answers() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """The answers before torch_utils are imported, after it, and where they came first."""
+    """The answers without torch_utils, and with them imported last and first."""
     folder = tmp_path_factory.mktemp("faiss")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # links in one order
     for order in ("last", "first"):
@@ -68,10 +68,13 @@ def test_answers_are_the_same_with_torch_utils(told, order):
         np.testing.assert_array_equal(told[order][name], values, err_msg=name)
 
 
-if __name__ == "__main__":
-    order, folder = sys.argv[1], Path(sys.argv[2])
+def main(order, folder):
     if order == "last":
-        np.savez(folder / "without.npz", **answers())  # type: ignore[arg-type]
+        np.savez(folder / "without.npz", **answers())
         assert REPLACED not in sys.modules
     importlib.import_module(REPLACED)
-    np.savez(folder / f"{order}.npz", **answers())  # type: ignore[arg-type]
+    np.savez(folder / f"{order}.npz", **answers())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -38,7 +38,7 @@ elif words[:3] == ["-m", "venv", "--clear"]:
         shutil.rmtree(venv)
     (venv / "bin").mkdir(parents=True)
     shutil.copy(own, venv / "bin" / "python")
-    (venv / "bin" / "pip").write_text("#!%s/bin/python\n" % venv)
+    (venv / "bin" / "pip").write_text("#!%s/bin/python\\n" % venv)
     (venv / "pyvenv.cfg").write_text("command = python3 -m venv --clear %s\\n" % venv)
     add("pip-26", venv / "lib" / "pythonVERSION" / "site-packages")
 elif words == ["-m", "ensurepip"]:

@@ -61,7 +61,7 @@ def differences(got, wanted, close):
     return [f"{where}: off by {off:.1e}" for where, off in apart if not off <= close]
 
 
-def rounding(single, double):
+def single_error(single, double):
     """Return the distance of one process's steps in single precision from those in double."""
     exact = tree_map(
         lambda x: x.float() if torch.is_tensor(x) and x.is_floating_point() else x, double
@@ -106,7 +106,7 @@ def test_losses_and_gradients_are_those_of_one_process_in_single_precision(
 ):
     """Within 10 times the rounding of one process: ranks add the same terms in another order."""
     wanted = alone(name, "single", world)["steps"]
-    close = 10 * rounding(wanted, alone(name, "double", world)["steps"][: len(wanted)])
+    close = 10 * single_error(wanted, alone(name, "double", world)["steps"][: len(wanted)])
     assert close < 1e-3
     for got in told[world]:
         assert not differences(got[name]["single"]["steps"], wanted, close)
