@@ -21,13 +21,16 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tests.benchmarks.criteria import processor
+from datasets import caption_index
+from datasets.caption_set import CaptionSet
+from tests.benchmarks.machine import processor
 
 WORDS = np.array(
     (
@@ -98,13 +101,10 @@ def memory() -> dict[str, float]:
 
 def measure(step: str, root: Path) -> dict[str, Any]:
     """One measurement, in a process that does nothing else."""
-    from datasets.caption_index import build
-    from datasets.caption_set import CaptionSet
-
     before = memory()
     start = time.perf_counter()
     if step != "open":
-        index = build(root, recheck=step == "recheck")
+        index = caption_index.build(root, recheck=step == "recheck")
         seconds = time.perf_counter() - start
         return {
             "seconds": seconds,
@@ -163,12 +163,12 @@ def add_one(root: Path) -> None:
 
 
 def report(root: Path, rows: int) -> None:
-    time.sleep(2.1)  # a set that was changed just now is waited for; see caption_index.SETTLED
+    time.sleep(caption_index.SETTLED)  # a set that was changed just now is waited for
     first = alone("build", root)
     again = alone("build", root)
     rechecked = alone("recheck", root)
     add_one(root)
-    time.sleep(2.1)
+    time.sleep(caption_index.SETTLED)
     grown = alone("build", root)
     opened = alone("open", root)
     assert opened["rows"] == rows + 1
@@ -193,13 +193,13 @@ def report(root: Path, rows: int) -> None:
         print(f"| {root.name} | {name} | {value} |", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="where the sets are made (a temporary one)")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.step:
         logging.basicConfig(level=logging.WARNING)
         print(json.dumps(measure(args.step, args.root)))

@@ -2,15 +2,22 @@
 
     python -m tests.benchmarks.criteria                     # losses, miners, cross-batch memory
     python -m tests.benchmarks.criteria --only margin circle --sizes 112x128 --rounds 15
+    python -m tests.benchmarks.criteria --small --sizes 8x16 --rounds 1     # tries all in seconds
 
 Every registered criterion and miner is timed at its default hyperparameters, from a leaf embedding
-to its gradient and those of the criterion's own parameters. The floor, in the same units, is the
-cheapest loss that looks at all pairs: ``(e @ e.T).logsumexp(1).mean()``. Measurements take turns
-(ours, theirs, floor, ours, ...), so that a busy moment of the machine hits all alike; a time is the
-median over rounds of the median within a round.
+to its gradient and those of the criterion's own parameters. A criterion that reads pooled features,
+several views or captions starts from features of each view instead, so its time includes its heads
+and text tower, but no backbone: the momentum encoder of BYOL is an identity. Queues are full, as in
+the middle of a run. The same loss of pytorch-metric-learning gets the same heads.
+
+The floor, in the same units, is the cheapest loss that looks at all pairs:
+``(e @ e.T).logsumexp(1).mean()``. Measurements take turns (ours, theirs, floor, ours, ...), so that
+a busy moment of the machine hits all alike; a time is the median over rounds of the median within a
+round.
 """
 
 import argparse
+import copy
 import inspect
 import itertools
 import os
@@ -19,7 +26,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -31,9 +37,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batchminer import MINERS, Miner
-from criteria import CRITERIA, Criterion
+from criteria import CLIP, CRITERIA, Criterion, SimCLR, SwAV, VICReg
 from criteria.base import PairCriterion
+from criteria.self_supervised import Queue
+from criteria.vicreg import EPS
 from criteria.xbm import CrossBatchMemory
+from tests.benchmarks.machine import processor
 from utilities.registry import hyperparameters
 from utilities.structures import Batch, Embedding
 
@@ -41,13 +50,20 @@ SAMPLES_PER_CLASS = 2
 FEATURE_DIM = 2048  # of a ResNet50, for criteria that read the features under the embedding
 FEATURE_MAP = 7  # pixels, side of its feature map at 224 px
 MEMORY = 4096  # embeddings that the cross-batch memory holds
+CAPTION = 16  # tokens of each caption, marks included; a RedCaps caption has about as many
+VOCABULARY = 30522  # of MiniLM's tokenizer
 SLOT = 0.01  # seconds of a contestant's turn; short, so that turns alternate often
 PATIENCE = 2.0  # seconds; whatever takes longer runs in the first round alone
 
 REMEMBERED = ("contrastive", "multisimilarity")  # losses shown with a memory
+SMALL = {  # hyperparameters of --small: heads, queues and text towers
+    "hidden_dim": 8, "proj_dim": 8, "pred_dim": 8, "n_prototypes": 8, "queue_size": 16,
+    "width": 8, "heads": 2, "layers": 1,
+}  # fmt: skip
 TRIPLET_LOSSES = ("contrastive", "margin", "triplet")  # with distance mining: floor and PML targets
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (embeds, labels) -> scalar
+Objective = Callable[[Sequence[Embedding], Batch], Tensor]  # as Criterion.compute
 Step = Callable[[], Any]  # one forward and backward
 
 
@@ -55,6 +71,15 @@ class Size(NamedTuple):
     batch: int
     dim: int
     n_classes: int
+    small: bool = False
+
+    @property
+    def feature_dim(self) -> int:
+        return 16 if self.small else FEATURE_DIM
+
+    @property
+    def memory(self) -> int:
+        return 16 if self.small else MEMORY
 
 
 class Target(NamedTuple):
@@ -89,25 +114,58 @@ class Times(NamedTuple):
 # --------------------------------------------------------------------------------------------------
 def build_criterion(name: str, size: Size, miner: Miner) -> Criterion:
     """A registered criterion with default hyperparameters and the collaborators that it names."""
-    collaborators = {
+    arguments = {
         "n_classes": size.n_classes,
         "embed_dim": size.dim,
-        "feature_dim": FEATURE_DIM,
+        "feature_dim": size.feature_dim,
         "miner": miner,
         "make": lambda child, embed_dim: build_criterion(
             child, size._replace(dim=embed_dim), miner
         ),
+        "embedder": Features(),
+        "n_steps": 1000,
+        "tokenizer": lambda length: Ids(),
+        "encoder": None,  # the default text tower needs none
+        **(SMALL if size.small else {}),
     }
     asked = inspect.signature(CRITERIA[name]).parameters
-    return CRITERIA[name](**{key: value for key, value in collaborators.items() if key in asked})
+    criterion = CRITERIA[name](**{key: arguments[key] for key in asked if key in arguments})
+    return in_mid_run(criterion)
+
+
+class Features(nn.Module):
+    """Stands for an embedder: takes features (B, F) for images and returns them."""
+
+    def forward(self, images: Tensor) -> Embedding:
+        return Embedding(images, images, images[:, :, None, None])
+
+
+class Ids:
+    """Stands for a tokenizer: ``CAPTION`` random ids of each text."""
+
+    vocabulary = VOCABULARY
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids = torch.randint(VOCABULARY, (len(texts), CAPTION))
+        return ids, torch.ones_like(ids, dtype=torch.bool)
+
+
+def in_mid_run(criterion: Criterion) -> Criterion:
+    """Fill the queues, and let begin what begins after some steps."""
+    for module in criterion.modules():
+        if isinstance(module, Queue):
+            module.push(F.normalize(torch.randn_like(module.rows), dim=-1))
+        if isinstance(module, SwAV):
+            module.steps = max(module.freeze_steps, module.queue_start)
+    return criterion
 
 
 def target_of(name: str) -> Target:
-    """By what the constructor asks for: a miner, class vectors, or neither."""
+    """By what the constructor asks for: a miner, class vectors, or neither; heads have none."""
     asked = inspect.signature(CRITERIA[name]).parameters
     if name in TRIPLET_LOSSES:
         return Target(floors=3, faster=5)
-    if "miner" in asked or "make" in asked:
+    if "miner" in asked or "make" in asked or "feature_dim" in asked:
         return Target()
     return Target(faster=1) if "n_classes" in asked else Target(floors=2)
 
@@ -175,6 +233,40 @@ def pml_loss(name: str, size: Size, miner: str) -> tuple[Loss, nn.Module] | None
     return lambda embeds, labels: loss(embeds, labels, mine(embeds, labels)), loss
 
 
+def pml_objective(ours: Criterion) -> tuple[Objective, nn.Module] | None:
+    """Their loss behind a copy of our heads, where they have it, and the copy.
+
+    SupConLoss is NT-Xent where an image has one positive; their NTXentLoss builds a matrix of all
+    positives by all negatives, 4 GB for 512 images.
+    """
+    ours = copy.deepcopy(ours)
+    if isinstance(ours, SimCLR):
+        contrast = pml.SelfSupervisedLoss(pml.SupConLoss(ours.temperature))
+        return lambda views, _: contrast(*(ours.projector(v.features) for v in views)), ours
+    if isinstance(ours, VICReg):
+        weights = (ours.invariance_weight, ours.variance_weight, ours.covariance_weight)
+        loss = pml.VICRegLoss(*weights, eps=EPS)
+
+        def vicreg(views: Sequence[Embedding], _: Batch) -> Tensor:
+            first, second = (ours.projector(view.features) for view in views)
+            return loss(first, ref_emb=second)
+
+        return vicreg, ours
+    if isinstance(ours, CLIP):
+        one_way = pml.SupConLoss()
+
+        def clip(views: Sequence[Embedding], batch: Batch) -> Tensor:
+            images, texts = ours.project(views, batch)
+            one_way.temperature = (-ours.log_scale).exp()
+            rows, same = batch.rows, batch.rows.clone()  # with the same tensor, i and i are no pair
+            of_images = one_way(images, rows, ref_emb=texts, ref_labels=same)
+            of_texts = one_way(texts, rows, ref_emb=images, ref_labels=same)
+            return (of_images + of_texts) / 2
+
+        return clip, ours
+    return None
+
+
 # --------------------------------------------------------------------------------------------------
 # Measuring
 # --------------------------------------------------------------------------------------------------
@@ -221,7 +313,7 @@ class Bench:
     def steps_of_many_batches(self, module: nn.Module) -> Step:
         """As ``step``, but each time with the next of as many batches as fill a memory."""
         module.to(self.device)
-        batches = [self.draw_batch() for _ in range(-(-MEMORY // self.size.batch))]
+        batches = [self.draw_batch() for _ in range(-(-self.size.memory // self.size.batch))]
         for embeds, labels in batches:
             module(embeds, labels)
         turns = itertools.cycle(batches)
@@ -232,21 +324,32 @@ class Bench:
 
         return step
 
-    def ours(self, criterion: Criterion) -> Step:
-        """A criterion that reads more than the embeddings gets all that an embedder returns."""
+    def steps(self, criterion: Criterion, miner: str, name: str) -> tuple[Step, Step | None]:
+        """A criterion's step, and theirs."""
         if type(criterion).compute is Criterion.compute:
-            return self.step(criterion, criterion)
-        side, n = FEATURE_MAP, len(self.embeds)
-        feature_map = torch.randn(n, FEATURE_DIM, side, side, device=self.device).requires_grad_()
-        features = feature_map.detach().mean(dim=(2, 3)).requires_grad_()
-        view = Embedding(self.embeds, features, feature_map)
-        batch = Batch((feature_map,), self.labels, torch.arange(n, device=self.device))
-        return self.step(
-            lambda embeds, labels: criterion.compute([view], batch),
-            criterion,
-            features,
-            feature_map,
-        )
+            theirs = pml_loss(name, self.size, miner)
+            return self.step(criterion, criterion), self.step(*theirs) if theirs else None
+        views, batch, leaves = self.embedded(criterion)
+
+        def step_of(objective: Objective, module: nn.Module) -> Step:
+            return self.step(lambda embeds, labels: objective(views, batch), module, *leaves)
+
+        found = pml_objective(criterion)
+        return step_of(criterion.compute, criterion), step_of(*found) if found else None
+
+    def embedded(self, criterion: Criterion) -> tuple[list[Embedding], Batch, list[Tensor]]:
+        """All that an embedder returns of each view, the batch, and what gradients flow to."""
+        n, rows = len(self.embeds), torch.arange(len(self.embeds), device=self.device)
+        side = FEATURE_MAP if criterion.reads == "embeds" else 1
+        views: list[Embedding] = []
+        leaves: list[Tensor] = []
+        for _ in range(criterion.n_views):
+            feature_map = torch.randn(n, self.size.feature_dim, side, side, device=self.device)
+            features = feature_map.mean(dim=(2, 3)).requires_grad_()
+            views.append(Embedding(self.embeds, features, feature_map.requires_grad_()))
+            leaves += views[-1][1:]
+        images = tuple(view.features.detach() for view in views)  # as Features reads them
+        return views, Batch(images, self.labels, rows, ("a caption",) * n), leaves
 
     def compare(self, name: str, target: Target, ours: Step, theirs: Step | None) -> Times:
         steps = {"ours": ours, "floor": self.floor()}
@@ -305,9 +408,8 @@ class Bench:
 
 def bench_loss(bench: Bench, name: str, miner: str, row: str, target: Target) -> Times:
     """A criterion with a miner, if it takes one, and theirs."""
-    ours = bench.ours(build_criterion(name, bench.size, MINERS[miner]()))
-    theirs = pml_loss(name, bench.size, miner)
-    return bench.compare(row, target, ours, bench.step(*theirs) if theirs else None)
+    criterion = build_criterion(name, bench.size, MINERS[miner]())
+    return bench.compare(row, target, *bench.steps(criterion, miner, name))
 
 
 def bench_losses(bench: Bench, names: Iterable[str]) -> list[Times]:
@@ -330,11 +432,11 @@ def bench_memory(bench: Bench, names: Iterable[str]) -> list[Times]:
     for name in names:
         criterion = build_criterion(name, bench.size, MINERS["distance"]())
         assert isinstance(criterion, PairCriterion)
-        ours = CrossBatchMemory(criterion, bench.size.dim, size=MEMORY, start=0)
+        ours = CrossBatchMemory(criterion, bench.size.dim, size=bench.size.memory, start=0)
         theirs = pml.CrossBatchMemory(
             PML_LOSSES[name](bench.size),
             bench.size.dim,
-            memory_size=MEMORY,
+            memory_size=bench.size.memory,
             miner=PML_MINERS["multisimilarity" if name == "multisimilarity" else "distance"](),
         )
         steps = map(bench.steps_of_many_batches, (ours, theirs))
@@ -393,20 +495,13 @@ def machine(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()}; {versions}, {theirs}"
 
 
-def processor() -> str:
-    """The model name that Linux knows, else the architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.criteria")
     add = parser.add_argument
     add("--only", nargs="+", default=[], metavar="NAME", help="losses, miners, or xbm")
     add("--sizes", nargs="+", default=["112x128", "512x512"], metavar="BxD", help="batch x D")
     add("--classes", type=int, default=100, help="class vectors; more where a batch holds more")
+    add("--small", action="store_true", help="features, heads, queues and memory of a few rows")
     add("--rounds", type=int, default=20, help="turns of each contestant")
     add("--threads", type=int, default=1, help="of torch")
     add("--device", default="cpu", help="cpu or cuda")
@@ -430,7 +525,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for text in args.sizes:
         batch, dim = map(int, text.split("x"))
-        size = Size(batch, dim, max(args.classes, -(-batch // SAMPLES_PER_CLASS)))
+        n_classes = max(args.classes, -(-batch // SAMPLES_PER_CLASS))
+        size = Size(batch, dim, n_classes, args.small)
         bench = Bench(size, device, args.rounds)
         print(f"\n(B, D) = ({batch}, {dim}), {SAMPLES_PER_CLASS} images per class, ", end="")
         print(f"{size.n_classes} classes")

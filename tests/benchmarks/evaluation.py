@@ -34,7 +34,7 @@ import metrics
 from datasets.recipes import Recipe
 from metrics.clustering import kmeans
 from metrics.gallery import BLOCK_BYTES
-from tests.benchmarks.criteria import processor
+from tests.benchmarks.machine import processor
 
 SIZES = [f"{n}x{d}x{c}" for n in (6000, 20000, 60502) for d in (128, 512) for c in (100, 11316)]
 KS = (1, 2, 4, 8, 10, 100, 1000)

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.probe                        # minutes on two cores
     python -m tests.benchmarks.probe --only digits fewshot --rounds 3
+    python -m tests.benchmarks.probe --points 200 --dims 8 --classes 5 --episodes 10   # in seconds
 
 The probe is the whole protocol: costs 1e-6 to 1e6, refinement, refit. scikit-learn searches the
 same costs by its own LogisticRegression (L-BFGS, 1,000 iterations, tolerance 1e-4), each from zero,
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from evaluation.fewshot import Episodes, draw_episodes, score_episodes
 from evaluation.linear_probe import Labelled, choose_cost, hold_out, linear_probe
-from tests.benchmarks.criteria import processor
+from tests.benchmarks.machine import processor
 
 
 class Task(NamedTuple):
@@ -37,15 +38,16 @@ class Task(NamedTuple):
     test: Labelled
 
 
-def digits() -> Task:
-    """scikit-learn's digits: 1,797 of 64 pixels, 10 classes."""
+def digits(most: int) -> Task:
+    """scikit-learn's digits: 1,797 of 64 pixels, 10 classes; ``most`` of them."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return halves(torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(bunch.target))
+    points = torch.tensor(bunch.data[:most], dtype=torch.float32)
+    return halves(points, torch.tensor(bunch.target[:most]))
 
 
-def synthetic(n: int = 10_000, d: int = 1280, c: int = 100) -> Task:
+def synthetic(n: int, d: int, c: int) -> Task:
     """Classes that overlap, with variances that fall like those of a network's features."""
     generator = torch.Generator().manual_seed(0)
     scale = torch.arange(1, d + 1) ** -0.5
@@ -120,10 +122,9 @@ def loop(features: Tensor, episodes: Episodes, centre: Tensor) -> float:
     return float(torch.stack(accuracies).mean())
 
 
-def compare_fewshot(rounds: int) -> None:
-    task = synthetic()
+def compare_fewshot(task: Task, n_episodes: int, rounds: int) -> None:
     centre = task.train.features.mean(dim=0)
-    episodes = draw_episodes(task.test.labels)
+    episodes = draw_episodes(task.test.labels, episodes=n_episodes)
     contestants: dict[str, Callable[[], float]] = {
         "vectorised": lambda: score_episodes(task.test.features, episodes, centre=centre).accuracy,
         "loop": lambda: loop(task.test.features, episodes, centre),
@@ -135,7 +136,8 @@ def compare_fewshot(rounds: int) -> None:
             start = time.perf_counter()
             values[name] = contestant()
             seconds[name].append(time.perf_counter() - start)
-    print(f"\nfew-shot, {len(episodes.rows)} episodes of 5 ways, 5 shots, 6 queries, D 1280")
+    d = task.test.features.shape[1]
+    print(f"\nfew-shot, {len(episodes.rows)} episodes of 5 ways, 5 shots, 6 queries, D {d}")
     for name, found in seconds.items():
         print(f"  {name:12}  {median(found):8.2f} s   {100 * values[name]:.3f} %")
 
@@ -144,6 +146,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.probe")
     names = ("digits", "synthetic", "fewshot")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--points", type=int, default=10_000, help="half for train, half for test")
+    parser.add_argument("--dims", type=int, default=1280, help="of synthetic points")
+    parser.add_argument("--classes", type=int, default=100, help="of synthetic points")
+    parser.add_argument("--episodes", type=int, default=5000, help="of few-shot")
     parser.add_argument("--rounds", type=int, default=1, help="turns; medians are printed")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     args = parser.parse_args(argv)
@@ -151,11 +157,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "scikit-learn", "scipy"))
     print(f"{processor()}, {args.threads} threads of {os.cpu_count()}; {packages}")
     if "digits" in args.only:
-        compare_probes("digits", digits(), args.rounds)
+        compare_probes("digits", digits(args.points), args.rounds)
+    task = synthetic(args.points, args.dims, args.classes)
     if "synthetic" in args.only:
-        compare_probes("synthetic", synthetic(), args.rounds)
+        compare_probes("synthetic", task, args.rounds)
     if "fewshot" in args.only:
-        compare_fewshot(args.rounds)
+        compare_fewshot(task, args.episodes, args.rounds)
 
 
 if __name__ == "__main__":

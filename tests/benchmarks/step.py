@@ -31,7 +31,7 @@ import datasets
 import parameters
 from language import LanguageGuide
 from language.words import Words
-from tests.benchmarks.criteria import processor
+from tests.benchmarks.machine import processor
 from utilities import optimization
 from utilities.precision import autocast
 from utilities.progress import Progress

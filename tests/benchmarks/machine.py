@@ -1,0 +1,12 @@
+"""The machine that a benchmark ran on."""
+
+import platform
+from pathlib import Path
+
+
+def processor() -> str:
+    """The model name that Linux knows, else the architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
