@@ -1,11 +1,11 @@
-"""The machine that a benchmark ran on."""
+"""What a benchmark says of the machine that it ran on."""
 
 import platform
 from pathlib import Path
 
 
 def processor() -> str:
-    """The model name that Linux knows, else the architecture."""
+    """Return the model name of the processor that Linux knows, else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -111,7 +111,7 @@ def search_by_faiss(kind: str, file: Path, lists: int, read: int, n_queries: int
     from faiss.contrib.big_batch_search import big_batch_search
 
     start = time.perf_counter()
-    vectors: NDArray[np.float16] = np.load(file, mmap_mode="r")
+    vectors: NDArray[np.float16] = np.load(file, mmap_mode="r").view(np.ndarray)  # as FAISS asks
     n, dim = vectors.shape
     rng = np.random.default_rng(SEED)
     codes = {"faiss": "SQfp16", "faiss_batch": "Flat", "faiss_pq": f"PQ{dim // 2}x4fs,RFlat"}[kind]
