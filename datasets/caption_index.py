@@ -29,6 +29,7 @@ only if its own stamp has changed. A file that was overwritten in place, under t
 its directory's time as it is; `python -m datasets.caption_index FOLDER` looks at every file.
 """
 
+import argparse
 import csv
 import hashlib
 import io
@@ -37,7 +38,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property, partial
@@ -723,13 +724,17 @@ def _skipped_before(file: Path) -> Iterator[tuple[str, str, str]]:
         return
 
 
-if __name__ == "__main__":
-    import argparse
-
+def main(argv: Sequence[str] | None = None) -> None:
+    """Index as the command line says and print where the index is."""
     parser = argparse.ArgumentParser(
-        description="Index the image-caption pairs of a folder, looking at every file."
+        prog="python -m datasets.caption_index",
+        description="Index the image-caption pairs of a folder, looking at every file.",
     )
     parser.add_argument("folder", type=Path)
-    chosen = parser.parse_args()
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(build(chosen.folder.expanduser(), recheck=True))
+    print(build(args.folder.expanduser(), recheck=True))
+
+
+if __name__ == "__main__":
+    main()
