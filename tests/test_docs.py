@@ -158,12 +158,21 @@ def test_each_evaluation_and_its_datasets_are_documented():
     assert public <= tabled and f"one of {len(public)} public datasets" in section
 
 
+def command_lines(text):
+    """The command lines of each bash block of a page, continued ones joined.
+
+    Blocks of ``bash example`` are left out: tests/test_docs_examples.py has them.
+    """
+    for _, block in re.findall(r"^( *)```bash\n(.*?)^\1```", text, re.M | re.S):
+        lines = re.sub(r"\\\n *", "", block).splitlines()
+        yield [line.strip() for line in lines if shlex.split(line, comments=True)]
+
+
 def commands(text):
     """The words of each command line in the bash blocks of a page."""
-    for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                yield words
+    for lines in command_lines(text):
+        for line in lines:
+            yield shlex.split(line, comments=True)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -19,8 +19,6 @@ from PIL import Image
 
 from batchminer import MINERS
 from tests.test_main import CLASSES, own_cache, source  # noqa: F401 - fixtures
-from utilities.search import __main__ as search
-from utilities.search.space import read_space
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -252,18 +250,3 @@ def test_python_blocks_run(page):
         if parameter.values[0] == page:
             exec(parameter.values[1], names)
     assert EXPECTED[page](names)
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_commands_of_the_search_can_begin(path):
-    """Their flags parse, and so do the ends of their space beside the flags of main.py."""
-    for block in blocks(path.read_text()):
-        for line in (
-            block.text.replace("\\\n", " ").splitlines() if block.language == "bash" else ()
-        ):
-            words = shlex.split(line, comments=True)
-            if "utilities.search" in words:
-                words = words[words.index("utilities.search") + 1 :]
-                middle = words.index("--")
-                args = search.build_parser().parse_args(words[:middle])
-                assert read_space(args.space, words[middle + 1 :])

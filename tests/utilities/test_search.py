@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 FAKE = """
 import json, os, pathlib, signal, sys, time
 
-args = {}
+args = {"lr": "0.1"}
 for word in sys.argv[1:]:
     if word.startswith("--"):
         args[name := word[2:]] = ""
