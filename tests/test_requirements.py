@@ -477,7 +477,7 @@ def test_every_promise_names_the_same_pythons():
     supported = re.search(r'" ([\d. ]+) " == ', script).group(1).split()
     first, last = supported[0], supported[-1]
     assert f"({first} to {last})" in script and f"Python {first} to {last}" in script
-    assert f"for python in {' '.join(supported)};" in ci and f"python{first}" in ci
+    assert f"{{{','.join(supported)}}}" in ci and f"python{first}" in ci
     assert f"Python {first}–{last}" in readme
     assert f'requires-python = ">={first}"' in project and f'python_version = "{first}"' in project
     assert f'target-version = "py{first.replace(".", "")}"' in project
