@@ -12,8 +12,9 @@ is reduced still has as many pixels as the view, so nothing is enlarged for it.
 
 A view leaves its worker as bytes; what follows in floating point, its colours and
 (value - mean) / std, is done to whole batches on the device, by ``datasets.finish``. Resizing is
-torch's bilinear with antialiasing on 8 bits, to which torchvision's transforms come down on most CPUs: PIL's
-algorithm with weights of 16 bits, so that a pixel differs from PIL's by one level at most.
+torch's bilinear with antialiasing on 8 bits, which torchvision's transforms call, too, if the CPU
+has AVX2 or is an ARM: PIL's algorithm with weights of 16 bits, so that a pixel differs from PIL's
+by one level at most.
 """
 
 from abc import ABC, abstractmethod
