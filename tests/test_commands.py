@@ -60,6 +60,7 @@ SMALL = {
         *("--small", "--sizes", "8x16", "--classes", "10", "--rounds", "1", "--threads", "1"),
         *("--only", "simclr", "margin", "semihard"),
     ),
+    "tests.benchmarks.device": ("--device", "cpu", "--only", "machine"),  # its own test runs all
     "tests.benchmarks.evaluation": ("--sizes", "60x8x5", "--rounds", "1", "--threads", "1"),
     "tests.benchmarks.inputs": (
         *("--images", "8", "--size", "64", "48", "--side", "32", "--bs", "4"),
@@ -371,7 +372,7 @@ def test_commands_stand_where_they_are_run(page):
 BENCHMARKS = [
     f"tests.benchmarks.{path.stem}"
     for path in sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
-    if "__main__" in path.read_text()
+    if "ArgumentParser" in path.read_text()
 ]
 
 

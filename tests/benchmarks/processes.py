@@ -35,7 +35,7 @@ def work(rank: int, out: Path, n_ranks: int, port: int, words: list[str]) -> Non
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     args = parse(words)
-    device = devices.choose(args.device, processes.gpu())
+    device = devices.choose(args.device)
     torch.manual_seed(0)
     objective = build_objective(args, device)
     alone = copy.deepcopy(objective)
