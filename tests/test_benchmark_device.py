@@ -113,6 +113,19 @@ def test_ranks_of_torch_and_faiss_that_differ_are_named(table, monkeypatch):
     assert status == 1 and rows["ranks by FAISS"].endswith("another than ours")
 
 
+def test_the_memory_of_an_evaluation_is_that_of_a_new_one(monkeypatch):
+    setting, sizes = device_checks.Setting(torch.device("cpu"), TINY), []
+    device_checks.by_torch(setting)  # kept for the rows that compare with it
+    score = device_checks.metrics.compute
+    monkeypatch.setattr(
+        device_checks.metrics,
+        "compute",
+        lambda *given: sizes.append(1) or score(*given),
+    )
+    monkeypatch.setattr(device_checks.devices, "peak_memory_gib", lambda _: float(len(sizes)))
+    assert device_checks.memory(setting, device_checks.by_torch) == "2.00 GiB"
+
+
 @pytest.mark.parametrize(("most", "fails"), [(2, False), (1, True)])
 def test_waits_are_counted_by_what_cuda_says(monkeypatch, most, fails):
     def step():

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
+import torch
+
 from tests.benchmarks import device_checks as checks
 from tests.benchmarks.agreement import LEAST
 from tests.benchmarks.device_checks import Scale, Setting
@@ -103,8 +105,14 @@ def fill(setting: Setting, line: Row) -> tuple[str, bool]:
     except Exception as error:
         return f"FAILED: {checks.one_line(error)}", False
     finally:
-        if setting.device.type != "cpu":
-            gc.collect()  # what the row left in its memory
+        release(setting.device)
+
+
+def release(device: torch.device) -> None:
+    """Free what a row left on the device; FAISS and other processes do not share torch's memory."""
+    if device.type != "cpu":
+        gc.collect()
+        getattr(torch.get_device_module(device), "empty_cache", lambda: None)()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -253,6 +253,8 @@ def timed(setting: Setting, work: Callable[[], T]) -> tuple[T, float]:
 
 
 def memory(setting: Setting, work: Callable[..., object], *words: str) -> str:
+    for kept in (gallery, ranks):
+        kept.cache_clear()
     reset = getattr(
         torch.get_device_module(setting.device), "reset_peak_memory_stats", lambda _: None
     )

@@ -42,18 +42,16 @@ def work(rank: int, out: Path, n_ranks: int, port: int, words: list[str]) -> Non
     embedder = objective.embedder
     assert isinstance(embedder, Embedder)
     batch = datasets.finish(noise(args, device).to(device), embedder.mean, embedder.std)
-    # To differ by the processes alone, not by what cuDNN takes for a smaller batch.
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        wanted = alone(batch).loss
-        wanted.backward()
-        with joined(n_ranks, device):
-            # A single process would be left alone; here it is to take the way of several.
-            with mock.patch.object(processes, "world_size", lambda: max(n_ranks, 2)):
-                together = processes.shared(objective, device)
-            loss = together(share_of(batch, rank, n_ranks)).loss
-            loss.backward()
-            off = abs(float(loss.detach() / wanted.detach()) - 1)
-            found = {"loss": off, "gradient": distance(objective, alone)}
+    wanted = alone(batch).loss
+    wanted.backward()
+    with joined(n_ranks, device):
+        # A single process would be left alone; here it is to take the way of several.
+        with mock.patch.object(processes, "world_size", lambda: max(n_ranks, 2)):
+            together = processes.shared(objective, device)
+        loss = together(share_of(batch, rank, n_ranks)).loss
+        loss.backward()
+        off = abs(float(loss.detach() / wanted.detach()) - 1)
+        found = {"loss": off, "gradient": distance(objective, alone)}
     if rank == 0:
         out.write_text(json.dumps(found))
 
@@ -104,4 +102,6 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # To differ by the processes alone, not by what cuDNN takes for a smaller batch.
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
     main(sys.argv[1:])
