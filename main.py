@@ -174,6 +174,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
             workers=args.kernels,
             seed=args.seed,
             rank=distributed.rank(),
+            pin_memory=device.type != "cpu",
         )
     )
     lr = optimization.scaled_lr(args.lr, args.bs, args.lr_base_bs)

@@ -211,6 +211,7 @@ def loader(
     workers: int,
     seed: int,
     rank: int = 0,
+    pin_memory: bool = False,
 ) -> "DataLoader[Batch]":
     """Batches of ``image_set``, one pass over ``batches`` for each pass over the loader.
 
@@ -220,6 +221,7 @@ def loader(
         workers: processes that load; 0 loads in this one.
         seed: of the augmentation.
         rank: this process, where several share each batch of ``batches`` equally.
+        pin_memory: put batches where a GPU fetches them from without the CPU waiting.
 
     Returns:
         A loader of ``Batch``: views (B, 3, H, W) each, labels and rows (B,) int64, captions (B,)
@@ -232,7 +234,7 @@ def loader(
         batch_sampler=SeededBatches(batches, seed, rank),
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=torch.accelerator.is_available(),
+        pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(derive(seed, "loader")),

@@ -131,7 +131,12 @@ def _outputs(
     under_way: deque[tuple[Arriving, Tensor, Tensor]] = deque()
     try:
         with bar(total=n, desc=f"embedding {image_set.name}", unit="img") as shown:
-            for batch in loader(image_set, (transform,), batches, workers=workers, seed=0):
+            for batch in loader(
+                *(image_set, (transform,), batches),
+                workers=workers,
+                seed=0,
+                pin_memory=device.type != "cpu",
+            ):
                 rows, labels = batch.rows.clone(), batch.labels.clone()  # of no shared memory
                 batch = batch.to(device)
                 if isinstance(transform, MiddleCrop):

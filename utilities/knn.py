@@ -67,6 +67,7 @@ def on_gpu(index: Any, device: torch.device) -> Any:
     there = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus()
     if device.type != "cuda" or not there:
         return index
+    torch.get_device_module(device).empty_cache()  # FAISS has to find room beside what torch keeps
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
 
 

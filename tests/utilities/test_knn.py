@@ -71,9 +71,12 @@ def test_faiss_searches_on_the_gpu_that_was_chosen(monkeypatch, device, number):
         lambda resources, gpu, index: used.append((resources, gpu)) or index,
         raising=False,
     )
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
     points = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
     nearest_neighbours(points, points, 2, device=device)
     nearest_neighbours(points, points, MAX_GPU_K + 1, device=device)  # longer than FAISS lists
     assert used == ([] if number is None else [("resources", number)])
+    assert len(emptied) == len(used)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
     assert on_gpu("index", torch.device(device)) == "index"
