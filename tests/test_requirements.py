@@ -185,22 +185,24 @@ CUDA_12 = ["torch==2.10.0", "torchvision==0.25.0", "faiss-gpu-cu12==1.14.1.post1
 
 
 @pytest.mark.parametrize(
-    ("header", "builds"),
+    ("header", "named", "builds"),
     [
-        (HEADER.format(driver="525.60.13", cuda="12.0"), CUDA_12),
-        (HEADER.format(driver="550.54.15", cuda="12.4"), CUDA_12),
-        (HEADER.format(driver="580.65.06", cuda="13.0"), CUDA_13),
-        (HEADER.format(driver="700.10", cuda="14.2"), CUDA_13),
-        (UMD_HEADER, CUDA_13),
-        (HEADER.format(driver="535.104.05", cuda="N/A"), CUDA_12),
-        (HEADER.format(driver="580.65.06", cuda="N/A"), CUDA_13),
+        (HEADER.format(driver="525.60.13", cuda="12.0"), "525.60.13, CUDA 12.0", CUDA_12),
+        (HEADER.format(driver="550.54.15", cuda="12.4"), "550.54.15, CUDA 12.4", CUDA_12),
+        (HEADER.format(driver="580.65.06", cuda="13.0"), "580.65.06, CUDA 13.0", CUDA_13),
+        (HEADER.format(driver="700.10", cuda="14.2"), "700.10, CUDA 14.2", CUDA_13),
+        (UMD_HEADER, "595.45.04, CUDA 13.0", CUDA_13),
+        (HEADER.format(driver="535.104.05", cuda="N/A"), "535.104.05", CUDA_12),
+        (HEADER.format(driver="580.65.06", cuda="N/A"), "580.65.06", CUDA_13),
+        ("CUDA Version: 12.4", "of unknown version, CUDA 12.4", CUDA_12),
     ],
 )
-def test_the_driver_decides_the_builds(machine, header, builds):
+def test_the_driver_decides_the_builds(machine, header, named, builds):
     machine.driver(header)
     messages = machine.succeed(GPU="NVIDIA H200")
     assert machine.builds() == builds
-    assert f"installing for CUDA {'12' if builds is CUDA_12 else '13'}" in messages
+    cuda = "12" if builds is CUDA_12 else "13"
+    assert messages.startswith(f"NVIDIA driver {named}: installing for CUDA {cuda}\n")
     assert messages.endswith("ready, torch 2.14.1+cu130 on NVIDIA H200\n")
 
 

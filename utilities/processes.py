@@ -54,9 +54,11 @@ def shared(objective: nn.Module, device: torch.device) -> nn.Module:
         objective = convert_sync_batchnorm(objective)
     # A criterion may leave the embedding layer out, and a frozen backbone has no gradient. The
     # objective puts everything on its device itself.
-    return DistributedDataParallel(
-        objective, forward_sync_buffers=False, find_unused_parameters=True
-    )
+    module = DistributedDataParallel(objective, find_unused_parameters=True)
+    # Buffers agree at the start and then stay each process's own. The parameter for this was
+    # renamed after torch 2.10, the build for CUDA 12; the attribute was not.
+    module.broadcast_buffers = False
+    return module
 
 
 def is_first() -> bool:
