@@ -132,7 +132,10 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was asked."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimizer = state["optimizer"]
+        # Checkpoints of before say that theirs was not fused, and torch would believe them.
+        groups = [{**group, "fused": True, "foreach": None} for group in optimizer["param_groups"]]
+        self.optimizer.load_state_dict({**optimizer, "param_groups": groups})
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"]

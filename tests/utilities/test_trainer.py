@@ -1,6 +1,7 @@
 """Steps are plain optimizer steps, those that are not finite change nothing."""
 
 import copy
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -148,3 +149,38 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(precision):
     assert torch.equal(weights(second), weights(whole))
     assert (second.iteration, second.skipped) == (whole.iteration, whole.skipped)
     assert second.scheduler.get_last_lr() == whole.scheduler.get_last_lr()
+
+
+@pytest.mark.parametrize(
+    ("optim", "plain"),
+    [
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("sgd", partial(torch.optim.SGD, momentum=0.9)),
+    ],
+)
+def test_training_goes_on_from_the_state_of_an_optimizer_that_was_not_fused(optim, plain):
+    """As checkpoints of before have it."""
+    whole, objective = trainer(optim=optim), trainer(optim=optim).objective
+    old = plain(objective.parameters(), lr=0.05, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(old, lambda step: 0.9**step)
+    batches = data(6)
+    for x in batches[:3]:
+        whole.step(x)
+        old.zero_grad()
+        objective(x).loss.backward()
+        old.step(), scheduler.step()
+    ours = trainer(seed=9, optim=optim)
+    ours.objective.load_state_dict(objective.state_dict())
+    ours.load_state_dict(
+        {
+            **ours.state_dict(),
+            "optimizer": copy.deepcopy(old.state_dict()),
+            "scheduler": scheduler.state_dict(),
+        }
+    )
+    for x in batches[3:]:
+        whole.step(x), ours.step(x)
+    ours.step(batches[0], float("nan"))
+    assert ours.skipped == 1
+    torch.testing.assert_close(weights(ours), weights(whole), atol=1e-5, rtol=0)
