@@ -16,6 +16,7 @@ from torch import Tensor
 from .class_random import ClassRandom
 
 MEASURES = ("euclidean", "cosine")
+MOST_OBSERVED = 256  # batches whose embeddings wait on their device
 
 
 class StoreSampler(ClassRandom):
@@ -161,6 +162,8 @@ class StoreSampler(ClassRandom):
         """
         self._check_filled()
         self._observed.append((rows, embeds.detach()))
+        if len(self._observed) == MOST_OBSERVED:
+            self._filled_store()
 
     def observed(self) -> dict[str, Any]:
         """The store as the next pass will read it."""

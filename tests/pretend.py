@@ -96,7 +96,7 @@ class Event:
     def __init__(self, **_: Any) -> None:
         self.asked = 0
 
-    def record(self) -> None:
+    def record(self, _stream: Any = None) -> None:
         self.asked = 0
 
     def query(self) -> bool:
@@ -132,6 +132,9 @@ class _Module:
 
     def current_device(self) -> int:
         return 0
+
+    def current_stream(self, *_: Any) -> None:
+        return None
 
     def synchronize(self, *_: Any) -> None:
         STATE.wait("synchronize")

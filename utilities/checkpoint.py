@@ -100,7 +100,8 @@ def set_rng_state(state: Mapping[str, Any], on: torch.device = CPU) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    device.set_rng_state(state.get("device", {}), on)  # older checkpoints have none
+    older = dict(zip(["cuda"], state.get("cuda", []), strict=False))  # of all GPUs, the first
+    device.set_rng_state(state.get("device", older), on)
 
 
 def _plain(name: str, value: Any) -> Any:

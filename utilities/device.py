@@ -29,7 +29,7 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
     Raises:
         ValueError: torch has no such device here.
     """
-    own = os.environ.get("LOCAL_RANK")
+    own = os.environ.get("LOCAL_RANK") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
     found = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         if found is None and gpu:
@@ -84,8 +84,8 @@ def _no_gpu(kind: str = "GPU") -> str:
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor of the CPU to ``device`` while the host goes on, from pinned memory."""
-    if device.type == "cpu" or tensor.device == device:
-        return tensor
+    if device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -98,9 +98,11 @@ class Arriving:
     def __init__(self, *tensors: Tensor) -> None:
         self._copies = tuple(tensor.detach().to("cpu", non_blocking=True) for tensor in tensors)
         devices = {tensor.device for tensor in tensors} - {CPU}
-        self._events: list[Any] = [torch.get_device_module(device).Event() for device in devices]
-        for event in self._events:
-            event.record()
+        self._events: list[Any] = []
+        for device in devices:
+            module = torch.get_device_module(device)
+            self._events.append(module.Event())
+            self._events[-1].record(module.current_stream(device))
 
     def ready(self) -> bool:
         """Return whether all of them are there; does not wait."""

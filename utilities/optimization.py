@@ -19,14 +19,24 @@ def build_optimizer(
     """
     if name == "sgd":
         sgd = optim.SGD(groups, lr=lr, weight_decay=decay, momentum=0.9, fused=True)
-        for group in sgd.param_groups:
-            for parameter in group["params"]:
-                # torch would take the first gradient as the momentum, and what lies in memory where
-                # that step is left out. From zero the first momentum is the first gradient too.
-                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        fit_state(sgd)
         return sgd
     kind = {"adam": optim.Adam, "adamw": optim.AdamW}[name]
     return kind(groups, lr=lr, weight_decay=decay, fused=True)
+
+
+def fit_state(optimizer: optim.Optimizer) -> None:
+    """Make the state of a new or loaded optimizer what torch's fused steps take for granted."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if group.get("momentum") and state.get("momentum_buffer") is None:
+                # torch would take the first gradient as the momentum, and what lies in memory where
+                # that step is left out. From zero the first momentum is the first gradient too.
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            for name, value in state.items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter).copy_(value)  # strides are not read
 
 
 def build_scheduler(

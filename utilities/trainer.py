@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
+from utilities import processes
 from utilities.device import Watched
+from utilities.optimization import fit_state
 from utilities.precision import autocast
 
 LOG = logging.getLogger(__name__)
@@ -97,14 +99,13 @@ class Trainer:
         so_far, in_a_row = self._skips
         self._skips = torch.stack([so_far + skip, (in_a_row + 1) * skip])
         seen = self._watched.look(self._skips)
-        if seen is None:
-            return
-        so_far, in_a_row = map(int, seen.tolist())
+        so_far, in_a_row = (self._known, 0) if seen is None else map(int, seen.tolist())
         # The scaler halves its factor with each of these, so its search takes longer than others'.
-        if in_a_row >= self.most_skipped + 16 * self.scaler.is_enabled():
+        most = self.most_skipped + 16 * self.scaler.is_enabled()
+        if processes.any_says(in_a_row >= most):  # all end with the first that hears of it
             raise FloatingPointError(
-                f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step "
-                f"{self.iteration}"
+                f"the loss or its gradient was not finite in {max(in_a_row, most)} steps in a row, "
+                f"up to step {self.iteration}"
             )
         if so_far > self._known and not self.scaler.is_enabled():
             LOG.warning(
@@ -136,6 +137,7 @@ class Trainer:
         # Checkpoints of before say that theirs was not fused, and torch would believe them.
         groups = [{**group, "fused": True, "foreach": None} for group in optimizer["param_groups"]]
         self.optimizer.load_state_dict({**optimizer, "param_groups": groups})
+        fit_state(self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"]

@@ -77,6 +77,9 @@ def test_another_device_than_the_one_that_is_there_is_refused(name, gpu, says):
 
 def test_each_process_of_torchrun_takes_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
+    with pretend.accelerator():  # a process alone, whatever its launcher exports
+        assert device.choose("pretend") == pretend.DEVICE
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert device.choose() == device.choose("cpu") == torch.device("cpu")
     says = "torchrun started 2 or more processes here: this machine has 1 of type pretend"
     with pretend.accelerator(), pytest.raises(ValueError, match=says):

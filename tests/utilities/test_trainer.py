@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utilities.optimization import build_optimizer
+from utilities.optimization import build_optimizer, fit_state
 from utilities.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -149,6 +149,37 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(precision):
     assert torch.equal(weights(second), weights(whole))
     assert (second.iteration, second.skipped) == (whole.iteration, whole.skipped)
     assert second.scheduler.get_last_lr() == whole.scheduler.get_last_lr()
+
+
+def test_what_has_no_gradient_yet_is_resumed_with_a_momentum():
+    """As a backbone under --warmup, in a checkpoint of before: nothing is kept of it."""
+    ours = trainer(optim="sgd")
+    first, last = ours.objective.net[0].weight, ours.objective.net[2].weight
+    first.requires_grad_(False)
+    ours.step(data(1)[0])
+    state = copy.deepcopy(ours.state_dict())
+    for number, parameter in enumerate(ours.objective.parameters()):
+        if parameter is not last:
+            state["optimizer"]["state"].pop(number)
+    ours.load_state_dict(state)
+    first.requires_grad_(True)
+    before = weights(ours)
+    ours.step(data(1)[0], float("nan"))
+    assert torch.equal(weights(ours), before)
+    ours.step(data(1)[0])
+    momentum = ours.optimizer.state[first]["momentum_buffer"]
+    torch.testing.assert_close(momentum, first.grad + 0.01 * before[: first.numel()].view(8, 3))
+
+
+def test_a_state_of_another_layout_is_laid_out_as_its_parameter():
+    """torch's fused steps go through memory, whatever the strides say."""
+    weight = nn.Parameter(torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last))
+    optimizer = build_optimizer("sgd", [{"params": [weight]}], lr=0.1, decay=0.0)
+    buffer = torch.randn(4, 3, 5, 5)
+    optimizer.state[weight]["momentum_buffer"] = buffer
+    fit_state(optimizer)
+    kept = optimizer.state[weight]["momentum_buffer"]
+    assert torch.equal(kept, buffer) and kept.stride() == weight.stride()
 
 
 @pytest.mark.parametrize(
