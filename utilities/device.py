@@ -101,8 +101,9 @@ class Arriving:
         self._events: list[Any] = []
         for device in devices:
             module = torch.get_device_module(device)
+            stream = getattr(module, "current_stream", None)  # MPS has but one
             self._events.append(module.Event())
-            self._events[-1].record(module.current_stream(device))
+            self._events[-1].record(*([stream(device)] if stream else []))
 
     def ready(self) -> bool:
         """Return whether all of them are there; does not wait."""
