@@ -29,11 +29,13 @@ def fit_state(optimizer: optim.Optimizer) -> None:
     """Make the state of a new or loaded optimizer what torch's fused steps take for granted."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            if group.get("momentum") and state.get("momentum_buffer") is None:
+            if group.get("momentum"):
                 # torch would take the first gradient as the momentum, and what lies in memory where
                 # that step is left out. From zero the first momentum is the first gradient too.
-                state["momentum_buffer"] = torch.zeros_like(parameter)
+                state = optimizer.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+            state = optimizer.state.get(parameter, {})  # none of what had no gradient yet
             for name, value in state.items():
                 if value.shape == parameter.shape and value.stride() != parameter.stride():
                     state[name] = torch.empty_like(parameter).copy_(value)  # strides are not read
