@@ -119,8 +119,7 @@ def _outputs(
 ) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
     """What ``read`` makes of each batch of images in turn, float32, with its rows and labels.
 
-    All of it is on the CPU. Here, and nowhere else, embeddings leave the device: a batch's while
-    the device works on the next one.
+    All of it is on the CPU: a batch leaves the device while the device works on the next one.
     """
     n = sum(map(len, batches))
     # A process that loads is worth starting where there is something to load meanwhile.

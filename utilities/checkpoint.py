@@ -100,7 +100,8 @@ def set_rng_state(state: Mapping[str, Any], on: torch.device = CPU) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    older = dict(zip(["cuda"], state.get("cuda", []), strict=False))  # of all GPUs, the first
+    # Older checkpoints have a list of all GPUs of the machine, of which this takes the first.
+    older = {"cuda": state["cuda"][0]} if state.get("cuda") else {}
     device.set_rng_state(state.get("device", older), on)
 
 
