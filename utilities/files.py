@@ -23,7 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp gives 0600; results are for reading
+        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; results are for reading
         temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error} while writing", str(path)) from error
@@ -39,13 +39,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     retired = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         if path.exists():
             path.rename(retired)  # deleted in place, a crash would leave half of it under its name
         temporary.rename(path)
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    """Return the user's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def take_lock(path: Path, held: str) -> IO[str]:

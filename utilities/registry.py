@@ -1,4 +1,7 @@
-"""Names to components: look one up, or build it from the flags that carry its prefix.
+"""Tables of components that can be read without importing them, and building one from its flags.
+
+A folder's table names the module and the class of each component and what it needs, so that
+``parameters.py`` can offer the names without waiting for torch.
 
 A component's hyperparameters are its keyword-only constructor parameters, and the flags
 ``--<prefix><name>`` set them: ``--loss_margin_beta 1.2`` becomes ``Margin(..., beta=1.2)``. Its
@@ -8,24 +11,67 @@ collaborators (a miner, the number of classes) are the other parameters and are 
 import argparse
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Component:
+    """A row of a folder's table.
+
+    Attributes:
+        module: that defines the class, such as "criteria.margin".
+        name: of the class, such as "Margin".
+        needs: what it works with, such as "labels" or "miner"; the folder's table says which
+            words there are.
+    """
+
+    module: str
+    name: str
+    needs: frozenset[str] = frozenset()
+
+    def load(self) -> Any:
+        """Import the class."""
+        return getattr(import_module(self.module), self.name)
+
+
+def needing(registry: Mapping[str, Component], *needs: str) -> tuple[str, ...]:
+    """Return the names of the components that need all of ``needs``, in the table's order."""
+    return tuple(name for name, row in registry.items() if row.needs.issuperset(needs))
+
+
+def exporter(package: str, registry: Mapping[str, Component]) -> Callable[[str], Any]:
+    """Return a module ``__getattr__`` (PEP 562) that imports a class of the table on first use.
+
+    With ``__getattr__ = exporter(__name__, MINERS)`` in ``batchminer/__init__.py``,
+    ``from batchminer import Semihard`` works and ``import batchminer`` stays free of torch.
+    """
+    classes = {row.name: row for row in registry.values()}
+
+    def attribute(name: str) -> Any:
+        if name not in classes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return classes[name].load()
+
+    return attribute
+
+
 def closest_first(name: str, known: Iterable[str]) -> list[str]:
-    """The known names, the most similar to ``name`` first, the others in alphabetical order."""
+    """Return the known names, the most similar to ``name`` first, the rest alphabetically."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=len(names), cutoff=0.5)
     return near + [other for other in names if other not in near]
 
 
 def lookup(registry: Mapping[str, T], name: str, flag: str) -> T:
-    """The entry called ``name``.
+    """Return the entry called ``name``.
 
     Raises:
-        ValueError: there is none; names the flag, the value and the known names, closest first.
+        ValueError: the name is unknown; the message lists the known ones, closest first.
     """
     if name not in registry:
         raise ValueError(
@@ -36,7 +82,7 @@ def lookup(registry: Mapping[str, T], name: str, flag: str) -> T:
 
 
 def hyperparameters(component: type) -> dict[str, Any]:
-    """Keyword-only constructor parameters of ``component`` and their defaults."""
+    """Return the keyword-only constructor parameters of ``component`` with their defaults."""
     return {
         p.name: p.default
         for p in inspect.signature(component).parameters.values()
@@ -47,14 +93,24 @@ def hyperparameters(component: type) -> dict[str, Any]:
 def from_flags(
     component: type[T], args: argparse.Namespace, prefix: str, **collaborators: Any
 ) -> T:
-    """Build ``component`` from the flags of its prefix and the collaborators that it asks for.
+    """Build ``component`` from the flags of its prefix and the collaborators that it takes.
 
     Args:
-        prefix: what stands before a hyperparameter's name in its flag, such as ``loss_margin_``.
-        collaborators: everything that a component of this kind may ask for, by parameter name; one
-            that this component has no parameter for is left out.
+        prefix: of its flags, such as ``loss_margin_``.
+        collaborators: everything that a component of this kind may take, by parameter name; those
+            that this component has no parameter for are left out.
+
+    Raises:
+        ValueError: as the component; a message that begins with a hyperparameter ("beta must be …")
+            begins with its flag instead ("--loss_margin_beta must be …").
     """
     parameters = inspect.signature(component).parameters
-    asked = {name: value for name, value in collaborators.items() if name in parameters}
+    taken = {name: value for name, value in collaborators.items() if name in parameters}
     chosen = {name: getattr(args, prefix + name) for name in hyperparameters(component)}
-    return component(**asked, **chosen)
+    try:
+        return component(**taken, **chosen)
+    except ValueError as error:
+        first, _, rest = str(error).partition(" ")
+        if first not in chosen:
+            raise
+        raise ValueError(f"--{prefix}{first.rstrip('_')} {rest}") from error

@@ -6,6 +6,9 @@ Global generators are seeded once per run; each component that draws owns a gene
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +19,19 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - libraries draw from the legacy global generator
     torch.manual_seed(seed)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave the global generators of python, numpy and torch (CPU) as they were before."""
+    python, torch_state = random.getstate(), torch.get_rng_state()
+    numpy = cast(tuple, np.random.get_state())  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
 
 
 def derive(seed: int, *names: str | int) -> int:

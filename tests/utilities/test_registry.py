@@ -4,7 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from utilities.registry import closest_first, from_flags, hyperparameters, lookup
+from utilities.registry import (
+    Component,
+    closest_first,
+    exporter,
+    from_flags,
+    hyperparameters,
+    lookup,
+    needing,
+)
 
 
 class Margin:
@@ -51,3 +59,40 @@ def test_from_flags_without_a_collaborator_uses_its_default():
 def test_from_flags_names_a_flag_that_does_not_exist():
     with pytest.raises(AttributeError, match="loss_margin_nu"):
         from_flags(Margin, SimpleNamespace(loss_margin_beta=1.0), "loss_margin_", n_classes=5)
+
+
+TABLE = {
+    "margin": Component("criteria.margin", "Margin", frozenset({"labels", "miner"})),
+    "simclr": Component("criteria.simclr", "SimCLR", frozenset({"views"})),
+}
+
+
+def test_names_follow_from_what_components_need():
+    assert needing(TABLE, "labels") == ("margin",)
+    assert needing(TABLE, "labels", "views") == ()
+    assert needing(TABLE) == ("margin", "simclr")
+
+
+def test_a_table_imports_a_class_on_first_use():
+    attribute = exporter("package", {"path": Component("pathlib", "PurePath")})
+    assert attribute("PurePath").__module__.startswith("pathlib")
+    with pytest.raises(AttributeError, match="module 'package' has no attribute 'Path'"):
+        attribute("Path")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("nu must be >= 0; got -1", "--loss_margin_nu must be >= 0; got -1"),
+        ("nubeta must be 1", "nubeta must be 1"),
+        ("", ""),
+    ],
+)
+def test_an_error_of_a_component_names_its_flag(said, shown):
+    class Refusing:
+        def __init__(self, *, nu: float = 0):
+            raise ValueError(said)
+
+    with pytest.raises(ValueError) as caught:
+        from_flags(Refusing, SimpleNamespace(loss_margin_nu=-1.0), "loss_margin_")
+    assert str(caught.value) == shown

@@ -1,0 +1,213 @@
+"""The one disk cache: what took long to compute, kept for the next run and never trusted blindly.
+
+An entry is a folder, named after a fingerprint of everything that its content depends on, with the
+files that were computed and ``entry.json``, their sizes and checksums. It is written beside its
+place and renamed, so that it is whole or absent; it is computed by one process while others wait;
+and it is verified when it is read. A damaged entry counts as absent, with one warning. Where the
+folder cannot be written, the entry is computed into a temporary folder and lasts as long as the
+process.
+
+Computing an entry leaves the global random generators as they were, so that a run draws the same
+numbers whether the cache was cold or warm.
+"""
+
+import atexit
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from utilities import checkpoint
+from utilities.files import atomic_folder, cache_folder
+from utilities.seeding import undisturbed
+
+LOG = logging.getLogger(__name__)
+
+CONTENTS = "entry.json"
+TENSORS = "tensors.pt"
+CHUNK = 1 << 20  # bytes hashed at a time
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the cache.
+
+    Args:
+        kind: subfolder of the cache, such as "features".
+        name: readable part of the entry's name, such as the dataset's.
+        fingerprint: everything that the content depends on (``digest``).
+        unhashed: files whose content the reader verifies itself, such as pixels that are mapped and
+            read in part; only their size is checked here.
+        root: of the cache; ``cache_folder()`` unless given.
+    """
+
+    kind: str
+    name: str
+    fingerprint: str
+    unhashed: tuple[str, ...] = ()
+    root: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The place of the entry, whether it is there or not."""
+        readable = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.name)
+        mark = digest([self.fingerprint])[:16]
+        return (self.root or cache_folder()) / self.kind / f"{readable}-{mark}"
+
+    def read(self) -> Path | None:
+        """Return the folder if the entry is there and sound, else None; warns if it is damaged."""
+        try:
+            contents = json.loads((self.folder / CONTENTS).read_text(encoding="utf-8"))
+            for name, (size, checksum) in contents.items():
+                file = self.folder / name
+                if file.stat().st_size != size:
+                    raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {size}")
+                if checksum and digest_of_file(file) != checksum:
+                    raise ValueError(f"{name} differs from its checksum")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not self.folder.is_dir():
+                return None
+            self._warn_of_damage(error)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            self._warn_of_damage(error)
+        else:
+            return self.folder
+        return None
+
+    def write(self, fill: Callable[[Path], None]) -> Path:
+        """Compute the entry: ``fill`` writes its files into the folder that it is given.
+
+        Returns:
+            the entry's folder, or a temporary one where the cache cannot be written.
+
+        Raises:
+            OSError: the disk is full; or as ``fill``.
+        """
+        folder = self.folder
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder.parent).close()
+        except OSError as error:
+            self._warn_of_folder(error)
+            temporary = Path(tempfile.mkdtemp(prefix=f"{self.kind}_"))
+            atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+            folder = temporary / self.name
+        for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with atomic_folder(folder) as fresh, undisturbed():
+            fill(fresh)
+            self._seal(fresh)
+        return folder
+
+    def get(self, fill: Callable[[Path], None]) -> Path:
+        """Return the entry's folder as ``read`` does, or as ``write`` does if there is none."""
+        with self.locked():
+            return self.read() or self.write(fill)
+
+    def read_tensors(self) -> dict[str, Any] | None:
+        """Return what ``keep_tensors`` kept; None if it is not there or damaged."""
+        folder = self.read()
+        return checkpoint.load(folder / TENSORS) if folder else None
+
+    def keep_tensors(self, tensors: Mapping[str, Any]) -> None:
+        """Keep a dict of tensors and plain values; a full or unwritable disk costs a warning."""
+        try:
+            with atomic_folder(self.folder) as fresh:
+                checkpoint.save(fresh / TENSORS, tensors)
+                self._seal(fresh)
+        except OSError as error:
+            self._warn_of_folder(error)
+
+    def tensors(self, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Return a dict of tensors and plain values, computed if it is not in the cache."""
+        with self.locked():
+            kept = self.read_tensors()
+            if kept is None:
+                with undisturbed():
+                    kept = dict(compute())
+                self.keep_tensors(kept)
+        return kept
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from computing the entry; without effect in an unwritable folder.
+
+        The lock is released by the system when its holder dies, and is a file of its own where the
+        file system has no locks.
+        """
+        lock = filelock.FileLock(self.folder.with_name(f"{self.folder.name}.lock"))
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except filelock.Timeout:
+                LOG.info("another process computes %s; waiting for it", self.folder)
+                lock.acquire()
+        except OSError as error:  # unwritable: each process computes its own
+            LOG.debug("no lock for %s: %s", self.folder, error)
+        try:
+            yield
+        finally:
+            lock.release()  # without effect if it was not acquired
+
+    def _seal(self, folder: Path) -> None:
+        """Write the sizes and checksums of the files in ``folder``."""
+        contents = {
+            str(file.relative_to(folder)): (
+                file.stat().st_size,
+                "" if file.name in self.unhashed else digest_of_file(file),
+            )
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        (folder / CONTENTS).write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+
+    def _warn_of_damage(self, error: Exception) -> None:
+        LOG.warning("%s in the cache is damaged (%s); computing it again", self.folder, error)
+
+    def _warn_of_folder(self, error: OSError) -> None:
+        LOG.warning(
+            "cache folder %s cannot be written (%s); continuing without keeping %s. "
+            "Set XDG_CACHE_HOME to a folder that can be written",
+            *(self.folder.parent, error.strerror or error, self.name),
+        )
+
+
+def digest(parts: Iterable[str | bytes | memoryview]) -> str:
+    """Return 32 hexadecimal digits that change with any of the parts or their boundaries."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        hashed.update(size.to_bytes(8, "little"))
+        hashed.update(data)
+    return hashed.hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Return 32 hexadecimal digits that change with the content of a file."""
+    hashed = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            hashed.update(chunk)
+    return hashed.hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """Return a text that changes when a file does: path, size, time of change.
+
+    For files that are too many or too large to be read for a fingerprint, such as photographs.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path} missing"
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
