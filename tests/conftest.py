@@ -16,3 +16,10 @@ def _log_is_taken_down():
     log.take_down()
     logging.captureWarnings(False)
     root.setLevel(level)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own, empty at first."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "language_guided_similarity"
