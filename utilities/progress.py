@@ -1,6 +1,6 @@
-"""One epoch of batches behind a progress bar: what was seen, how fast, and at what loss."""
+"""One epoch of batches behind a progress bar: how many images, how fast, at what loss."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def bar(**options: Any) -> tqdm:
-    """A progress bar that goes when it is done; of the first process alone."""
+    """Return a progress bar that vanishes at its end; the first process alone shows it."""
     hidden = {} if processes.is_first() else {"disable": True}
     return tqdm(leave=False, **options, **hidden)
 
@@ -28,15 +28,20 @@ class Progress:
     """
 
     def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin another epoch."""
         self.watch = Stopwatch()
         self.n_images = 0
         self.terms: dict[str, list[Tensor]] = {}
-        self._earlier: dict[str, Tensor] = {}  # of a run of the program that was interrupted
+        self._earlier: dict[str, Tensor] = {}  # before the run was interrupted
         self._watched = Watched()
         self._shown: dict[str, str] = {}
 
     def over(self, batches: Iterable[T], n_batches: int, title: str) -> Iterator[T]:
-        """The batches, ``n_batches`` of them, behind a bar."""
+        """Yield the batches, ``n_batches`` of them, behind a bar."""
         with bar(total=n_batches, desc=title, unit="batch") as self.bar:
             for batch in self.watch.waiting(batches):
                 with self.watch.section("step"):
@@ -59,30 +64,39 @@ class Progress:
             self._shown = {"loss": f"{float(seen):.3f}"}
         self.bar.set_postfix({"images/s": f"{speed:.0f}"} | self._shown, refresh=False)
 
-    def averages(self) -> dict[str, float]:
-        """Mean of each term over the steps that had it, images per second, share of waiting.
+    def show(self, prefix: str, values: Mapping[str, float]) -> None:
+        """Report ``values`` as ``<prefix>/<name>`` from now on, in later epochs, too."""
+        self.latest |= {f"{prefix}/{name}": value for name, value in values.items()}
 
-        Terms are those of all processes that train together, the speed is of this run of the
-        program.
+    def averages(self) -> dict[str, float]:
+        """Return ``train/<term>``, its mean over the steps that had it, and the loading's speed.
+
+        Terms are averaged over all processes; ``train/images_per_second`` and
+        ``train/waiting_for_data`` (a share of the time) are of this process since it started.
+        What ``show`` was given follows.
         """
         seconds = sum(self.watch.seconds.values())
         return {
             **{
-                name: float(processes.mean(values.mean()))
-                for name, values in self.state_dict().items()
+                f"train/{name}": float(processes.mean(values.mean()))
+                for name, values in self._terms_so_far().items()
             },
-            "images_per_second": self.watch.images_per_second(self.n_images),
-            "waiting_for_data": self.watch.seconds["data"] / seconds if seconds else 0.0,
+            "train/images_per_second": self.watch.images_per_second(self.n_images),
+            "train/waiting_for_data": self.watch.seconds["data"] / seconds if seconds else 0.0,
+            **self.latest,
         }
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The terms so far, on the CPU."""
+    def _terms_so_far(self) -> dict[str, Tensor]:
+        """Return all values of each term, on the CPU."""
         both = dict(self._earlier)
         for name, values in self.terms.items():
             late = torch.stack(values).cpu()
             both[name] = torch.cat([both[name], late]) if name in both else late
         return both
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the averages where ``state_dict`` was asked."""
-        self._earlier, self.terms = dict(state), {}
+    def state_dict(self) -> dict[str, Any]:
+        return {"terms": self._terms_so_far(), "latest": dict(self.latest)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._earlier, self.terms = dict(state["terms"]), {}
+        self.latest = dict(state["latest"])

@@ -114,3 +114,8 @@ def from_flags(
         if first not in chosen:
             raise
         raise ValueError(f"--{prefix}{first.rstrip('_')} {rest}") from error
+
+
+def pick(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return some flags by their names, to be passed on as arguments of these names."""
+    return {name: getattr(args, name) for name in names}

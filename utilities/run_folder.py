@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: what was asked, what came out, and with which code.
+"""The folder of a run: its flags, its scores, and the code that it ran with.
 
 ``<save_path>/<dataset>/<run name>/`` holds config.json, metrics.jsonl and metrics.csv (one line per
 epoch), log.txt, and whatever else the run writes there: checkpoints, plots, a report.
@@ -24,7 +24,7 @@ from utilities.files import atomic_path, take_lock
 from utilities.finished import folders_of
 from utilities.results.runs import read_rows
 
-# Distributions whose version can move a number.
+# Packages whose version can change a number.
 PACKAGES = (
     "torch", "torchvision", "timm", "transformers", "numpy", "scikit-learn", "faiss-cpu",
     "faiss-gpu-cu12", "pillow", "wandb",
@@ -37,13 +37,13 @@ Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 
 
 class RunFolder:
-    """One run's folder. ``create`` makes a new one, ``reopen`` goes on with one that exists.
+    """The folder of one run; ``create`` makes a new one, ``reopen`` continues one that exists.
 
     Both hold its lock until the process ends, so that no two runs write into one folder.
 
     Attributes:
         path: the folder.
-        rows: what ``record`` was given, oldest first; a score that is not finite is None.
+        rows: the recorded epochs, oldest first; a score that is not finite is None.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,17 +53,17 @@ class RunFolder:
 
     @classmethod
     def create(cls, save_path: Path, dataset: str, name: str) -> "RunFolder":
-        """A new folder ``<save_path>/<dataset>/<name>``, or ``<name>_2``, ``_3``, … if that exists.
+        """Make ``<save_path>/<dataset>/<name>``, or ``<name>_2``, ``_3``, … if that exists.
 
         Making the folder is what claims the name, so runs that start together never share one.
 
         Raises:
-            ValueError: a name that would leave ``save_path``.
+            ValueError: a name that leads out of ``save_path``.
             OSError: ``save_path`` cannot be written.
         """
         for part, flag in ((dataset, "--dataset"), (name, "--savename")):
             if not part or part in (".", "..") or "/" in part or os.sep in part:
-                raise ValueError(f"{flag} {part!r} cannot name a folder; leave out slashes")
+                raise ValueError(f"{flag} {part!r} must be a folder's name, without slashes")
         parent = save_path / dataset
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -83,16 +83,15 @@ class RunFolder:
 
     @staticmethod
     def newest(save_path: Path, dataset: str, name: str) -> Path | None:
-        """The last of the folders that ``create`` made for that name; None before the first."""
+        """Return the newest folder that ``create`` made for a name; None if there is none."""
         folders = list(folders_of(save_path / dataset, name))
         return folders[-1] if folders else None
 
     @classmethod
     def reopen(cls, path: Path, epoch: int) -> "RunFolder":
-        """The folder of a run that resumes after ``epoch``; later lines of its metrics are dropped.
+        """Open the folder of a run that resumes after ``epoch``; drop its later epochs.
 
-        A last line that a crash cut short is dropped as well, and so are files that were being
-        written.
+        A last line that a crash cut short and half-written files are removed as well.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -112,7 +111,7 @@ class RunFolder:
         return folder
 
     def lock(self) -> None:
-        """Keep others out until this process ends, however it ends.
+        """Keep other processes out until this one ends, however it ends.
 
         Raises:
             OSError: another process has it.
@@ -123,20 +122,19 @@ class RunFolder:
             return
         _LOCKS[path] = take_lock(
             path / LOCK,
-            f"run folder {self.path} is in use by another process; wait for it, or give this run "
-            "another --group or --savename",
+            f"run folder {self.path} is in use by another process; wait for it, or set another "
+            "--group or --savename for this run",
         )
 
     def check_there(self) -> None:
-        """Refuse to write where another folder has taken the name, or none has it any more.
+        """Raise OSError if the folder has been removed or replaced.
 
-        Raises:
-            OSError: says so; an unmounted share would otherwise be replaced by a local folder.
+        An unmounted share would otherwise be replaced by a local folder.
         """
         if self._place != _place(self.path):
             raise OSError(
-                f"run folder {self.path} is gone: removed, or its disk is no longer there; once it "
-                "is back, go on with --resume"
+                f"run folder {self.path} was removed, or its disk has disappeared; once it is back, "
+                "continue with --resume"
             )
 
     @property
@@ -144,13 +142,13 @@ class RunFolder:
         return self.path / "log.txt"
 
     def checkpoint(self, name: str) -> Path:
-        """``last`` or ``best_<metric>`` to its file."""
+        """Return the file of the checkpoint ``last`` or ``best_<score>``."""
         return self.path / f"{name.replace('/', '_')}.pt"
 
     def write_config(self, flags: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
-        """Write config.json: every flag, and the code, packages and device that they ran on.
+        """Write config.json: every flag, and the code, packages and device of the run.
 
-        Only ``flags`` and versions go in; nothing is read from the environment.
+        It holds nothing from the environment, such as a key.
         """
         config = {
             "flags": dict(flags),
@@ -177,7 +175,7 @@ class RunFolder:
         self._write_csv()
 
     def _write_csv(self) -> None:
-        """All rows again: a later epoch may bring scores, thus columns, that earlier ones lack."""
+        """Write all rows: a later epoch may add scores, thus columns, that earlier ones lack."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row)) or ["epoch"]
         with (
             atomic_path(self.path / "metrics.csv") as temporary,
@@ -189,7 +187,7 @@ class RunFolder:
 
 
 def _place(path: Path) -> tuple[int, int] | None:
-    """Which folder it is, whatever its name; None where there is none."""
+    """Return what identifies a folder whatever its name; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -198,7 +196,7 @@ def _place(path: Path) -> tuple[int, int] | None:
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Versions of the packages that can move a number, of those that are installed."""
+    """Return the versions of the installed packages that can change a number."""
     found = {}
     for package in packages:
         try:
@@ -209,7 +207,7 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of this code and whether files differ from it; None outside a git checkout."""
+    """Return the commit of this code and whether files differ from it; None without git."""
 
     def git(*arguments: str) -> str:
         root = Path(__file__).resolve().parents[1]
@@ -225,7 +223,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no nan and no infinity."""
+    """Return None for nan and infinity, which JSON does not have."""
     return float(value) if math.isfinite(value) else None
 
 

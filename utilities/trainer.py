@@ -1,7 +1,8 @@
-"""Optimizer steps: forward, backward, update, and what happens when they are not finite."""
+"""Optimizer steps: forward, backward, update; steps that are not finite are skipped."""
 
 import logging
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
@@ -11,12 +12,31 @@ from utilities import processes
 from utilities.device import Watched
 from utilities.optimization import fit_state
 from utilities.precision import autocast
+from utilities.structures import Batch
 
 LOG = logging.getLogger(__name__)
 
 
+class Length(NamedTuple):
+    """The planned length of a run."""
+
+    n_steps: int
+    n_epochs: int
+
+    @classmethod
+    def of(cls, max_steps: int, n_epochs: int, steps_per_epoch: int) -> "Length":
+        """Return the length in steps and epochs; ``max_steps`` of 0 leaves it to the epochs."""
+        n_steps = max_steps or n_epochs * steps_per_epoch
+        return cls(n_steps, math.ceil(n_steps / steps_per_epoch) if max_steps else n_epochs)
+
+    def shortened(self, most: int, steps_per_epoch: int) -> "Length":
+        """Return the length with at most ``most`` steps."""
+        n_steps = min(self.n_steps, most)
+        return Length(n_steps, math.ceil(n_steps / steps_per_epoch))
+
+
 class Trainer:
-    """Takes steps on an objective, and knows all that the next one depends on beside the weights.
+    """Takes steps on an objective; holds what the next step depends on beside the weights.
 
     A step whose loss or gradient is not finite changes nothing and is counted. Under fp16 some are
     normal: the loss is scaled up until a gradient overflows now and then. All of that happens on
@@ -63,14 +83,17 @@ class Trainer:
         self._watched = Watched()
         self._known = 0  # skips that the CPU has heard of
 
-    def step(self, *inputs: Any) -> Any:
-        """Take a step on the objective's inputs, on the device already; returns its outcome.
+    def step(self, batch: Batch, *options: Any) -> Any:
+        """Take a step on a batch, on the device already; return the objective's outcome.
+
+        Args:
+            options: further arguments of the objective.
 
         Raises:
             FloatingPointError: too many steps in a row had a loss or a gradient that is not finite.
         """
         with autocast(self.device, self.precision):
-            outcome = self.objective(*inputs)
+            outcome = self.objective(batch, *options)
         self.optimizer.zero_grad()
         self.scaler.scale(outcome.loss).backward()
         self.scaler.unscale_(self.optimizer)  # nothing, unless the loss was scaled
@@ -80,12 +103,12 @@ class Trainer:
         self.scaler.update()
         self.iteration += 1
         self.scheduler.step()
-        self._count(skip)
+        self._count(skip, batch.rows)
         return outcome
 
     @torch.no_grad()
     def _skip(self, loss: Tensor) -> Tensor:
-        """1 where the loss or a gradient is not finite, else 0: a scalar of the device."""
+        """Return a scalar on the device: 1 if the loss or a gradient is not finite, else 0."""
         gradients = [
             parameter.grad
             for group in self.optimizer.param_groups
@@ -95,7 +118,7 @@ class Trainer:
         finite = nn.utils.get_total_norm(gradients).isfinite() & loss.isfinite()
         return (~finite).to(torch.float32)
 
-    def _count(self, skip: Tensor) -> None:
+    def _count(self, skip: Tensor, rows: Tensor) -> None:
         so_far, in_a_row = self._skips
         self._skips = torch.stack([so_far + skip, (in_a_row + 1) * skip])
         seen = self._watched.look(self._skips)
@@ -105,11 +128,13 @@ class Trainer:
         if processes.any_says(in_a_row >= most):  # all end with the first that hears of it
             raise FloatingPointError(
                 f"the loss or its gradient was not finite in {max(in_a_row, most)} steps in a row, "
-                f"up to step {self.iteration}"
+                f"up to step {self.iteration}. Rows of the last batch: {rows.tolist()}. Lower --lr "
+                "or --language_distill_w, or train with --precision fp32; the run folder holds the "
+                "last checkpoint"
             )
         if so_far > self._known and not self.scaler.is_enabled():
             LOG.warning(
-                "%d step(s) left out up to step %d: the loss or its gradient is not finite",
+                "skipped %d step(s) up to step %d: the loss or its gradient was not finite",
                 so_far - self._known,
                 self.iteration,
             )
@@ -117,11 +142,10 @@ class Trainer:
 
     @property
     def skipped(self) -> int:
-        """Steps so far that changed nothing; waits for the device."""
+        """Return the number of skipped steps; waits for the device."""
         return int(self._skips[0])
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of optimizer, schedule and scaler, and the counts."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -132,9 +156,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was asked."""
         optimizer = state["optimizer"]
-        # Checkpoints of before say that theirs was not fused, and torch would believe them.
+        # Older checkpoints were not of a fused optimizer, and torch would take that over.
         groups = [{**group, "fused": True, "foreach": None} for group in optimizer["param_groups"]]
         self.optimizer.load_state_dict({**optimizer, "param_groups": groups})
         fit_state(self.optimizer)

@@ -32,7 +32,7 @@ def test_a_finished_run_is_found_wherever_it_ran(tmp_path):
     args = parsed(tmp_path)
     assert finished_run(vars(args), "g_s0") is None
     leave(tmp_path / "emoji" / "g_s0", args)
-    again = parsed(tmp_path, "--kernels", "1", "--skip_finished", "--source_path", "elsewhere")
+    again = parsed(tmp_path, "--kernels", "1", "--resume", "--source_path", "elsewhere")
     assert finished_run(vars(again), "g_s0") == tmp_path / "emoji" / "g_s0"
 
 
@@ -59,7 +59,7 @@ def test_only_the_flag_skips(tmp_path, capsys):
     args = parsed(tmp_path)
     leave(tmp_path / "emoji" / "g_s0", args)
     exit_if_finished(vars(args), "g_s0")
-    args.skip_finished = True
+    args.resume = True
     with pytest.raises(SystemExit) as stop:
         exit_if_finished(vars(args), "g_s0")
     assert not stop.value.code  # success
@@ -67,11 +67,11 @@ def test_only_the_flag_skips(tmp_path, capsys):
 
 
 def test_the_command_line_skips_without_torch(tmp_path):
-    args = parsed(tmp_path, "--skip_finished")
+    args = parsed(tmp_path, "--resume")
     leave(tmp_path / "emoji" / "g_s0", args)
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "main.py", "--save_path", str(tmp_path),
-         "--group", "g", "--n_epochs", "3", "--skip_finished"],
+         "--group", "g", "--n_epochs", "3", "--resume"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "is finished" in done.stdout

@@ -1,4 +1,4 @@
-"""The first signal is noted, the second acts as always."""
+"""The first signal is noted, the second acts as usual."""
 
 import os
 import signal
@@ -20,9 +20,9 @@ def _in_the_foreground():
 def test_the_first_signal_is_only_noted(number):
     before = signal.getsignal(number)
     with Interruption() as interruption:
-        assert interruption.asked is None
+        assert interruption.signal is None
         os.kill(os.getpid(), number)
-        assert interruption.asked == number.name
+        assert interruption.signal == number.name
         assert signal.getsignal(number) is before
     assert signal.getsignal(number) is before
 

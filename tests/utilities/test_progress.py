@@ -13,8 +13,8 @@ def test_averages_over_the_steps_that_had_a_term():
         late = {"loss_match": torch.tensor(10.0 * batch)} if batch > 1 else {}
         progress.count(4, loss=torch.tensor(float(batch)), **late)
     averages = progress.averages()
-    assert averages["loss"] == 2.0
-    assert averages["loss_match"] == 25.0
+    assert averages["train/loss"] == 2.0
+    assert averages["train/loss_match"] == 25.0
     assert progress.n_images == 12
 
 
@@ -30,8 +30,8 @@ def test_time_waiting_for_data_is_told_from_time_spent_on_steps():
         time.sleep(0.01)
         progress.count(5, loss=torch.tensor(0.0))
     averages = progress.averages()
-    assert 0.5 < averages["waiting_for_data"] < 1
-    assert 0 < averages["images_per_second"] < 15 / 0.12
+    assert 0.5 < averages["train/waiting_for_data"] < 1
+    assert 0 < averages["train/images_per_second"] < 15 / 0.12
 
 
 def test_terms_do_not_hold_the_graph():
@@ -45,7 +45,7 @@ def test_terms_do_not_hold_the_graph():
 def test_an_epoch_without_batches():
     progress = Progress()
     assert list(progress.over([], 0, "epoch 1")) == []
-    assert progress.averages()["images_per_second"] == 0.0
+    assert progress.averages()["train/images_per_second"] == 0.0
 
 
 def test_an_epoch_in_two_runs_of_the_program_has_the_averages_of_one():
@@ -61,5 +61,16 @@ def test_an_epoch_in_two_runs_of_the_program_has_the_averages_of_one():
     whole, first, second = seen(Progress(), losses), seen(Progress(), losses[:3]), Progress()
     second.load_state_dict(first.state_dict())
     seen(second, losses[3:])
-    for name in ("loss", "late"):
+    for name in ("train/loss", "train/late"):
         assert second.averages()[name] == whole.averages()[name]
+
+
+def test_values_that_are_shown_stay_until_others_are():
+    progress = Progress()
+    progress.show("miner", {"reward": 1.0, "nmi": 0.5})
+    progress.reset()
+    progress.show("miner", {"reward": -1.0})
+    again = Progress()
+    again.load_state_dict(progress.state_dict())
+    for one in (progress, again):
+        assert one.averages()["miner/reward"] == -1.0 and one.averages()["miner/nmi"] == 0.5

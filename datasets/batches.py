@@ -1,6 +1,7 @@
-"""Passes over the training images that can be left after any batch and gone on with there."""
+"""The batches of a run's epochs; a run can be interrupted after any of them and resumed there."""
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
@@ -11,37 +12,37 @@ from utilities.structures import Batch
 
 
 class Resumable(Protocol):
-    """What is asked of a sampler."""
+    """What a sampler must offer."""
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        """The batches of a pass, which begins when the first is drawn."""
+        """Yield the batches of an epoch; it begins when the first is drawn."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the passes that follow depend on."""
+        """Return what the epochs that follow depend on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Draw the passes again that would have followed ``state_dict``."""
+        """Draw the epochs again that followed ``state_dict``."""
 
     def observed(self) -> dict[str, Any]:
-        """What it has learned from batches since the pass began; plays no part in that pass."""
+        """Return what was learned from batches since the epoch began; it takes no part in it."""
 
     def load_observed(self, state: dict[str, Any]) -> None:
-        """Know what ``observed`` told."""
+        """Take over what ``observed`` returned."""
 
 
-class Passes:
+class Batches:
     """One pass over a loader for each epoch.
 
     Batches are drawn from a sampler ahead of training, by how many workers there are, so its state
-    says nothing about where training is. What is kept is the sampler's state at the beginning of
-    the pass and the number of batches done since. To go on, the pass is drawn again without
+    says nothing about where training is. What is saved is the sampler's state at the beginning of
+    the epoch and the number of batches done since. To resume, the epoch is drawn again without
     loading the images of batches that are done.
 
     Args:
         loader: of ``datasets.loader``, over a sampler.
 
     Attributes:
-        epoch: of the pass that was begun last, from 1; 0 before.
+        epoch: the one that was begun last, from 1; 0 before.
         done: its batches that were handed out.
     """
 
@@ -51,15 +52,26 @@ class Passes:
         self.sampler = cast(Resumable, self._seeded.batches)
         self.epoch = 0
         self.done = 0
-        self._start: dict[str, Any] = {}  # the sampler's state as the pass began
+        self._start: dict[str, Any] = {}  # the sampler's state as the epoch began
         self._observed: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        """Batches in a pass."""
+        """Batches in an epoch."""
         return len(self._seeded)
 
-    def of(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, or what is left of it where it was interrupted."""
+    def left(self, epoch: int) -> int:
+        """Return the number of batches that ``of`` will yield."""
+        return len(self) - self.done if epoch == self.epoch else len(self)
+
+    def of(self, epoch: int, most: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of an epoch, or the rest of it if it was interrupted.
+
+        Args:
+            most: stop after this many.
+        """
+        return itertools.islice(self._of(epoch), most)
+
+    def _of(self, epoch: int) -> Iterator[Batch]:
         if epoch != self.epoch:
             self.epoch, self.done = epoch, 0
             self._start = copy.deepcopy(self.sampler.state_dict())
@@ -67,7 +79,7 @@ class Passes:
             return
         self._seeded.epoch, self._seeded.skip = epoch - 1, self.done
         for batch in self.loader:
-            if self._observed is not None:  # the pass has begun, by what was known as it did
+            if self._observed is not None:  # known only once the epoch has begun
                 self.sampler.load_observed(self._observed)
                 self._observed = None
             self.done += 1
@@ -82,7 +94,7 @@ class Passes:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after the batch that was handed out last before ``state_dict``."""
+        """Continue after the batch that was handed out last before ``state_dict``."""
         self.epoch, self.done = state["epoch"], state["done"]
         self._start = state["start"]
         if not self.epoch:
@@ -90,7 +102,7 @@ class Passes:
         self.sampler.load_state_dict(copy.deepcopy(self._start))
         if self.done < len(self):
             self._observed = state["observed"]
-        else:  # the next thing is another pass
+        else:  # another epoch comes next
             for _ in self.sampler:
                 pass
             self.sampler.load_observed(state["observed"])

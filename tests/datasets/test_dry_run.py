@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 import parameters
-from utilities import dry_run
+from datasets import dry_run
+from utilities.dry_run import AT_ONCE
+from utilities.flag_types import natural
 
 
 def test_every_query_finds_its_class_where_the_set_allows_it():
@@ -39,7 +41,7 @@ def test_some_rows_are_a_set_of_images():
         def caption(self, row):
             return f"image {row}"
 
-    some = dry_run.Some(Set(), np.array([2, 5]))
+    some = dry_run.Subset(Set(), np.array([2, 5]))
     assert (len(some), some.name, some.label(1), some.caption(0)) == (2, "a.test", 50, "image 2")
     assert some.read(1).size == (5, 1)
 
@@ -50,13 +52,13 @@ def test_what_begins_later_in_a_run_begins_at_once():
     waits = {
         action.option_strings[0]
         for action in parameters.build_parser()._actions
-        if action.type is parameters.natural
+        if action.type is natural
         and begins.search(action.help or "")
         and re.search(r"iterations|steps|epochs", action.help or "")
     }
-    late = dict(zip(dry_run.AT_ONCE[::2], dry_run.AT_ONCE[1::2], strict=True))
+    late = dict(zip(AT_ONCE[::2], AT_ONCE[1::2], strict=True))
     assert waits - {"--warmup_steps", "--data_store_every"} == {f for f in late if late[f] == "0"}
-    parameters.parse(list(dry_run.AT_ONCE))
+    parameters.parse(list(AT_ONCE))
 
 
 @pytest.mark.parametrize("each", [2, 12])

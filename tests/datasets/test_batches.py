@@ -1,4 +1,4 @@
-"""A pass that is left after any batch goes on there, whoever loads and whatever is learned."""
+"""An epoch that is interrupted after any batch is resumed there, whoever loads."""
 
 import copy
 
@@ -11,7 +11,7 @@ import datasets
 from datasampler import FIDBatchmatch
 from datasampler.pairs import RandomPairs
 from datasets import ImageSet
-from datasets.passes import Passes
+from datasets.batches import Batches
 from datasets.transforms import train_views
 
 
@@ -50,9 +50,9 @@ def stored(images):
     return FIDBatchmatch(rows, 4, 2, seed=1, batchmatch_bigbs=8)
 
 
-def passes(images, sampler, workers=0):
+def batches_of(images, sampler, workers=0):
     views = train_views(8, "simclr", sampler.n_views if hasattr(sampler, "n_views") else 1)
-    return Passes(datasets.loader(images, views, sampler, workers=workers, seed=3))
+    return Batches(datasets.loader(images, views, sampler, workers=workers, seed=3))
 
 
 def run(own, sampler, epochs, stop=None):
@@ -82,13 +82,13 @@ def embeds_of(rows, when):
 @pytest.mark.parametrize("make", [pairs, stored])
 def test_what_is_left_of_a_run_is_what_would_have_come(images, make, workers):
     sampler = make(images)
-    whole, _ = run(passes(images, sampler, workers), sampler, [1, 2, 3])
+    whole, _ = run(batches_of(images, sampler, workers), sampler, [1, 2, 3])
     assert len(whole) == 9
     for stop in (2, 3, 7) if workers else range(1, 9):
         sampler = make(images)
-        first, state = run(passes(images, sampler, workers), sampler, [1, 2, 3], stop)
+        first, state = run(batches_of(images, sampler, workers), sampler, [1, 2, 3], stop)
         again = make(images)
-        own = passes(images, again, 0)
+        own = batches_of(images, again, 0)
         own.load_state_dict(state)
         assert (own.epoch, own.done) == ((stop - 1) // 3 + 1, (stop - 1) % 3 + 1)
         rest, _ = run(own, again, range(own.epoch, 4))
@@ -97,9 +97,9 @@ def test_what_is_left_of_a_run_is_what_would_have_come(images, make, workers):
 
 def test_batches_that_are_done_are_drawn_and_not_loaded(images):
     sampler = pairs(images)
-    _, state = run(passes(images, sampler), sampler, [1], stop=2)
+    _, state = run(batches_of(images, sampler), sampler, [1], stop=2)
     counting, again = Counting(images), pairs(images)
-    own = passes(counting, again)
+    own = batches_of(counting, again)
     own.load_state_dict(state)
     [batch] = own.of(1)
     assert len(counting.was_read) == 8 and set(batch.rows.tolist()) <= set(counting.was_read)
@@ -107,16 +107,16 @@ def test_batches_that_are_done_are_drawn_and_not_loaded(images):
 
 def test_a_pass_that_is_done_gives_nothing_more_and_the_next_one_follows(images):
     sampler = pairs(images)
-    whole, _ = run(passes(images, sampler), sampler, [1, 2])
-    own = passes(images, again := pairs(images))
+    whole, _ = run(batches_of(images, sampler), sampler, [1, 2])
+    own = batches_of(images, again := pairs(images))
     run(own, again, [1])
     assert list(own.of(1)) == []
     assert run(own, again, [2])[0] == whole[3:]
 
 
 def test_a_run_that_has_not_begun_begins(images):
-    state = passes(images, pairs(images)).state_dict()
-    own = passes(images, again := pairs(images))
+    state = batches_of(images, pairs(images)).state_dict()
+    own = batches_of(images, again := pairs(images))
     own.load_state_dict(state)
     sampler = pairs(images)
-    assert run(own, again, [1])[0] == run(passes(images, sampler), sampler, [1])[0]
+    assert run(own, again, [1])[0] == run(batches_of(images, sampler), sampler, [1])[0]

@@ -1,0 +1,122 @@
+"""What a run evaluates and when: before training, every few epochs, and at its end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluation.evaluator import Evaluator
+from evaluation.report_data import build_report_data
+from evaluation.report_html import write_report
+from evaluation.retrieval import Scores
+from evaluation.tables import listing, table, write_by_class
+from utilities.run_folder import RunFolder
+
+Embedded = tuple[Tensor, Tensor]  # (M, D) embeddings and (M,) int64 rows of their set
+
+
+class EvaluationSession:
+    """Scores an embedder as a run goes on, and writes its report.
+
+    Args:
+        evaluator: retrieval on the run's sets, the one that checkpoints are chosen by first.
+        downstream: scores frozen features, at the end of the run; None: nothing is.
+        every: epochs between evaluations.
+        n_epochs: of the run; the last is always evaluated.
+
+    Attributes:
+        untrained: scores before training.
+        scores: of the last evaluation.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        downstream: Callable[[], Scores] | None,
+        *,
+        every: int = 1,
+        n_epochs: int = 0,
+    ) -> None:
+        self.evaluator = evaluator
+        self.downstream = downstream
+        self.every = every
+        self.n_epochs = n_epochs
+        self.untrained = Scores({}, {})
+        self.scores = Scores({}, {})
+        self.before: Embedded | None = None  # of the first set, before training
+
+    @property
+    def chosen_by(self) -> str | None:
+        """The set that checkpoints are chosen by; None if nothing is searched."""
+        return next(iter(self.evaluator.sets), None)
+
+    def best_of(self, metrics: Sequence[str]) -> list[str]:
+        """Return the scores of the first set that checkpoints are chosen by."""
+        return [f"{self.chosen_by}/{self.evaluator.options['evaltypes'][0]}/{metric}" for metric in metrics]
+
+    def start(self) -> tuple[Scores, Embedded | None]:
+        """Evaluate the untrained embedder; return scores and embeddings of the first set."""
+        self.untrained = self.scores = self._evaluate(last=not self.n_epochs)
+        self.before = self.evaluator.embeds.get(self.chosen_by or "")
+        return self.untrained, self.before
+
+    def resume(self, untrained: Mapping[str, float], before: Embedded | None) -> None:
+        """Continue from what ``start`` returned in an earlier part of the run."""
+        self.untrained = self.scores = Scores(untrained, {})
+        self.before = before
+
+    def due(self, epoch: int) -> Scores:
+        """Evaluate after ``epoch`` epochs if it is due; return the scores, or none."""
+        last = epoch == self.n_epochs
+        if epoch % self.every and not last:
+            return Scores({}, {})
+        self.scores = self._evaluate(last)
+        return self.scores
+
+    def _evaluate(self, last: bool) -> Scores:
+        scores = self.evaluator()
+        if last and self.downstream is not None:
+            scores.add(self.downstream())
+        return scores
+
+    def report(self, folder: RunFolder, flags: Mapping[str, Any]) -> list[Path]:
+        """Write each set's scores by class and, unless ``no_report``, the first set's report.
+
+        Returns:
+            the tables and the pictures.
+        """
+        sets, scores = self.evaluator.sets, self.scores
+        tables = [folder.path / f"classes_{name}.csv" for name in sets]
+        for (name, images), path in zip(sets.items(), tables, strict=True):
+            write_by_class(path, scores, f"{name}/", images)
+        if flags["no_report"] or not sets:
+            return tables
+        name, images = next(iter(sets.items()))
+        embeds, rows = self.evaluator.embeds[name]
+        # Images that could not be read before or after training cannot be compared.
+        comparable = self.before is not None and torch.equal(self.before[1], rows)
+        data = build_report_data(
+            images,
+            embeds,
+            rows,
+            before=self.before[0] if self.before is not None and comparable else None,
+            class_words=self.evaluator.class_words.get(name),
+            seed=flags["seed"],
+        )
+        written = write_report(
+            folder.path,
+            data,
+            rows=folder.rows,
+            protocols=scores.protocols,
+            intervals=scores.intervals,
+            config=flags,
+        )
+        return tables + [path for path in written.values() if path.suffix == ".png"]
+
+    def conclusion(self) -> str:
+        """Return the scores, beside those before training, and how they were measured."""
+        shown = table(self.untrained, self.scores) if self.untrained else listing(self.scores)
+        protocols = dict.fromkeys(self.scores.protocols.values())
+        return "\n".join([shown, *(f"measured on {protocol}" for protocol in protocols)])

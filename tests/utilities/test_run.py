@@ -1,0 +1,201 @@
+"""A run's checkpoints and scores, and how it is resumed."""
+
+import math
+import os
+import time
+
+import pytest
+import torch
+
+from utilities import checkpoint
+from utilities.run import Period, Run, State, to_resume
+from utilities.run_folder import RunFolder
+from utilities.trackers import Trackers
+
+FLAGS = {"lr": 0.1, "loss": "margin", "tau": [3], "kernels": 2, "n_epochs": 4, "seed": None}
+
+
+class Spy(Trackers):
+    """Notes what it is sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = []
+
+    def _tell(self, what, *values):
+        self.sent.append((what, *values))
+
+
+class Part:
+    """A part of a state: one number."""
+
+    def __init__(self, value=0):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": torch.tensor(self.value)}
+
+    def load_state_dict(self, state):
+        self.value = int(state["value"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path, "emoji", "run")
+
+
+def make(folder, part=None, **options):
+    state = State(torch.device("cpu"), embedder=part or Part())
+    options = {"flags": FLAGS, "n_epochs": 4, "trackers": Trackers(), **options}
+    return Run(folder, state, **options)
+
+
+def train(run, recalls):
+    for epoch, recall in zip(run.epochs(), recalls, strict=False):
+        run.state.parts["embedder"].value = epoch
+        scores = {} if recall is None else {"test/recall": recall}
+        run.record(epoch, {"train/loss": 1 / epoch, **scores})
+
+
+def test_best_is_of_the_best_epoch_and_last_of_the_last(folder):
+    run = make(folder, best_of=["test/recall"])
+    train(run, [0.5, 0.7, None, 0.6])
+    best = checkpoint.load(folder.path / "best_test_recall.pt")
+    last = checkpoint.load(run.last)
+    assert (best["epoch"], int(best["embedder"]["value"])) == (2, 2)
+    assert (last["epoch"], last["best"], last["flags"]) == (4, {"test/recall": 0.7}, FLAGS)
+
+
+def test_every_improvement_is_kept_on_request(folder):
+    train(make(folder, best_of=["test/recall"], keep_all=True), [0.5, 0.4, math.nan, 0.7])
+    names = {path.name for path in folder.path.glob("best_*")}
+    assert names == {"best_test_recall_epoch1.pt", "best_test_recall_epoch4.pt"}
+
+
+def test_scores_go_to_files_curves_and_trackers(folder):
+    spy = Spy()
+    run = make(folder, trackers=spy)
+    train(run, [0.5, 0.6])
+    table = folder.path / "classes_test.csv"
+    table.write_text("class,recall@1\n")
+    run.finish([folder.path / "views.png", table])  # the first is missing
+    assert spy.sent[1:] == [
+        ("log", {"train/loss": 0.5, "test/recall": 0.6}, 2),
+        ("images", [run.curves]),
+        ("tables", [table]),
+        ("finish",),
+    ]
+    assert len((folder.path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert run.curves.stat().st_size > 1000
+
+
+def test_a_checkpoint_within_an_epoch_is_not_a_best_one(folder):
+    run = make(folder, best_of=["test/recall"])
+    train(run, [0.5])
+    run.state.parts["embedder"].value = 17
+    run.save()
+    assert int(checkpoint.load(run.last)["embedder"]["value"]) == 17
+    assert checkpoint.load(folder.path / "best_test_recall.pt")["epoch"] == 1
+
+
+def test_the_scores_before_training_are_kept_until_the_end(folder):
+    run = make(folder)
+    before = torch.rand(4, 2), torch.tensor([0, 1, 3, 4])
+    run.record_untrained({"test/recall": 0.25, "test/rare": math.nan}, before)
+    train(run, [0.5])
+    scores, kept = make(RunFolder.reopen(folder.path, 1)).untrained()
+    assert scores["test/recall"] == 0.25 and math.isnan(scores["test/rare"])
+    assert all(map(torch.equal, kept, before))
+    run.finish()
+    assert not (folder.path / "before.pt").is_file()
+    assert run.untrained()[1] is None
+
+
+def test_a_process_that_does_not_write_writes_nothing(folder, monkeypatch):
+    monkeypatch.setattr("utilities.processes.is_first", lambda: False)
+    files, spy = sorted(folder.path.iterdir()), Spy()
+    run = make(folder, best_of=["test/recall"], trackers=spy)
+    run.record_untrained({"test/recall": 0.25}, (torch.ones(1, 1), torch.zeros(1)))
+    train(run, [0.5])
+    run.finish()
+    assert sorted(folder.path.iterdir()) == files and spy.sent == []
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_run_is_resumed_after_its_last_epoch_and_a_finished_one_repeats_it(
+    folder, tmp_path, epoch
+):
+    train(make(folder, best_of=["test/recall"]), [0.5, 0.7, 0.1, 0.2][:epoch])
+    drawn = torch.rand(1)
+    saved = to_resume(tmp_path, "emoji", "run", FLAGS)
+    part = Part()
+    run = make(RunFolder.reopen(saved.folder, saved.epoch), part, saved=saved)
+    assert part.value == epoch and torch.equal(torch.rand(1), drawn)
+    assert list(run.epochs()) == list(range(min(epoch, 3) + 1, 5))
+    assert run.best == {"test/recall": 0.7}
+
+
+# --------------------------------------------------------------------------------------------------
+# The checkpoint to resume from
+# --------------------------------------------------------------------------------------------------
+def save(folder, name, iteration, age=0):
+    parts = {"iteration": iteration, "flags": FLAGS, "epoch": 1}
+    checkpoint.save(folder.path / name, parts)
+    os.utime(folder.path / name, (1e9 - age, 1e9 - age))
+
+
+@pytest.mark.parametrize("spoil", [b"", b"no checkpoint", None])
+def test_a_spoiled_checkpoint_is_replaced_by_the_newest_of_the_best(
+    tmp_path, folder, caplog, spoil
+):
+    def iteration():
+        saved = to_resume(tmp_path, "emoji", "run", FLAGS)
+        return saved and saved["iteration"]
+
+    assert to_resume(tmp_path, "emoji", "other", FLAGS) is None
+    assert iteration() is None  # no checkpoint yet
+    save(folder, "best_a.pt", 2, age=20)
+    save(folder, "best_b.pt", 3, age=10)
+    save(folder, "last.pt", 5, age=30)
+    assert iteration() == 5
+    last = folder.path / "last.pt"
+    last.write_bytes(last.read_bytes()[:-200] if spoil is None else spoil)
+    assert iteration() == 3
+    assert str(last) in caplog.text
+    (folder.path / "best_b.pt").write_bytes(b"")
+    assert iteration() == 2
+    (folder.path / "best_a.pt").write_bytes(b"")
+    assert iteration() is None
+
+
+def test_other_flags_are_refused_by_name(tmp_path, folder):
+    save(folder, "last.pt", 5)
+    assert to_resume(tmp_path, "emoji", "run", {**FLAGS, "kernels": 8, "n_epochs": None})
+    with pytest.raises(ValueError, match=r"--lr 0.1 \(now 0.2\), --tau \[3\] \(now \[4\]\)"):
+        to_resume(tmp_path, "emoji", "run", {**FLAGS, "lr": 0.2, "tau": [4]})
+
+
+def test_checkpoints_of_older_versions_are_read_as_newer_ones(tmp_path, folder):
+    older = {
+        "optimizer": {"lr": 1}, "iteration": 9, "passes": {"epoch": 2}, "epoch": 1,
+        "progress": {"loss": torch.ones(2)}, "adapted": {"reward": 1.0}, "flags": FLAGS,
+    }  # fmt: skip
+    checkpoint.save(folder.path / "last.pt", older)
+    saved = to_resume(tmp_path, "emoji", "run", FLAGS)
+    assert saved["trainer"]["optimizer"] == {"lr": 1} and saved["batches"] == {"epoch": 2}
+    assert saved["progress"]["latest"] == {"miner/reward": 1.0}
+    assert torch.equal(saved["progress"]["terms"]["loss"], torch.ones(2))
+
+
+def test_periods_of_steps_and_minutes(monkeypatch):
+    steps = Period("3")
+    assert [step for step in range(1, 10) if steps.is_over(step)] == [3, 6, 9]
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    minutes, never = Period("1.5m"), Period("0")
+    over = []
+    for step in range(1, 10):
+        now[0] += 40
+        over += [step] * minutes.is_over(step)
+        assert not never.is_over(step)
+    assert over == [3, 6, 9]

@@ -1,0 +1,172 @@
+"""The parser of flags, which also reads them from a file and under other names."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from utilities.flag_types import OneOf
+from utilities.registry import closest_first
+
+# Flags in a run's config.json that were chosen for the machine it ran on.
+OF_THE_MACHINE = ("device", "gpu", "kernels", "resume", "skip_finished", "dry_run")
+
+
+class Parser(argparse.ArgumentParser):
+    """Names the file that a wrong flag is in.
+
+    Attributes:
+        file: that the flags are from; empty for the command line.
+    """
+
+    file = ""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(f"{self.file}: {message}" if self.file else message)
+
+
+class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the choices and the default of each flag; None is the recipe's."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        described = action.help or ""
+        if isinstance(action.type, OneOf) and not all(n in described for n in action.type.names):
+            described += ": " + ", ".join(action.type.names)
+        if action.default is None and "default" not in described:
+            described += " (default: by dataset)"
+        elif action.default not in (None, False, argparse.SUPPRESS):
+            described += " (default: %(default)s)"
+        return described
+
+
+def expanded(
+    argv: Sequence[str] | None,
+    parser: Parser,
+    named: argparse.ArgumentParser,
+    other_names: Mapping[str, Sequence[str]],
+    exclusive: Sequence[Sequence[str]],
+) -> list[str]:
+    """Return a command line whose ``--config`` and other names are replaced by flags.
+
+    The file's flags are parsed on their own first, so that an error names the file; those of the
+    command line follow and override them.
+
+    Args:
+        argv: the words of the command line; None reads ``sys.argv``.
+        parser: of all flags, to check the file's.
+        named: the same without defaults.
+        other_names: name -> the flag and value that it stands for.
+        exclusive: flags that exclude each other: one on the command line drops all in the file.
+    """
+    finder = argparse.ArgumentParser(
+        prog=parser.prog, usage=parser.usage, add_help=False, allow_abbrev=False
+    )
+    finder.add_argument("--config")
+    found, typed = finder.parse_known_args(argv)
+    typed = _renamed(typed, parser, other_names)
+    if found.config is None:
+        return typed
+    parser.file = found.config
+    flags = _read(parser, Path(found.config).expanduser(), other_names)
+    override = vars(named.parse_known_args(typed)[0])
+    dropped = {name for group in exclusive if set(group) & set(override) for name in group}
+    words = [
+        word
+        for name, value in flags.items()
+        if name not in dropped
+        for word in _as_typed(parser, name, value, other_names)
+    ]
+    words = _renamed(words, parser, other_names)
+    parser.parse_args(words)
+    return words + typed
+
+
+def _renamed(
+    words: Sequence[str], parser: Parser, other_names: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Replace other names; refuse one whose flag is given a value, too."""
+    renamed: list[str] = []
+    for word in words:
+        flag, *value = other_names.get(word.removeprefix("--"), [""])
+        if not word.startswith("--") or not flag:
+            renamed.append(word)
+            continue
+        if value and any(other.partition("=")[0] == f"--{flag}" for other in words):
+            parser.error(
+                f"{word} is short for --{flag} {value[0]}, and --{flag} is given, too; drop one"
+            )
+        renamed += [f"--{flag}", *value]
+    return renamed
+
+
+def _read(parser: Parser, file: Path, other_names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the flags of a YAML or JSON file, or those under "flags" of a run's config.json.
+
+    Of a run's, what its machine decided is left out, so that it is the same run elsewhere.
+
+    Args:
+        file: or the run's folder.
+    """
+    if file.is_dir():
+        file = file / "config.json"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"--config cannot be read ({error}); give a YAML or JSON file or a run folder")
+    content: Any = None
+    if file.suffix in (".yaml", ".yml"):
+        try:
+            import yaml  # type: ignore[import-untyped]
+        except ImportError:
+            parser.error("--config needs pyyaml to read YAML; pip install pyyaml, or write JSON")
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            parser.error(f"--config is not valid YAML: {' '.join(str(error).split())}")
+    else:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            parser.error(f"--config is not valid JSON: {error}; a YAML file must end in .yaml")
+    is_run = isinstance(content, Mapping) and isinstance(content.get("flags"), Mapping)
+    flags = content["flags"] if is_run else content or {}
+    if not isinstance(flags, Mapping):
+        parser.error("--config must hold flags, in lines such as 'loss: multisimilarity'")
+    if not is_run:
+        return {str(name): value for name, value in flags.items()}
+    # --max_steps decided n_epochs, and a flag under another name its value.
+    worked_out = {"n_epochs"} if flags.get("max_steps") else set()
+    worked_out |= {flag for other, (flag, *_) in other_names.items() if flags.get(other)}
+    return {n: v for n, v in flags.items() if n not in worked_out.union(OF_THE_MACHINE)}
+
+
+def _as_typed(
+    parser: Parser, name: str, value: Any, other_names: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return a file's ``name: value`` as words of a command line; none for null, false and []."""
+    if name in other_names and isinstance(value, bool | None):
+        return [f"--{name}"] if value else []
+    actions = {
+        key: action
+        for action in parser._actions
+        for key in (action.dest, *(flag.lstrip("-") for flag in action.option_strings))
+        if action.dest not in ("help", "config")
+    }
+    if name not in actions:
+        near = closest_first(name, actions)[0]
+        parser.error(f"{name} is not a flag; did you mean {near}?")
+    action = actions[name]
+    flag = action.option_strings[0]
+    if action.nargs == 0 and not isinstance(value, bool | None):
+        parser.error(f"{flag} is a switch; write true or false instead of {value!r}")
+    if value is None or value == [] or (value is False and action.nargs == 0):
+        return []
+    if action.nargs == 0:
+        return [flag]
+    several = isinstance(value, list)
+    if isinstance(value, bool | Mapping) or (several and action.nargs is None):
+        parser.error(f"{flag} takes one number or text; got {value!r}")
+    if several and len(value) > 1:
+        return [flag, *map(str, value)]
+    return [f"{flag}={value[0] if several else value}"]  # in one word: it may begin with a minus

@@ -1,0 +1,106 @@
+"""Types of flags: each accepts a text or raises with the value and what would fit.
+
+Standard library only, so that a wrong flag is answered at once.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass
+
+from utilities.registry import closest_first
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Accepts one of ``names``."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, value: str) -> str:
+        if value not in self.names:
+            known = ", ".join(closest_first(value, self.names))
+            raise argparse.ArgumentTypeError(f"{value} is unknown; known, closest first: {known}")
+        return value
+
+    def __str__(self) -> str:
+        return ", ".join(f"`{name}`" for name in self.names)
+
+
+@dataclass(frozen=True)
+class Number:
+    """Accepts a finite ``kind`` in [low, high], or in (low, high] if ``above``."""
+
+    kind: type = float
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    @property
+    def bound(self) -> str:
+        """The range in words, such as "at least 0 and at most 1"; empty if there is none."""
+        bounds = []
+        if self.low > -math.inf:
+            bounds.append(f"{'above' if self.above else 'at least'} {self.low:g}")
+        if self.high < math.inf:
+            bounds.append(f"at most {self.high:g}")
+        return " and ".join(bounds)
+
+    def __call__(self, value: str) -> float:
+        try:
+            number = self.kind(value)
+        except ValueError:
+            what = "a whole number" if self.kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{value!r} is not {what}") from None
+        if not math.isfinite(number):
+            raise argparse.ArgumentTypeError(f"{value} is not finite")
+        if number < self.low or number > self.high or (self.above and number == self.low):
+            raise argparse.ArgumentTypeError(f"{value} is out of range; it must be {self.bound}")
+        return number
+
+    def __str__(self) -> str:
+        return f"{'whole number' if self.kind is int else 'number'} {self.bound}".strip()
+
+
+class Period:
+    """Accepts a number of steps, or with an m a number of minutes."""
+
+    def __call__(self, value: str) -> str:
+        try:
+            amount = float(value[:-1]) if value.endswith("m") else int(value)
+        except ValueError:
+            amount = -1
+        if not 0 <= amount < math.inf:
+            raise argparse.ArgumentTypeError(
+                f"{value!r} must be a number of steps, such as 500, or of minutes, such as 15m"
+            )
+        return value
+
+    def __str__(self) -> str:
+        return "steps, or minutes such as `15m`"
+
+
+class Text:
+    """Accepts any text."""
+
+    def __call__(self, value: str) -> str:
+        return value
+
+    def __str__(self) -> str:
+        return "text"
+
+
+class Switch:
+    """Marks a flag that takes no value."""
+
+    def __str__(self) -> str:
+        return "switch"
+
+
+text, switch, period = Text(), Switch(), Period()
+real = Number()
+count = Number(int, 1)
+natural = Number(int, 0)
+positive = Number(low=0, above=True)
+nonnegative = Number(low=0)
+share = Number(low=0, high=1)
+cosine = Number(low=-1, high=1)

@@ -1,0 +1,355 @@
+"""A training run: its folder, its epochs, and how it is interrupted and resumed."""
+
+import logging
+import math
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import Tensor
+
+from utilities import checkpoint, log, plots, processes
+from utilities import device as devices
+from utilities.finished import BEFORE, differing
+from utilities.interrupt import Interruption
+from utilities.run_folder import RunFolder
+from utilities.timing import peak_memory_mb
+from utilities.trackers import Trackers
+
+LOG = logging.getLogger(__name__)
+
+REDRAW = 30.0  # seconds between two drawings of the curves: each takes one, an epoch may take less
+
+
+class Stateful(Protocol):
+    """A part of a run that can be saved and loaded."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class State:
+    """Named parts that the rest of a run depends on, saved and loaded together.
+
+    The global random generators and that of ``device`` are a part of it.
+    """
+
+    def __init__(self, device: torch.device, **parts: Stateful) -> None:
+        self.device = device
+        self.parts = parts
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return {**parts, "rng": checkpoint.rng_state(self.device)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        checkpoint.set_rng_state(state["rng"], self.device)
+
+
+class Checkpoint(dict[str, Any]):
+    """What ``Run.save`` wrote: the parts of a State, flags, epoch and best scores.
+
+    Attributes:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path, parts: Mapping[str, Any]) -> None:
+        super().__init__(parts)
+        if "passes" in parts:  # written before the parts were grouped and named as they are now
+            latest = {f"miner/{name}": value for name, value in parts.get("adapted", {}).items()}
+            self["progress"] = {"terms": parts["progress"], "latest": latest}
+            self["trainer"], self["batches"] = parts, parts["passes"]
+        self.folder = folder
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch whose scores stay; a run's last is evaluated again, for its report."""
+        return min(self["epoch"], self["flags"]["n_epochs"] - 1)
+
+
+def to_resume(
+    save_path: Path, dataset: str, name: str, flags: Mapping[str, Any]
+) -> Checkpoint | None:
+    """Return the newest readable checkpoint of the run of this name; None if there is none.
+
+    That is ``last.pt``; the best ones hold as much, of earlier epochs, if the disk has spoiled it.
+
+    Args:
+        flags: of this command; one that is None is not compared.
+
+    Raises:
+        ValueError: the run there has other flags.
+    """
+    folder = RunFolder.newest(save_path, dataset, name)
+    if folder is None:
+        return None
+    earlier = sorted(folder.glob("best_*.pt"), key=lambda file: -file.stat().st_mtime)
+    for file in (folder / "last.pt", *earlier):
+        if not file.is_file():
+            continue
+        try:
+            saved = Checkpoint(folder, checkpoint.load(file))
+        except ValueError as error:
+            LOG.warning("%s; trying an earlier one", error)
+            continue
+        if differ := differing(saved["flags"], {k: v for k, v in flags.items() if v is not None}):
+            raise ValueError(
+                f"--resume: {folder} is a run of other flags: {', '.join(differ)}; use these "
+                "again, or another --group, --savename or --save_path"
+            )
+        return saved
+    LOG.info("--resume: %s has no checkpoint yet; starting over", folder)
+    return None
+
+
+class Run:
+    """Writes scores, checkpoints and curves, so that a crash loses little.
+
+    Where several processes train together, the first writes; the others only agree on stopping.
+
+    Args:
+        folder: the run's, locked.
+        state: everything that the rest of the run depends on.
+        flags: kept in every checkpoint.
+        trackers: W&B and TensorBoard.
+        n_epochs: of this run.
+        interruption: asks the run to stop between two steps.
+        best_of: scores, such as ``val/embeds/e_recall@1``, whose best checkpoint is kept.
+        keep_all: keep every checkpoint that was the best so far, each under its epoch.
+        checkpoint_every: "500" steps, "15m" minutes, or "0": at the end of an epoch only.
+        saved: the checkpoint to resume from.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        state: State,
+        *,
+        flags: Mapping[str, Any],
+        trackers: Trackers,
+        n_epochs: int = 0,
+        interruption: Interruption | None = None,
+        best_of: Sequence[str] = (),
+        keep_all: bool = False,
+        checkpoint_every: str = "0",
+        saved: Checkpoint | None = None,
+    ) -> None:
+        self.folder = folder
+        self.state = state
+        self.flags = dict(flags)
+        self.n_epochs = n_epochs
+        self.trackers = trackers
+        self.interruption = interruption or Interruption()
+        self.best_of = tuple(best_of)
+        self.keep_all = keep_all
+        self.period = Period(checkpoint_every)
+        self.writes = processes.is_first()
+        self.epoch = 0  # the last that was recorded
+        self.best: dict[str, float] = {}
+        self._drawn = time.monotonic()
+        if saved:
+            state.load_state_dict(saved)
+            self.epoch, self.best = saved.epoch, saved["best"]
+            LOG.info("resuming after epoch %d", self.epoch)
+
+    def epochs(self) -> Iterator[int]:
+        """Yield the epochs that are left, from 1."""
+        yield from range(self.epoch + 1, self.n_epochs + 1)
+
+    def save(self, scores: Mapping[str, float] | None = None) -> None:
+        """Write ``last.pt``, and ``best_<score>.pt`` for each score that improved.
+
+        Args:
+            scores: of the epoch that was recorded last; None within the next.
+        """
+        if not self.writes:
+            return
+        self.folder.check_there()
+        improved = [
+            name
+            for name in self.best_of
+            if scores and scores.get(name, math.nan) > self.best.get(name, -math.inf)
+        ]
+        self.best |= {name: scores[name] for name in improved if scores}
+        parts = {
+            **self.state.state_dict(), "flags": self.flags, "epoch": self.epoch, "best": self.best
+        }  # fmt: skip
+        for name in improved:
+            suffix = f"_epoch{self.epoch}" if self.keep_all else ""
+            checkpoint.save(self.folder.checkpoint(f"best_{name}{suffix}"), parts)
+        checkpoint.save(self.last, parts)
+
+    def after_step(self, step: int) -> None:
+        """Save if it is due after ``step`` steps; save and leave if a signal came.
+
+        Raises:
+            SystemExit: a signal came (status 0).
+        """
+        stop = self._must_stop()
+        if stop or self.period.is_over(step):
+            self.save()
+        if stop:
+            self._leave()
+
+    def record(self, epoch: int, scores: Mapping[str, float]) -> None:
+        """Write an epoch's scores and its checkpoint; leave if a signal came before the last epoch.
+
+        Raises:
+            SystemExit: a signal came (status 0).
+        """
+        self.write(epoch, scores)
+        self.epoch = epoch
+        self.save(scores)
+        if self._must_stop() and epoch < self.n_epochs:
+            self._leave()
+
+    def record_untrained(
+        self, scores: Mapping[str, float], embeds: tuple[Tensor, Tensor] | None
+    ) -> None:
+        """Write the scores of epoch 0 and what the report compares with: embeddings and rows."""
+        if self.writes and embeds is not None:
+            checkpoint.save(self._before, {"embeds": embeds[0], "rows": embeds[1]})
+        if scores:
+            self.write(0, scores)
+
+    def untrained(self) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
+        """Return what ``record_untrained`` wrote before the run was interrupted."""
+        first = self.folder.rows[0] if self.folder.rows else {"epoch": -1}
+        scores = {
+            name: math.nan if value is None else value
+            for name, value in first.items()
+            if name != "epoch" and first["epoch"] == 0
+        }
+        if not self._before.is_file():
+            return scores, None
+        kept = checkpoint.load(self._before)
+        return scores, (kept["embeds"], kept["rows"])
+
+    def finish(self, shown: Sequence[Path] = ()) -> None:
+        """Draw the curves, hand them and other pictures and tables to the trackers, close these.
+
+        Args:
+            shown: .png and .csv files; missing ones are skipped.
+        """
+        if not self.writes:
+            return
+        if self.folder.rows:
+            self._draw_curves()
+        self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
+        self.trackers.finish()
+        self._before.unlink(missing_ok=True)  # from here on the run counts as finished
+
+    @property
+    def last(self) -> Path:
+        return self.folder.checkpoint("last")
+
+    @property
+    def curves(self) -> Path:
+        return self.folder.path / "curves.png"
+
+    @property
+    def _before(self) -> Path:
+        return self.folder.path / BEFORE
+
+    def write(self, epoch: int, scores: Mapping[str, float]) -> None:
+        """Write an epoch's scores to the metrics files, curves and trackers."""
+        if not self.writes:
+            return
+        self.folder.record(epoch, scores)
+        self.trackers.log(scores, epoch)
+        if time.monotonic() - self._drawn >= REDRAW:
+            self._draw_curves()
+
+    def _draw_curves(self) -> None:
+        plots.learning_curves(self.folder.rows, self.curves)
+        self._drawn = time.monotonic()
+
+    def _must_stop(self) -> bool:
+        return processes.any_says(self.interruption.signal is not None)
+
+    def _leave(self) -> NoReturn:
+        command = ["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])]
+        signal = self.interruption.signal or "a signal to another process"
+        LOG.info("stopped by %s; saved in %s. Resume with: %s", signal, self.last,
+                 shlex.join(command))  # fmt: skip
+        if self.writes:
+            self.trackers.finish()
+        sys.exit(0)
+
+
+def open_folder(
+    save_path: Path,
+    dataset: str,
+    name: str,
+    *,
+    flags: Mapping[str, Any],
+    device: Any,
+    saved: Checkpoint | None = None,
+) -> RunFolder:
+    """Create the folder of a run, or reopen that of ``saved``; the first process writes there.
+
+    Its log.txt and config.json begin here.
+
+    Raises:
+        ValueError, OSError: as ``RunFolder.create`` and ``RunFolder.reopen``.
+    """
+    if not processes.is_first():
+        return RunFolder(processes.as_first_says(Path()))
+    folder = (
+        RunFolder.reopen(saved.folder, saved.epoch)
+        if saved
+        else RunFolder.create(save_path, dataset, name)
+    )
+    log.set_up(folder.log_file)
+    folder.write_config(flags, device)
+    processes.as_first_says(folder.path)
+    return folder
+
+
+def ending(
+    conclusion: str, folder: RunFolder, device: torch.device, start: float, *, dry_run: bool
+) -> str:
+    """Return the last lines of a run: its scores, time, memory and folder.
+
+    Args:
+        start: ``time.perf_counter()`` at its beginning.
+    """
+    seconds = time.perf_counter() - start
+    memory = f"peak memory {peak_memory_mb() / 1024:.2f} GiB"
+    if (on_gpu := devices.peak_memory_gib(device)) is not None:
+        memory += f" and {on_gpu:.2f} GiB of the GPU"
+    if dry_run:
+        return f"dry run: ok, {seconds:.1f} s, {memory}"
+    return (
+        f"{conclusion}\n{seconds / 60:.1f} minutes, {memory}, excluding data-loading workers\n"
+        f"run folder: {folder.path}"
+    )
+
+
+class Period:
+    """Tells when a number of steps or minutes is over.
+
+    Args:
+        period: "500" steps, "10m" minutes, "0" never.
+    """
+
+    def __init__(self, period: str) -> None:
+        self.minutes = float(period[:-1]) if period.endswith("m") else 0.0
+        self.steps = 0 if period.endswith("m") else int(period)
+        self._last = time.monotonic()
+
+    def is_over(self, step: int) -> bool:
+        """Whether the period is over after ``step`` steps; to be called after each."""
+        if self.steps:
+            return step % self.steps == 0
+        now = time.monotonic()
+        if not self.minutes or now - self._last < 60 * self.minutes:
+            return False
+        self._last = now
+        return True
