@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from datasets import caption_index
-from datasets.caption_index import build, is_caption_set, layout, open_index
-from datasets.shards import OpenShards, read_members
+from datasets.caption_index import build, is_caption_set, layouts, open_index, rows
+from datasets.caption_index.layouts import layout
+from datasets.caption_index.rows import OpenShards, read_members
 from tests.datasets.captioned import image_bytes, pair, samples, shard, write
 
 
@@ -26,13 +27,13 @@ def settled(monkeypatch):
 def looked(monkeypatch):
     """How many images were opened since the list was last cleared."""
     opened = []
-    measure = caption_index._measure
+    measure = rows.measure
 
     def counting(source):
         opened.append(source)
         return measure(source)
 
-    monkeypatch.setattr(caption_index, "_measure", counting)
+    monkeypatch.setattr(rows, "measure", counting)
     return opened
 
 
@@ -106,7 +107,7 @@ def test_recognition_looks_at_a_sample_only(tmp_path, monkeypatch):
     for number in range(40):
         write(root / f"{number}" / "a.jpg", b"")
     asked = []
-    monkeypatch.setattr(caption_index, "_holds_pairs", lambda folder: asked.append(folder))
+    monkeypatch.setattr(layouts, "holds_pairs", lambda folder: asked.append(folder))
     assert layout(root) is None
     assert len(asked) == 1 + 16 + 40  # the root, the first directories, the last resort
 
@@ -203,7 +204,7 @@ def test_shards_are_read_where_they_lie(tmp_path):
 def test_a_large_header_in_a_shard_is_read_further(tmp_path):
     """A colour profile or a preview can stand before the size."""
     path = tmp_path / "big.jpg"
-    Image.new("RGB", (30, 20)).save(path, icc_profile=b"x" * 3 * caption_index.HEADER)
+    Image.new("RGB", (30, 20)).save(path, icc_profile=b"x" * 3 * rows.HEADER)
     shard(tmp_path / "web" / "0.tar", {"a.jpg": path.read_bytes(), "a.txt": b"profiled"})
     table = open_index(build(tmp_path / "web"))[0].read_all().to_pydict()
     assert (table["width"], table["height"]) == ([30], [20])
@@ -320,8 +321,8 @@ def test_what_cannot_be_used_is_counted_and_listed(pairs, caplog):
         assert reasons[f"{name}.jpg"].startswith("unreadable image: ")
     assert reasons["dangling.jpg"].startswith("unreadable file: No such file")
     assert len(reasons) == 12
-    (line,) = (r.message for r in caplog.records if "left out" in r.message)
-    assert "4 image-caption pairs in 2 directories; 12 left out (5 no caption, " in line
+    (line,) = (r.message for r in caplog.records if "skipped" in r.message)
+    assert "4 image-caption pairs in 2 directories; skipped 12 (5 no caption, " in line
     assert "2 aspect ratio over 20" in line and "index_skipped.csv" in line
 
 
@@ -499,14 +500,14 @@ def test_an_interrupted_build_leaves_the_old_index(pairs, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(caption_index, "_measure", interrupt)
+        patch.setattr(rows, "measure", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build(pairs)
     assert file.read_bytes() == before
-    assert not [path for path in pairs.iterdir() if path.name.startswith(".index.arrow")]
-    write(pairs / ".index.arrow.killed", b"what a kill leaves")
+    assert not [path for path in pairs.iterdir() if path.name.startswith(".index.")]
+    (pairs / ".index.killed").mkdir()  # what a kill leaves
     assert "birds/c.jpg" in content(pairs)
-    assert not (pairs / ".index.arrow.killed").exists()
+    assert not (pairs / ".index.killed").exists()
 
 
 def test_where_the_folder_cannot_be_written_the_cache_holds_the_index(
