@@ -1,6 +1,6 @@
 """Finds the image-caption pairs of a folder once and keeps them as an index.
 
-    <root>/<directory>/<id>.{jpg,jpeg,png,webp}   beside <id>.json ({"caption": ...}) or <id>.txt
+    <root>/<directory>/<id>.<jpg or another>      beside <id>.json ({"caption": ...}) or <id>.txt
     <root>/<shard>.tar                            with <key>.jpg and <key>.json or <key>.txt, as
                                                   img2dataset and WebDataset write them
     <root>/<manifest>.{parquet,csv,tsv}           with a column of paths and one of captions; a

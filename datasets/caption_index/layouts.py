@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from datasets import folders
+from datasets.image_files import is_image_name
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 MANIFESTS = (".parquet", ".csv", ".tsv")
 PATH_COLUMNS = ("path", "image", "file_name", "image_path", "filepath", "filename", "file")
 CAPTION_COLUMNS = ("caption", "text", "title")
@@ -102,7 +102,7 @@ def _holds_folders(folder: Path) -> bool:
 
 def holds_pairs(folder: Path) -> bool:
     """Return whether one of the first images has a caption beside it."""
-    images = (name for name in islice(names(folder), 2048) if name.lower().endswith(IMAGES))
+    images = filter(is_image_name, islice(names(folder), 2048))
     return any(
         (folder / f"{name.rpartition('.')[0]}{suffix}").is_file()
         for name in islice(images, 16)

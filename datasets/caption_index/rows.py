@@ -19,7 +19,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from PIL import Image, UnidentifiedImageError
 
-from datasets.caption_index.layouts import IMAGES, delimiter, names, path_and_caption
+from datasets.caption_index.layouts import delimiter, names, path_and_caption
+from datasets.image_files import is_image_name, special_kind
 
 LOG = logging.getLogger(__name__)
 
@@ -72,8 +73,7 @@ def read_pairs(root: Path, part: str, find: Find) -> Iterator[Look]:
         return Row(key, caption, *measure(image), -1, status.st_size, stamp)
 
     for name in present:
-        _, dot, suffix = name.rpartition(".")
-        if dot + suffix.lower() in IMAGES:
+        if is_image_name(name):
             key = name if part == "." else f"{part}/{name}"
             yield partial(_look, partial(read, folder / name), key)
 
@@ -129,7 +129,7 @@ def read_shard(root: Path, part: str, find: Find) -> Iterator[Look]:
         return Row(key, words, *size, member.offset, member.size, 0)
 
     for member in members:
-        if member.name.lower().endswith(IMAGES) and not Path(member.name).name.startswith("."):
+        if is_image_name(member.name):
             yield partial(_look, partial(read, member), f"{part}/{member.name}")
 
 
@@ -152,6 +152,8 @@ def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
 
 def measure(source: Path | BinaryIO) -> tuple[int, int]:
     """Return the width and height in an image's header."""
+    if isinstance(source, Path) and (kind := special_kind(source)):
+        raise UnfitError(kind)
     try:
         with Image.open(source) as image:
             width, height = image.size
