@@ -251,8 +251,8 @@ def _from_folders(
     if not {"train", "test"} <= set(parts):
         raise FileNotFoundError(
             f"{root} must hold images as\n  {root}/train/<class>/*\n  {root}/test/<class>/*  (or "
-            f"val)\nor as\n  {root}/images/<class>/*\nput them there, give another --source_path, or "
-            f"leave {name} out"
+            f"val)\nor as\n  {root}/images/<class>/*\nput them there, give another --source_path, "
+            f"or leave {name} out"
         )
     files = {
         part: {

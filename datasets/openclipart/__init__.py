@@ -144,10 +144,10 @@ def fetch(name: str, downloads: Path, debs: Path) -> Path:
             f"downloads, and there is no apt-get here. {remedy}"
         )
     return drawings.fetch(
+        "openclipart",
         [apt, "download", name],
         "*.deb",
         downloads,
-        "openclipart",
         failure=f"apt-get could not download {name}, which the openclipart dataset is drawn from; "
         f"run `apt-get update` (as root) if apt has no lists yet. {remedy}",
     )
