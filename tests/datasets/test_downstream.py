@@ -14,8 +14,8 @@ from PIL import Image
 
 from datasets import library_sets
 from datasets.downstream import KNOWN, build
-from datasets.library_sets import Wrapped, draw
 from datasets.image_set import ImageSet
+from datasets.library_sets import Wrapped, draw
 from datasets.loading import loader
 from tests.datasets.conftest import fill, save_image
 
