@@ -1,6 +1,6 @@
 """Finds the image-caption pairs of a folder once and keeps them as an index.
 
-    <root>/<directory>/<id>.{jpg,jpeg,png,webp}   beside <id>.json ({"caption": ...}) or <id>.txt
+    <root>/<directory>/<id>.<jpg or another>      beside <id>.json ({"caption": ...}) or <id>.txt
     <root>/<shard>.tar                            with <key>.jpg and <key>.json or <key>.txt, as
                                                   img2dataset and WebDataset write them
     <root>/<manifest>.{parquet,csv,tsv}           with a column of paths and one of captions; a
@@ -56,13 +56,13 @@ from tqdm import tqdm
 
 from datasets import folders
 from datasets.folders import listed
+from datasets.image_files import is_image_name, special_kind
 from datasets.locking import alone
 from datasets.shards import Member, OpenShards, read_members
 from utilities.files import atomic_path, cache_folder
 
 log = logging.getLogger(__name__)
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 MANIFESTS = (".parquet", ".csv", ".tsv")
 PATH_COLUMNS = ("path", "image", "file_name", "image_path", "filepath", "filename", "file")
 LABEL_COLUMN = "label"
@@ -152,7 +152,7 @@ def _holds_folders(folder: Path) -> bool:
 
 def _holds_pairs(folder: Path) -> bool:
     """Whether one of the first images has a caption beside it."""
-    images = (name for name in islice(_names(folder), 2048) if name.lower().endswith(IMAGES))
+    images = filter(is_image_name, islice(_names(folder), 2048))
     return any(
         (folder / f"{name.rpartition('.')[0]}{suffix}").is_file()
         for name in islice(images, 16)
@@ -348,6 +348,8 @@ Look = Callable[[], Result]  # a file that is still to be looked at; done in a t
 
 def _measure(source: Path | BinaryIO) -> tuple[int, int]:
     """Width and height as the header has them."""
+    if isinstance(source, Path) and (kind := special_kind(source)):
+        raise _UnfitError(kind)
     try:
         with Image.open(source) as image:
             width, height = image.size
@@ -409,8 +411,8 @@ def _pairs(root: Path, part: str, old: "_Old | None") -> Iterator[Look]:
     names = sorted(_names(folder))
     present = set(names)
     for name in names:
-        stem, dot, suffix = name.rpartition(".")
-        if dot + suffix.lower() in IMAGES:
+        if is_image_name(name):
+            stem = name.rpartition(".")[0]
             as_json, as_text = (
                 folder / caption if caption in present else None
                 for caption in (f"{stem}.json", f"{stem}.txt")
@@ -531,7 +533,7 @@ def _sharded(root: Path, part: str, _old: "_Old | None") -> Iterator[Look]:
             return Skipped(key, f"unreadable file: {error.strerror}")
 
     for member in members:
-        if member.name.lower().endswith(IMAGES) and not Path(member.name).name.startswith("."):
+        if is_image_name(member.name):
             yield partial(look, member)
 
 

@@ -51,7 +51,8 @@ from PIL import Image
 
 from datasets import splits
 from datasets.caption_index import labelled_manifest
-from datasets.folders import clean, expected_tree, is_image, listed, read_class_folders, visible
+from datasets.folders import clean, expected_tree, listed, read_class_folders, visible
+from datasets.image_files import image_files
 from datasets.image_set import Images, ImageSet
 from datasets.readable import keep_readable
 from utilities.registry import closest_first
@@ -431,7 +432,7 @@ def _from_folders(
         )
     files = {
         part: {
-            path.name: [file for file in visible(path) if is_image(file)]
+            path.name: image_files(path, recursive=False).paths
             for path in visible(folder)
             if path.is_dir()
         }

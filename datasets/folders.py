@@ -21,12 +21,14 @@ A table of one's own is read by ``datasets.manifest``.
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datasets.image_files import Listing, image_files
 from datasets.image_set import ImageSet
 from datasets.recipes import RECIPES
 from utilities.registry import closest_first
@@ -34,7 +36,6 @@ from utilities.registry import closest_first
 log = logging.getLogger(__name__)
 
 MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.parquet")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 _TREES = {
     "cub200": ("images/001.Black_footed_Albatross/*.jpg", "images/002.Laysan_Albatross/*.jpg", "…"),
@@ -108,10 +109,6 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
-
-
 def clean(folder: str) -> str:
     """A class folder's words: "001.Black_footed_Albatross" → "Black footed Albatross".
 
@@ -124,8 +121,7 @@ def clean(folder: str) -> str:
 def read_class_folders(root: Path) -> ImageSet:
     """Every image under ``<root>/images/<class>/``; classes and files in sorted order.
 
-    Files that are not images, and hidden ones, are passed over. A class without images is left out
-    with a warning.
+    A class without images is left out with a warning.
 
     Raises:
         FileNotFoundError: no ``images`` folder, or no images in class folders.
@@ -139,21 +135,25 @@ def read_class_folders(root: Path) -> ImageSet:
         )
     entries = visible(images)
     folders = [path for path in entries if path.is_dir()]
-    loose = sum(map(is_image, entries)) if not folders else 0
+    loose = len(image_files(images, recursive=False).paths) if not folders else 0
     if loose:
         raise FileNotFoundError(
             f"{images} holds {loose} images directly; each belongs into a folder that is named "
             f"after its class{expected_tree(root)}"
         )
 
-    files = {folder: [path for path in visible(folder) if is_image(path)] for folder in folders}
+    listings = {folder: image_files(folder, recursive=False) for folder in folders}
+    files = {folder: listing.paths for folder, listing in listings.items()}
     empty = [folder.name for folder, paths in files.items() if not paths]
     files = {folder: paths for folder, paths in files.items() if paths}
     if not files:
         raise FileNotFoundError(
-            f"{images} holds {len(folders)} class folders and no images in them "
-            f"({' '.join(EXTENSIONS)}){expected_tree(root)}"
+            f"{images} holds {len(folders)} class folders and no images in them"
+            f"{expected_tree(root)}"
         )
+    skipped = sum((listing.skipped for listing in listings.values()), Counter[str]())
+    if problems := Listing([], skipped).problems():
+        log.warning("skipped in %s: %s", images, problems)
     if empty:
         log.warning("%d class folders without images are left out: %s", len(empty), listed(empty))
 

@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.folders import listed
+from datasets.image_files import special_kind
 from datasets.image_set import ImageSet
 from utilities.files import atomic_path, cache_folder
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 def fault(path: Path) -> str:
     """Why an image cannot be decoded to its end; empty when it can."""
+    if kind := special_kind(path):
+        return kind
     try:
         with Image.open(path) as image:
             image.draft("RGB", (1, 1))  # a JPEG is read whole, but its pixels at an eighth only
