@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,8 @@ from PIL import Image
 
 from datasets.caption_index import BATCH, build, open_index
 from datasets.folders import listed
-from datasets.reading import Picture, as_image, open_image, read_image
+from datasets.reading import LazyImage, Reader, as_image, open_image, read_image
 from datasets.shards import OpenShards
-
-if TYPE_CHECKING:
-    from datasets.image_cache import Store
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
 SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")
@@ -65,7 +62,7 @@ class CaptionSet:
         self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
         self._shards = OpenShards()
-        self.store: Store | None = None  # where images are read from instead
+        self.reader: Reader | None = None  # reads the images instead of their files
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -75,18 +72,18 @@ class CaptionSet:
 
     def read(self, row: int) -> Image.Image:
         """The image in RGB. Raises OSError, which names it, where it cannot be read."""
-        if self.store is not None:
-            return as_image(self.store.picture(row).values)
-        return read_image(self._file(row))
+        if self.reader is None:
+            return read_image(self._file(row))
+        return as_image(self.reader.open(row).pixels().values)
 
-    def picture(self, row: int) -> Picture:
-        """The image, not decoded yet; raises as ``read``."""
-        return open_image(self._file(row)) if self.store is None else self.store.picture(row)
+    def open(self, row: int) -> LazyImage:
+        """Open the image, to be decoded later. Raises as ``read``."""
+        return open_image(self._file(row)) if self.reader is None else self.reader.open(row)
 
-    def with_store(self, store: "Store | None") -> "CaptionSet":
-        """The same set, its images read from ``store``; None: from their files."""
+    def with_reader(self, reader: Reader | None) -> "CaptionSet":
+        """Return the same set with images that ``reader`` reads; None reads their files."""
         other = copy.copy(self)
-        other.store = store
+        other.reader = reader
         return other
 
     def _file(self, row: int) -> "Path | _Member":
@@ -187,7 +184,7 @@ class CaptionSet:
             "root": self.root,
             "index": self.index,
             "identity": self._identity,
-            "store": self.store,
+            "reader": self.reader,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -197,7 +194,7 @@ class CaptionSet:
                 "start again"
             )
         self.__init__(state["root"], state["index"])  # type: ignore[misc]
-        self.store = state["store"]
+        self.reader = state["reader"]
 
 
 class Captions(Sequence[str]):
