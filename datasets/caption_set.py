@@ -16,7 +16,7 @@ from PIL import Image
 
 from datasets.caption_index import BATCH, build, open_index
 from datasets.folders import listed
-from datasets.reading import LazyImage, Reader, as_image, open_image, read_image
+from datasets.reading import LazyImage, Reader, as_image, open_image
 from datasets.shards import OpenShards
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
@@ -72,9 +72,7 @@ class CaptionSet:
 
     def read(self, row: int) -> Image.Image:
         """The image in RGB. Raises OSError, which names it, where it cannot be read."""
-        if self.reader is None:
-            return read_image(self._file(row))
-        return as_image(self.reader.open(row).pixels().values)
+        return as_image(self.open(row).pixels().values)
 
     def open(self, row: int) -> LazyImage:
         """Open the image, to be decoded later. Raises as ``read``."""

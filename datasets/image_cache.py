@@ -111,8 +111,6 @@ class Store:
             self._sums = index["sums"]  # (n,) uint32
         lengths = 3 * self._shapes.astype(np.int64).prod(axis=1)
         self._starts = np.concatenate([[0], lengths.cumsum()])
-        status = (folder / PIXELS).stat()
-        self._identity = status.st_mtime_ns, status.st_ino
         self._verified = np.zeros(len(self._shapes), dtype=bool)
 
     def __len__(self) -> int:
@@ -154,17 +152,7 @@ class Store:
         return np.asarray(np.memmap(self.folder / PIXELS, dtype=np.uint8, mode="c"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.folder, self.rows, self._identity)
-
-
-def _reopened(folder: Path, rows: NDArray[np.int64] | None, identity: tuple[int, int]) -> Store:
-    """Open the store in another process."""
-    store = Store(folder, rows)
-    if store._identity != identity:
-        raise RuntimeError(
-            f"{folder} was rebuilt while it was in use, so images may have moved; start again"
-        )
-    return store
+        return Store, (self.folder, self.rows)
 
 
 # ---------------------------------------------------------------------------------------- building

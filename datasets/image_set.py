@@ -10,15 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.reading import (
-    Decoded,
-    LazyImage,
-    Reader,
-    as_image,
-    as_pixels,
-    open_image,
-    read_image,
-)
+from datasets.reading import Decoded, LazyImage, Reader, as_image, as_pixels, open_image
 
 
 class Images(Protocol):
@@ -92,9 +84,7 @@ class ImageSet:
         return len(self.class_names)
 
     def read(self, row: int) -> Image.Image:
-        if self.reader is None:
-            return read_image(self.paths[row])
-        return as_image(self.reader.open(row).pixels().values)
+        return as_image(self.open(row).pixels().values)
 
     def open(self, row: int) -> LazyImage:
         return open_image(self.paths[row]) if self.reader is None else self.reader.open(row)
@@ -115,6 +105,17 @@ class ImageSet:
         order = np.argsort(self.labels, kind="stable")
         ends = np.cumsum(np.bincount(self.labels, minlength=self.n_classes))
         return tuple(np.split(order, ends[:-1]))
+
+    @property
+    def unmatched(self) -> NDArray[np.int64]:
+        """The rows (M,) for which retrieval can find nothing.
+
+        Queries without an image of their class in the gallery; without queries, images that are the
+        only one of their class.
+        """
+        if self.queries is None:
+            return np.flatnonzero(np.bincount(self.labels)[self.labels] == 1)
+        return np.flatnonzero(self.queries & ~np.isin(self.labels, self.labels[~self.queries]))
 
     def subset(self, rows: Sequence[int] | NDArray[np.int64], name: str) -> "ImageSet":
         """Return the images of ``rows``, in that order, their classes renumbered from 0."""

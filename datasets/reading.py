@@ -84,7 +84,7 @@ class Jpeg:
             with Image.open(io.BytesIO(self.content)) as image:
                 image.draft(None, (width // reduction, height // reduction))
                 return Pixels(as_pixels(image), reduction)
-        except Exception as error:  # as in read_image
+        except Exception as error:  # as in open_image
             raise _unreadable(self.path, error) from error
 
     def _by_torchvision(self) -> Tensor | None:
@@ -115,7 +115,7 @@ def open_image(path: Path | BinaryIO) -> LazyImage:
                 image.fp.seek(0)
                 return Jpeg(image.fp.read(), image.size, path)
             return Decoded(as_pixels(_in_rgb(image)))
-    except Exception as error:  # as in read_image
+    except Exception as error:  # a damaged file makes the decoders raise almost anything
         raise _unreadable(path, error) from error
 
 
@@ -128,11 +128,7 @@ def read_image(path: Path | BinaryIO) -> Image.Image:
     Raises:
         OSError: the file is not an image, or truncated, or cannot be read; names it.
     """
-    try:
-        with Image.open(path) as image:
-            return _in_rgb(image)
-    except Exception as error:  # a damaged file makes the decoders raise almost anything
-        raise _unreadable(path, error) from error
+    return as_image(open_image(path).pixels().values)
 
 
 def as_pixels(image: Image.Image) -> Tensor:

@@ -255,7 +255,7 @@ def sound(images, row):
 
 
 def test_changed_images_are_read_again(images, own_cache, caplog):
-    sent = pickle.dumps(cached(images, SIDE, workers=0))
+    cached(images, SIDE, workers=0)
     images.paths[2].unlink()
     Image.new("RGB", (50, 50), (1, 2, 3)).save(images.paths[3])
     again = cached(images, SIDE, workers=0)
@@ -263,8 +263,6 @@ def test_changed_images_are_read_again(images, own_cache, caplog):
     assert again.read(3).getpixel((5, 5)) == (1, 2, 3)
     with pytest.raises(OSError, match=images.paths[2].name):
         again.read(2)
-    with pytest.raises(RuntimeError, match="rebuilt while it was in use"):
-        pickle.loads(sent)
 
 
 def test_a_full_disk_is_named_before_or_while_a_store_is_built(images, own_cache, monkeypatch):
