@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,7 @@ from PIL import Image
 
 from datasets.caption_index import BATCH, OpenShards, build, open_index
 from datasets.folders import listed
-from datasets.reading import Picture, as_image, open_image, read_image
-
-if TYPE_CHECKING:
-    from datasets.image_cache import Store
+from datasets.reading import LazyImage, Reader, as_image, open_image
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
 SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")
@@ -64,7 +61,7 @@ class CaptionSet:
         self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
         self._shards = OpenShards()
-        self.store: Store | None = None  # where images are read from instead
+        self.reader: Reader | None = None  # reads the images instead of their files
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -74,18 +71,16 @@ class CaptionSet:
 
     def read(self, row: int) -> Image.Image:
         """Return the image in RGB; raise OSError, which names it, if it cannot be read."""
-        if self.store is not None:
-            return as_image(self.store.picture(row).values)
-        return read_image(self._file(row))
+        return as_image(self.open(row).pixels().values)
 
-    def picture(self, row: int) -> Picture:
-        """Return the image, not decoded yet; raises as ``read``."""
-        return open_image(self._file(row)) if self.store is None else self.store.picture(row)
+    def open(self, row: int) -> LazyImage:
+        """Open the image, to be decoded later; raises as ``read``."""
+        return open_image(self._file(row)) if self.reader is None else self.reader.open(row)
 
-    def with_store(self, store: "Store | None") -> "CaptionSet":
-        """The same set, its images read from ``store``; None: from their files."""
+    def with_reader(self, reader: Reader | None) -> "CaptionSet":
+        """Return the same set with images that ``reader`` reads; None reads their files."""
         other = copy.copy(self)
-        other.store = store
+        other.reader = reader
         return other
 
     def _file(self, row: int) -> "Path | _Member":
@@ -181,7 +176,7 @@ class CaptionSet:
 
     def __getstate__(self) -> dict[str, Any]:
         names = {"root": self.root, "index": self.index, "identity": self._identity}
-        return {**names, "store": self.store}
+        return {**names, "reader": self.reader}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if _identity(state["index"]) != state["identity"]:
@@ -189,7 +184,7 @@ class CaptionSet:
                 f"{state['index']} was rewritten while in use, so rows may have moved; start again"
             )
         self.__init__(state["root"], state["index"])  # type: ignore[misc]
-        self.store = state["store"]
+        self.reader = state["reader"]
 
 
 class Captions(Sequence[str]):
