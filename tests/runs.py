@@ -109,6 +109,14 @@ def killed_at(iteration, error=Killed):
         yield
 
 
+def benchmark_script(*words, **environment):
+    """Let the benchmark script print the commands that it would run."""
+    return subprocess.run(
+        ["bash", "language_guidance_benchmark_runs.sh", *words],
+        cwd=ROOT, env=os.environ | {"DRY_RUN": "1"} | environment, capture_output=True, text=True,
+    )  # fmt: skip
+
+
 # --------------------------------------------------------------------------------------------------
 # What a run leaves
 # --------------------------------------------------------------------------------------------------
