@@ -1,98 +1,92 @@
-"""Which images meet in a batch."""
+"""Samplers decide which images meet in a batch."""
 
 import argparse
-import inspect
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from utilities.registry import Component, exporter, from_flags, lookup, needing
 
-from datasets.caption_set import CaptionSet
-from datasets.image_set import ImageSet
-from utilities import distributed
-from utilities.registry import from_flags, lookup
-from utilities.seeding import derive
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
-from .base import Sampler
-from .batchmatch import DistHistBatchmatch, FIDBatchmatch
-from .class_random import ClassRandom
-from .class_related import ClassRelated
-from .coreset import D2Coreset, GreedyCoreset
-from .pairs import AugmentedPairs, LanguagePairs, RandomPairs
-from .random import Random
+    from datasampler.base import Sampler
+    from datasets.caption_set import CaptionSet
+    from datasets.image_set import ImageSet
 
-__all__ = [
-    "SAMPLERS",
-    "AugmentedPairs",
-    "ClassRandom",
-    "ClassRelated",
-    "D2Coreset",
-    "DistHistBatchmatch",
-    "FIDBatchmatch",
-    "GreedyCoreset",
-    "LanguagePairs",
-    "Random",
-    "RandomPairs",
-    "Sampler",
-    "build",
-]
+# What a sampler needs: "classes" to draw by, a store of "embeddings", the "words" of the classes,
+# two views to make "pairs" of, the caption "partners" of the images.
+CLASSES = frozenset({"classes"})
+STORE = CLASSES | {"embeddings"}
+PAIRS = frozenset({"pairs"})
 
-SAMPLERS: dict[str, type[Sampler]] = {
-    "class_random": ClassRandom,
-    "class_related": ClassRelated,
-    "greedy_coreset": GreedyCoreset,
-    "d2_coreset": D2Coreset,
-    "disthist_batchmatch": DistHistBatchmatch,
-    "fid_batchmatch": FIDBatchmatch,
-    "random": Random,
-    "augmented_pairs": AugmentedPairs,
-    "language_pairs": LanguagePairs,
-    "random_pairs": RandomPairs,
+SAMPLERS = {
+    "class_random": Component("datasampler.class_random", "ClassRandom", CLASSES),
+    "class_related": Component("datasampler.class_related", "ClassRelated", CLASSES | {"words"}),
+    "d2_coreset": Component("datasampler.coreset", "D2Coreset", STORE),
+    "disthist_batchmatch": Component("datasampler.batchmatch", "DistHistBatchmatch", STORE),
+    "fid_batchmatch": Component("datasampler.batchmatch", "FIDBatchmatch", STORE),
+    "greedy_coreset": Component("datasampler.coreset", "GreedyCoreset", STORE),
+    "augmented_pairs": Component("datasampler.pairs", "AugmentedPairs", PAIRS),
+    "language_pairs": Component("datasampler.pairs", "LanguagePairs", PAIRS | {"partners"}),
+    "random_pairs": Component("datasampler.pairs", "RandomPairs", PAIRS),
+    "random": Component("datasampler.random", "Random"),
 }
+
+__getattr__ = exporter(__name__, SAMPLERS)
 
 
 def build(
     args: argparse.Namespace,
-    train: ImageSet | CaptionSet,
+    train: "ImageSet | CaptionSet",
     *,
     n_views: int = 1,
-    class_words: Tensor | None = None,
-    partners: NDArray[np.int64] | None = None,
-    similarities: NDArray[np.floating] | None = None,
-) -> Sampler:
-    """The sampler of ``--data_sampler``, with ``--bs``, ``--samples_per_class`` and ``--data_*``.
+    class_words: "Tensor | None" = None,
+    partners: "NDArray[np.int64] | None" = None,
+    similarities: "NDArray[np.floating] | None" = None,
+) -> "Sampler":
+    """Return the sampler of ``--data_sampler``, built from its flags.
 
     Under torch.distributed each process gets its share of the same batches.
 
     Args:
         train: the images to draw from.
         n_views: rows in a tuple, for a sampler of pairs.
-        class_words: (C, D) text embeddings of the class names, for a sampler that reads them.
+        class_words: (C, D) text embeddings of the class names, for a sampler that needs them.
         partners, similarities: (N, k), which images each may be paired with.
 
     Raises:
-        ValueError: the sampler needs classes and the images have none.
+        ValueError: the sampler needs classes and the images have none; or as the sampler, with the
+            flag in front.
     """
-    sampler = lookup(SAMPLERS, args.data_sampler, "--data_sampler")
-    rows_by_class = train.rows_by_class if isinstance(train, ImageSet) else None
-    if rows_by_class is None and "rows_by_class" in inspect.signature(sampler).parameters:
+    from utilities import distributed
+    from utilities.seeding import derive
+
+    component = lookup(SAMPLERS, args.data_sampler, "--data_sampler")
+    rows_by_class = getattr(train, "rows_by_class", None)
+    if "classes" in component.needs and rows_by_class is None:
         raise ValueError(
             f"--data_sampler {args.data_sampler} draws by class, --dataset {args.dataset} has "
-            "captions instead; use language_pairs or augmented_pairs"
+            f"captions instead; use one of {', '.join(needing(SAMPLERS, 'pairs'))}"
         )
-    return from_flags(
-        sampler,
-        args,
-        "data_",
-        rows_by_class=rows_by_class,
-        n_images=len(train),
-        bs=args.bs,
-        samples_per_class=args.samples_per_class,
-        n_views=n_views,
-        class_words=class_words,
-        partners=partners,
-        similarities=similarities,
-        seed=derive(args.seed, "datasampler"),
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-    )
+    try:
+        return from_flags(
+            component.load(),
+            args,
+            "data_",
+            rows_by_class=rows_by_class,
+            n_images=len(train),
+            bs=args.bs,
+            samples_per_class=args.samples_per_class,
+            n_views=n_views,
+            class_words=class_words,
+            partners=partners,
+            similarities=similarities,
+            seed=derive(args.seed, "datasampler"),
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+    except ValueError as error:
+        if str(error).startswith(("bs ", "samples_per_class ")):
+            raise ValueError(f"--{error}") from error
+        raise

@@ -5,7 +5,7 @@ ICML 2020, section on mini-batch creation.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,68 +15,39 @@ from .store import StoreSampler, squared_distances
 N_BINS = 50  # of a histogram of distances, as in the released code
 
 
+@dataclass(eq=False, repr=False)
 class Batchmatch(StoreSampler):
     """Draws batchmatch_ncomps batches as ClassRandom does and keeps the one of least cost.
 
-    A subclass writes ``costs``, the distance of each candidate batch from the data, for which
-    bigbs images stand that are drawn at random for each batch. So classes and images are those of
+    A subclass writes ``costs``, the distance of each candidate batch from the data, represented by
+    bigbs images that are drawn at random for each batch. So classes and images are those of
     ClassRandom batches. In the released code candidates are drawn from within the bigbs images,
     which are drawn class by class.
 
     Args:
-        rows_by_class, bs, samples_per_class, rank, world_size, sampler_lowproj_dim, sim_measure,
-        mb_mom, store_every: see StoreSampler.
-        batchmatch_bigbs: images that stand for the data.
+        as StoreSampler, where batchmatch_bigbs images represent the data, and
         batchmatch_ncomps: candidate batches, >= 1; 1 is ClassRandom.
 
     Raises:
-        ValueError: as StoreSampler; no candidate; a batch of a single image.
+        ValueError: as StoreSampler; a value out of its range; a batch of a single image.
     """
 
-    def __init__(
-        self,
-        rows_by_class: Sequence[NDArray[np.int64]],
-        bs: int,
-        samples_per_class: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        batchmatch_bigbs: int = 512,
-        batchmatch_ncomps: int = 10,
-        sampler_lowproj_dim: int = -1,
-        sim_measure: str = "euclidean",
-        mb_mom: float = -1,
-        store_every: int = 1,
-    ) -> None:
-        super().__init__(
-            rows_by_class,
-            bs,
-            samples_per_class,
-            seed,
-            rank,
-            world_size,
-            batchmatch_bigbs=batchmatch_bigbs,
-            sampler_lowproj_dim=sampler_lowproj_dim,
-            sim_measure=sim_measure,
-            mb_mom=mb_mom,
-            store_every=store_every,
-        )
-        if batchmatch_ncomps < 1:
-            raise ValueError(
-                f"--data_batchmatch_ncomps {batchmatch_ncomps} leaves no batch to choose; use 1 or "
-                "more"
-            )
-        if bs < 2:
-            raise ValueError(f"--bs {bs} has no distribution to match; use 2 or more")
-        self.n_candidates = batchmatch_ncomps
+    _: KW_ONLY
+    batchmatch_ncomps: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batchmatch_ncomps < 1:
+            raise ValueError(f"batchmatch_ncomps must be 1 or more; got {self.batchmatch_ncomps}")
+        if self.bs < 2:
+            raise ValueError(f"bs must be 2 or more to match a distribution; got {self.bs}")
 
     @abstractmethod
     def costs(self, data: NDArray[np.float64], batches: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far each batch is from the data: (n, d) and (m, bs, d) give (m,)."""
+        """Return each batch's distance from the data: (n, d) and (m, bs, d) give (m,)."""
 
     def choose(self) -> NDArray[np.int64]:
-        batches = np.stack([self.draw_batch() for _ in range(self.n_candidates)])  # (m, bs)
+        batches = np.stack([self.draw_batch() for _ in range(self.batchmatch_ncomps)])  # (m, bs)
         costs = self.costs(self.points(self.draw_candidates()), self.points(batches))
         return batches[costs.argmin()]
 
@@ -87,7 +58,7 @@ class DistHistBatchmatch(Batchmatch):
         cost = W1(h_data, h_batch)
 
     h is the normalised histogram of the distances of all pairs, in 50 bins from the data's
-    smallest to its largest, where distances beyond are put in the last bin on their side; W1 is
+    smallest to its largest; distances beyond are put in the last bin on their side; W1 is
     the Wasserstein distance of two histograms, the area between their cumulative sums, in units of
     distance. A store collapsed to one distance gives every batch the cost 0.
 
@@ -113,7 +84,7 @@ class FIDBatchmatch(Batchmatch):
 
     with d the data and b a batch, and covariances that divide by n - 1.
 
-    For m candidates and q = min(bs, d) a batch costs O(bigbs d² + m (bs d² + q³)), plus d³ where
+    For m candidates and q = min(bs, d) a batch costs O(bigbs d² + m (bs d² + q³)), plus d³ if
     bs > d.
 
     Source: Roth et al., ICML 2020, FRD-score matching; the distance is that of Heusel et al., GANs
@@ -146,13 +117,13 @@ class FIDBatchmatch(Batchmatch):
 
 
 def pair_distances(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Euclidean distances of all pairs among the rows of (..., n, d): (..., n (n - 1) / 2)."""
+    """Return Euclidean distances of all pairs of rows of (..., n, d): (..., n (n - 1) / 2)."""
     first, second = np.triu_indices(points.shape[-2], 1)
     return np.sqrt(squared_distances(points)[..., first, second])
 
 
 def cumulative(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Cumulative sums of normalised histograms of the rows of (m, p): (m, bins), ending in 1."""
+    """Return cumulative normalised histograms of the rows of (m, p): (m, bins), ending in 1."""
     scale = N_BINS / (high - low) if high > low else 0.0
     bins = ((values - low) * scale).astype(np.int64).clip(0, N_BINS - 1)
     bins += N_BINS * np.arange(len(values))[:, None]  # a range of bins for each row
@@ -161,6 +132,6 @@ def cumulative(values: NDArray[np.float64], low: float, high: float) -> NDArray[
 
 
 def square_root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The symmetric square root of a symmetric (d, d) matrix without negative eigenvalues."""
+    """Return the symmetric square root of a (d, d) matrix without negative eigenvalues."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T

@@ -1,6 +1,7 @@
 """Batches of a few images from each of some classes, the field's standard for metric learning."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +9,11 @@ from numpy.typing import NDArray
 from .base import Sampler
 
 
+@dataclass(eq=False, repr=False)
 class ClassRandom(Sampler):
     """Draws bs / samples_per_class classes for each batch, and samples_per_class images of each.
 
-    No class comes twice in a batch. Within a class no image comes twice where the class is large
+    No class comes twice in a batch. Within a class no image comes twice if the class is large
     enough; of a smaller class every image comes equally often, give or take one. The images of a
     class stand together. An epoch is N // bs batches, in which a class may come often or not at
     all: batches are drawn independently, and every class is as likely as any other whatever its
@@ -24,61 +26,65 @@ class ClassRandom(Sampler):
         rows_by_class: rows of each class, C arrays that together hold N rows.
         bs: images per batch.
         samples_per_class: images of a class in a batch.
-        rank, world_size: this process and how many there are; each takes its share of a batch.
+        seed, rank, world_size: see Sampler.
 
     Raises:
         ValueError: ``samples_per_class`` does not divide ``bs``, there are fewer classes than a
             batch needs, fewer images than ``bs``, or ``bs`` cannot be shared equally.
     """
 
-    def __init__(
-        self,
-        rows_by_class: Sequence[NDArray[np.int64]],
-        bs: int,
-        samples_per_class: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.rows_by_class = rows_by_class
-        self.samples_per_class = samples_per_class
-        self.classes_per_batch = classes_per_batch(len(rows_by_class), bs, samples_per_class)
-        n_images = sum(len(rows) for rows in rows_by_class)
-        super().__init__(n_images, bs, seed, rank, world_size, multiple=samples_per_class)
+    rows_by_class: Sequence[NDArray[np.int64]]
+    bs: int
+    samples_per_class: int
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self.multiple = self.samples_per_class
+        self.classes_per_batch = classes_per_batch(
+            len(self.rows_by_class), self.bs, self.samples_per_class
+        )
+        n_images = sum(len(rows) for rows in self.rows_by_class)
+        super().__init__(n_images, self.bs, self.seed, self.rank, self.world_size)
 
     def batches(self) -> Iterator[list[tuple[int, ...]]]:
         for _ in range(len(self)):
-            yield [(int(row),) for row in self.draw_batch()]
+            yield [(int(row),) for row in self.choose()]
+
+    def choose(self) -> NDArray[np.int64]:
+        """Return the rows of the next batch, (bs,), those of a class together."""
+        return self.draw_batch()
 
     def draw_batch(self) -> NDArray[np.int64]:
-        """Rows of the next batch, (bs,), those of a class together."""
+        """Draw the rows of a batch, (bs,), at random, those of a class together."""
         return np.concatenate([self.draw_images(int(label)) for label in self.draw_classes()])
 
     def draw_classes(self) -> NDArray[np.int64]:
-        """The classes of the next batch, (classes_per_batch,), all different."""
+        """Draw the classes of the next batch, (classes_per_batch,), all different."""
         return self.rng.choice(len(self.rows_by_class), self.classes_per_batch, replace=False)
 
     def draw_images(self, label: int) -> NDArray[np.int64]:
-        """Rows of a class for the next batch, (samples_per_class,)."""
+        """Draw rows of a class for the next batch, (samples_per_class,)."""
         rows = self.rows_by_class[label]
         rounds, rest = divmod(self.samples_per_class, len(rows))
         return np.concatenate([rows] * rounds + [self.rng.choice(rows, rest, replace=False)])
 
 
 def classes_per_batch(n_classes: int, bs: int, samples_per_class: int) -> int:
-    """How many classes a batch holds.
+    """Return how many classes a batch holds.
 
     Raises:
-        ValueError: the sizes do not fit; names the flags, their values and what fits.
+        ValueError: the sizes do not fit; names their values and what fits.
     """
     if samples_per_class < 1:
-        raise ValueError(f"--samples_per_class {samples_per_class} is no count; use 2 or more")
+        raise ValueError(f"samples_per_class must be 1 or more; got {samples_per_class}")
     if bs % samples_per_class or bs < samples_per_class:
         below = bs - bs % samples_per_class
         fits = [str(size) for size in (below, below + samples_per_class) if size > 0]
         raise ValueError(
-            f"--samples_per_class {samples_per_class} does not divide --bs {bs}; "
-            f"use --bs {' or '.join(fits)}"
+            f"bs must be a multiple of samples_per_class = {samples_per_class}; got {bs}, use "
+            f"{' or '.join(fits)}"
         )
     needed = bs // samples_per_class
     if needed > n_classes:
@@ -86,8 +92,8 @@ def classes_per_batch(n_classes: int, bs: int, samples_per_class: int) -> int:
             n for n in range(samples_per_class, bs + 1) if not bs % n and bs // n <= n_classes
         )
         raise ValueError(
-            f"--bs {bs} with --samples_per_class {samples_per_class} needs {needed} classes per "
-            f"batch, the training set has {n_classes}; use --bs {n_classes * samples_per_class} "
-            f"or less, or --samples_per_class {fewer}"
+            f"bs must be at most {n_classes * samples_per_class} for {n_classes} training classes "
+            f"and samples_per_class = {samples_per_class}; got {bs}, which needs {needed} classes "
+            f"per batch, or samples_per_class {fewer}"
         )
     return needed

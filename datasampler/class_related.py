@@ -15,18 +15,15 @@ class ClassRelated(ClassRandom):
     Among a hundred random classes few are related, so that the words' similarities within a batch
     are nearly constant and say little. Here a batch holds groups of ``related_classes``: a class
     drawn at random and its nearest by word similarity that the batch does not hold yet. The last
-    group is smaller where the classes of a batch do not divide evenly. Images are drawn as in
+    group is smaller if the classes of a batch do not divide evenly. Images are drawn as in
     ClassRandom. A class that is near to many others comes more often than one that is near to
     none.
 
     Only the similarities of the classes drawn are computed, groups × C for each batch.
 
     Args:
-        rows_by_class: rows of each class, C arrays that together hold N rows.
-        bs: images per batch.
-        samples_per_class: images of a class in a batch.
+        rows_by_class, bs, samples_per_class, seed, rank, world_size: see ClassRandom.
         class_words: (C, D) text embeddings of the class names, of any length.
-        rank, world_size: this process and how many there are; each takes its share of a batch.
         related_classes: classes per group, the one drawn included; 1 is ClassRandom.
 
     Raises:
@@ -48,16 +45,16 @@ class ClassRelated(ClassRandom):
         super().__init__(rows_by_class, bs, samples_per_class, seed, rank, world_size)
         if class_words is None:
             raise ValueError(
-                "--data_sampler class_related needs words for every class, there are none; name a "
-                "--language_model, or use --data_sampler class_random"
+                "class_related needs words for every class and has none; choose a "
+                "--language_model, or --data_sampler class_random"
             )
         if len(class_words) != len(rows_by_class):
             raise ValueError(
-                f"--data_sampler class_related has words of {len(class_words)} classes for "
-                f"{len(rows_by_class)} training classes; give one row of words per class"
+                f"class_words must have a row for each of the {len(rows_by_class)} training "
+                f"classes; got {len(class_words)} rows"
             )
         if related_classes < 1:
-            raise ValueError(f"--data_related_classes {related_classes} is no group; use 1 or more")
+            raise ValueError(f"related_classes must be 1 or more; got {related_classes}")
         words = class_words.detach().cpu().float().numpy()
         norms = np.linalg.norm(words, axis=1, keepdims=True)
         self.words = words / np.maximum(norms, np.finfo(words.dtype).tiny)  # (C, D) unit rows

@@ -6,7 +6,7 @@ using Core-Sets, ICML 2020.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -22,8 +22,8 @@ class Coreset(StoreSampler):
 
     A subclass writes ``pick``. Each picked image brings samples_per_class - 1 others of its class,
     drawn at random; of a smaller class every image comes equally often, give or take one. No class
-    comes twice in a batch: once an image is picked, the others of its class cannot be. Where the
-    bigbs images are of too few classes, one image of each of some others is added to them.
+    comes twice in a batch: once an image is picked, the others of its class cannot be. If the bigbs
+    images are of too few classes, one image of each of some others is added to them.
 
     In the released code a class can be picked again and an image be its own classmate, and what is
     picked from one random set of images is looked up in another, so that its batches are random.
@@ -34,11 +34,11 @@ class Coreset(StoreSampler):
 
     @abstractmethod
     def pick(self, points: NDArray[np.float64], classes: NDArray[np.int64]) -> list[int]:
-        """Which of n candidates go into a batch.
+        """Pick candidates for a batch.
 
         Args:
             points: (n, d).
-            classes: (n,), of at least classes_per_batch different ones.
+            classes: (n,), at least classes_per_batch different ones.
 
         Returns:
             classes_per_batch indices into the candidates, of different classes, in the order of
@@ -52,7 +52,7 @@ class Coreset(StoreSampler):
         return np.concatenate([self.with_classmates(candidates[i], classes[i]) for i in picked])
 
     def draw_candidates(self) -> NDArray[np.int64]:
-        """bigbs random rows, and more where these are of fewer classes than a batch holds."""
+        """Draw bigbs rows, and more if these are of fewer classes than a batch holds."""
         candidates = super().draw_candidates()
         present = np.unique(self.class_of[candidates])
         missing = self.classes_per_batch - len(present)
@@ -64,7 +64,7 @@ class Coreset(StoreSampler):
         return np.concatenate([candidates, extra])
 
     def with_classmates(self, row: int, label: int) -> NDArray[np.int64]:
-        """The image and others of its class, (samples_per_class,); a small class comes in turns."""
+        """Return the image and others of its class, (samples_per_class,)."""
         rows = self.rows_by_class[label]
         others = self.rng.permutation(rows[rows != row])
         return np.resize(np.append(row, others), self.samples_per_class)
@@ -78,6 +78,7 @@ class Coreset(StoreSampler):
         return classes
 
 
+@dataclass(eq=False, repr=False)
 class GreedyCoreset(Coreset):
     """Picks the image farthest from those picked already: greedy k-centre.
 
@@ -94,8 +95,7 @@ class GreedyCoreset(Coreset):
     algorithm 1.
 
     Args:
-        rows_by_class, bs, samples_per_class, rank, world_size, batchmatch_bigbs,
-        sampler_lowproj_dim, sim_measure, mb_mom, store_every: see StoreSampler.
+        as StoreSampler, and
         gc_coreset_lim: squared distance up to which a candidate counts as covered, >= 0.
         gc_softened: draws the next at random from those at the 97th percentile of the distance
             or beyond, which takes single outliers less often.
@@ -104,42 +104,14 @@ class GreedyCoreset(Coreset):
         ValueError: as StoreSampler; a limit below 0.
     """
 
-    def __init__(
-        self,
-        rows_by_class: Sequence[NDArray[np.int64]],
-        bs: int,
-        samples_per_class: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        batchmatch_bigbs: int = 512,
-        gc_coreset_lim: float = 1e-9,
-        gc_softened: bool = False,
-        sampler_lowproj_dim: int = -1,
-        sim_measure: str = "euclidean",
-        mb_mom: float = -1,
-        store_every: int = 1,
-    ) -> None:
-        super().__init__(
-            rows_by_class,
-            bs,
-            samples_per_class,
-            seed,
-            rank,
-            world_size,
-            batchmatch_bigbs=batchmatch_bigbs,
-            sampler_lowproj_dim=sampler_lowproj_dim,
-            sim_measure=sim_measure,
-            mb_mom=mb_mom,
-            store_every=store_every,
-        )
-        if gc_coreset_lim < 0:
-            raise ValueError(
-                f"--data_gc_coreset_lim {gc_coreset_lim} is no squared distance; use 0 or more"
-            )
-        self.limit = gc_coreset_lim
-        self.softened = gc_softened
+    _: KW_ONLY
+    gc_coreset_lim: float = 1e-9
+    gc_softened: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gc_coreset_lim < 0:
+            raise ValueError(f"gc_coreset_lim must be 0 or more; got {self.gc_coreset_lim}")
 
     def pick(self, points: NDArray[np.float64], classes: NDArray[np.int64]) -> list[int]:
         distances = squared_distances(points)  # (n, n)
@@ -155,14 +127,15 @@ class GreedyCoreset(Coreset):
 
     def _next(self, nearest: NDArray[np.float64], free: NDArray[np.bool_]) -> int:
         farthest = int(np.where(free, nearest, -1).argmax())
-        if nearest[farthest] <= self.limit:
+        if nearest[farthest] <= self.gc_coreset_lim:
             return int(self.rng.choice(free.nonzero()[0]))
-        if self.softened:
+        if self.gc_softened:
             far = free & (nearest >= np.percentile(nearest[free], 97))
             return int(self.rng.choice(far.nonzero()[0]))
         return farthest
 
 
+@dataclass(eq=False, repr=False)
 class D2Coreset(Coreset):
     """Draws images that are likely under the data's Gaussian and far from those drawn already.
 
@@ -180,49 +153,20 @@ class D2Coreset(Coreset):
     d³) more than the distances.
 
     Args:
-        rows_by_class, bs, samples_per_class, rank, world_size, batchmatch_bigbs,
-        sampler_lowproj_dim, sim_measure, mb_mom, store_every: see StoreSampler.
+        as StoreSampler, and
         d2_coreset_lambda: exponent of the squared distances, >= 0; 0 leaves the density alone.
 
     Raises:
         ValueError: as StoreSampler; an exponent below 0.
     """
 
-    def __init__(
-        self,
-        rows_by_class: Sequence[NDArray[np.int64]],
-        bs: int,
-        samples_per_class: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        batchmatch_bigbs: int = 512,
-        d2_coreset_lambda: float = 1.0,
-        sampler_lowproj_dim: int = -1,
-        sim_measure: str = "euclidean",
-        mb_mom: float = -1,
-        store_every: int = 1,
-    ) -> None:
-        super().__init__(
-            rows_by_class,
-            bs,
-            samples_per_class,
-            seed,
-            rank,
-            world_size,
-            batchmatch_bigbs=batchmatch_bigbs,
-            sampler_lowproj_dim=sampler_lowproj_dim,
-            sim_measure=sim_measure,
-            mb_mom=mb_mom,
-            store_every=store_every,
-        )
-        if d2_coreset_lambda < 0:
-            raise ValueError(
-                f"--data_d2_coreset_lambda {d2_coreset_lambda} would favour near images; use 0 or "
-                "more"
-            )
-        self.exponent = d2_coreset_lambda
+    _: KW_ONLY
+    d2_coreset_lambda: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d2_coreset_lambda < 0:
+            raise ValueError(f"d2_coreset_lambda must be 0 or more; got {self.d2_coreset_lambda}")
 
     def pick(self, points: NDArray[np.float64], classes: NDArray[np.int64]) -> list[int]:
         distances = squared_distances(points)  # (n, n)
@@ -233,7 +177,7 @@ class D2Coreset(Coreset):
         while len(picked) < self.classes_per_batch:
             # The maximum of log p + Gumbel noise is a draw from p, which need not be normalised.
             # A sum of zero counts as the smallest number, for when there is no other.
-            log_p = density + self.exponent * np.log(np.maximum(sums, TINY))
+            log_p = density + self.d2_coreset_lambda * np.log(np.maximum(sums, TINY))
             noisy = log_p + self.rng.gumbel(size=len(points))
             chosen = int(np.where(free, noisy, -np.inf).argmax())
             picked.append(chosen)
@@ -242,7 +186,7 @@ class D2Coreset(Coreset):
         return picked
 
     def _first(self, points: NDArray[np.float64]) -> int:
-        """The candidate nearest to a point drawn from their Gaussian."""
+        """Return the candidate nearest to a point drawn from their Gaussian."""
         mean, n = points.mean(axis=0), len(points)
         # A sum of the centred points with independent normal weights has their covariance.
         drawn = mean + self.rng.standard_normal(n) @ (points - mean) / (n - 1) ** 0.5
@@ -250,9 +194,9 @@ class D2Coreset(Coreset):
 
 
 def log_density(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logarithm of the Gaussian density of (n, d) points at each of them, up to a constant: (n,).
+    """Return the log density of the Gaussian of (n, d) points at each, up to a constant: (n,).
 
-    -(x - mu)ᵀ C⁻¹ (x - mu) / 2 with mean and covariance of the points; 0 where they are all one.
+    -(x - mu)ᵀ C⁻¹ (x - mu) / 2 with mean and covariance of the points; 0 if they are all equal.
     """
     centred = points - points.mean(axis=0)
     covariance = centred.T @ centred / (len(points) - 1)

@@ -1,4 +1,4 @@
-"""Batches of pairs without classes: an image with itself, with an image of like words, or with any.
+"""Batches of pairs without classes: an image with itself, with a caption neighbour, or with any.
 
 El Banani, Desai and Johnson, Learning Visual Representations via Language-Guided Sampling, CVPR
 2023: two images whose captions are nearest neighbours take the place of two augmentations of one.
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from .base import Sampler, check_batch_size
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 BLOCK = 1 << 18  # rows of the arrays of neighbours that are in memory at a time
-REMEDY = "make them anew with python -m language.neighbours"
+REMEDY = "recompute them with python -m language.neighbours"
 
 
 class Pairs(Sampler):
-    """A shuffled epoch of tuples (i, ..., i, j); a subclass says which j goes with which i.
+    """A shuffled epoch of tuples (i, ..., i, j); a subclass draws j for each i.
 
     Each image i comes at most once in an epoch, and the few left over by the last full batch not at
     all. An epoch costs 8 bytes for each image; tuples exist for one batch at a time.
@@ -29,11 +29,13 @@ class Pairs(Sampler):
     Args:
         n_images, bs, seed, rank, world_size: see Sampler.
         n_views: rows in a tuple, >= 1.
-        rows: the images i that may come, (M,) int64; None: all of them.
+        rows: (M,) int64, the images i that may come; None for all.
 
     Raises:
         ValueError: as Sampler.
     """
+
+    distinct = False  # i and j are different images, which takes two views and two images
 
     def __init__(
         self,
@@ -45,6 +47,13 @@ class Pairs(Sampler):
         n_views: int = 2,
         rows: NDArray[np.int64] | None = None,
     ) -> None:
+        if self.distinct and n_views < 2:
+            raise ValueError(
+                f"n_views must be 2 or more for pairs of two images; got {n_views}. Use a loss of "
+                "two views, such as simclr, or augmented_pairs"
+            )
+        if self.distinct and n_images < 2:
+            raise ValueError(f"n_images must be 2 or more for pairs of two images; got {n_images}")
         super().__init__(n_images if rows is None else len(rows), bs, seed, rank, world_size)
         self.n_views = n_views
         self.rows = rows
@@ -61,9 +70,9 @@ class Pairs(Sampler):
 
 
 class AugmentedPairs(Pairs):
-    """Views of one image: tuples (i, i), for augmentation to tell apart.
+    """Views of one image: tuples (i, i), which augmentation makes different.
 
-    Args, Raises: as Pairs; with one view it draws what Random draws.
+    Args, Raises: see Pairs; with one view it draws what Random draws.
     """
 
     def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -71,29 +80,14 @@ class AugmentedPairs(Pairs):
 
 
 class RandomPairs(Pairs):
-    """An image and any other: tuples (i, j), the control of pairs that are chosen.
+    """An image and any other: tuples (i, j), the control for chosen pairs.
 
-    j is uniform over the images that are not i, and drawn anew for each pair.
+    j is uniform over the images other than i, and drawn for each pair.
 
-    Args, Raises: as Pairs, without ``rows``; ValueError for a single view or a single image.
+    Args, Raises: see Pairs, without ``rows``; ValueError for a single view or a single image.
     """
 
-    def __init__(
-        self,
-        n_images: int,
-        bs: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        n_views: int = 2,
-    ) -> None:
-        check_views("random_pairs", n_views)
-        super().__init__(n_images, bs, seed, rank, world_size, n_views)
-        if n_images < 2:
-            raise ValueError(
-                "--data_sampler random_pairs finds no other image for the only one; use a "
-                "--dataset of 2 images or more"
-            )
+    distinct = True
 
     def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         others = self.rng.integers(self.n_images - 1, size=len(rows))  # of those without i
@@ -103,9 +97,9 @@ class RandomPairs(Pairs):
 class LanguagePairs(Pairs):
     """An image and one whose caption is a nearest neighbour of its own: tuples (i, j).
 
-    Where several neighbours are similar enough, one is drawn uniformly each time. An image without
-    any is left out of the epoch, also where ``pairs_self`` would pair it with itself, so that runs
-    of any ``pairs_self`` see the same images. A neighbour of many comes as j often.
+    If several neighbours are similar enough, one is drawn uniformly each time. An image without any
+    is left out of the epoch, even if ``pairs_self`` would pair it with itself, so that runs of any
+    ``pairs_self`` see the same images. A neighbour of many comes as j often.
 
     The published system has one neighbour for each image (k = 1) and no pairs of an image with
     itself.
@@ -122,10 +116,12 @@ class LanguagePairs(Pairs):
         n_left_out: images without a neighbour that is similar enough.
 
     Raises:
-        ValueError: as Sampler; a single view; ``pairs_self`` is no probability; the arrays are not
-            of these N images, or name an image as its own neighbour; ``pairs_threshold`` leaves too
+        ValueError: as Sampler; a single view; ``pairs_self`` out of range; the arrays are not of
+            these N images, or name an image as its own neighbour; ``pairs_threshold`` leaves too
             few images for a batch.
     """
+
+    distinct = True
 
     def __init__(
         self,
@@ -141,15 +137,12 @@ class LanguagePairs(Pairs):
         pairs_threshold: float = -1.0,
         pairs_self: float = 0.0,
     ) -> None:
-        check_views("language_pairs", n_views)
         check_batch_size(n_images, bs, world_size=world_size)
         if not 0 <= pairs_self <= 1:
-            raise ValueError(
-                f"--data_pairs_self {pairs_self:g} is no probability; use one from 0 to 1"
-            )
+            raise ValueError(f"pairs_self must be in [0, 1]; got {pairs_self:g}")
         if partners.shape != similarities.shape or partners.ndim != 2 or len(partners) != n_images:
             raise ValueError(
-                f"neighbours of captions must be (N, k) for the {n_images} training images, got "
+                f"neighbours of captions must be (N, k) for the {n_images} training images; got "
                 f"partners {partners.shape} and similarities {similarities.shape}; {REMEDY}"
             )
         self.partners = partners
@@ -163,12 +156,10 @@ class LanguagePairs(Pairs):
             raise ValueError(self.too_few(len(rows), bs, world_size))
         super().__init__(n_images, bs, seed, rank, world_size, n_views, rows)
         if self.n_left_out and rank == 0:
-            log.info(
-                "%d of %d images are left out of training: no neighbour's similarity reaches "
-                "--data_pairs_threshold %g",
-                self.n_left_out,
-                n_images,
-                pairs_threshold,
+            LOG.info(
+                "skipped %d of %d training images: no neighbour's similarity reaches "
+                "pairs_threshold %g",
+                *(self.n_left_out, n_images, pairs_threshold),
             )
 
     def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -184,14 +175,14 @@ class LanguagePairs(Pairs):
     def usable(
         self, partners: NDArray[np.integer], similarities: NDArray[np.floating]
     ) -> NDArray[np.bool_]:
-        """Which neighbours may be drawn: there and similar enough."""
+        """Return which neighbours may be drawn: those that exist and are similar enough."""
         return (partners >= 0) & (similarities >= self.pairs_threshold)
 
     def rows_with_partners(self) -> NDArray[np.int64]:
-        """The images with a neighbour that may be drawn, (M,) ascending.
+        """Return the images with a neighbour that may be drawn, (M,) ascending.
 
         Raises:
-            ValueError: a neighbour is no row, or the image itself.
+            ValueError: a neighbour is not a row, or is the image itself.
         """
         n_images = len(self.partners)
         found = []
@@ -208,19 +199,19 @@ class LanguagePairs(Pairs):
             if own.any():
                 raise ValueError(
                     f"neighbours of captions: image {rows[own][0]} is its own partner; {REMEDY}. "
-                    "Pairs of an image with itself come by --data_pairs_self"
+                    "Use pairs_self for pairs of an image with itself"
                 )
             found.append(rows[self.usable(partners, similarities).any(axis=1)])
         return np.concatenate(found)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.integer], NDArray[np.floating]]]:
-        """The arrays of neighbours a block at a time: first row, partners, similarities."""
+        """Yield the arrays of neighbours a block at a time: first row, partners, similarities."""
         for start in range(0, len(self.partners), BLOCK):
             block = slice(start, start + BLOCK)
             yield start, np.asarray(self.partners[block]), np.asarray(self.similarities[block])
 
     def too_few(self, n_left: int, bs: int, world_size: int) -> str:
-        """What is wrong where the threshold leaves no batch, and what would leave one."""
+        """Return the error if the threshold leaves no batch, with what would leave one."""
         nearest = np.concatenate(
             [
                 np.where((partners >= 0) & (sims >= -1), sims, -np.inf).max(axis=1, initial=-np.inf)
@@ -229,20 +220,11 @@ class LanguagePairs(Pairs):
         )  # (N,)
         remedies = []
         if np.isfinite(enough := np.sort(nearest)[-bs]):
-            remedies.append(f"--data_pairs_threshold {math.floor(1000 * enough) / 1000:g} or less")
+            remedies.append(f"a threshold of {math.floor(1000 * enough) / 1000:g} or less")
         if fits := n_left - n_left % world_size:
-            remedies.append(f"--bs {fits} or less")
+            remedies.append(f"a batch of {fits} or less")
         return (
-            f"--data_pairs_threshold {self.pairs_threshold:g} leaves {n_left} of {len(nearest)} "
-            f"images with a neighbour, too few for --bs {bs}; "
+            f"pairs_threshold must leave bs = {bs} images with a neighbour; got "
+            f"{self.pairs_threshold:g}, which leaves {n_left} of {len(nearest)}; "
             f"use {' or '.join(remedies) or 'images with captions that are more alike'}"
-        )
-
-
-def check_views(sampler: str, n_views: int) -> None:
-    """Raise ValueError where there is no second view for the partner to be."""
-    if n_views < 2:
-        raise ValueError(
-            f"--data_sampler {sampler} makes pairs of two images, --loss takes {n_views} view of "
-            "each; use a loss of two views, such as simclr, or --data_sampler augmented_pairs"
         )

@@ -1,11 +1,12 @@
-"""What every sampler shares that looks at where the images lie in embedding space: their store.
+"""Samplers that look at where the images lie in embedding space share this store of embeddings.
 
 Batch creation by embeddings follows Roth et al., Revisiting Training Strategies and Generalization
 Performance in Deep Metric Learning, ICML 2020, section on mini-batch creation.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,26 +20,25 @@ MEASURES = ("euclidean", "cosine")
 MOST_OBSERVED = 256  # batches whose embeddings wait on their device
 
 
+@dataclass(eq=False, repr=False)
 class StoreSampler(ClassRandom):
     """Holds an embedding of every training image, and lets a subclass choose batches by them.
 
     A subclass writes ``choose``. ``refresh`` sets the whole store, ``observe`` the rows of a batch
     after its step. A pass reads the store as it was when the pass began, so that it makes no
-    difference how far ahead of training the batches are drawn. Training in several processes, the
-    store has to be the same in each: hand ``refresh`` and ``observe`` the embeddings gathered from
-    all of them.
+    difference how far ahead of training the batches are drawn. With several processes the store has
+    to be the same in each: hand ``refresh`` and ``observe`` the embeddings gathered from all of
+    them.
 
-    The store takes 4 N D bytes, the copy that a pass reads as many (4 N d where projected): 2 × 30
-    MB for the 59,551 training images of Stanford Online Products at D = 128. It is part of the
-    ``state_dict``. A pass begins with that copy, and with N D d multiplications where projected.
+    The store takes 4 N D bytes, the copy that a pass reads as many (4 N d if projected): 2 × 30 MB
+    for the 59,551 training images of Stanford Online Products at D = 128. It is part of the
+    ``state_dict``. A pass begins with that copy, and with N D d multiplications if projected.
 
     Args:
         rows_by_class: rows of each class, C arrays that together hold the N rows 0 to N - 1.
-        bs: images per batch.
-        samples_per_class: images of a class in a batch.
-        rank, world_size: this process and how many there are; each takes its share of a batch.
+        bs, samples_per_class, seed, rank, world_size: see ClassRandom.
         batchmatch_bigbs: images drawn at random for each batch, from which or after which it is
-            formed; all N where there are fewer.
+            formed; all N if there are fewer. At least ``bs``.
         sampler_lowproj_dim: d, dimensions to which a Gaussian random projection, drawn for each
             pass, takes the store; -1, or no fewer than it has, projects nothing. The released code
             draws one for each batch.
@@ -46,58 +46,40 @@ class StoreSampler(ClassRandom):
             rows are brought to unit length, after the projection.
         mb_mom: m in [0, 1), in the store's row = m · row + (1 - m) · the batch's embedding; -1
             replaces, as 0 does. The released code applies momentum to full refreshes alone.
-        store_every: epochs from one full refresh to the next; 0 has one only, before the first.
+        store_every: epochs from one full refresh to the next; 0 has only one, before the first.
 
     Raises:
-        ValueError: as ClassRandom; ``batchmatch_bigbs`` is less than ``bs``; a value out of its
-            range; a pass or ``observe`` before the first ``refresh``; embeddings of another number
-            of images, or not finite.
+        ValueError: as ClassRandom; a value out of its range; a pass or ``observe`` before the first
+            ``refresh``; embeddings of another number of images, or not finite.
     """
 
-    def __init__(
-        self,
-        rows_by_class: Sequence[NDArray[np.int64]],
-        bs: int,
-        samples_per_class: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        batchmatch_bigbs: int = 512,
-        sampler_lowproj_dim: int = -1,
-        sim_measure: str = "euclidean",
-        mb_mom: float = -1,
-        store_every: int = 1,
-    ) -> None:
-        super().__init__(rows_by_class, bs, samples_per_class, seed, rank, world_size)
-        if batchmatch_bigbs < bs:
+    _: KW_ONLY
+    batchmatch_bigbs: int = 512
+    sampler_lowproj_dim: int = -1
+    sim_measure: str = "euclidean"
+    mb_mom: float = -1
+    store_every: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        dim, momentum = self.sampler_lowproj_dim, self.mb_mom
+        if self.batchmatch_bigbs < self.bs:
             raise ValueError(
-                f"--data_batchmatch_bigbs {batchmatch_bigbs} is less than --bs {bs}; use {bs} or "
-                "more"
+                f"batchmatch_bigbs must be at least bs = {self.bs}; got {self.batchmatch_bigbs}"
             )
-        if sampler_lowproj_dim < 1 and sampler_lowproj_dim != -1:
+        if dim < 1 and dim != -1:
             raise ValueError(
-                f"--data_sampler_lowproj_dim {sampler_lowproj_dim} is no number of dimensions; "
-                "use 1 or more, or -1 for no projection"
+                f"sampler_lowproj_dim must be 1 or more, or -1 for no projection; got {dim}"
             )
-        if sim_measure not in MEASURES:
+        if self.sim_measure not in MEASURES:
+            raise ValueError(f"sim_measure must be {' or '.join(MEASURES)}; got {self.sim_measure}")
+        if momentum != -1 and not 0 <= momentum < 1:
+            raise ValueError(f"mb_mom must be in [0, 1), or -1 to replace; got {momentum}")
+        if self.store_every < 0:
             raise ValueError(
-                f"--data_sim_measure {sim_measure} is unknown; use {' or '.join(MEASURES)}"
+                "store_every must be 1 or more, or 0 to fill the store only once; got "
+                f"{self.store_every}"
             )
-        if mb_mom != -1 and not 0 <= mb_mom < 1:
-            raise ValueError(
-                f"--data_mb_mom {mb_mom} is no momentum; use a number in [0, 1), or -1 to replace"
-            )
-        if store_every < 0:
-            raise ValueError(
-                f"--data_store_every {store_every} is no number of epochs; use 1 or more, or 0 to "
-                "fill the store only once"
-            )
-        self.bigbs = min(batchmatch_bigbs, self.n_images)
-        self.projected_dim = sampler_lowproj_dim
-        self.sim_measure = sim_measure
-        self.momentum = max(mb_mom, 0.0)
-        self.store_every = store_every
         self._store: NDArray[np.float32] | None = None  # what the next pass will read
         self._points: NDArray[np.float32] = np.empty((0, 0), np.float32)  # what this pass reads
         # Batches observed since the store was last read. They stay on their device until then, so
@@ -106,20 +88,20 @@ class StoreSampler(ClassRandom):
 
     @abstractmethod
     def choose(self) -> NDArray[np.int64]:
-        """Rows of the next batch, (bs,), those of a class together."""
+        """Return the rows of the next batch, (bs,), those of a class together."""
 
     def batches(self) -> Iterator[list[tuple[int, ...]]]:
         self._points = self._visible_store()
-        for _ in range(len(self)):
-            yield [(int(row),) for row in self.choose()]
+        yield from super().batches()
 
     def points(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Where images lie: rows of any shape (...) give (..., d)."""
+        """Return the embeddings that this pass reads: rows of any shape (...) give (..., d)."""
         return self._points[rows].astype(np.float64)
 
     def draw_candidates(self) -> NDArray[np.int64]:
-        """Rows of images drawn without a look at their classes, (bigbs,), all different."""
-        return self.rng.choice(self.n_images, self.bigbs, replace=False)
+        """Draw rows of images regardless of their classes, all different: bigbs, or N if fewer."""
+        size = min(self.batchmatch_bigbs, self.n_images)
+        return self.rng.choice(self.n_images, size, replace=False)
 
     def due(self, epoch: int) -> bool:
         if self._store is None:
@@ -132,18 +114,18 @@ class StoreSampler(ClassRandom):
         Args:
             embeds: (N, D) of any floating type, in the order of the training set; (M, D) with
                 ``rows``.
-            rows: (M,) int64, which images ``embeds`` are of, where some could not be read; the
-                others are given the mean of these.
+            rows: (M,) int64, the images of ``embeds`` if some could not be read; the others get the
+                mean of these.
         """
         known = _as_numpy(embeds)
         if rows is None and len(known) != self.n_images:
             raise ValueError(
-                f"the store of {type(self).__name__} is for {self.n_images} images and was given "
-                f"{len(known)} embeddings; say which images they are of, by their rows"
+                f"embeds must be of all {self.n_images} images in the store of "
+                f"{type(self).__name__}, or come with their rows; got {len(known)}"
             )
         if not np.isfinite(known).all():
             raise ValueError(
-                f"embeddings for the store of {type(self).__name__} are not finite; lower --lr, or "
+                f"embeds for the store of {type(self).__name__} must be finite; lower --lr, or "
                 "train with --precision fp32"
             )
         self._observed.clear()
@@ -154,10 +136,10 @@ class StoreSampler(ClassRandom):
             self._store[rows.cpu().numpy()] = known
 
     def observe(self, rows: Tensor, embeds: Tensor) -> None:
-        """Take a batch's embeddings into the store; the next pass reads them.
+        """Store a batch's embeddings; the next pass reads them.
 
         Args:
-            rows: (B,) int64, on any device. Of an image that comes twice the last counts.
+            rows: (B,) int64, on any device. If an image comes twice, the last counts.
             embeds: (B, D) of any floating type, on any device.
         """
         self._check_filled()
@@ -166,7 +148,7 @@ class StoreSampler(ClassRandom):
             self._filled_store()
 
     def observed(self) -> dict[str, Any]:
-        """The store as the next pass will read it."""
+        """Return the store as the next pass will read it."""
         return {"store": self.state_dict()["store"]}
 
     def load_observed(self, state: dict[str, Any]) -> None:
@@ -174,7 +156,7 @@ class StoreSampler(ClassRandom):
             self.refresh(state["store"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator's state and the store, an (N, D) float32 tensor; None before it is set."""
+        """Return the generator's state and the store, (N, D) float32; None before it is set."""
         store = None if self._store is None else torch.from_numpy(self._filled_store().copy())
         return super().state_dict() | {"store": store}
 
@@ -194,8 +176,8 @@ class StoreSampler(ClassRandom):
         return self._store
 
     def _filled_store(self) -> NDArray[np.float32]:
-        """The store with all that was observed."""
-        store, m = self._check_filled(), np.float32(self.momentum)
+        """Return the store with everything that was observed."""
+        store, m = self._check_filled(), np.float32(max(self.mb_mom, 0.0))
         for rows, embeds in self._observed:
             at = rows.cpu().numpy()
             store[at] = m * store[at] + (1 - m) * _as_numpy(embeds)
@@ -203,12 +185,13 @@ class StoreSampler(ClassRandom):
         return store
 
     def _visible_store(self) -> NDArray[np.float32]:
-        """A copy of the store as a pass reads it, (N, d): projected, and directions if asked."""
+        """Return a copy of the store as a pass reads it, (N, d): projected and normalised."""
         store = self._filled_store()
         dim = store.shape[1]
-        if 0 < self.projected_dim < dim:
+        if 0 < self.sampler_lowproj_dim < dim:
             # Entries of variance 1/d keep squared distances in expectation.
-            axes = self.rng.standard_normal((dim, self.projected_dim)) / self.projected_dim**0.5
+            d = self.sampler_lowproj_dim
+            axes = self.rng.standard_normal((dim, d)) / d**0.5
             points = store @ axes.astype(np.float32)
         else:
             points = store.copy()
@@ -219,7 +202,7 @@ class StoreSampler(ClassRandom):
 
 
 def squared_distances(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Squared Euclidean distances among the rows of (..., n, d), by matrix product: (..., n, n)."""
+    """Return squared Euclidean distances among the rows of (..., n, d): (..., n, n)."""
     # The product loses the digits of what all points share.
     centred = points - points.mean(axis=-2, keepdims=True)
     squares = np.square(centred).sum(axis=-1)

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from datasets.image_cache import cached
 from datasets.image_set import Images, ImageSet
 from datasets.loading import loader, preview
 from datasets.recipes import RECIPES, Recipe, fill_by_recipe, recipe
-from datasets.splits import Data, build, source_folder
+from datasets.splits import Data, load
 from datasets.transforms import eval_transform, input_size, train_views
 from utilities import distributed, processes
+from utilities.files import cache_folder
+from utilities.registry import from_flags
 from utilities.seeding import derive
 
 log = logging.getLogger(__name__)
@@ -57,6 +60,21 @@ __all__ = [
     "train_views",
     "warn_of_waiting",
 ]
+
+
+def source_folder(args: argparse.Namespace) -> Path:
+    """Return the folder of all datasets: ``--source_path``, or one in the user's cache."""
+    given = args.source_path
+    return Path(given).expanduser() if given else cache_folder() / "datasets"
+
+
+def build(args: argparse.Namespace) -> Data:
+    """Return the images of ``--dataset`` in its splits.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``splits.load``.
+    """
+    return from_flags(load, args, "", name=args.dataset, source_path=source_folder(args))
 
 
 def has_captions(args: argparse.Namespace) -> bool:

@@ -7,20 +7,17 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.caption_index import BATCH, build, open_index
+from datasets.caption_index import BATCH, OpenShards, build, open_index
 from datasets.folders import listed
-from datasets.reading import Picture, as_image, open_image, read_image
-from datasets.shards import OpenShards
-
-if TYPE_CHECKING:
-    from datasets.image_cache import Store
+from datasets.reading import LazyImage, Reader, as_image, open_image
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
 SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")
@@ -31,9 +28,9 @@ _DIRECTORY = re.compile(r"(?P<subreddit>.+?)_(?P<year>20(?:0[5-9]|[1-9]\d))(?:_[
 
 
 def open_caption_set(root: Path) -> "CaptionSet":
-    """The image-caption pairs of a folder; see ``datasets.caption_index`` for its layouts.
+    """Return the image-caption pairs of a folder; ``datasets.caption_index`` shows the layouts.
 
-    The index is built when there is none and brought up to date when images came or went.
+    The index is built if there is none and updated if images came or went.
 
     Raises:
         FileNotFoundError, ValueError: see ``caption_index.build``.
@@ -42,8 +39,7 @@ def open_caption_set(root: Path) -> "CaptionSet":
 
 
 class CaptionSet:
-    """N pairs of image and caption, as ``Images`` asks for them. There are no classes: the label of
-    an image is its row.
+    """N pairs of image and caption, without classes: the label of an image is its row.
 
     Nothing of size N is held: rows are looked up in the memory-mapped index, of which the system
     keeps in memory what is used. Goes to a worker as two paths.
@@ -65,7 +61,7 @@ class CaptionSet:
         self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
         self._shards = OpenShards()
-        self.store: Store | None = None  # where images are read from instead
+        self.reader: Reader | None = None  # reads the images instead of their files
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -74,19 +70,17 @@ class CaptionSet:
         return f"CaptionSet({self.name!r}, {len(self)} pairs)"
 
     def read(self, row: int) -> Image.Image:
-        """The image in RGB. Raises OSError, which names it, where it cannot be read."""
-        if self.store is not None:
-            return as_image(self.store.picture(row).values)
-        return read_image(self._file(row))
+        """Return the image in RGB; raise OSError, which names it, if it cannot be read."""
+        return as_image(self.open(row).pixels().values)
 
-    def picture(self, row: int) -> Picture:
-        """The image, not decoded yet; raises as ``read``."""
-        return open_image(self._file(row)) if self.store is None else self.store.picture(row)
+    def open(self, row: int) -> LazyImage:
+        """Open the image, to be decoded later; raises as ``read``."""
+        return open_image(self._file(row)) if self.reader is None else self.reader.open(row)
 
-    def with_store(self, store: "Store | None") -> "CaptionSet":
-        """The same set, its images read from ``store``; None: from their files."""
+    def with_reader(self, reader: Reader | None) -> "CaptionSet":
+        """Return the same set with images that ``reader`` reads; None reads their files."""
         other = copy.copy(self)
-        other.store = store
+        other.reader = reader
         return other
 
     def _file(self, row: int) -> "Path | _Member":
@@ -95,37 +89,37 @@ class CaptionSet:
             return self.root / values["key"]
         shard = self.root / self._parts[values["part"]]
         content = self._shards.read(shard, values["offset"], values["size"])
-        # Read as if it were a file: in errors it goes by its name.
         return _Member(content, self.root / values["key"])
 
     def label(self, row: int) -> int:
+        """Return the row: there are no classes."""
         return row
 
     def caption(self, row: int) -> str:
+        """Return the caption of an image."""
         return self._row(row, ("caption",))["caption"]
 
     def key(self, row: int) -> str:
-        """Its path below the root, `shard.tar/member`, or its path as a manifest gives it."""
+        """Return its path below the root, `shard.tar/member`, or its path in a manifest."""
         return self._row(row, ("key",))["key"]
 
     @property
     def captions(self) -> "Captions":
+        """The captions of all images, in order."""
         return Captions(self)
 
     def scopes(self, kind: Scope) -> NDArray[np.int64]:
-        """Which images may be partners: those of one code.
+        """Return a code for each image, (N,) from 0; images with the same code may be partners.
 
-        Read from directory names as RedCaps has them, ``<subreddit>_<year>`` or
-        ``<subreddit>_<year>_<id>``; of shards, from the shard's name or a directory inside it.
-
-        Returns:
-            (N,) codes from 0, numbered in the sorted order of what they stand for.
+        Read from directory names as in RedCaps, ``<subreddit>_<year>`` or
+        ``<subreddit>_<year>_<id>``; in shards, from the shard's name or a directory inside it.
+        Codes are numbered in the sorted order of the scopes.
 
         Raises:
-            ValueError: an unknown kind, or directories that are not named so.
+            ValueError: an unknown kind, or directories with other names.
         """
         if kind not in SCOPES:
-            raise ValueError(f"scope {kind!r} is not known; choose from {', '.join(SCOPES)}")
+            raise ValueError(f"scope must be one of {', '.join(SCOPES)}; got {kind!r}")
         names, numbers = self._directories()
         found = {name: _DIRECTORY.fullmatch(name) for name in names}
         others = [name for name, match in found.items() if not match]
@@ -133,7 +127,7 @@ class CaptionSet:
             raise ValueError(
                 f"{self.name}: the scope {kind!r} is read from directory names <subreddit>_<year> "
                 f"or <subreddit>_<year>_<id>, and {len(others)} of {len(names)} are not of that "
-                f"form: {listed(others, most=3)}; use no scope, or name them so"
+                f"form: {listed(others, most=3)}; use no scope, or rename them"
             )
         parts = kind.split("_")
         values = [tuple(match[part] for part in parts) for match in found.values() if match]
@@ -141,9 +135,9 @@ class CaptionSet:
         return np.array([codes[value] for value in values], dtype=np.int64)[numbers]
 
     def fingerprint(self) -> str:
-        """Changes when a row does: keys and captions in their order, so 64 bits in hexadecimal.
+        """Return 16 hexadecimal digits that change with any key, caption or their order.
 
-        What was computed by row, such as neighbours, holds for one fingerprint.
+        Results by row, such as neighbours, are valid for one fingerprint.
         """
         columns = [(hashlib.blake2b(), hashlib.blake2b()) for _ in ("key", "caption")]
         for batch in self._batches:
@@ -154,8 +148,6 @@ class CaptionSet:
                 text.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
         both = b"".join(part.digest() for column in columns for part in column)
         return hashlib.blake2b(both, digest_size=8).hexdigest()
-
-    # ------------------------------------------------------------------------------------------
 
     def _row(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
         if not 0 <= row < len(self):
@@ -169,7 +161,7 @@ class CaptionSet:
         return tuple(self._head.parts)
 
     def _directories(self) -> tuple[list[str], NDArray[np.int64]]:
-        """The directories that hold images, and the place of each image's among them, (N,)."""
+        """Return the directories that hold images, and the number of each image's, (N,)."""
         if self._head.layout == "pairs":
             of_rows = np.concatenate([batch.column("part").to_numpy() for batch in self._batches])
             used, numbers = np.unique(of_rows, return_inverse=True)
@@ -183,25 +175,20 @@ class CaptionSet:
         return list(place), numbers
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "root": self.root,
-            "index": self.index,
-            "identity": self._identity,
-            "store": self.store,
-        }
+        names = {"root": self.root, "index": self.index, "identity": self._identity}
+        return {**names, "reader": self.reader}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if _identity(state["index"]) != state["identity"]:
             raise RuntimeError(
-                f"{state['index']} was written anew while it was in use, so rows may have moved; "
-                "start again"
+                f"{state['index']} was rewritten while in use, so rows may have moved; start again"
             )
         self.__init__(state["root"], state["index"])  # type: ignore[misc]
-        self.store = state["store"]
+        self.reader = state["reader"]
 
 
 class Captions(Sequence[str]):
-    """The captions of a set by row; read when asked for. Iteration reads a batch at a time."""
+    """The captions of a set by row, read on demand; iteration reads many at a time."""
 
     def __init__(self, caption_set: CaptionSet) -> None:
         self._set = caption_set
@@ -219,14 +206,13 @@ class Captions(Sequence[str]):
         rows = range(len(self))[place]
         if rows.step != 1:
             return [self._set.caption(row) for row in rows]
-        return [caption for some in self._chunks(rows.start, rows.stop) for caption in some]
+        return [*chain.from_iterable(self._chunks(rows.start, rows.stop))]
 
     def __iter__(self) -> Iterator[str]:
-        for some in self._chunks(0, len(self)):
-            yield from some
+        return chain.from_iterable(self._chunks(0, len(self)))
 
     def _chunks(self, start: int, stop: int, size: int = BATCH // 8) -> Iterator[list[str]]:
-        """The captions of rows start to stop, in lists of at most ``size``."""
+        """Yield the captions of rows start to stop, in lists of at most ``size``."""
         for first, batch in zip(self._set._starts, self._set._batches, strict=False):
             low, high = max(start - first, 0), min(stop - first, len(batch))
             for place in range(low, high, size):
@@ -235,7 +221,7 @@ class Captions(Sequence[str]):
 
 
 class _Member(io.BytesIO):
-    """The bytes of an image that is no file of its own; prints as where it comes from."""
+    """The bytes of an image inside a shard; prints as the path that errors show."""
 
     def __init__(self, content: bytes, path: Path) -> None:
         super().__init__(content)

@@ -1,16 +1,16 @@
-"""What is done to the pixels of a whole batch on the device: colours, and (value - mean) / std.
+"""Changes of colour and (value - mean) / std, for whole batches on the device.
 
     "simclr": jitter (p 0.8): brightness, contrast, saturation, hue in a random order
               -> grey (p 0.2) -> Gaussian blur (p 0.5)
     "adv":    grey (p 0.2) -> jitter
 
 Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, at
-the strengths of El Banani et al., CVPR 2023; "adv" is that of Roth et al., ICML 2020. A worker
-crops the image and draws what is to become of its colours, under the seed of its place in the epoch
-(``draw``); the device does it, to each image by its own numbers (``adjust``). So the data depend
-neither on the number of workers nor on the device, and every view travels as bytes.
+the strengths of El Banani et al., CVPR 2023; "adv" is from Roth et al., ICML 2020. A worker crops
+an image and draws how its colours change (``draw``), seeded by the image's place in the epoch; the
+device changes them (``adjust``). So the data depend neither on the number of workers nor on the
+device, and views travel as bytes.
 
-Each step is that of torchvision's functions on float images. On images of 8 bits, as in the usual
+Each step equals torchvision's function on float images. On images of 8 bits, as in the usual
 pipeline on the CPU, torchvision rounds after each step.
 """
 
@@ -33,20 +33,19 @@ class Strengths(NamedTuple):
     jitter_p: float = 1.0
     grey_p: float = 0.2
     blur_p: float = 0.0
-    grey_first: bool = False  # before the jitter, not after it
+    grey_first: bool = False  # before the jitter instead of after it
 
 
 SIMCLR = Strengths((0.4, 0.4, 0.4, 0.1), jitter_p=0.8, blur_p=0.5)
 ADV = Strengths((0.2, 0.2, 0.2, 0.2), grey_first=True)
 SIGMA = (0.1, 2.0)  # of the blur, in pixels
+LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 
-# The places of the numbers drawn for an image.
-ORDER = slice(0, 4)  # which adjustment comes first, second, ...: an index in jitter; -1: none
+# The ten numbers drawn for an image.
+ORDER = slice(0, 4)  # the adjustment in each place, as an index in jitter; -1: none
 FACTORS = slice(4, 8)  # of each adjustment, in the order of jitter
 GREY = 8  # 1 after the jitter, -1 before it, 0 not at all
-BLUR = 9  # sigma, or 0 for no blur
-
-LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
+BLUR = 9  # sigma; 0: no blur
 
 
 class Crop(NamedTuple):
@@ -56,11 +55,8 @@ class Crop(NamedTuple):
     colour: Tensor  # (10,) float32, of ``draw``
 
 
-Change = Callable[[Tensor, Tensor], Tensor]  # (images, a number for each) -> images
-
-
 def draw(strengths: Strengths = SIMCLR) -> Tensor:
-    """What becomes of one image's colours, (10,) float32, from torch's generator of the CPU."""
+    """Draw how one image's colours change, (10,) float32, from torch's global CPU generator."""
     jitter, *shares, grey, blur, width = torch.rand(8).tolist()
     moved = [most * (2 * share - 1) for most, share in zip(strengths.jitter, shares, strict=True)]
     low, high = SIGMA
@@ -76,10 +72,10 @@ def draw(strengths: Strengths = SIMCLR) -> Tensor:
 
 
 def finish(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """The batch with every view as the network's input; a view that is float32 already stays.
+    """Return the batch with every view as the network's input; float32 views are not changed.
 
     Args:
-        batch: its views on the device that is to do the work.
+        batch: with views on the device that does the work.
         mean, std: of each channel, of values in [0, 1].
     """
     if all(view.dtype != torch.uint8 for view in batch.views):
@@ -101,8 +97,8 @@ def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
 
     Args:
         pixels: (B, 3, S, S) uint8.
-        colours: (B, 10) float32 on the CPU, where it is decided which images a step is for, so that
-            the device is not waited for; a row of ``draw`` for each.
+        colours: (B, 10) float32 from ``draw``, on the CPU: which images a step changes is decided
+            there, so that nothing waits for the device.
 
     Returns:
         (B, 3, S, S) float32 in [0, 1].
@@ -115,7 +111,7 @@ def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
     ]
     if not changes:
         return images
-    # All that the device has to know goes there at once.
+    # All indices and numbers are sent to the device at once.
     counts = [len(rows) for _, rows, _ in changes]
     rows = send(torch.cat([rows for _, rows, _ in changes]), images.device).split(counts)
     numbers = torch.cat([numbers[rows] for _, rows, numbers in changes])
@@ -125,47 +121,44 @@ def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
     return images
 
 
-def _changes(colours: Tensor) -> Iterator[tuple[Change, Tensor, Tensor]]:
-    """Each change in turn: which images (B,) it is for, and the number (B,) that it takes."""
+def _changes(
+    colours: Tensor,
+) -> Iterator[tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]]:
+    """Yield each change in turn, a mask (B,) of the images it is for, and its numbers (B,)."""
     orders, factors, grey = colours[:, ORDER], colours[:, FACTORS], colours[:, GREY]
-    yield turn_grey, grey < 0, grey
+    yield greyscale, grey < 0, grey
     for place in range(orders.shape[1]):
-        for number, change in enumerate((brighten, contrast, saturate, turn_hue)):
+        for number, change in enumerate((brighten, contrast, saturate, rotate_hue)):
             yield change, orders[:, place] == number, factors[:, number]
-    yield turn_grey, grey > 0, grey
+    yield greyscale, grey > 0, grey
     yield blur, colours[:, BLUR] > 0, colours[:, BLUR]
 
 
-def _of_each(numbers: Tensor) -> Tensor:
-    """(b,) -> (b, 1, 1, 1), a number for each image."""
-    return numbers[:, None, None, None]
-
-
-def turn_grey(images: Tensor, _numbers: Tensor) -> Tensor:
-    """(b, 3, H, W) -> (b, 1, H, W): the same grey for each channel."""
+def greyscale(images: Tensor, _numbers: Tensor) -> Tensor:
+    """Return the grey (b, 1, H, W) of images (b, 3, H, W)."""
     return luma(images)
 
 
 def brighten(images: Tensor, factors: Tensor) -> Tensor:
-    """(b, 3, H, W) in [0, 1] times (b,), kept in [0, 1]."""
-    return (images * _of_each(factors)).clamp_(0, 1)
+    """Multiply images (b, 3, H, W) by factors (b,) and clamp to [0, 1]."""
+    return (images * factors[:, None, None, None]).clamp_(0, 1)
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from, or toward, the image's mean grey."""
-    factors = _of_each(factors)
+    """Move images away from, or toward, their mean grey."""
+    factors = factors[:, None, None, None]
     mean = luma(images).mean(dim=(1, 2, 3), keepdim=True)
     return (images * factors).add_(mean * (1 - factors)).clamp_(0, 1)
 
 
 def saturate(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from, or toward, each pixel's grey."""
-    factors = _of_each(factors)
+    """Move pixels away from, or toward, their grey."""
+    factors = factors[:, None, None, None]
     return (images * factors).add_(luma(images) * (1 - factors)).clamp_(0, 1)
 
 
-def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue by a share of its circle, in HSV.
+def rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the hue by a share of its circle, in HSV.
 
     With value v = max(r, g, b), chroma c = v - min(r, g, b) and hue h in sixths of the circle:
     r = v - c + c [|h - 3| - 1],  g = v - c + c [2 - |h - 2|],  b = v - c + c [2 - |h - 4|],
@@ -174,7 +167,7 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = images.unbind(dim=1)  # (b, H, W)
     value, low = images.amax(dim=1), images.amin(dim=1)
     chroma = value - low
-    divisor = chroma.clamp(min=1e-12)  # a grey pixel has no hue, and none is seen
+    divisor = chroma.clamp(min=1e-12)  # a grey pixel has no hue
     hue = (red - green).div_(divisor).add_(4)
     hue = torch.where(value == green, (blue - red).div_(divisor).add_(2), hue)
     hue = torch.where(value == red, (green - blue).div_(divisor), hue)  # in [-1, 5]
@@ -185,7 +178,7 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigmas: Tensor) -> Tensor:
-    """Convolve each image (b, 3, S, S) with a Gaussian of its own sigma (b,), edges mirrored."""
+    """Convolve images (b, 3, S, S) with Gaussians of sigmas (b,); edges are mirrored."""
     count, channels, side, _ = images.shape
     size = blur_size(side)
     offsets = torch.arange(size, device=images.device) - size // 2
@@ -200,25 +193,25 @@ def blur(images: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def blur_size(side: int) -> int:
-    """Pixels across the blur's kernel: 15 at 224, in proportion elsewhere; odd, at least 3."""
+    """Return the size of the blur's kernel: 15 at 224, proportional elsewhere; odd, at least 3."""
     return max(2 * round((15 * side / 224 - 1) / 2) + 1, 3)
 
 
 def luma(images: Tensor) -> Tensor:
-    """(b, 3, H, W) -> (b, 1, H, W), the grey of each pixel."""
+    """Return the grey of each pixel, (b, 1, H, W), of images (b, 3, H, W)."""
     weights = constant(LUMA, images.device)
     return (images * weights.view(3, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(value - mean) / std of each channel, in channels_last as ``Batch.to`` leaves images."""
+    """Return (value - mean) / std of each channel, in channels_last as ``Batch.to`` returns."""
     means, scales = (constant(tuple(values), images.device) for values in (mean, std))
     images = (images - means.view(3, 1, 1)) / scales.view(3, 1, 1)
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def normalise_bytes(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(value / 255 - mean) / std of each channel.
+    """Return (value / 255 - mean) / std of each channel.
 
     Args:
         pixels: (B, 3, H, W) uint8.
@@ -236,5 +229,5 @@ def normalise_bytes(pixels: Tensor, mean: Sequence[float], std: Sequence[float])
 
 @lru_cache
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers on the device, sent once, as sending waits for the device."""
+    """Return numbers on the device; they are sent once, as sending waits for the device."""
     return torch.tensor(values, device=device)

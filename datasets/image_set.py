@@ -1,26 +1,20 @@
-"""Which images there are, the class of each, and the words that name them.
-
-`Images` is what a loader asks of a set; `ImageSet` is one of labelled files.
-"""
+"""Labelled images and the words that name their classes (``ImageSet``)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.reading import Decoded, Picture, as_image, as_pixels, open_image, read_image
-
-if TYPE_CHECKING:
-    from datasets.image_cache import Store
+from datasets.reading import Decoded, LazyImage, Reader, as_image, as_pixels, open_image
 
 
 class Images(Protocol):
-    """N images by row, wherever they lie: in files, in tar shards, in another library's dataset."""
+    """N images by row: in files, in tar shards, or in another library's dataset."""
 
     @property
     def name(self) -> str:
@@ -30,27 +24,28 @@ class Images(Protocol):
         """N."""
 
     def read(self, row: int) -> Image.Image:
-        """The image in RGB. Raises OSError, which names it, where it cannot be read."""
+        """Return the image in RGB. Raises OSError, naming it, if it cannot be read."""
 
     def label(self, row: int) -> int:
-        """Its class, >= 0; where there are no classes, its row."""
+        """Return its class, >= 0; its row if there are no classes."""
 
     def caption(self, row: int) -> str | None:
-        """What is said of it; None where nothing is."""
+        """Return its caption, if it has one."""
 
 
-def picture(images: Images, row: int) -> Picture:
-    """The image of a row, not decoded yet where the set can open it without.
+def open_row(images: Images, row: int) -> LazyImage:
+    """Open the image of a row; it is decoded at once if the set has no method ``open(row)``.
 
-    Such a set has a method ``picture(row)``; it, and the picture's ``pixels``, raise as ``read``.
+    Raises:
+        OSError: as ``Images.read``.
     """
-    opener = getattr(images, "picture", None)
+    opener = getattr(images, "open", None)
     return Decoded(as_pixels(images.read(row))) if opener is None else opener(row)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """N images of C classes. A *row* is an image's place in ``paths``.
+    """N images of C classes. A *row* is an image's index in ``paths``.
 
     Raises:
         ValueError: the lengths do not agree, or the labels are not exactly 0..C-1.
@@ -60,10 +55,10 @@ class ImageSet:
     paths: tuple[Path, ...]  # (N,)
     labels: NDArray[np.int64]  # (N,), in [0, C); every class has an image
     class_names: tuple[str, ...]  # (C,) words, such as "Black footed Albatross"
-    class_groups: tuple[str, ...] = ()  # (C,) the class above each class; empty: there are none
-    captions: tuple[str, ...] = ()  # (N,) a sentence for each image; empty: there are none
-    queries: NDArray[np.bool_] | None = None  # (N,) asks, or is the gallery; None: all do both
-    store: "Store | None" = None  # of datasets.image_cache: where images are read from instead
+    class_groups: tuple[str, ...] = ()  # (C,) the class above each class; may be empty
+    captions: tuple[str, ...] = ()  # (N,) a sentence for each image; may be empty
+    queries: NDArray[np.bool_] | None = None  # (N,) query or gallery image; None: each is both
+    reader: Reader | None = None  # reads the images instead of their files
 
     def __post_init__(self) -> None:
         present = np.unique(self.labels)
@@ -89,16 +84,14 @@ class ImageSet:
         return len(self.class_names)
 
     def read(self, row: int) -> Image.Image:
-        if self.store is not None:
-            return as_image(self.store.picture(row).values)
-        return read_image(self.paths[row])
+        return as_image(self.open(row).pixels().values)
 
-    def picture(self, row: int) -> Picture:
-        return open_image(self.paths[row]) if self.store is None else self.store.picture(row)
+    def open(self, row: int) -> LazyImage:
+        return open_image(self.paths[row]) if self.reader is None else self.reader.open(row)
 
-    def with_store(self, store: "Store | None") -> "ImageSet":
-        """The same set, its images read from ``store``; None: from their files."""
-        return replace(self, store=store)
+    def with_reader(self, reader: Reader | None) -> "ImageSet":
+        """Return the same set with images that ``reader`` reads; None reads their files."""
+        return replace(self, reader=reader)
 
     def label(self, row: int) -> int:
         return int(self.labels[row])
@@ -108,13 +101,24 @@ class ImageSet:
 
     @cached_property
     def rows_by_class(self) -> tuple[NDArray[np.int64], ...]:
-        """The rows of each class, in ascending order; C arrays, none of them empty."""
+        """The rows of each class, in ascending order: C arrays, none of them empty."""
         order = np.argsort(self.labels, kind="stable")
         ends = np.cumsum(np.bincount(self.labels, minlength=self.n_classes))
         return tuple(np.split(order, ends[:-1]))
 
+    @property
+    def unmatched(self) -> NDArray[np.int64]:
+        """The rows (M,) for which retrieval can find nothing.
+
+        Queries without an image of their class in the gallery; without queries, images that are the
+        only one of their class.
+        """
+        if self.queries is None:
+            return np.flatnonzero(np.bincount(self.labels)[self.labels] == 1)
+        return np.flatnonzero(self.queries & ~np.isin(self.labels, self.labels[~self.queries]))
+
     def subset(self, rows: Sequence[int] | NDArray[np.int64], name: str) -> "ImageSet":
-        """The images of ``rows``, in that order; only their classes, numbered anew from 0."""
+        """Return the images of ``rows``, in that order, their classes renumbered from 0."""
         rows = np.asarray(rows, dtype=np.int64)
         kept, labels = np.unique(self.labels[rows], return_inverse=True)
         return ImageSet(
@@ -122,14 +126,12 @@ class ImageSet:
             paths=tuple(self.paths[row] for row in rows),
             labels=labels.astype(np.int64),
             class_names=tuple(self.class_names[label] for label in kept),
-            class_groups=tuple(self.class_groups[label] for label in kept)
-            if self.class_groups
-            else (),
-            captions=tuple(self.captions[row] for row in rows) if self.captions else (),
+            class_groups=tuple(self.class_groups[label] for label in kept if self.class_groups),
+            captions=tuple(self.captions[row] for row in rows if self.captions),
             queries=None if self.queries is None else self.queries[rows],
-            store=None if self.store is None else self.store.take(rows),
+            reader=None if self.reader is None else self.reader.take(rows),
         )
 
     def of_classes(self, classes: Sequence[int] | NDArray[np.int64], name: str) -> "ImageSet":
-        """All images of ``classes``."""
+        """Return all images of ``classes``."""
         return self.subset(np.flatnonzero(np.isin(self.labels, classes)), name)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.colour import Crop
-from datasets.image_set import Images, picture
+from datasets.image_set import Images, open_row
 from datasets.reading import Pixels, as_image
 from datasets.transforms import CropTransform
 from utilities.seeding import derive, seed_worker
@@ -132,15 +132,15 @@ class Views(Dataset):
         )
 
     def _views(self, rows: tuple[int, ...]) -> tuple[Tensor | Crop, ...]:
-        opened = {row: picture(self.image_set, row) for row in set(rows)}
+        opened = {row: open_row(self.image_set, row) for row in set(rows)}
         each = list(zip(self.transforms, rows, strict=True))
         drawn = [transform.draw(opened[row].size) for transform, row in each]
         most: dict[int, int] = {}
         for (transform, row), part in zip(each, drawn, strict=True):
-            most[row] = min(transform.most(part), most.get(row, 8))
+            most[row] = min(transform.max_reduction(part), most.get(row, 8))
         read = {row: opened[row].pixels(by) for row, by in most.items()}
         return tuple(
-            transform.cut(read[row], part)
+            transform.crop(read[row], part)
             for (transform, row), part in zip(each, drawn, strict=True)
         )
 
@@ -154,10 +154,10 @@ class OfImage(CropTransform[None]):
     def draw(self, size: tuple[int, int]) -> None:
         return None
 
-    def most(self, drawn: None) -> int:
+    def max_reduction(self, drawn: None) -> int:
         return 1
 
-    def cut(self, pixels: Pixels, drawn: None) -> Tensor | Crop:
+    def crop(self, pixels: Pixels, drawn: None) -> Tensor | Crop:
         return self.function(as_image(pixels.values))
 
 

@@ -1,96 +1,103 @@
-"""Finds pictures that look alike, such as a test image that was trained on under another name.
+"""Finds images that look alike, such as a test image that is in train under another name.
 
-Each image becomes a hash of 64 bits: a grey thumbnail of 32 x 32, of its discrete cosine transform
-the 8 x 8 lowest frequencies, of each whether it is above their median. Scaling, recompression and
-small changes of brightness turn over few bits. After Zauner, Implementation and Benchmarking of
+Each image becomes a hash of 64 bits: of a grey thumbnail of 32 x 32, whether each of the 8 x 8
+lowest frequencies of its discrete cosine transform is above their median. Scaling, recompression
+and small changes of brightness flip few bits. After Zauner, Implementation and Benchmarking of
 Perceptual Image Hash Functions, 2010.
 
-Hashes of two different pictures can agree where there is little to see, such as a small thing on
-white, and the hands of a clock turn over few bits. So a pair that is near by its hashes is measured
-a second time, by the pixel of a coloured thumbnail of 16 x 16 that is farthest apart.
+Hashes of different images can agree if there is little to see, such as a small object on white, and
+the hands of a clock flip few bits. So images with close hashes are compared a second time, by the
+pixel in which coloured thumbnails of 16 x 16 differ most.
 """
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fft import dctn
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from datasets.reading import as_image, open_image
 
-SIDE, LOWEST, SMALL = 32, 8, 16  # of the thumbnail, of its frequencies, of the second thumbnail
-SAME = 24  # of 255 levels: thumbnails show one picture where no channel differs by more
+SIDE, LOWEST, SMALL = 32, 8, 16  # of the grey thumbnail, its frequencies, the coloured thumbnail
+SAME = 24  # of 255 levels: thumbnails of the same image differ by no more in any channel
 BLOCK_BYTES = 64 << 20  # of distances at a time
-MOST_COMPARED = 512  # images near one image whose pixels are compared, nearest hash first
-
-_WAVES = np.cos(np.pi * np.outer(np.arange(LOWEST), 2 * np.arange(SIDE) + 1) / (2 * SIDE))
-_WAVES *= np.sqrt(np.where(np.arange(LOWEST) == 0, 1, 2) / SIDE)[:, None]  # (8, 32), orthonormal
+MOST_COMPARED = 512  # candidates whose pixels are compared, those with the closest hashes first
 
 
-class Looks(NamedTuple):
-    """What N images look like."""
+class Appearances(NamedTuple):
+    """How N images look."""
 
     hashes: NDArray[np.uint64]  # (N,)
     thumbnails: NDArray[np.uint8]  # (N, 16 * 16 * 3)
 
 
 class Match(NamedTuple):
-    """An image and the one among others that it looks most like."""
+    """An image, and the one among others that looks most like it."""
 
     row: int
     other: int
     distance: int  # of the hashes, in bits, 0 to 64
-    difference: int  # of the thumbnails, in levels of 255 where they differ most
+    difference: int  # of the thumbnails where they differ most, in levels of 255
 
     @property
     def same(self) -> bool:
-        """Whether it is one picture, and not only alike in its outlines."""
+        """Whether they are the same image, and not just similar in outline."""
         return self.difference <= SAME
 
 
-def looks(paths: Sequence[Path], title: str) -> Looks:
-    """Of image files, each decoded as far as is needed; in threads, with a bar called ``title``.
+def appearances(paths: Sequence[Path], title: str) -> Appearances:
+    """Return how image files look, with a progress bar called ``title``.
 
     Raises:
         OSError: an image cannot be read.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(pool.map(_look, paths), desc=title, total=len(paths), unit="image", leave=False)
-        found = list(bar)
-    return Looks(
+    found = thread_map(
+        _appearance,
+        paths,
+        max_workers=os.cpu_count(),
+        desc=title,
+        unit="image",
+        leave=False,
+        tqdm_class=tqdm,
+    )
+    return Appearances(
         np.array([bits for bits, _ in found], dtype=np.uint64),
         np.array([small for _, small in found], dtype=np.uint8).reshape(len(found), SMALL**2 * 3),
     )
 
 
-def _look(path: Path) -> tuple[int, NDArray[np.uint8]]:
-    picture = open_image(path)
-    pixels = picture.pixels(max(1, min(picture.size) // (2 * SIDE)))
+def _appearance(path: Path) -> tuple[int, NDArray[np.uint8]]:
+    image = open_image(path)
+    pixels = image.pixels(max(1, min(image.size) // (2 * SIDE)))
     shrunk = as_image(pixels.values).resize((SIDE, SIDE), Image.Resampling.BOX)
     small = shrunk.resize((SMALL, SMALL), Image.Resampling.BOX)
     return bits_of(np.asarray(shrunk.convert("L"))), np.asarray(small).ravel()
 
 
 def bits_of(grey: NDArray[np.uint8]) -> int:
-    """The hash of a thumbnail (32, 32), below 2^64. The lowest frequency is its highest bit."""
-    low = (_WAVES @ grey.astype(np.float64) @ _WAVES.T).ravel().round(3)  # (64,); 0 where flat
+    """Return the hash of a thumbnail (32, 32), the lowest frequency in the highest bit."""
+    low = dctn(grey.astype(np.float64), norm="ortho")[:LOWEST, :LOWEST].ravel()
+    low = low.round(3)  # 0 if flat
     return int("".join("1" if above else "0" for above in low > np.median(low[1:])), 2)
 
 
-def alike(images: Looks, others: Looks, near: int, block_bytes: int = BLOCK_BYTES) -> list[Match]:
-    """For each image that has any: of the others at most ``near`` bits away the most alike.
+def most_similar(
+    images: Appearances, others: Appearances, near: int, block_bytes: int = BLOCK_BYTES
+) -> list[Match]:
+    """Return the most similar of the others for each image that has any within ``near`` bits.
 
-    All distances are computed, exactly. Most alike is the one whose thumbnail differs least, of
-    the 512 with the nearest hashes.
+    All distances are computed, exactly. Most similar is the one whose thumbnail differs least,
+    among the 512 with the closest hashes.
 
     Args:
         near: in bits, 0 to 64.
-        block_bytes: what the distances may take at a time, though at least a row is computed.
+        block_bytes: memory for distances; at least one row is computed at a time.
     """
     found = []
     n_rows = max(1, block_bytes // (9 * max(1, len(others.hashes))))  # a word and a count each

@@ -1,79 +1,82 @@
-"""Opens an image file as the network is to see it, and decodes no more of it than is needed.
+"""Opens image files in RGB and decodes no more of them than is needed.
 
-The decoder of JPEG can leave out the higher frequencies of each block of 8 x 8 pixels and so give
-the image at 1/2, 1/4 or 1/8 of its size: an eighth of a large photograph costs a fraction of the
-whole, and is averaged better than by taking every eighth pixel. How much is needed depends on the
-part that a transform takes, which depends on the size of the image; so an image is opened first
-(``Picture.size``, from its header) and decoded then (``Picture.pixels``).
+A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size by leaving out the higher frequencies of each
+8 x 8 block. That costs a fraction of decoding all of it and averages better than taking every
+eighth pixel. How much is needed depends on the crop, and the crop on the image's size; so an image
+is opened first (``LazyImage.size``, from its header) and decoded later (``LazyImage.pixels``).
 
-A JPEG at full size is decoded by torchvision where it can, straight to a tensor, which takes a
-fifth less time than by PIL and then to a tensor. Both use libjpeg-turbo and give the same pixels.
-torchvision means to drop its decoder; PIL does whatever it does not.
+A JPEG at full size is decoded by torchvision if possible, straight to a tensor, a fifth faster than
+by PIL. Both use libjpeg-turbo and give the same pixels. torchvision intends to drop its decoder;
+PIL is used then.
 """
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-REDUCTIONS = (8, 4, 2, 1)  # that a JPEG can be decoded at
+REDUCTIONS = (8, 4, 2, 1)  # at which a JPEG can be decoded
 
 
 class Pixels(NamedTuple):
     """A decoded image."""
 
     values: Tensor  # (ceil(H / reduction), ceil(W / reduction), 3) uint8
-    reduction: int  # of REDUCTIONS
+    reduction: int  # one of REDUCTIONS
 
 
-class Picture(Protocol):
-    """An image whose size is known and whose pixels are there when asked for."""
+class LazyImage(Protocol):
+    """An image of known size that is decoded on request."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
 
-    def pixels(self, most: int = 1) -> Pixels:
-        """The image in RGB, reduced by at most ``most``. Raises OSError, which names the image."""
+    def pixels(self, max_reduction: int = 1) -> Pixels:
+        """Decode it in RGB, reduced by at most ``max_reduction``. Raises OSError, naming it."""
 
 
+class Reader(Protocol):
+    """Reads the images of a set by row from somewhere else than their files, such as a cache."""
+
+    def open(self, row: int) -> LazyImage:
+        """Open an image. Raises OSError, naming it, if it cannot be read."""
+
+    def take(self, rows: NDArray[np.int64]) -> "Reader":
+        """Return a reader of these rows, in this order."""
+
+
+@dataclass(frozen=True, eq=False)
 class Decoded:
-    """An image that is in memory already; given as it is, whatever is asked for.
+    """An image in memory, which is never reduced."""
 
-    Args:
-        values: (H, W, 3) uint8.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
+    values: Tensor  # (H, W, 3) uint8
 
     @property
     def size(self) -> tuple[int, int]:
         return self.values.shape[1], self.values.shape[0]
 
-    def pixels(self, most: int = 1) -> Pixels:
+    def pixels(self, max_reduction: int = 1) -> Pixels:
         return Pixels(self.values, 1)
 
 
+@dataclass(frozen=True, eq=False)
 class Jpeg:
-    """The bytes of a JPEG in colour or grey.
+    """The bytes of a JPEG in colour or grey."""
 
-    Args:
-        path: for errors.
-    """
+    content: bytes
+    size: tuple[int, int]
+    path: Any  # its str is named in errors
 
-    def __init__(self, content: bytes, size: tuple[int, int], path: Any) -> None:
-        self.content = content
-        self.size = size
-        self.path = path
-
-    def pixels(self, most: int = 1) -> Pixels:
+    def pixels(self, max_reduction: int = 1) -> Pixels:
         width, height = self.size
-        reduction = next(by for by in REDUCTIONS if by <= min(most, width, height))
+        reduction = next(by for by in REDUCTIONS if by <= min(max_reduction, width, height))
         values = self._by_torchvision() if reduction == 1 else None
         if values is not None:
             return Pixels(values, 1)
@@ -81,11 +84,11 @@ class Jpeg:
             with Image.open(io.BytesIO(self.content)) as image:
                 image.draft(None, (width // reduction, height // reduction))
                 return Pixels(as_pixels(image), reduction)
-        except Exception as error:  # as in read_image
+        except Exception as error:  # as in open_image
             raise _unreadable(self.path, error) from error
 
     def _by_torchvision(self) -> Tensor | None:
-        """(H, W, 3) uint8; None where torchvision has no decoder, or the image is damaged."""
+        """Decode it; None if torchvision has no decoder or the image is damaged."""
         try:
             from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -95,62 +98,57 @@ class Jpeg:
             return None
 
 
-def open_image(path: Path | BinaryIO) -> Picture:
-    """An image with its pixels still to be decoded, where its format allows; else decoded.
+def open_image(path: Path | BinaryIO) -> LazyImage:
+    """Open an image; one that is not a plain JPEG is decoded at once.
 
     Args:
-        path: a file, or what is open for reading and says by ``str`` where it comes from.
+        path: a file, or an open file whose ``str`` says where it comes from.
 
     Raises:
-        OSError: the file cannot be read or is no image; names it. A JPEG that is cut short is found
-            out by ``pixels`` only.
+        OSError: the file is not an image or cannot be read; names it. A truncated JPEG is noticed
+            by ``pixels`` only.
     """
     try:
         with Image.open(path) as image:
-            # Ink (CMYK) and files of several pictures (MPO) are left to PIL's conversions.
+            # CMYK and files of several images (MPO) are left to PIL's conversions.
             if image.format == "JPEG" and image.mode in ("RGB", "L") and image.fp is not None:
                 image.fp.seek(0)
                 return Jpeg(image.fp.read(), image.size, path)
             return Decoded(as_pixels(_in_rgb(image)))
-    except Exception as error:  # as in read_image
-        raise _unreadable(path, error) from error
-
-
-def read_image(path: Path | BinaryIO) -> Image.Image:
-    """The image in RGB; what is transparent becomes white.
-
-    Args:
-        path: as ``open_image``.
-
-    Raises:
-        OSError: the file cannot be read or is no whole image; names it.
-    """
-    try:
-        with Image.open(path) as image:
-            return _in_rgb(image)
     except Exception as error:  # a damaged file makes the decoders raise almost anything
         raise _unreadable(path, error) from error
 
 
+def read_image(path: Path | BinaryIO) -> Image.Image:
+    """Return an image in RGB, its transparent parts on white.
+
+    Args:
+        path: as for ``open_image``.
+
+    Raises:
+        OSError: the file is not an image, or truncated, or cannot be read; names it.
+    """
+    return as_image(open_image(path).pixels().values)
+
+
 def as_pixels(image: Image.Image) -> Tensor:
-    """(H, W, 3) uint8 of an image in RGB or grey."""
-    if image.mode != "RGB":  # else it would be copied
+    """Return (H, W, 3) uint8 of an image in RGB or grey."""
+    if image.mode != "RGB":  # converting would copy it
         image = image.convert("RGB")
     return torch.from_numpy(np.array(image))
 
 
 def as_image(values: Tensor) -> Image.Image:
-    """The RGB image of (H, W, 3) uint8."""
+    """Return the RGB image of (H, W, 3) uint8."""
     return Image.fromarray(values.numpy())
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # PIL's own conversion clips 16 bits instead
+    if image.mode.startswith("I;16"):  # PIL would clip 16 bits instead of scaling them
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from datasets.colour import finish
 from datasets.image_set import Images
 from datasets.loading import Transform, loader
-from datasets.transforms import MiddleCrop
+from datasets.transforms import CenterCrop
 from utilities import processes
 from utilities.device import Arriving
 from utilities.distributed import rank, world_size
@@ -138,7 +138,7 @@ def _outputs(
             ):
                 rows, labels = batch.rows.clone(), batch.labels.clone()  # of no shared memory
                 batch = batch.to(device)
-                if isinstance(transform, MiddleCrop):
+                if isinstance(transform, CenterCrop):
                     batch = finish(batch, transform.mean, transform.std)
                 images = batch.views[0]
                 with autocast(device, precision):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import datasets
-from datasets.transforms import MiddleCrop, shorter_side
+from datasets.transforms import CenterCrop, shorter_side
 
 
 class Preprocessing(NamedTuple):
@@ -15,7 +15,7 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]  # (3,) of values in [0, 1]
     std: tuple[float, ...]  # (3,)
 
-    def transform(self) -> MiddleCrop:
+    def transform(self) -> CenterCrop:
         """image -> (3, S, S) float32."""
         return datasets.eval_transform(*self)
 

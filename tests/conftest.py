@@ -1,4 +1,4 @@
-"""What no test leaves to the next."""
+"""Fixtures that tests of several folders share."""
 
 import logging
 
@@ -23,3 +23,22 @@ def own_cache(tmp_path, monkeypatch):
     """A cache folder of the test's own, empty at first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "language_guided_similarity"
+
+
+@pytest.fixture(scope="session")
+def animals(tmp_path_factory):
+    """The --source_path of ``tests.runs.tiny_run``; to be read only."""
+    from tests.runs import write_animals  # imports torch, which many tests do without
+
+    return write_animals(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Writes one pixel for curves.png: drawing takes two thirds of a tiny run."""
+    from PIL import Image
+
+    from utilities import plots
+
+    one_pixel = Image.new("L", (1, 1))
+    monkeypatch.setattr(plots, "learning_curves", lambda rows, path: one_pixel.save(path))

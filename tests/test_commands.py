@@ -11,11 +11,11 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,15 +29,13 @@ from datasets import caption_index, check, emoji, openclipart
 from evaluation import retrieve
 from tests.benchmarks import criteria
 from tests.datasets import miniature
-from tests.test_docs import command_lines
-from tests.test_docs_examples import COMPONENTS
+from tests.runs import ROOT
+from tests.test_extending import COMPONENTS
+from tests.test_prose import PAGES
 from tests.utilities.test_results import leave
 from tests.utilities.test_search import FAKE
 from utilities.search import __main__ as search
 from utilities.search import trials
-
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 WORDS = ("--language_model", "words.txt")
 NETWORK = ("--arch", "test_resnet_normalize", "--not_pretrained", "--image_size", "32")
@@ -89,10 +87,17 @@ RUN_ELSEWHERE = {  # commands that are not run here, and who runs them
     "pytest": ".ci/run",
     "autofaiss": "nobody: another package, not installed",
     "utilities.completion": "tests/utilities/test_completion.py",
-    "utilities.flags": "tests/test_docs.py",
+    "utilities.flags": "tests/test_prose.py",
 }
 SLOW = "torchrun --nproc_per_node 8"  # README's torchrun with 2 processes is not slow
 ASSIGNMENT = re.compile(r"""\w+=(\(.*\)|"[^"]*"|'[^']*'|\S*)$""")
+
+
+def command_lines(text):
+    """Yield the command lines of each ``bash`` block of a page, continued ones joined."""
+    for _, block in re.findall(r"^( *)```bash\n(.*?)^\1```", text, re.M | re.S):
+        joined = re.sub(r"\\\n *", "", block).splitlines()
+        yield [line.strip() for line in joined if shlex.split(line, comments=True)]
 
 
 def lines():
@@ -330,6 +335,7 @@ def run_together(words):
 
 
 @pytest.mark.parametrize("text", lines())
+@pytest.mark.usefixtures("no_curves")
 def test_a_command_of_the_pages_runs(text, place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
@@ -354,7 +360,7 @@ def test_a_command_that_nobody_knows_fails(place):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_stand_where_they_are_run(page):
-    """In ``bash`` blocks. tests/test_docs_examples.py runs the ``bash example`` of each component.
+    """In ``bash`` blocks. tests/test_extending.py runs the ``bash example`` of each component.
 
     Modules that the text names are in the tables, too.
     """

@@ -61,7 +61,7 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
     expected = {
         f"data_{key}": default
         for sampler in SAMPLERS.values()
-        for key, default in hyperparameters(sampler).items()
+        for key, default in hyperparameters(sampler.load()).items()
     }
     options = neighbours.Options()
     expected |= {
@@ -78,7 +78,7 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_of_one_flag_agree_on_its_default(name):
     args = vars(parameters.parse([]))
-    for key, default in hyperparameters(SAMPLERS[name]).items():
+    for key, default in hyperparameters(SAMPLERS[name].load()).items():
         assert args[f"data_{key}"] == default
 
 

@@ -1,4 +1,7 @@
-"""All of main.py and the other commands on a pretend accelerator: nothing mixes, no step waits."""
+"""All of main.py and the other commands on a pretend accelerator: nothing mixes, no step waits.
+
+Every objective, miner, sampler of pairs and way of loading is trained here.
+"""
 
 import json
 from collections import Counter
@@ -8,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import architectures
 import main
 import parameters
 from architectures import export
@@ -16,14 +20,14 @@ from evaluation import retrieve
 from language import neighbours
 from tests import pretend
 from tests import test_main_captions as with_captions
+from tests.runs import RUN, assert_same_run, killed_at, tiny_run, without_times
 from tests.test_dry_run import ALL_METRICS
-from tests.test_main import flags, own_cache, source  # noqa: F401 - fixtures
-from tests.test_resume import Killed, assert_same_run
 from tests.utilities.test_trainer import Regression
-from utilities import checkpoint, device, dry_run, plots
+from utilities import checkpoint, device
 from utilities.optimization import build_optimizer
 from utilities.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
 captioned = with_captions.source
 
 UNMINED = sorted({*parameters.LABEL_LOSSES} - {*parameters.MINED_LOSSES})
@@ -32,19 +36,14 @@ MINED = [
     for number, miner in enumerate(parameters.MINERS)
 ]
 PLACES = ("smooth_ap",)  # unmined, and looks up the places of its positive pairs
-SMALL = ("--dry_run", "--evaluation_metrics", "e_recall@1", "--no_train_metrics")
-STEPS = 3  # of a dry run here, all of one epoch; the first sends what is sent but once
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    monkeypatch.setattr(dry_run, "STEPS", STEPS)
-    monkeypatch.setattr(plots, "learning_curves", lambda rows, path: None)
+# One epoch of three steps, of which the first sends what is sent but once.
+SHORT = ("--n_epochs", "1", "--evaluation_metrics", "e_recall@1", "--no_train_metrics")
+GUIDED = ("--language_distill_w", "2", "--language_words", "classnames")
 
 
 @pytest.fixture
 def waits_of_a_step(monkeypatch):
-    """Runs main.py on the pretend device; returns the waits between its last two steps."""
+    """Runs main.py on the pretend device; returns scores, and waits between the last two steps."""
     seen = []
     step = Trainer.step
 
@@ -57,64 +56,57 @@ def waits_of_a_step(monkeypatch):
 
             monkeypatch.setattr(Trainer, "step", stepping)
             scores = main.main(words)
-        assert all(np.isfinite(value) for name, value in scores.items() if name != "train/loss")
-        return dict(seen[-1] - seen[-2])
+        assert len(seen) == 3 and all(map(np.isfinite, scores.values())), scores
+        return scores, dict(seen[-1] - seen[-2])
 
     return run
 
 
-# ---------------------------------------------------------------------------- what main.py does
-
-
+# --------------------------------------------------------------------------------------------------
+# main.py
+# --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("loss", UNMINED)
-def test_an_objective_without_a_miner_never_waits(source, tmp_path, waits_of_a_step, loss):  # noqa: F811
-    """With all kinds of batches, optimizers and words in turn."""
+def test_an_objective_without_a_miner_never_waits(animals, tmp_path, waits_of_a_step, loss):
+    """With all kinds of batches, optimizers, precisions and words in turn."""
     number = UNMINED.index(loss)
     samplers = (*parameters.CLASS_SAMPLERS, "random")
     more = [
         *("--loss", loss, "--data_sampler", samplers[number % len(samplers)], "--bs", "8"),
         *("--optim", parameters.OPTIMIZERS[number % 3], "--data_batchmatch_bigbs", "16"),
-        *("--precision", parameters.PRECISIONS[number % 3]),
+        *("--precision", parameters.PRECISIONS[number % 3], *GUIDED),
+        *("--language_control", parameters.CONTROLS[number // 2 % 3]),
     ]
     if loss in parameters.PAIR_LOSSES:
         more += ["--xbm_size", "16", "--xbm_start", "1"]
     if loss == "s2sd":
         more += ["--loss_s2sd_target_dims", "12", "--loss_s2sd_feat_distill"]
-    if number % 2:
-        more += ["--language_distill_w", "2", "--language_words", "classnames"]
-        more += ["--language_control", parameters.CONTROLS[number // 2 % 3]]
-    waits = waits_of_a_step(flags(source, tmp_path, *SMALL, *more))
+        more += ["--loss_s2sd_feat_distill_delay", "0"]
+    scores, waits = waits_of_a_step(tiny_run(animals, tmp_path, *SHORT, *more))
     assert sum(waits.values()) == (1 + ("--xbm_size" in more) if loss in PLACES else 0), waits
+    assert scores["train/loss_match"] > 0
 
 
 @pytest.mark.parametrize(("loss", "miner"), MINED)
-def test_a_mined_objective_waits_once(
-    source,  # noqa: F811
-    tmp_path,
-    waits_of_a_step,
-    monkeypatch,
-    loss,
-    miner,
-):
-    """For the number of its triplets."""
-    more = ("--loss", loss, "--batch_mining", miner, "--bs", "8")
-    if miner == "parametric":  # beside its feedback, every 30 steps in a run
+def test_a_mined_objective_waits_once(animals, tmp_path, waits_of_a_step, loss, miner):
+    """For the number of its triplets; the feedback of a miner comes every 30 steps."""
+    more = ("--loss", loss, "--batch_mining", miner, "--bs", "8", *GUIDED)
+    if miner == "parametric":
         more += ("--use_tv_split", "--tv_split_perc", "0.5", "--bs", "4")
-        monkeypatch.setattr(dry_run, "AT_ONCE", ("--feedback_images", "100"))
-    waits = waits_of_a_step(flags(source, tmp_path, *SMALL, *more))
+    scores, waits = waits_of_a_step(tiny_run(animals, tmp_path, *SHORT, *more))
     assert sum(waits.values()) == 1, waits
+    assert scores["train/loss_match"] > 0
 
 
 @pytest.mark.parametrize("loss", with_captions.SSL)
 def test_an_objective_over_views_never_waits(captioned, tmp_path, waits_of_a_step, loss):
     """Its views are coloured on the device; pairs of each sampler in turn."""
     number = with_captions.SSL.index(loss)
-    more = ["--dry_run", "--loss", loss, *with_captions.texts_of(captioned, loss)]
+    more = ["--loss", loss, *with_captions.texts_of(captioned, loss)]
     if loss in parameters.VIEW_LOSSES:
         more += ["--data_sampler", parameters.PAIR_SAMPLERS[number % 3]]
         more += ["--augmentation", "slip" if loss == "slip" else "simclr"]
-    words = with_captions.flags(captioned, tmp_path, *more, length=("--max_steps", str(STEPS)))
-    waits = waits_of_a_step(words)
+    words = with_captions.flags(captioned, tmp_path, *more, length=("--max_steps", "3"))
+    _, waits = waits_of_a_step(words)
     assert not waits
 
 
@@ -125,48 +117,44 @@ def test_an_objective_over_views_never_waits(captioned, tmp_path, waits_of_a_ste
         ("--augmentation", "big", "--deterministic"),
         ("--cache_images", "--evaluate_on_cpu"),
         ("--language_distill_w", "2", "--language_pseudoclass"),
-        ("--language_distill_w", "2", "--language_pseudoclass_level", "sample",
-         "--language_pseudoclass"),
+        ("--language_distill_w", "2", "--language_pseudoclass", "--language_pseudoclass_level",
+         "sample"),
     ],
-    ids=lambda more: more[1],
+    ids=" ".join,
 )  # fmt: skip
 def test_no_way_of_loading_or_guiding_makes_a_step_wait(
-    source,  # noqa: F811
-    tmp_path,
-    waits_of_a_step,
-    monkeypatch,
-    more,
+    animals, tmp_path, waits_of_a_step, monkeypatch, more
 ):
-    monkeypatch.setattr(main.architectures, "classifier", small_classifier)
-    words = flags(source, tmp_path, *SMALL, "--bs", "8", *more)
-    assert not waits_of_a_step(words)
-    if "--deterministic" in more:
+    monkeypatch.setattr(architectures, "classifier", small_classifier)
+    try:
+        _, waits = waits_of_a_step(tiny_run(animals, tmp_path, *SHORT, "--bs", "8", *more))
+    finally:
         torch.use_deterministic_algorithms(False)
+    assert not waits
 
 
 def small_classifier(name):
-    """Of ImageNet's names, for pseudolabels."""
+    """Return a classifier of ImageNet's names, for pseudolabels."""
     model = nn.Sequential(nn.Conv2d(3, 1000, 8, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return Classifier(model, (0.5,) * 3, (0.5,) * 3, image_size=32, crop_ratio=1.0)
 
 
-def test_a_run_is_the_same_on_the_device_as_on_the_cpu(source, tmp_path):  # noqa: F811
+def test_a_run_is_the_same_on_the_device_as_on_the_cpu(animals, tmp_path):
     """The same numbers, so that no copy was read before it arrived."""
-    words = ("--language_distill_w", "2", "--evaluation_metrics", *ALL_METRICS, "--n_epochs", "1",
-             "--evaluation_language_model", str(source / "words.txt"))  # fmt: skip
+    words = (*GUIDED, "--evaluation_metrics", *ALL_METRICS, "--n_epochs", "1",
+             "--evaluation_language_model", str(animals / "words.txt"))  # fmt: skip
     with pretend.accelerator():
-        there = main.main(flags(source, tmp_path, *words, "--group", "there"))
-    here = main.main(flags(source, tmp_path, *words, "--group", "here"))
-    timed = {"train/images_per_second", "train/waiting_for_data"}
-    assert {name for name in here if name not in timed and here[name] != pytest.approx(
-        there[name], rel=1e-4, abs=1e-4, nan_ok=True
-    )} == set()  # fmt: skip
+        there = main.main(tiny_run(animals, tmp_path, *words, "--group", "there"))
+    here = main.main(tiny_run(animals, tmp_path, *words, "--group", "here"))
+    assert without_times(here) == pytest.approx(
+        without_times(there), rel=1e-4, abs=1e-4, nan_ok=True
+    )
     config = json.loads((tmp_path / "animals" / "there_s0" / "config.json").read_text())
     assert config["device"] == "pretend:0"
 
 
-def test_a_run_on_the_device_is_resumed_to_the_last_bit(source, tmp_path, monkeypatch):  # noqa: F811
-    """Its random state, its loss scaler and the steps that this left out among it."""
+def test_a_run_on_the_device_is_resumed_to_the_last_bit(animals, tmp_path, monkeypatch):
+    """With its random state, its loss scaler and the steps that were skipped."""
     more = ("--precision", "fp16", "--loss", "margin", "--data_sampler", "fid_batchmatch",
             "--data_batchmatch_bigbs", "16", "--checkpoint_every", "1", "--optim", "sgd",
             "--evaluation_metrics", "e_recall@1", "--no_train_metrics")  # fmt: skip
@@ -174,26 +162,20 @@ def test_a_run_on_the_device_is_resumed_to_the_last_bit(source, tmp_path, monkey
 
     def chancy(self, *inputs):
         outcome = step(self, *inputs)
-        with torch.no_grad():  # chance of the device, in a weight
+        with torch.no_grad():  # a draw of the device, added to a weight
             weight = next(self.objective.parameters())
             weight += torch.rand(weight.shape, device=weight.device) * 1e-3
-        if self.iteration == stop_at:
-            raise Killed
         return outcome
 
     monkeypatch.setattr(Trainer, "step", chancy)
-    stop_at = 0
     with pretend.accelerator():
-        main.main(flags(source, tmp_path / "whole", *more))
-    stop_at = 5
-    with pretend.accelerator(), pytest.raises(Killed):
-        main.main(flags(source, tmp_path / "parts", *more))
-    stop_at = 0
+        main.main(tiny_run(animals, tmp_path / "whole", *more))
+    with pretend.accelerator(), killed_at(4):
+        main.main(tiny_run(animals, tmp_path / "parts", *more))
     with pretend.accelerator():
-        main.main(flags(source, tmp_path / "parts", *more, "--resume"))
-    folder = "animals/default_s0"
-    assert_same_run(tmp_path / "parts" / folder, tmp_path / "whole" / folder)
-    kept = torch.load(tmp_path / "whole" / folder / "last.pt", weights_only=True)
+        main.main(tiny_run(animals, tmp_path / "parts", *more, "--resume"))
+    assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)
+    kept = torch.load(tmp_path / "whole" / RUN / "last.pt", weights_only=True)
     assert {tensor.device.type for tensor in tensors(kept)} == {"cpu"}  # read without the device
     assert set(kept["rng"]["device"]) == {"pretend"}
 
@@ -206,48 +188,40 @@ def tensors(part):
             yield from tensors(item)
 
 
-def test_all_that_is_done_with_a_run_is_done_on_the_device(
-    captioned, tmp_path, capsys, monkeypatch
-):
+def test_all_that_is_done_with_a_run_is_done_on_the_device(captioned, tmp_path, capsys):
     """Every protocol of evaluation, then --evaluate_only, retrieve, neighbours and export."""
     more = ("--evaluations", "retrieval", "linear_probe", "fewshot", "knn")
     with pretend.accelerator():
         trained = main.main(with_captions.flags(captioned, tmp_path, *more))
     folder = with_captions.run_folder(tmp_path)
-    on = ("--device", "pretend:0")
+    on = ("--device", "pretend:0", "--kernels", "0")
     with pretend.accelerator():
-        only = ("--evaluate_only", "--checkpoint", str(folder), "--save_path", str(tmp_path), *on)
-        again = main.main([*only, "--kernels", "0"])
-    found = {name for name in trained if not name.startswith("train/")}
-    assert len(found) == 5 and {name: again[name] for name in found} == pytest.approx(
-        {name: trained[name] for name in found}
-    )
+        only = ("--evaluate_only", "--checkpoint", str(folder), "--save_path", str(tmp_path))
+        again = main.main([*only, *on])
+    found = {name: value for name, value in trained.items() if not name.startswith("train/")}
+    assert len(found) == 5 and {name: again[name] for name in found} == pytest.approx(found)
+    pictures = captioned / "shades" / "images"
+    first = str(min(pictures.rglob("*.jpg")))
     with pretend.accelerator():
-        pictures = captioned / "shades" / "images"
-        index = ("--index", str(tmp_path / "index"), "--json", *on)
-        retrieve.main(
-            ["index", str(pictures), "--checkpoint", str(folder), "--kernels", "0", *index]
-        )
+        index = ("--index", str(tmp_path / "index"), "--json", *on[:2])
+        retrieve.main(["index", str(pictures), "--checkpoint", str(folder), *index, *on[2:]])
         capsys.readouterr()
-        first = sorted(pictures.rglob("*.jpg"))[0]
-        retrieve.main(["query", str(first), *index])
+        retrieve.main(["query", first, *index])
     [answer] = json.loads(capsys.readouterr().out)
-    assert answer["neighbours"][0]["path"] == str(first)
+    assert answer["neighbours"][0]["path"] == first
     with pretend.accelerator():
         for kind in ("flat", "ivf"):
             neighbours.main(
                 ["--dataset", "drawings", "--source_path", str(captioned), "--by", "visual",
-                 "--checkpoint", str(folder), "--kernels", "0", "--index", kind, *on]
+                 "--checkpoint", str(folder), "--index", kind, *on]
             )  # fmt: skip
         export.main(["--checkpoint", str(folder), "--out", str(tmp_path / "exported")])
-    assert (tmp_path / "exported" / "backbone.pt").is_file() or any(
-        (tmp_path / "exported").iterdir()
-    )
+    assert any((tmp_path / "exported").iterdir())
 
 
-# ------------------------------------------------------------------------------- the pretence
-
-
+# --------------------------------------------------------------------------------------------------
+# The pretence
+# --------------------------------------------------------------------------------------------------
 def test_what_a_gpu_refuses_is_refused():
     with pretend.accelerator():
         there, here = torch.ones(3, 2, device="pretend"), torch.ones(3, 2)

@@ -1,18 +1,18 @@
 """The published commands, run on small copies of their datasets: real names, trees and lists."""
 
-import os
 import shlex
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import main
 from tests.datasets import miniature
+from tests.runs import benchmark_script
 
-ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.packages  # of MiniLM, and of the classifier that gives pseudolabels
+pytestmark = [
+    pytest.mark.packages,  # of MiniLM, and of the classifier that gives pseudolabels
+    pytest.mark.usefixtures("no_curves"),
+]
 
 # What makes a command small: the network, the words and what the cache is filled with.
 SMALL = (
@@ -23,13 +23,9 @@ SMALL = (
 
 
 def commands(group, **environment):
-    """The words after main.py in each command of a group of the benchmark script."""
-    done = subprocess.run(
-        ["bash", "language_guidance_benchmark_runs.sh", group],
-        cwd=ROOT, env=os.environ | {"DRY_RUN": "1", **environment}, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    return [shlex.split(line)[3:] for line in done.stdout.splitlines()]
+    """Return the words after main.py in each command of a group of the benchmark script."""
+    printed = benchmark_script(group, **environment).stdout
+    return [shlex.split(line)[3:] for line in printed.splitlines()]
 
 
 PUBLISHED = [*commands("cub200"), *commands("cars196")]
@@ -47,18 +43,23 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
+def shared_cache(tmp_path_factory):
     """Pseudolabels of a dataset are found once, by the first of its commands."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
+def run_dry(source, tmp_path, caplog, *words):
+    here = ("--source_path", str(source), "--save_path", str(tmp_path / "runs"), "--dry_run")
+    scores = main.main([*words, *SMALL, *here])
+    assert caplog.messages[-1].startswith("dry run: ok, ") and not (tmp_path / "runs").exists()
+    return scores
+
+
 @pytest.mark.parametrize("command", PUBLISHED, ids=lambda command: command[2])
 def test_every_published_command_runs_dry(source, tmp_path, caplog, command):
-    here = ("--source_path", str(source), "--save_path", str(tmp_path / "runs"), "--dry_run")
-    scores = main.main([*command, *SMALL, *here])
-    assert caplog.messages[-1].startswith("dry run: ok, ") and not (tmp_path / "runs").exists()
+    scores = run_dry(source, tmp_path, caplog, *command)
     assert scores["train/loss_match"] > 0 and np.isfinite(scores["train/loss"])
     for metric in ("e_recall@1", "e_recall@2", "e_recall@4", "e_recall@10", "nmi", "f1"):
         assert 0 <= scores[f"test/embeds/{metric}"] <= 1
@@ -70,9 +71,7 @@ def test_every_published_command_runs_dry(source, tmp_path, caplog, command):
 )
 def test_baselines_of_other_benchmarks_run_dry(source, tmp_path, caplog, dataset, loss):
     command, *_ = commands("baselines", DATASETS=dataset, LOSSES=loss)
-    here = ("--source_path", str(source), "--save_path", str(tmp_path / "runs"), "--dry_run")
-    scores = main.main([*command, *SMALL, *here, "--bs", "8"])
-    assert caplog.messages[-1].startswith("dry run: ok, ")
+    scores = run_dry(source, tmp_path, caplog, *command, "--bs", "8")
     assert 0 <= scores["test/embeds/e_recall@1"] <= 1
 
 

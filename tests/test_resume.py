@@ -1,26 +1,33 @@
 """A run that is stopped anywhere ends as the run that was not, bit for bit."""
 
-import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import main
-from tests.kills import MOMENTS, whole
-from tests.test_main import flags, own_cache, source  # noqa: F401 - fixtures
+from tests.crash_resume import MOMENTS, whole
+from tests.runs import (
+    ROOT,
+    RUN,
+    assert_same_run,
+    killed_at,
+    output,
+    rows_of,
+    same,
+    start,
+    tiny_run,
+    wait_for_an_epoch,
+)
 from utilities import checkpoint
-from utilities.trainer import Trainer
 
-ROOT = Path(__file__).parents[1]
-TIMED = ("train/images_per_second", "train/waiting_for_data")
+pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
+
 HARD = [  # what a next step may depend on beside the weights
     ("--loss", "margin", "--batch_mining", "distance", "--xbm_size", "16", "--xbm_start", "2"),
     ("--language_distill_w", "2", "--language_delay", "4", "--store_improvements"),
@@ -36,136 +43,80 @@ HARD = [  # what a next step may depend on beside the weights
 ]  # fmt: skip
 
 
-class Killed(BaseException):
-    """Stands for what no handler sees."""
-
-
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: row[name] for name in row if name not in TIMED} for row in rows]
-
-
-def same(one, other):
-    """Whether two nested parts of checkpoints are equal to the last bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other) or bool((one.isnan() == other.isnan()).all())
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other or (one != one and other != other)
-
-
-def assert_same_run(folder, whole):
-    assert rows_of(folder) == rows_of(whole)
-    last, expected = (checkpoint.load(path / "last.pt") for path in (folder, whole))
-    for part in expected:
-        if part != "flags":
-            assert same(last[part], expected[part]), part
-    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
-
-
 @pytest.mark.parametrize("more", HARD, ids=" ".join)
-def test_what_a_run_depends_on_is_kept(source, tmp_path, monkeypatch, more):  # noqa: F811
-    """Killed after its fourth step, in the middle of the second epoch, and after its last."""
+def test_what_a_run_depends_on_is_kept(animals, tmp_path, more):
+    """Killed after its first step, and after its fourth, in the middle of the second epoch."""
     more = ("--checkpoint_every", "1", *more)
-    main.main(flags(source, tmp_path / "whole", *more))
-    step = Trainer.step
-
-    def killed_at(number):
-        def stepping(self, *inputs):
-            if self.iteration == number:
-                raise Killed
-            return step(self, *inputs)
-
-        monkeypatch.setattr(Trainer, "step", stepping)
-        with pytest.raises(Killed):
-            main.main(flags(source, tmp_path / "parts", *more, "--resume"))
-
-    killed_at(1)
-    killed_at(4)
-    monkeypatch.setattr(Trainer, "step", step)
-    main.main(flags(source, tmp_path / "parts", *more, "--resume"))
-    name = Path("animals") / "default_s0"
-    assert_same_run(tmp_path / "parts" / name, tmp_path / "whole" / name)
+    main.main(tiny_run(animals, tmp_path / "whole", *more))
+    for step in (1, 4):
+        with killed_at(step):
+            main.main(tiny_run(animals, tmp_path / "parts", *more, "--resume"))
+    main.main(tiny_run(animals, tmp_path / "parts", *more, "--resume"))
+    assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)
 
 
-def start(source, save_path, *more):  # noqa: F811
-    command = [sys.executable, "main.py", *flags(source, save_path, "--resume", *more, report=True)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def test_a_difference_of_one_bit_is_seen():
+    one = {"a": [torch.tensor([1.0, torch.nan]), 2, torch.nan], "b": None}
+    assert same(one, {"a": [torch.tensor([1.0, torch.nan]), 2, torch.nan], "b": None})
+    for tensor in ([1 + 1e-7, torch.nan], [1.0, 0.0], [torch.nan, torch.nan], [1.0], [[1.0]]):
+        assert not same(one, {"a": [torch.tensor(tensor), 2, torch.nan], "b": None})
 
 
-def test_killed_at_any_of_these_moments_a_run_goes_on(source, tmp_path):  # noqa: F811
-    """While data are prepared, in training and evaluation, in the midst of every file it writes."""
+def test_a_run_killed_at_any_of_these_moments_is_resumed(animals, tmp_path):
+    """While data are prepared, in training and evaluation, and during every write."""
     more = ("--resume", "--cache_images", "--checkpoint_every", "2", "--language_distill_w", "3")
-    words = [*flags(source, tmp_path, *more, report=True)]
+    words = tiny_run(animals, tmp_path, *more, report=True)
     for place in ("--source_path", "--save_path"):
         at = words.index(place)
         del words[at : at + 2]
-    command = [sys.executable, "-m", "tests.kills", str(source), str(tmp_path), *words]
+    command = [sys.executable, "-m", "tests.crash_resume", str(animals), str(tmp_path), *words]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert ended.returncode == 0, ended.stderr[-6000:]
-    run = Path("animals") / "default_s0"
     for moment in MOMENTS:
-        assert_same_run(tmp_path / moment / run, tmp_path / whole(moment) / run)
-
-
-LONG = ("--n_epochs", "12", "--evaluate_every", "3", "--checkpoint_every", "2",
-        "--language_distill_w", "3")  # fmt: skip
+        assert_same_run(tmp_path / moment / RUN, tmp_path / whole(moment) / RUN)
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_loses_nothing(source, tmp_path):  # noqa: F811
+def test_kill_9_at_any_moment_loses_nothing(animals, tmp_path):
     """In start-up, training, evaluation, writing, wherever the moment falls."""
     rng = np.random.default_rng(0)
+    more = ("--n_epochs", "12", "--evaluate_every", "3", "--checkpoint_every", "2")
+    more += ("--language_distill_w", "3", "--resume")
     begin = time.monotonic()
-    whole = start(source, tmp_path / "whole", *LONG)
-    said, _ = whole.communicate(timeout=600)
-    assert whole.returncode == 0, said
+    output(start(tiny_run(animals, tmp_path / "whole", *more, report=True)))
     length = time.monotonic() - begin
+    words = tiny_run(animals, tmp_path / "parts", *more, report=True)
     for _ in range(10):
-        killed = start(source, tmp_path / "parts", *LONG)
+        killed = start(words)
         try:
             killed.wait(length * rng.uniform(0.5, 1.0))
         except subprocess.TimeoutExpired:
-            os.kill(killed.pid, signal.SIGKILL)
+            killed.kill()
         killed.communicate()
-    last = start(source, tmp_path / "parts", *LONG)
-    said, _ = last.communicate(timeout=600)
-    assert last.returncode == 0, said
-    name = Path("animals") / "default_s0"
-    assert_same_run(tmp_path / "parts" / name, tmp_path / "whole" / name)
+    output(start(words))
+    assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)
 
 
-def test_sigterm_saves_says_how_to_go_on_and_ends_well(source, tmp_path):  # noqa: F811
+def test_sigterm_saves_names_the_command_that_resumes_and_exits_with_0(animals, tmp_path):
     more = ("--n_epochs", "2000", "--evaluate_every", "2000", "--checkpoint_every", "0")
-    run = start(source, tmp_path, *more)
-    folder = tmp_path / "animals" / "default_s0"
-    while not (folder / "last.pt").is_file():  # the end of the first epoch
-        assert run.poll() is None, run.stdout.read()
-        time.sleep(0.05)
+    run = start(tiny_run(animals, tmp_path, *more, "--resume"))
+    wait_for_an_epoch(run, tmp_path / RUN)
     run.send_signal(signal.SIGTERM)
-    said, _ = run.communicate(timeout=120)
-    assert run.returncode == 0, said
-    assert "Traceback" not in said
-    [command] = re.findall(r"stopped by SIGTERM; saved in .*last.pt. Go on with: (.*)", said)
+    printed = output(run)
+    assert "Traceback" not in printed
+    [command] = re.findall(r"stopped by SIGTERM; saved in .*last.pt. Go on with: (.*)", printed)
     assert command.startswith("python main.py ") and "--resume" in command
-    saved = checkpoint.load(folder / "last.pt")
+    saved = checkpoint.load(tmp_path / RUN / "last.pt")
     assert saved["iteration"] >= 3
-    assert len(rows_of(folder)) == saved["epoch"] + 1
+    assert len(rows_of(tmp_path / RUN)) == saved["epoch"] + 1
 
 
-def test_a_run_goes_on_only_under_its_own_flags(source, tmp_path, monkeypatch):  # noqa: F811
-    main.main(flags(source, tmp_path, "--n_epochs", "1"))
-    (tmp_path / "animals" / "default_s0" / "before.pt").touch()  # as if its report were missing
-    with pytest.raises(ValueError, match=r"--resume: .* --lr 0.001 \(now 0.5\)"):
-        main.main(flags(source, tmp_path, "--n_epochs", "1", "--resume", "--lr", "0.5"))
-
-
-def test_a_finished_run_has_nothing_left_to_do(source, tmp_path, capsys):  # noqa: F811
-    main.main(flags(source, tmp_path, "--n_epochs", "1"))
+def test_only_an_unfinished_run_of_the_same_flags_is_resumed(animals, tmp_path, capsys):
+    words = tiny_run(animals, tmp_path, "--n_epochs", "1")
+    main.main(words)
     with pytest.raises(SystemExit) as end:
-        main.main(flags(source, tmp_path, "--n_epochs", "1", "--resume"))
+        main.main([*words, "--resume"])
     assert not end.value.code and "is finished" in capsys.readouterr().out
+    (tmp_path / RUN / "before.pt").touch()  # as if its report were missing
+    with pytest.raises(ValueError, match=r"--resume: .* --lr 0.001 \(now 0.5\)"):
+        main.main([*words, "--resume", "--lr", "0.5"])

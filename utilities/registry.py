@@ -81,8 +81,8 @@ def lookup(registry: Mapping[str, T], name: str, flag: str) -> T:
     return registry[name]
 
 
-def hyperparameters(component: type) -> dict[str, Any]:
-    """Return the keyword-only constructor parameters of ``component`` with their defaults."""
+def hyperparameters(component: Callable[..., Any]) -> dict[str, Any]:
+    """Return the keyword-only parameters of ``component`` with their defaults."""
     return {
         p.name: p.default
         for p in inspect.signature(component).parameters.values()
@@ -91,7 +91,7 @@ def hyperparameters(component: type) -> dict[str, Any]:
 
 
 def from_flags(
-    component: type[T], args: argparse.Namespace, prefix: str, **collaborators: Any
+    component: Callable[..., T], args: argparse.Namespace, prefix: str, **collaborators: Any
 ) -> T:
     """Build ``component`` from the flags of its prefix and the collaborators that it takes.
 

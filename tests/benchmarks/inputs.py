@@ -181,7 +181,7 @@ def stages(images: ImageSet, kept: ImageSet, side: int, bs: int, rounds: int) ->
     paths = [images.paths[row] for row in rows]
     decoded = [read_image(path) for path in paths]
     opened = [open_image(path) for path in paths]
-    stored = [kept.picture(row) for row in rows]
+    stored = [kept.open(row) for row in rows]
     size = decoded[0].size
 
     def open_and_decode(path: Path) -> None:
@@ -205,7 +205,7 @@ def stages(images: ImageSet, kept: ImageSet, side: int, bs: int, rounds: int) ->
         "open and decode",
         (open_and_decode, paths),
         (lambda path: open_image(path).pixels(), paths),
-        (lambda row: kept.picture(row).pixels(), rows),
+        (lambda row: kept.open(row).pixels(), rows),
     )
     line("  at an eighth: unpacking the bits", (reduced(8), paths), None, None)
     for training, name in ((True, "random part and flip"), (False, "resize and middle")):
@@ -214,7 +214,7 @@ def stages(images: ImageSet, kept: ImageSet, side: int, bs: int, rounds: int) ->
         ours = our_transform(side, training)
 
         def cut(picture: Any, ours: CropTransform[Any] = ours) -> Any:
-            return ours.cut(picture.pixels(), ours.draw(picture.size))
+            return ours.crop(picture.pixels(), ours.draw(picture.size))
 
         whole = [Decoded(picture.pixels().values) for picture in opened]
         line(name, (geometry, decoded), (cut, whole), (cut, stored))
@@ -260,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         kept = cached(images, shorter_side(args.side, RATIO), args.workers)
         took = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in kept.store.folder.iterdir())  # type: ignore
+        size = sum(path.stat().st_size for path in kept.reader.folder.iterdir())  # type: ignore
         print(f"the store: {args.images / took:,.0f} images/s to build, {size / 1e6:.0f} MB\n")
         compare(images, kept, args.side, args.bs, args.workers, args.rounds)
         stages(images, kept, args.side, args.bs, args.rounds)

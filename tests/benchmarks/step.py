@@ -63,7 +63,9 @@ def noise(args: argparse.Namespace, device: torch.device) -> Batch:
     labels = torch.arange(args.bs) // args.samples_per_class % N_CLASSES
     torch.manual_seed(0)  # of the colours
     drawn = [
-        torch.stack([colour.draw(view.recolour) for _ in range(args.bs)]) if view.recolour else None
+        torch.stack([colour.draw(view.strengths) for _ in range(args.bs)])
+        if view.strengths
+        else None
         for view in datasets.train_views(args.image_size, args.augmentation, n_views)
     ]
     tensors = [*views, labels, torch.arange(args.bs)]

@@ -12,21 +12,13 @@ from datasampler.batchmatch import (
     cumulative,
     pair_distances,
 )
+from tests.datasampler.toy import rows_by_class, rows_of, scatter
 
-SAMPLERS = [DistHistBatchmatch, FIDBatchmatch]
-
-
-def rows_by_class(sizes, seed=0):
-    rows = np.random.default_rng(seed).permutation(sum(sizes))
-    return tuple(np.split(rows, np.cumsum(sizes)[:-1]))
+KINDS = pytest.mark.parametrize("kind", [DistHistBatchmatch, FIDBatchmatch])
 
 
 def make(kind, bs=8, **options):
     return kind(rows_by_class([4] * 10), bs, 2, **options)
-
-
-def scatter(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 def distances(points):
@@ -106,7 +98,7 @@ def test_frechet_cost_equals_the_matrix_square_root_of_scipy():
         assert cost == pytest.approx(gap @ gap + np.trace(one + two - 2 * root), abs=1e-8)
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
+@KINDS
 @pytest.mark.parametrize("dim", [3, 30])
 def test_the_data_themselves_cost_nothing(kind, dim):
     data = scatter(12, dim)
@@ -115,7 +107,7 @@ def test_the_data_themselves_cost_nothing(kind, dim):
     assert costs[2] > 0.1
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
+@KINDS
 def test_the_batch_is_the_best_of_those_drawn(kind):
     """The sampler's draws, repeated by its parent with the same generator, and their costs."""
     cost = {DistHistBatchmatch: histogram_cost, FIDBatchmatch: frechet_cost}[kind]
@@ -129,49 +121,34 @@ def test_the_batch_is_the_best_of_those_drawn(kind):
         data = table[twin.rng.choice(40, 20, replace=False)].astype(float)
         costs = [cost(data, table[rows].astype(float)) for rows in drawn]
         places.append(int(np.argmin(costs)))
-        assert [row for (row,) in batch] == drawn[places[-1]].tolist()
+        assert rows_of(batch) == drawn[places[-1]].tolist()
     assert len(set(places)) > 1  # and not always the same of them
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
+@KINDS
 def test_one_candidate_is_class_random(kind):
     sampler = make(kind, seed=3, batchmatch_ncomps=1)
     sampler.refresh(torch.randn(40, 5))
-    first = [row for (row,) in next(iter(sampler))]
-    assert first == ClassRandom(rows_by_class([4] * 10), 8, 2, seed=3).draw_batch().tolist()
+    assert (
+        rows_of(next(iter(sampler)))
+        == ClassRandom(rows_by_class([4] * 10), 8, 2, seed=3).draw_batch().tolist()
+    )
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
+@KINDS
 def test_more_candidates_come_nearer_to_the_data(kind):
     table = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
 
     def mean_cost(ncomps):
         sampler = make(kind, batchmatch_ncomps=ncomps)
         sampler.refresh(table)
-        chosen = [[row for (row,) in batch] for _ in range(8) for batch in sampler]
+        chosen = [rows_of(batch) for _ in range(8) for batch in sampler]
         return sampler.costs(table.double().numpy(), table.double().numpy()[chosen]).mean()
 
     assert mean_cost(20) < 0.8 * mean_cost(1)
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
-@pytest.mark.parametrize("table", ["collapsed", "zero", "two points", "few huge rows"])
-def test_degenerate_stores_give_full_batches(kind, table):
-    store = {
-        "collapsed": torch.ones(40, 6),
-        "zero": torch.zeros(40, 6),
-        "two points": torch.randn(2, 6).repeat(20, 1),
-        "few huge rows": torch.eye(40, 6) * 1e6,
-    }[table]
-    for measure in ("euclidean", "cosine"):
-        sampler = make(kind, sim_measure=measure)
-        sampler.refresh(store)
-        assert [len(set(batch)) for _ in range(3) for batch in sampler] == [8] * 15
-        points = store.double().numpy()
-        assert np.isfinite(sampler.costs(points, points[None, :8])).all()
-
-
-@pytest.mark.parametrize("kind", SAMPLERS)
+@KINDS
 def test_a_batch_of_small_classes_repeats_their_images(kind):
     sampler = kind(rows_by_class([1] * 10), 8, 4)
     sampler.refresh(torch.randn(10, 3))
@@ -191,10 +168,3 @@ def test_histograms_end_in_one_whatever_the_range():
     for low, high in ((0.0, 1.0), (0.2, 0.2)):
         np.testing.assert_array_equal(cumulative(values, low, high)[:, -1], [1, 1])
     np.testing.assert_array_equal(cumulative(values, 0.0, 1.0)[:, 0], [0.25, 0.25])
-
-
-def test_sizes_out_of_range_are_named_with_what_fits():
-    with pytest.raises(ValueError, match=r"--data_batchmatch_ncomps 0 .* use 1 or more"):
-        make(FIDBatchmatch, batchmatch_ncomps=0)
-    with pytest.raises(ValueError, match=r"--bs 1 has no distribution to match; use 2 or more"):
-        FIDBatchmatch(rows_by_class([4] * 10), 1, 1)

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datasampler.coreset import GreedyCoreset
+from datasampler import D2Coreset, DistHistBatchmatch, FIDBatchmatch, GreedyCoreset
 from datasampler.store import StoreSampler, squared_distances
+from tests.datasampler.toy import rows_by_class, rows_of
 
 ROWS = tuple(np.arange(30).reshape(10, 3))  # ten classes of three images
 
@@ -186,29 +187,51 @@ def test_a_pass_or_a_batch_before_the_first_refresh_says_so():
 
 def test_a_refresh_of_other_images_or_of_nan_says_so():
     sampler = GreedyCoreset(ROWS, 8, 2)
-    with pytest.raises(ValueError, match="is for 30 images and was given 29 embeddings"):
+    with pytest.raises(ValueError, match=r"embeds must be of all 30 images .*; got 29"):
         sampler.refresh(embeds(29))
     broken = embeds()
     broken[3, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"not finite; lower --lr"):
+    with pytest.raises(ValueError, match="must be finite; lower --lr"):
         sampler.refresh(broken)
     assert sampler.due(2)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("kind", "options", "message"),
     [
-        ({"batchmatch_bigbs": 7}, "--data_batchmatch_bigbs 7 is less than --bs 8; use 8 or more"),
-        ({"sampler_lowproj_dim": 0}, "--data_sampler_lowproj_dim 0 is no .* use 1 or more, or -1"),
-        ({"sim_measure": "l2"}, "--data_sim_measure l2 is unknown; use euclidean or cosine"),
-        ({"mb_mom": 1.0}, r"--data_mb_mom 1.0 is no momentum; use a number in \[0, 1\), or -1"),
-        ({"mb_mom": -0.5}, "--data_mb_mom -0.5 is no momentum"),
-        ({"store_every": -1}, "--data_store_every -1 is no number of epochs; use 1 or more, or 0"),
+        (Recorded, {"batchmatch_bigbs": 7}, "batchmatch_bigbs must be at least bs = 8; got 7"),
+        (Recorded, {"sampler_lowproj_dim": 0}, "sampler_lowproj_dim must be 1 or more, .*; got 0"),
+        (Recorded, {"sim_measure": "l2"}, "sim_measure must be euclidean or cosine; got l2"),
+        (Recorded, {"mb_mom": 1.0}, r"mb_mom must be in \[0, 1\), or -1 to replace; got 1.0"),
+        (Recorded, {"mb_mom": -0.5}, "mb_mom must be in .*; got -0.5"),
+        (Recorded, {"store_every": -1}, "store_every must be 1 or more, or 0 .*; got -1"),
+        (GreedyCoreset, {"gc_coreset_lim": -1}, "gc_coreset_lim must be 0 or more; got -1"),
+        (D2Coreset, {"d2_coreset_lambda": -2}, "d2_coreset_lambda must be 0 or more; got -2"),
+        (FIDBatchmatch, {"batchmatch_ncomps": 0}, "batchmatch_ncomps must be 1 or more; got 0"),
+        (FIDBatchmatch, {"bs": 1, "samples_per_class": 1}, "bs must be 2 or more .*; got 1"),
     ],
 )
-def test_values_out_of_range_are_named_with_what_fits(options, message):
+def test_values_out_of_range_are_named_with_what_fits(kind, options, message):
     with pytest.raises(ValueError, match=message):
-        Recorded(ROWS, 8, 2, **options)
+        kind(ROWS, **({"bs": 8, "samples_per_class": 2} | options))
+
+
+@pytest.mark.parametrize("kind", [GreedyCoreset, D2Coreset, DistHistBatchmatch, FIDBatchmatch])
+@pytest.mark.parametrize("measure", ["euclidean", "cosine"])
+@pytest.mark.parametrize(
+    "store",
+    [torch.ones(40, 6), torch.zeros(40, 6), embeds(2).repeat(20, 1), torch.eye(40, 6) * 1e6],
+    ids=["collapsed", "zero", "two points", "few huge rows"],
+)
+def test_degenerate_stores_give_full_batches_of_all_images(kind, measure, store):
+    sampler = kind(rows_by_class([4] * 10), 12, 2, sim_measure=measure)
+    sampler.refresh(store)
+    batches = [rows_of(batch) for _ in range(30) for batch in sampler]
+    assert {len(set(batch)) for batch in batches} == {12}
+    assert {row for batch in batches for row in batch} == set(range(40))
+    if hasattr(sampler, "costs"):
+        points = store.double().numpy()
+        assert np.isfinite(sampler.costs(points, points[None, :12])).all()
 
 
 def test_squared_distances_equal_scalar_loops_far_from_the_origin_too():
@@ -216,9 +239,7 @@ def test_squared_distances_equal_scalar_loops_far_from_the_origin_too():
     points = generator.standard_normal((2, 5, 3)) + 1e4
     points[0, 1] = points[0, 3]
     found = squared_distances(points)
-    for b in range(2):
-        for i in range(5):
-            for j in range(5):
-                expected = sum((points[b, i, k] - points[b, j, k]) ** 2 for k in range(3))
-                assert found[b, i, j] == pytest.approx(expected, abs=1e-8)
+    for b, i, j in np.ndindex(2, 5, 5):
+        expected = sum((points[b, i, k] - points[b, j, k]) ** 2 for k in range(3))
+        assert found[b, i, j] == pytest.approx(expected, abs=1e-8)
     assert (found >= 0).all()

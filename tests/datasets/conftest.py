@@ -7,11 +7,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import ImageSet, splits
+
 
 def save_image(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (10, 12, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
+
+
+def noise_images(folder: Path, n: int) -> ImageSet:
+    """n images, two of each class, with captions; the red of row r is 30 r."""
+    paths = tuple(folder / f"{row}.png" for row in range(n))
+    for row, path in enumerate(paths):
+        pixels = np.random.default_rng(row).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+        pixels[..., 0] = 30 * row
+        Image.fromarray(pixels).save(path)
+    names = tuple("abcdefgh"[: n // 2])
+    captions = tuple(f"caption {row}" for row in range(n))
+    return ImageSet("tiny", paths, np.arange(n) // 2, names, captions=captions)
+
+
+def load(root: Path, **flags) -> splits.Data:
+    """The dataset in ``root``."""
+    return splits.load(root.name, root.parent, **flags)
 
 
 def fill(root: Path, classes: dict[str, int], suffix: str = ".jpg") -> Path:

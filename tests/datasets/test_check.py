@@ -1,4 +1,4 @@
-"""What is found out about a dataset before it is trained on."""
+"""Checks of a dataset before it is trained on."""
 
 import shutil
 import subprocess
@@ -13,6 +13,8 @@ from datasets import check, emoji
 from datasets.check import PUBLISHED, examine, main, report
 from tests.datasets import miniature
 from tests.datasets.captioned import pair, write
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,13 +31,21 @@ def own(folder, classes=6, per_class=4, name="mine"):
     return folder / name
 
 
-@pytest.mark.parametrize("name", ["cub200", "cars196", "online_products", "inshop", "inat"])
-def test_published_counts_add_up(name):
-    counts = PUBLISHED[name]
-    for what in ("images", "classes"):
-        assert counts[what] == counts[f"train {what}"] + counts[f"test {what}"]
-    if "queries" in counts:
-        assert counts["queries"] + counts["gallery images"] == counts["test images"]
+def test_published_totals():
+    totals = {
+        name: (counts.get("images"), counts.get("classes")) for name, counts in PUBLISHED.items()
+    }
+    assert totals == {
+        "cub200": (11_788, 200),
+        "cars196": (16_185, 196),
+        "online_products": (120_053, 22_634),
+        "inshop": (52_712, 7_982),
+        "inat": (461_939, 8_142),
+        "emoji": (10_922, 1_244),
+        "openclipart": (None, None),
+    }
+    inshop = PUBLISHED["inshop"]
+    assert inshop["queries"] + inshop["gallery images"] == inshop["test images"]
 
 
 def test_a_set_without_faults(tmp_path, capsys):
@@ -51,23 +61,23 @@ def test_a_set_without_faults(tmp_path, capsys):
         "  train classes      3",
         "  test images       12",
         "  test classes       3",
-        "nothing is wrong",
+        "no problems found",
     ]
 
 
 def test_a_benchmark_with_the_published_counts_passes_and_others_do_not(tmp_path, monkeypatch):
     root = miniature.inshop(tmp_path)
     found = examine("inshop", tmp_path)
-    assert found.wrong == [
+    assert found.problems == [
         "counts differ from the published ones: images, classes, train images, train classes, "
         "test images, test classes, queries, gallery images"
     ]
     assert found.counts["queries"] == found.counts["gallery images"] == 24
     text = report("inshop", found)
     assert "  queries            24     14,218  differs\n" in text
-    assert "where it comes from: DeepFashion" in text and text.endswith("something is wrong")
+    assert "source: DeepFashion" in text and text.endswith("1 problem found")
     monkeypatch.setitem(check.PUBLISHED, "inshop", found.counts)
-    assert examine("inshop", tmp_path).wrong == []
+    assert examine("inshop", tmp_path).problems == []
     (root / "list_eval_partition.txt").unlink()
     text = report("inshop", examine("inshop", tmp_path))
     assert "is missing; expected" in text and f"{root}/img/MEN/Denim/id_00000080/*.jpg" in text
@@ -77,16 +87,18 @@ def test_a_class_that_is_missing_is_seen_in_a_copy_of_cub(tmp_path, monkeypatch)
     root = miniature.cub200(tmp_path)
     monkeypatch.setitem(check.PUBLISHED, "cub200", examine("cub200", tmp_path).counts)
     shutil.rmtree(root / "images" / "022.Chuck_will_Widow")
-    (wrong,) = examine("cub200", tmp_path).wrong
-    assert "images, classes, train images, train classes" in wrong and "test images" not in wrong
+    (problem,) = examine("cub200", tmp_path).problems
+    assert (
+        "images, classes, train images, train classes" in problem and "test images" not in problem
+    )
 
 
 def test_unreadable_images_are_listed_and_capped(tmp_path):
     root = own(tmp_path, per_class=6)
     for path in sorted(root.rglob("*.png"))[:12]:
         path.write_bytes(b"")
-    (wrong,) = examine("mine", tmp_path).wrong
-    lines = wrong.splitlines()
+    (problem,) = examine("mine", tmp_path).problems
+    lines = problem.splitlines()
     assert lines[0] == "12 images cannot be read" and len(lines) == 12
     assert "class 0/0.png: " in lines[1] and lines[-1].strip() == "and 2 more"
     assert examine("mine", tmp_path).counts["images"] == 36  # counts are of what is listed
@@ -95,7 +107,7 @@ def test_unreadable_images_are_listed_and_capped(tmp_path):
 def test_listed_images_that_do_not_exist_are_wrong(tmp_path):
     root = miniature.online_products(tmp_path)
     (root / "images" / "toaster_final" / "111085122883_0.JPG").unlink()
-    assert "1 images cannot be read" in "\n".join(examine("online_products", tmp_path).wrong)
+    assert "1 images cannot be read" in "\n".join(examine("online_products", tmp_path).problems)
 
 
 def test_classes_of_one_image_are_worth_knowing(tmp_path):
@@ -103,7 +115,7 @@ def test_classes_of_one_image_are_worth_knowing(tmp_path):
     for number in (1, 2, 3):
         (root / "images" / "class 5" / f"{number}.png").unlink()
     found = examine("mine", tmp_path)
-    assert found.wrong == []
+    assert found.problems == []
     assert found.notes[0].startswith("mine.test: 1 of 3 classes have one image\n    class 5 (")
 
 
@@ -124,14 +136,14 @@ def test_a_test_image_that_was_trained_on_is_found_even_scaled_and_pressed(tmp_p
     root = own(tmp_path)
     with Image.open(root / "images" / "class 0" / "1.png") as image:
         image.resize((96, 96)).save(root / "images" / "class 4" / "other.jpg", quality=80)
-    (wrong,) = examine("mine", tmp_path).wrong
-    title, line = wrong.splitlines()
-    assert title == "1 of 13 test images are pictures of train"
+    (problem,) = examine("mine", tmp_path).problems
+    title, line = problem.splitlines()
+    assert title == "1 of 13 test images also appear in train"
     assert line.endswith("bits: images/class 4/other.jpg and images/class 0/1.png")
-    assert examine("mine", tmp_path, near=-1).wrong == []
+    assert examine("mine", tmp_path, near=-1).problems == []
     # Copies on one side are no leak.
     shutil.move(root / "images" / "class 4" / "other.jpg", root / "images" / "class 2")
-    assert examine("mine", tmp_path).wrong == []
+    assert examine("mine", tmp_path).problems == []
 
 
 def test_copies_in_a_published_split_are_worth_knowing_only(tmp_path, monkeypatch):
@@ -140,8 +152,8 @@ def test_copies_in_a_published_split_are_worth_knowing_only(tmp_path, monkeypatc
     shutil.copy(next(birds[0].iterdir()), birds[-1] / "copy.jpg")
     monkeypatch.setitem(check.PUBLISHED, "cub200", examine("cub200", tmp_path, near=-1).counts)
     found = examine("cub200", tmp_path, near=0)
-    assert found.wrong == []
-    assert any(note.startswith("1 of 37 test images are pictures of train") for note in found.notes)
+    assert found.problems == []
+    assert any(note.startswith("1 of 37 test images also appear in train") for note in found.notes)
 
 
 def test_validation_images_of_a_manifest_count_as_seen(tmp_path):
@@ -154,14 +166,14 @@ def test_validation_images_of_a_manifest_count_as_seen(tmp_path):
     (root / "manifest.csv").write_text("\n".join(rows))
     found = examine("mine", tmp_path)
     assert (found.counts["val images"], found.counts["images"]) == (4, 13)
-    assert "0 bits: copy.png and images/class 1/0.png" in found.wrong[0]
+    assert "0 bits: copy.png and images/class 1/0.png" in found.problems[0]
 
 
 def test_a_wrong_manifest_is_named(tmp_path):
     root = own(tmp_path)
     (root / "manifest.csv").write_text("path,label\nimages/class 0/0.png,\n")
-    (wrong,) = examine("mine", tmp_path).wrong
-    assert "manifest.csv, line 2: the label is empty" in wrong
+    (problem,) = examine("mine", tmp_path).problems
+    assert "manifest.csv, line 2: the label is empty" in problem
 
 
 def test_a_name_that_is_not_there(tmp_path, capsys):
@@ -184,7 +196,7 @@ def test_a_damaged_emoji_set_is_named(tmp_path):
     (root / "classes.json").write_text("{}")
     with pytest.raises(ValueError, match="damaged"):
         emoji.verify(root)
-    assert "the emoji dataset in" in examine("emoji", tmp_path).wrong[0]
+    assert "the emoji dataset in" in examine("emoji", tmp_path).problems[0]
 
 
 def test_pairs_without_captions_are_counted(tmp_path):
@@ -192,30 +204,32 @@ def test_pairs_without_captions_are_counted(tmp_path):
     for number in range(3):
         pair(root / "a", f"{number}.jpg", "one" if number else "two", seed=number)
     assert examine("said", tmp_path).counts == {"pairs": 3, "distinct captions": 2}
-    assert examine("said", tmp_path).wrong == []
+    assert examine("said", tmp_path).problems == []
     for number in range(3, 15):
         write(root / "a" / f"{number}.jpg", (root / "a" / "1.jpg").read_bytes())
     pair(root / "a", "15.jpg", " ")
     (root / "a" / "0.jpg").write_bytes(b"none")
     found = examine("said", tmp_path)
     assert found.counts["pairs"] == 2
-    (wrong,) = found.wrong
-    assert wrong.startswith(
-        "14 images are left out (12 no caption, 1 unreadable image, 1 blank caption), all of them"
+    (problem,) = found.problems
+    assert problem.startswith(
+        "skipped 14 images (12 no caption, 1 unreadable image, 1 blank caption), listed in "
     )
-    assert wrong.splitlines()[-1].strip() == "and 4 more"
+    assert problem.splitlines()[-1].strip() == "and 4 more"
 
 
 def test_bits_out_of_range_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["mine", "--near", "65"])
-    assert "--near 65 is no number of bits; use one from 0 to 64, or -1" in capsys.readouterr().err
+    assert (
+        "--near must be in 0 to 64, or -1 to compare no images; got 65" in capsys.readouterr().err
+    )
 
 
 def test_the_command_ends_with_a_status(tmp_path):
     own(tmp_path)
     command = [sys.executable, "-m", "datasets.check", "mine", "--source_path", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.endswith("nothing is wrong\n")
+    assert done.returncode == 0 and done.stdout.endswith("no problems found\n")
     (tmp_path / "mine" / "images" / "class 0" / "0.png").write_bytes(b"")
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 1

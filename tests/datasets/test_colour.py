@@ -57,7 +57,7 @@ def numbers(order=(-1,) * 4, factors=(1.0, 1.0, 1.0, 0.0), grey=0.0, sigma=0.0):
         (colour.brighten, V.adjust_brightness, (0.0, 0.6, 1.0, 1.4, 3.0)),
         (colour.contrast, V.adjust_contrast, (0.0, 0.6, 1.0, 1.4, 3.0)),
         (colour.saturate, V.adjust_saturation, (0.0, 0.6, 1.0, 1.4, 3.0)),
-        (colour.turn_hue, V.adjust_hue, (-0.5, -0.1, 0.0, 0.07, 0.5)),
+        (colour.rotate_hue, V.adjust_hue, (-0.5, -0.1, 0.0, 0.07, 0.5)),
     ],
     ids=["brightness", "contrast", "saturation", "hue"],
 )

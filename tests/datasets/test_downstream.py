@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import urllib.request
+from dataclasses import replace
 from urllib.error import URLError
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.downstream import KNOWN, Wrapped, build, draw
+from datasets import library_sets
+from datasets.downstream import KNOWN, build
 from datasets.image_set import ImageSet
+from datasets.library_sets import Wrapped, draw
 from datasets.loading import loader
 from tests.datasets.conftest import fill, save_image
 
@@ -34,6 +37,12 @@ def offline(monkeypatch):
         raise URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def fewer(monkeypatch, name, drawn):
+    """Draw that many images of each class for train and for test."""
+    small = replace(library_sets.SOURCES[name], drawn=drawn)
+    monkeypatch.setitem(library_sets.SOURCES, name, small)
 
 
 def to_tensor(image):
@@ -137,10 +146,7 @@ def test_dtd_has_published_validation_images(tmp_path):
 
 
 def test_eurosat_is_drawn_alike_from_each_class(tmp_path, monkeypatch):
-    import datasets.downstream as downstream
-
-    small = downstream.replace(downstream._SOURCES["eurosat"], drawn=(3, 2))
-    monkeypatch.setitem(downstream._SOURCES, "eurosat", small)
+    fewer(monkeypatch, "eurosat", (3, 2))
     for number, label in enumerate(("Forest", "River")):
         for image in range(6):
             save_image(tmp_path / "eurosat/2750" / label / f"{image}.jpg", 10 * number + image)
@@ -155,10 +161,7 @@ def test_sun397_does_not_depend_on_the_order_of_the_disk(tmp_path, monkeypatch):
         for image in range(9):
             save_image(root / "a" / label / f"sun_{image}.jpg", 10 * number + image)
     (root / "ClassName.txt").write_text("/a/abbey\n/a/alley\n")
-    import datasets.downstream as downstream
-
-    small = downstream.replace(downstream._SOURCES["sun397"], drawn=(3, 3))
-    monkeypatch.setitem(downstream._SOURCES, "sun397", small)
+    fewer(monkeypatch, "sun397", (3, 3))
 
     def files(images):
         return [str(images.items._image_files[row]) for row in images.rows]
@@ -176,10 +179,7 @@ def test_sun397_does_not_depend_on_the_order_of_the_disk(tmp_path, monkeypatch):
 
 
 def test_clevr_counts_objects(tmp_path, monkeypatch):
-    import datasets.downstream as downstream
-
-    small = downstream.replace(downstream._SOURCES["clevr-counts"], drawn=(2, 1))
-    monkeypatch.setitem(downstream._SOURCES, "clevr-counts", small)
+    fewer(monkeypatch, "clevr-counts", (2, 1))
     root = tmp_path / "clevr" / "CLEVR_v1.0"
     for part in ("train", "val"):
         scenes = []
@@ -239,7 +239,7 @@ def test_a_class_of_one_image_is_left_out(mine, tmp_path, caplog):
 
 def test_one_class_is_not_enough(mine, tmp_path):
     mine({"a": 4})
-    with pytest.raises(ValueError, match="1 class has two images or more"):
+    with pytest.raises(ValueError, match=r"mine: classification needs 2 classes of two .*; got 1"):
         build("mine", tmp_path)
 
 

@@ -4,8 +4,6 @@ import base64
 import hashlib
 import io
 import json
-import os
-import stat
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from datasets import emoji
-from datasets.emoji import Pack, Package, bare, folder_name, match, squash
+from datasets import drawings, emoji
+from datasets.emoji import Package, folder_name, prepare
+from datasets.emoji.packs import Concept, Pack, bare, match, squash, svg
 from datasets.splits import read
+from tests.datasets.captioned import write
 
 # code point, CLDR name, group, subgroup
 TABLE = [
@@ -28,7 +28,7 @@ TABLE = [
     ("1F344", "mushroom", "food & drink", "food"),
 ]
 CONCEPTS = {
-    bare(code): emoji.Concept(name, "?", group, subgroup, ("tag",))
+    bare(code): Concept(name, "?", group, subgroup, ("tag",))
     for code, name, group, subgroup in TABLE
 }
 
@@ -100,11 +100,12 @@ def webp(colour: str) -> bytes:
 
 
 @pytest.fixture
-def registry(tmp_path):
-    """Five vendors of six emoji: cup, pizza and mushroom make classes, the others must not.
+def source_path(tmp_path, monkeypatch):
+    """A folder whose downloads are packages; they are drawn in this process.
 
-    The flag and the man are of groups that are left out. The heart is drawn by all, but once blank
-    and twice alike. Vendor two draws cup and mushroom alike.
+    Five vendors of six emoji: cup, pizza and mushroom make classes, the others must not. The flag
+    and the man are of groups that are left out. The heart is drawn by all, but once blank and twice
+    alike. Vendor two draws cup and mushroom alike.
     """
     shelf = Registry(tmp_path / "downloads")
     names = shelf.add("emojibase-data", names_package())
@@ -130,84 +131,97 @@ def registry(tmp_path):
             "package.json": {"license": "MIT", "description": "Raster art"},
         },
     )
-    return tmp_path, {"art": art, "names": names, "expected": (3, 14)}
+    for name, value in (("ART", art), ("NAMES", names), ("EXPECTED", (3, 14))):
+        monkeypatch.setattr(emoji, name, value)
+    monkeypatch.setattr(drawings, "draw_all", in_this_process)
+    return tmp_path
+
+
+def in_this_process(draw, sources):
+    return (drawings.try_to(draw, source) for source in sources)
 
 
 # --------------------------------------------------------------------------------------- matching
 
 
-def test_code_points_and_names_are_compared_without_their_ornament():
-    assert bare("2764-FE0F") == "2764" and bare("1F468-200D-2764-FE0F") == "1f468-200d-2764"
-    assert squash("Jack-O-Lantern") == squash("jack o’ lantern") == "jackolantern"
-    assert folder_name("piñata") == "pinata"
-    assert (
-        folder_name("keycap: #") == "keycap_hash" and folder_name("keycap: *") == "keycap_asterisk"
-    )
-    assert folder_name("woman’s hat") == "womans_hat"
+@pytest.mark.parametrize(
+    ("change", "name", "plain"),
+    [
+        (bare, "2764-FE0F", "2764"),
+        (bare, "1F468-200D-2764-FE0F", "1f468-200d-2764"),
+        (squash, "Jack-O-Lantern", "jackolantern"),
+        (squash, "jack o’ lantern", "jackolantern"),
+        (folder_name, "piñata", "pinata"),
+        (folder_name, "keycap: #", "keycap_hash"),
+        (folder_name, "keycap: *", "keycap_asterisk"),
+        (folder_name, "woman’s hat", "womans_hat"),
+    ],
+)
+def test_code_points_and_names_are_compared_without_their_ornament(change, name, plain):
+    assert change(name) == plain
 
 
 def pack(names, codes=()) -> Pack:
     return Pack(dict.fromkeys(names, b"<svg/>"), dict(codes), "")
 
 
-def test_a_pack_s_own_table_comes_before_names():
-    drawn = match(CONCEPTS, {"v": pack(["pizza", "slice"], {"1f355": "slice"})})
-    assert drawn["1f355"] == {"v": "slice"}
-
-
-def test_without_a_table_names_decide_cldr_s_before_unicode_s():
-    drawn = match(CONCEPTS, {"v": pack(["HotBeverage", "heavy-black-heart", "red-heart"])})
-    assert drawn["2615"] == {"v": "HotBeverage"}
-    assert drawn["2764"] == {"v": "heavy-black-heart"}  # Unicode's name of U+2764, listed first
-
-
-def test_names_of_other_packs_tables_are_understood():
-    packs = {"told": pack(["coffee"], {"2615": "coffee"}), "untold": pack(["Coffee"])}
-    assert match(CONCEPTS, packs)["2615"] == {"told": "coffee", "untold": "Coffee"}
-
-
-def test_numbered_variants_count_once_where_there_is_no_table():
-    assert match(CONCEPTS, {"v": pack(["pizza-1", "pizza-2"])})["1f355"] == {"v": "pizza-1"}
-    assert "2615" not in match(CONCEPTS, {"v": pack(["hot-beverage-1"], {"1f355": "x"})})
-
-
-def test_what_no_table_and_no_name_knows_is_no_class():
-    assert match(CONCEPTS, {"v": pack(["logo"], {"1f9ff": "logo"})}) == {}
+@pytest.mark.parametrize(
+    ("packs", "code", "drawn"),
+    [
+        # a pack's own table comes before names
+        ({"v": pack(["pizza", "slice"], {"1f355": "slice"})}, "1f355", {"v": "slice"}),
+        # without a table, CLDR's names and then Unicode's
+        ({"v": pack(["HotBeverage"])}, "2615", {"v": "HotBeverage"}),
+        ({"v": pack(["heavy-black-heart", "red-heart"])}, "2764", {"v": "heavy-black-heart"}),
+        # names of other packs' tables are understood
+        (
+            {"named": pack(["coffee"], {"2615": "coffee"}), "bare": pack(["Coffee"])},
+            "2615",
+            {"named": "coffee", "bare": "Coffee"},
+        ),
+        # numbered variants count once, and only without a table
+        ({"v": pack(["pizza-1", "pizza-2"])}, "1f355", {"v": "pizza-1"}),
+        ({"v": pack(["hot-beverage-1"], {"1f355": "x"})}, "2615", None),
+        # what no table and no name knows is no class
+        ({"v": pack(["logo"], {"1f9ff": "logo"})}, "1f9ff", None),
+    ],
+)
+def test_a_drawing_shows_the_emoji_of_its_code_or_name(packs, code, drawn):
+    assert match(CONCEPTS, packs).get(code) == drawn
 
 
 # ---------------------------------------------------------------------------------------- drawing
 
 
-def test_drawings_are_laid_on_white_and_black_where_they_name_no_colour():
-    icon = {"body": '<rect width="8" height="16" fill="currentColor"/>'}
-    jpeg, _ = emoji.draw(emoji._svg(icon, {"width": 16, "height": 16}))
-    image = Image.open(io.BytesIO(jpeg))
+@pytest.mark.parametrize(
+    ("icon", "pack", "dark", "light"),
+    [
+        # black if it names no colour
+        ('<rect width="8" height="16" fill="currentColor"/>', {"width": 16}, (20, 64), (110, 64)),
+        # an icon's own box comes before its pack's
+        ('<rect x="100" width="10" height="10"/>', {"width": 5}, (10, 10), (120, 120)),
+    ],
+)
+def test_drawings_are_laid_on_white(icon, pack, dark, light):
+    own = {"left": 100, "width": 20} if "100" in icon else {}
+    drawn = emoji.draw(svg({"body": icon, **own}, {"height": 20 if own else 16, **pack}))
+    image = Image.open(io.BytesIO(drawn.jpeg))
     assert image.format == "JPEG" and image.size == (128, 128) and image.mode == "RGB"
-    assert max(image.getpixel((20, 64))) < 10 and min(image.getpixel((110, 64))) > 245
+    assert max(image.getpixel(dark)) < 40 and min(image.getpixel(light)) > 245
 
 
-def test_an_icon_s_own_box_comes_before_its_pack_s():
-    icon = {"body": '<rect x="100" width="10" height="10"/>', "left": 100, "width": 20}
-    image = Image.open(io.BytesIO(emoji.draw(emoji._svg(icon, {"height": 20, "width": 5}))[0]))
-    assert max(image.getpixel((10, 10))) < 40 and min(image.getpixel((120, 120))) > 245
-
-
-def test_a_blank_drawing_is_none():
-    assert (
-        emoji.draw(emoji._svg({"body": '<rect width="9" height="9" fill="#fafafa"/>'}, {})) is None
-    )
-
-
-def test_what_cannot_be_drawn_is_said_not_raised_across_processes():
-    assert "unknown" in emoji._draw_or_say(b"<svg xmlns='http://www.w3.org/2000/svg'><a:b/></svg>")
+def test_a_blank_drawing_is_none_and_a_broken_one_a_text():
+    assert emoji.draw(svg({"body": '<rect width="9" height="9" fill="#fafafa"/>'}, {})) is None
+    broken = b"<svg xmlns='http://www.w3.org/2000/svg'><a:b/></svg>"
+    (found,) = drawings.draw_all(emoji.draw, [broken])  # in another process
+    assert "unknown" in found
 
 
 # --------------------------------------------------------------------------------------- building
 
 
-def test_a_build_has_the_classes_and_images_that_the_rules_keep(registry, caplog):
-    source_path, packages = registry
-    folder = emoji.prepare(source_path, **packages)
+def test_a_build_has_the_classes_and_images_that_the_rules_keep(source_path, caplog):
+    folder = prepare(source_path)
     images = {f"{p.parent.name}/{p.name}" for p in folder.glob("images/*/*")}
     counts = {p.name: len(list(p.iterdir())) for p in (folder / "images").iterdir()}
     # Each of cup and mushroom loses vendor2's drawing, which is the other's too.
@@ -219,41 +233,26 @@ def test_a_build_has_the_classes_and_images_that_the_rules_keep(registry, caplog
     assert about["hot_beverage"]["group"] == "drink" and about["pizza"]["group"] == "food"
     assert "vendor3: v3 1.0.0, v3 <u>, MIT" in (folder / "SOURCES.md").read_text()
     assert "emoji has 3 classes and 13 images, not the usual 3 and 14" in caplog.text
+    first = emoji.measure(folder)
+    folder.rename(source_path / "before")
+    assert emoji.measure(prepare(source_path)) == first  # alike to the byte
 
 
-def test_a_second_use_fetches_and_draws_nothing(registry, monkeypatch):
-    source_path, packages = registry
-    folder = emoji.prepare(source_path, **packages)
+def test_a_second_use_builds_nothing_and_damage_is_noticed(source_path, monkeypatch):
+    folder = prepare(source_path)
     monkeypatch.setattr(emoji, "_build", lambda *_: pytest.fail("built again"))
-    assert emoji.prepare(source_path, **packages) == folder
-
-
-def test_two_builds_are_alike_to_the_byte(registry):
-    source_path, packages = registry
-    first = emoji.measure(emoji.prepare(source_path, **packages))
-    (source_path / "emoji").rename(source_path / "before")
-    assert emoji.measure(emoji.prepare(source_path, **packages)) == first
-
-
-@pytest.mark.parametrize("harm", ["missing", "cut", "manifest"])
-def test_a_damaged_dataset_is_noticed_and_the_remedy_named(registry, harm):
-    source_path, packages = registry
-    folder = emoji.prepare(source_path, **packages)
+    assert prepare(source_path) == folder
     victim = next(folder.glob("images/pizza/*"))
-    if harm == "missing":
-        victim.unlink()
-    elif harm == "cut":
-        victim.write_bytes(victim.read_bytes()[:-1])
-    else:
-        (folder / "manifest.json").unlink()
-    with pytest.raises(
-        ValueError, match=rf"{folder} is damaged .*delete that folder and run again"
-    ):
-        emoji.prepare(source_path, **packages)
+    whole, manifest = victim.read_bytes(), folder / "manifest.json"
+    for harm in (lambda: victim.write_bytes(whole[:-1]), victim.unlink, manifest.unlink):
+        harm()
+        with pytest.raises(ValueError, match=rf"{folder} is damaged .*delete that folder and run"):
+            prepare(source_path)
+        if manifest.exists():
+            victim.write_bytes(whole)
 
 
-def test_an_interrupted_build_leaves_nothing_and_the_next_one_works(registry, monkeypatch):
-    source_path, packages = registry
+def test_an_interrupted_build_leaves_nothing_and_the_next_one_works(source_path, monkeypatch):
     written = emoji._write
 
     def interrupted(folder, *rest):
@@ -263,21 +262,20 @@ def test_an_interrupted_build_leaves_nothing_and_the_next_one_works(registry, mo
     with monkeypatch.context() as patch:
         patch.setattr(emoji, "_write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            emoji.prepare(source_path, **packages)
+            prepare(source_path)
     assert [path.name for path in source_path.iterdir()] == ["downloads"]
 
     (source_path / ".emoji.killed" / "images").mkdir(parents=True)  # what a kill would leave
-    folder = emoji.prepare(source_path, **packages)
+    folder = prepare(source_path)
     assert len(list(folder.glob("images/*"))) == 3
     assert sorted(path.name for path in source_path.iterdir()) == ["downloads", "emoji"]
 
 
-def test_of_two_builders_at_once_one_builds_and_the_other_waits(registry, monkeypatch):
-    source_path, packages = registry
+def test_of_two_builders_at_once_one_builds_and_the_other_waits(source_path, monkeypatch):
     build, built = emoji._build, []
-    monkeypatch.setattr(emoji, "_build", lambda *args: (built.append(1), build(*args)))
+    monkeypatch.setattr(emoji, "_build", lambda *args: (built.append(1), build(*args))[1])
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(emoji.prepare, source_path, **packages) for _ in range(2)]
+        both = [pool.submit(prepare, source_path) for _ in range(2)]
     assert both[0].result() == both[1].result() == source_path / "emoji"
     assert built == [1]
 
@@ -287,14 +285,12 @@ def test_of_two_builders_at_once_one_builds_and_the_other_waits(registry, monkey
 
 @pytest.fixture
 def fake_npm(tmp_path, monkeypatch):
-    """An npm on the path that does what the test's script says, in the folder it is called in."""
+    """An npm beside Python that does what the test's script says, in the folder it is called in."""
 
     def install(script: str) -> None:
-        folder = tmp_path / "bin"
-        folder.mkdir(exist_ok=True)
-        (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
-        (folder / "npm").chmod(stat.S_IRWXU)
-        monkeypatch.setattr(sys, "executable", str(folder / "python"))
+        file = write(tmp_path / "bin" / "npm", f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(file.with_name("python")))
 
     return install
 
@@ -303,34 +299,37 @@ CONTENT = b"a tarball\n"
 GOOD = Package("@scope/art", "2.0.1", base64.b64encode(hashlib.sha512(CONTENT).digest()).decode())
 
 
-def test_a_package_is_fetched_once(tmp_path, fake_npm):
+def test_a_package_is_fetched_once_and_again_if_it_was_cut(tmp_path, fake_npm):
     fake_npm('echo "$1 $2" >> ../../calls; echo a tarball > scope-art-2.0.1.tgz')
     downloads = tmp_path / "downloads"
     for _ in range(2):
         assert emoji.fetch(GOOD, downloads).read_bytes() == CONTENT
     assert (tmp_path / "calls").read_text() == "pack @scope/art@2.0.1\n"
-    assert os.listdir(downloads) == ["scope-art-2.0.1.tgz"]  # noqa: PTH208
+    assert [path.name for path in downloads.iterdir()] == ["scope-art-2.0.1.tgz"]
+    (downloads / GOOD.tarball).write_bytes(CONTENT[:3])
+    assert emoji.fetch(GOOD, downloads).read_bytes() == CONTENT
 
 
-def test_a_cut_download_is_fetched_again(tmp_path, fake_npm):
-    fake_npm("echo a tarball > scope-art-2.0.1.tgz")
-    (tmp_path / GOOD.tarball).write_bytes(CONTENT[:3])
-    assert emoji.fetch(GOOD, tmp_path).read_bytes() == CONTENT
-
-
-def test_another_checksum_is_refused_and_not_kept(tmp_path, fake_npm):
-    fake_npm("echo something else > scope-art-2.0.1.tgz")
-    with pytest.raises(
-        ValueError, match=r"@scope/art@2.0.1 came with checksum sha512-.*expected sha"
-    ):
+@pytest.mark.parametrize(
+    ("script", "error", "message"),
+    [
+        (
+            "echo something else > scope-art-2.0.1.tgz",
+            ValueError,
+            r"@scope/art@2.0.1 came with checksum sha512-.*expected sha",
+        ),
+        (
+            "echo npm error network ENOTFOUND >&2; exit 1",
+            ConnectionError,
+            r"could not fetch @scope/art@2.0.1.*ENOTFOUND",
+        ),
+    ],
+)
+def test_a_failed_download_is_told_and_not_kept(tmp_path, fake_npm, script, error, message):
+    fake_npm(script)
+    with pytest.raises(error, match=message):
         emoji.fetch(GOOD, tmp_path / "downloads")
     assert not list((tmp_path / "downloads").iterdir())
-
-
-def test_npm_s_last_words_are_passed_on(tmp_path, fake_npm):
-    fake_npm("echo npm error network ENOTFOUND >&2; exit 1")
-    with pytest.raises(ConnectionError, match=r"could not fetch @scope/art@2.0.1.*ENOTFOUND"):
-        emoji.fetch(GOOD, tmp_path)
 
 
 def test_without_npm_the_error_says_how_to_get_it(tmp_path, monkeypatch):

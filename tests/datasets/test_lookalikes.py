@@ -7,13 +7,13 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
-from datasets.lookalikes import Looks, alike, bits_of, looks
+from datasets.lookalikes import Appearances, appearances, bits_of, most_similar
 from tests.datasets.miniature import picture
 
 
 def made(seed, n, span=2**64):
     rng = np.random.default_rng(seed)
-    return Looks(
+    return Appearances(
         rng.integers(0, span, n, dtype=np.uint64), rng.integers(0, 256, (n, 4), dtype=np.uint8)
     )
 
@@ -50,15 +50,15 @@ def test_equals_plain_loops(near, block_bytes):
             apart, distance, other = min(pairs)
             expected.append((row, other, distance, apart))
     assert expected or near == 0
-    assert [tuple(match) for match in alike(images, others, near, block_bytes)] == expected
+    assert [tuple(match) for match in most_similar(images, others, near, block_bytes)] == expected
 
 
 def test_the_highest_bit_counts_and_nothing_is_nothing():
-    ones = Looks(np.array([2**64 - 1], np.uint64), np.zeros((1, 4), np.uint8))
-    none = Looks(np.array([0], np.uint64), np.zeros((1, 4), np.uint8))
-    assert alike(ones, none, 63) == [] and alike(ones, none, 64)[0].distance == 64
-    empty = Looks(np.zeros(0, np.uint64), np.zeros((0, 4), np.uint8))
-    assert alike(empty, ones, 64) == [] and alike(ones, empty, 64) == []
+    ones = Appearances(np.array([2**64 - 1], np.uint64), np.zeros((1, 4), np.uint8))
+    none = Appearances(np.array([0], np.uint64), np.zeros((1, 4), np.uint8))
+    assert most_similar(ones, none, 63) == [] and most_similar(ones, none, 64)[0].distance == 64
+    empty = Appearances(np.zeros(0, np.uint64), np.zeros((0, 4), np.uint8))
+    assert most_similar(empty, ones, 64) == [] and most_similar(ones, empty, 64) == []
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def pictures(tmp_path):
 
 def test_copies_are_found_and_are_the_same_picture(pictures):
     train, test = pictures
-    found = alike(looks(test, "test"), looks(train, "train"), 10)
+    found = most_similar(appearances(test, "test"), appearances(train, "train"), 10)
     assert [(match.row, match.other) for match in found] == [(row, row) for row in range(12)]
     assert all(match.same for match in found)
 
@@ -91,11 +91,13 @@ def test_another_colour_is_another_picture(tmp_path):
     red = np.stack([shade, shade // 4, shade // 4], axis=-1)
     for name, pixels in (("red.png", red), ("blue.png", red[..., ::-1])):
         Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / name)
-    (match,) = alike(looks([tmp_path / "red.png"], ""), looks([tmp_path / "blue.png"], ""), 16)
+    (match,) = most_similar(
+        appearances([tmp_path / "red.png"], ""), appearances([tmp_path / "blue.png"], ""), 16
+    )
     assert not match.same
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "1.jpg").write_bytes(io.BytesIO(b"none").getvalue())
     with pytest.raises(OSError, match=r"cannot read the image .*1\.jpg"):
-        looks([tmp_path / "1.jpg"], "")
+        appearances([tmp_path / "1.jpg"], "")

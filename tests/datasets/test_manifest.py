@@ -1,23 +1,22 @@
-"""Labelled images from a table: what is read, and what is said of a table that is wrong."""
+"""Labelled images from a table, and the errors of a wrong table."""
 
-import argparse
 import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-import datasets
 from datasets import downstream
 from datasets.caption_index import is_caption_set
 from datasets.caption_set import CaptionSet
 from datasets.manifest import read_manifest
 from datasets.splits import read
 from tests.datasets.captioned import pair
-from tests.datasets.conftest import fill, save_image
+from tests.datasets.conftest import fill, load, save_image
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 HALVES = ("a", "b", "c", "d")
 
@@ -52,13 +51,6 @@ def divided(**splits):
         for split, labels in splits.items()
         for place, label in enumerate(labels)
     ]
-
-
-def arguments(root, **flags):
-    defaults = {"use_tv_split": False, "cv_folds": 0, "cv_fold": 0, "seed": 0}
-    return argparse.Namespace(
-        dataset=root.name, source_path=str(root.parent), **{**defaults, **flags}
-    )
 
 
 @pytest.fixture
@@ -116,39 +108,30 @@ def test_a_spreadsheet_s_mark_capitals_and_blank_lines_are_no_matter(root):
 
 def test_splits_are_what_the_table_says(root):
     table(root, divided(train="aabb", val="aac", test="ddee"))
-    data = datasets.build(arguments(root))
-    assert (data.train.name, data.val.name, data.test.name) == (
-        "mine.train",
-        "mine.val",
-        "mine.test",
-    )
+    data = load(root)
+    assert [images.name for images in data] == ["mine.train", "mine.val", "mine.test"]
     assert data.train.class_names == ("a", "b") and list(data.train.labels) == [0, 0, 1, 1]
     assert data.val.class_names == ("a", "c") and list(data.val.labels) == [0, 0, 1]
     assert data.test.class_names == ("d", "e") and data.test.queries is None
     # The flag that asks for validation images takes those that there are.
-    assert datasets.build(arguments(root, use_tv_split=True)).val.paths == data.val.paths
+    assert load(root, use_tv_split=True).val.paths == data.val.paths
 
 
-def test_queries_and_gallery_are_one_test_set(root):
-    table(root, divided(query="cd", train="aabb", gallery="ddcce"))
-    test = datasets.build(arguments(root)).test
-    assert list(test.queries) == [True] * 2 + [False] * 5
-    assert [test.class_names[label] for label in test.labels] == list("cdddcce")
-    part = test.subset([6, 0], "part")
-    assert list(part.queries) == [False, True]
+def test_queries_and_gallery_are_one_test_set(root, caplog):
+    table(root, divided(query="cdf", train="aabb", gallery="ddcce"))
+    test = load(root).test
+    assert list(test.queries) == [True] * 3 + [False] * 5
+    assert [test.class_names[label] for label in test.labels] == list("cdfddcce")
+    assert list(test.subset([7, 0], "part").queries) == [False, True]
+    assert "mine.test: ignored 1 queries without an image of their class" in caplog.text
 
 
-def test_queries_without_a_gallery_image_are_counted(root, caplog):
-    table(root, divided(query="cd", train="aabb", gallery="cc"))
-    datasets.build(arguments(root))
-    assert "mine.test: 1 of 2 queries have no image of their class in the gallery" in caplog.text
-
-
-def test_words_and_groups_may_be_told(root):
+def test_words_and_groups_come_from_a_file(root):
     table(root, plain())
-    about = {label: {"name": f"the {label}", "group": label > "b"} for label in HALVES}
-    about = {key: {**value, "group": "late" if value["group"] else "early"}
-             for key, value in about.items()}  # fmt: skip
+    about = {
+        label: {"name": f"the {label}", "group": "late" if label > "b" else "early"}
+        for label in HALVES
+    }
     (root / "classes.json").write_text(json.dumps(about))
     train, test = read("mine", root.parent)
     assert train.class_names == ("the a", "the b") and test.class_groups == ("late", "late")
@@ -167,9 +150,7 @@ def test_unreadable_images_are_dropped_wherever_they_lie(tmp_path, caplog):
     table(tmp_path / "mine", rows)
     (tmp_path / "elsewhere" / "a0.jpg").write_bytes(b"")
     assert len(read("mine", tmp_path)[0]) == 3
-    assert "1 of 8 images cannot be read" in caplog.text
-    record = json.loads((tmp_path / "mine" / ".checked.json").read_text())
-    assert (tmp_path / "elsewhere" / "b0.jpg").as_posix() in record
+    assert "skipped 1 of 8 images" in caplog.text
 
 
 def test_frozen_features_are_judged_on_test(root):
@@ -186,9 +167,9 @@ def test_labels_make_a_labelled_set_and_their_lack_a_caption_set(tmp_path):
     table(tmp_path / "labelled", plain(caption="a drawing"))
     table(tmp_path / "captioned", [{"path": "1.jpg", "caption": "a drawing"}])
     assert not is_caption_set(tmp_path / "labelled") and is_caption_set(tmp_path / "captioned")
-    train = datasets.build(arguments(tmp_path / "labelled")).train
+    train = load(tmp_path / "labelled").train
     assert train.captions == ("a drawing",) * 4 and train.caption(0) == "a drawing"
-    assert isinstance(datasets.build(arguments(tmp_path / "captioned")).train, CaptionSet)
+    assert isinstance(load(tmp_path / "captioned").train, CaptionSet)
 
 
 def test_captions_beside_the_images_do_not_hide_the_labels(root):
@@ -209,13 +190,11 @@ def test_a_misspelt_column_of_labels_is_pointed_at(tmp_path, caplog):
     rows = [{"path": row["path"], "lable": row["label"]} for row in plain()]
     table(tmp_path / "mine", rows)
     with pytest.raises(ValueError, match=r"has the columns path, lable; .* a column `label`"):
-        datasets.build(arguments(tmp_path / "mine"))
+        load(tmp_path / "mine")
     fill(tmp_path / "folders", dict.fromkeys("wxyz", 2))
     table(tmp_path / "folders", rows)
     assert read("folders", tmp_path)[0].class_names == ("w", "x")
-    assert "manifest.csv is not read, for it has no column `label` (it has: path, lable)" in (
-        caplog.text
-    )
+    assert "manifest.csv, which has no column `label` (it has: path, lable)" in (caplog.text)
 
 
 # ----------------------------------------------------------------------------------------- errors
@@ -272,10 +251,8 @@ def test_images_that_do_not_exist_are_counted(root):
     file = table(root, plain())
     for name in ("a1.jpg", "d0.jpg"):
         (root / name).unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"line 3: there is no image .*a1.jpg, and 1 more of 8"
-    ):
-        read_manifest(file)  # fmt: skip
+    with pytest.raises(FileNotFoundError, match=r"line 3: .*no image .*a1.jpg, and 1 more of 8"):
+        read_manifest(file)
 
 
 def test_some_captions_only_are_refused(root):
@@ -292,7 +269,7 @@ def test_a_line_with_too_few_cells_and_a_file_that_is_no_text(root):
     with pytest.raises(ValueError, match=r"line 3: 2 cells where the first line has 3"):
         read_manifest(file)
     file.write_bytes(text.replace("x", "ü").encode("latin-1"))
-    with pytest.raises(ValueError, match=r"manifest.csv is not in UTF-8"):
+    with pytest.raises(ValueError, match=r"manifest.csv must be in UTF-8"):
         read_manifest(file)
     (root / "manifest.csv").unlink()
     (root / "manifest.parquet").write_bytes(b"no table")
@@ -302,8 +279,5 @@ def test_a_line_with_too_few_cells_and_a_file_that_is_no_text(root):
 
 def test_folds_do_not_mix_with_validation_images_of_one_s_own(root):
     table(root, divided(train="aabbccdd", val="ee", test="ffgg"))
-    with pytest.raises(
-        ValueError, match=r"--cv_folds 2 .* the manifest in .*mine names validation"
-    ):
-        datasets.build(arguments(root, cv_folds=2))  # fmt: skip
-    assert np.array_equal(datasets.build(arguments(root)).val.labels, [0, 0])
+    with pytest.raises(ValueError, match=r"cv_folds .* the manifest in .*mine names validation"):
+        load(root, cv_folds=2)

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
-from datasets import openclipart
+from datasets import drawings, openclipart
 from datasets.caption_index import is_caption_set
-from datasets.openclipart import PACKAGES, clip_art_caption, draw, fetch, plain, prepare, unpack
+from datasets.openclipart import PACKAGES, draw, fetch, prepare, unpack
+from datasets.openclipart.captions import READERS, clip_art_caption, plain
 from tests.datasets.captioned import image_bytes, write
 
 CLIP_ART, STAMPS, ART4APPS = (
@@ -158,7 +159,7 @@ def packages(tmp_path):
 
 def test_each_package_gives_its_pictures(packages):
     captions = {
-        name: {picture.file: picture.caption for picture in openclipart.READERS[name](root)}
+        name: {picture.file: picture.caption for picture in READERS[name](root)}
         for name, root in packages.items()
     }
     assert captions == {
@@ -183,8 +184,7 @@ def test_each_package_gives_its_pictures(packages):
 
 
 def drawn(path):
-    jpeg, _ = draw(path)
-    return Image.open(io.BytesIO(jpeg))
+    return Image.open(io.BytesIO(draw(path).jpeg))
 
 
 def test_drawings_are_cut_out_and_laid_on_a_white_square(tmp_path):
@@ -267,7 +267,7 @@ def test_without_apt_the_error_says_where_the_files_come_from_and_go(tmp_path, m
     with pytest.raises(FileNotFoundError) as error:
         prepare(tmp_path)
     text = str(error.value)
-    assert "no apt-get" in text and f"into {tmp_path / 'debs'}" in text
+    assert "there is no apt-get" in text and f"into {tmp_path / 'debs'}" in text
     assert "https://deb.debian.org/debian/pool/main/o/openclipart/openclipart-svg_0.18" in text
     assert "--packages" in text
     # A bar left open is closed when it is collected, and a message that is printed then fails.
@@ -313,7 +313,7 @@ def source_path(tmp_path, packages, monkeypatch):
     for name, root in packages.items():
         deb(tmp_path / "data" / "debs" / f"{name}_1_all.deb", root)
     monkeypatch.setattr(
-        openclipart, "_draw_all", lambda paths: map(openclipart._draw_or_say, paths)
+        drawings, "draw_all", lambda draw, paths: (drawings.try_to(draw, path) for path in paths)
     )
     return tmp_path / "data"
 
@@ -363,10 +363,10 @@ def test_fewer_packages_and_a_built_set_of_others(source_path, monkeypatch):
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["pysiogame"]
     monkeypatch.setattr(openclipart, "_build", lambda *_: pytest.fail("was built again"))
     assert prepare(source_path) == folder  # what is built
-    with pytest.raises(ValueError, match=r"of the packages pysiogame, not of openclipart-svg; del"):
+    with pytest.raises(ValueError, match=r"built from pysiogame, not from openclipart-svg; del"):
         prepare(source_path, packages=["openclipart-svg"])
     for wrong in ([], ["gcompris"]):
-        with pytest.raises(ValueError, match=r"choose from .*tuxpaint-stamps-default"):
+        with pytest.raises(ValueError, match=r"must be among .*tuxpaint-stamps-default"):
             prepare(source_path, packages=wrong)
 
 
@@ -378,11 +378,11 @@ def test_a_damaged_set_is_an_error_that_says_what_to_do(source_path):
 
 
 def test_an_interrupted_build_leaves_nothing_and_the_next_one_works(source_path, monkeypatch):
-    def interrupt(_files):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(openclipart, "_sources", interrupt)
+        patch.setattr(openclipart, "_write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare(source_path)
     assert sorted(path.name for path in source_path.iterdir()) == ["debs", "downloads"]

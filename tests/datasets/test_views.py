@@ -7,9 +7,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import datasets
-from datasets import ImageSet
 from datasets.colour import Crop, adjust, finish
 from datasets.transforms import train_views
+from tests.datasets.conftest import noise_images
 from utilities.seeding import derive
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -75,9 +75,9 @@ def test_a_simclr_crop_is_at_least_a_fifth_and_flipped_half_of_the_time():
     ],
 )
 def test_each_view_has_a_transform(augmentation, coloured):
-    for n_views in (1, 2, 3):
+    for n_views, size in ((1, (300, 200)), (2, (20, 90)), (3, (32, 32))):
         transforms = train_views(28, augmentation, n_views)
-        views = [transform(ramps(40)) for transform in transforms]
+        views = [transform(Image.new("RGB", size)) for transform in transforms]
         assert tuple(isinstance(view, Crop) for view in views) == coloured[:n_views]
         side = datasets.input_size(28, augmentation)
         for view in views:
@@ -102,19 +102,7 @@ def test_an_unknown_augmentation_lists_the_known_ones():
 
 @pytest.fixture
 def images(tmp_path):
-    """Six images with captions."""
-    paths = []
-    for row in range(6):
-        paths.append(tmp_path / f"{row}.png")
-        pixels = np.random.default_rng(row).integers(0, 256, (24, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(paths[-1])
-    return ImageSet(
-        name="tiny",
-        paths=tuple(paths),
-        labels=np.arange(6),
-        class_names=tuple("abcdef"),
-        captions=tuple(f"caption {row}" for row in range(6)),
-    )
+    return noise_images(tmp_path, 6)
 
 
 def load(images, augmentation, n_views=2, workers=0, start=0):

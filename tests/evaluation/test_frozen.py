@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 import metrics
-from datasets.downstream import Downstream, Wrapped, build
+from datasets.downstream import Downstream, build
+from datasets.library_sets import Wrapped
 from datasets.image_set import ImageSet
 from evaluation import extract
 from evaluation.feature_cache import (

@@ -7,8 +7,8 @@ import torch
 
 import main
 from tests import pretend
+from tests.runs import tiny_run
 from tests.test_imports import MAY_IMPORT as FOLDERS
-from tests.test_main import flags, own_cache, source  # noqa: F401 - fixtures
 from utilities import device
 
 HEADER = "| NVIDIA-SMI 550.54   Driver Version: 550.54   {}: {} |"
@@ -111,14 +111,10 @@ def test_a_driver_of_unknown_version_is_reported_and_one_that_fails_is_not(drive
     assert device.idle_driver() is None
 
 
-def test_a_run_warns_of_an_idle_driver_unless_the_cpu_was_chosen(
-    driver,
-    source,  # noqa: F811
-    tmp_path,
-    caplog,
-):
+@pytest.mark.usefixtures("own_cache")
+def test_a_run_warns_of_an_idle_driver_unless_the_cpu_was_chosen(driver, animals, tmp_path, caplog):
     driver(HEADER.format("CUDA Version", "12.8"))
-    words = flags(source, tmp_path, "--dry_run", "--evaluation_metrics", "e_recall@1")
+    words = tiny_run(animals, tmp_path, "--dry_run", "--evaluation_metrics", "e_recall@1")
     main.main(words)
     assert "an NVIDIA driver for CUDA 12.8 answers" in caplog.text
     caplog.clear()

@@ -18,8 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 import parameters
-from tests.test_main import flags as tiny_run
-from tests.test_main import own_cache, source  # noqa: F401 - fixtures
+from tests.runs import tiny_run
 from utilities.search import __main__ as search
 from utilities.search import space, trials
 
@@ -365,9 +364,10 @@ def wait_for_the_lock(lab):
 # --------------------------------------------------------------------------------------------------
 # main.py
 # --------------------------------------------------------------------------------------------------
-def test_main_py_is_searched(source, tmp_path, capsys):  # noqa: F811
+@pytest.mark.usefixtures("own_cache")
+def test_main_py_is_searched(animals, tmp_path, capsys):
     """Two folds of four training classes; the score is one that no flag asks for."""
-    fixed = tiny_run(source, tmp_path, "--n_epochs", "1", "--bs", "4", report=True)
+    fixed = tiny_run(animals, tmp_path, "--n_epochs", "1", "--bs", "4", report=True)
     del fixed[fixed.index("--lr") : fixed.index("--lr") + 2]
     score = "val/embeds/intra_distance"
     words = ["--study", "s", "--trials", "1", "--cv_folds", "2", "--objective", score, "--minimize"]

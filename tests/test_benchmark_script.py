@@ -1,51 +1,13 @@
-"""What README and the benchmark script promise is there."""
+"""The benchmark script has every published command, and chooses and starts rows as it should."""
 
 import os
-import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 
 import parameters
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
-
-def test_ci_runs_the_test_command_of_the_readme():
-    command = "bash requirements.sh --dev && .venv/bin/python -m pytest"
-    assert command in README and command in (ROOT / ".ci" / "run").read_text()
-
-
-def test_every_flag_of_the_readme_exists():
-    known = {
-        flag for action in parameters.build_parser()._actions for flag in action.option_strings
-    }
-    known |= {"--dev", "--cuda"}  # requirements.sh
-    known |= {"--baseline", "--groups", "--help", "--scores", "--index", "--save", "--out"}
-    known |= {"--nproc_per_node"}  # torchrun
-    known |= {"--list", "--row", "--array"}  # the benchmark script
-    named = set(re.findall(r"(?<![\w-])--[a-z_]+", README))
-    assert len(named) > 15 and named <= known
-
-
-def script(*words, **environment):
-    """The benchmark script, which prints what it would run."""
-    done = subprocess.run(
-        ["bash", "language_guidance_benchmark_runs.sh", *words],
-        cwd=ROOT, env=os.environ | {"DRY_RUN": "1", **environment}, capture_output=True, text=True,
-    )  # fmt: skip
-    return done.returncode, done.stdout.splitlines(), done.stderr
-
-
-def runs(*words, **environment):
-    """The flags of each command that the script prints, as main.py parses them."""
-    status, lines, errors = script(*words, **environment)
-    assert status == 0, errors
-    return [parameters.parse(shlex.split(line)[3:]) for line in lines]
-
+from tests.runs import ROOT, benchmark_script
 
 ROWS = {
     "emoji": 4,
@@ -60,6 +22,13 @@ ROWS = {
 }
 
 
+def runs(*words, **environment):
+    """Return the flags of each command that the script prints, as main.py parses them."""
+    done = benchmark_script(*words, **environment)
+    assert done.returncode == 0, done.stderr
+    return [parameters.parse(shlex.split(line)[3:]) for line in done.stdout.splitlines()]
+
+
 @pytest.mark.parametrize("group", ROWS)
 def test_benchmark_commands_parse(group):
     """Every command of the script, with its quoting, is one that main.py accepts."""
@@ -72,7 +41,7 @@ def test_benchmark_commands_parse(group):
 
 
 def test_all_groups_are_the_groups():
-    _, lines, _ = script("all", "7", "--list")
+    lines = benchmark_script("all", "7", "--list").stdout.splitlines()
     assert [int(line.split()[0]) for line in lines] == list(range(1, sum(ROWS.values()) + 1))
 
 
@@ -143,7 +112,7 @@ def test_one_row_runs_by_its_name_by_its_number_or_as_a_job_of_an_array():
     ]  # fmt: skip
     assert runs("emoji", "4", "5", "--row", "classnames") == [every[1], every[5]]
     assert runs("emoji", "4", "5", "--row", "6") == [every[5]]
-    _, lines, _ = script("emoji", "4", "5", "--list")
+    lines = benchmark_script("emoji", "4", "5", "--list").stdout.splitlines()
     assert lines[5].split()[:2] == ["6", "classnames"] and len(lines) == 8
     for variable in ("JOB_INDEX", "SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "SGE_TASK_ID"):
         assert runs("emoji", "4", "5", "--array", **{variable: "6"}) == [every[5]]
@@ -161,8 +130,8 @@ def test_one_row_runs_by_its_name_by_its_number_or_as_a_job_of_an_array():
     ],
 )
 def test_refusals_of_the_script(words, says):
-    status, lines, errors = script(*words.split())
-    assert status == 2 and says in errors and not any(line.startswith("+") for line in lines)
+    done = benchmark_script(*words.split())
+    assert done.returncode == 2 and says in done.stderr and "main.py" not in done.stdout
 
 
 def test_parallel_runs_of_the_script_fail_where_one_fails(tmp_path):

@@ -1,12 +1,12 @@
-"""Runs of main.py that die at a named moment, by SIGKILL, and are gone on with.
+"""Kills runs of main.py by SIGKILL at named moments and resumes them.
 
-    python -m tests.kills SOURCE FOLDER FLAG...
+    python -m tests.crash_resume SOURCE FOLDER FLAG...
 
-The program imports main.py once and forks: runs that nothing happens to, and for each of MOMENTS
-one that is killed there and one that resumes it, each on a copy of SOURCE and with a cache of its
-own, so that the data are prepared anew. It leaves ``FOLDER/<moment>`` behind and, to compare them
-with, what ``whole`` names, and fails where a moment never came or a run ended badly. Nothing of
-torch runs before the forks, so that there are no threads to lose.
+Imports main.py once and forks: runs that nothing happens to, and for each of MOMENTS one that is
+killed there and one that resumes it, each on a copy of SOURCE and with its own cache, so that the
+data are prepared anew. Leaves ``FOLDER/<moment>`` and, to compare it with,
+``FOLDER/<whole(moment)>``. Fails if a moment never comes or a run ends badly. Nothing of torch runs
+before the forks, so that there are no threads to lose.
 """
 
 import io
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import main
 import utilities.trainer  # noqa: F401 - imported once, before the forks
+from utilities import plots
 
 
 def die(*_, **__):
@@ -27,7 +28,7 @@ def die(*_, **__):
 
 
 def at_call(number, then=die):
-    """Calls pass, until that ``number`` does ``then`` instead."""
+    """Return what replaces a function: call number ``number`` does ``then``, others pass."""
 
     def replace(function):
         calls = iter(range(1, number))
@@ -70,24 +71,23 @@ MOMENTS = {  # what is replaced, and by what
     "the_report_is_written": ("evaluation:write_report", at_call(1)),
     "all_is_written": ("utilities.recorder:Recorder.finish", at_call(1)),
 }
-
-
 REPORTED = ("the_report_is_written", "all_is_written")  # it takes half of such a small run's time
 
 
 def whole(moment):
-    """The run that the one killed at ``moment`` is to end as."""
+    """Return the name of the uninterrupted run that the one killed at ``moment`` must equal."""
     return "reported" if moment in REPORTED else "unreported"
 
 
 def run(flags, place, moment=None):
-    """One run in a child; returns how it ended."""
+    """Run main.py in a child; return its wait status."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
     code = 1
     try:
         os.environ["XDG_CACHE_HOME"] = str(place / "cache")
+        plots.learning_curves = lambda rows, path: path.touch()  # drawing takes most of a run
         if moment:
             where, replace = MOMENTS[moment]
             module, _, name = where.partition(":")
@@ -115,14 +115,14 @@ def try_all(source, folder, flags):
         shutil.copytree(source, folder / name / "source", ignore=checked, dirs_exist_ok=True)
     for name, moment in {whole(moment): moment for moment in MOMENTS}.items():
         if run(more[moment], folder / name):
-            sys.exit("a run that nothing happens to failed")
+            sys.exit("an uninterrupted run failed")
     for moment in MOMENTS:
         print(f"---- {moment}", file=sys.stderr, flush=True)
-        ended = run(more[moment], folder / moment, moment)
-        if not os.WIFSIGNALED(ended) or os.WTERMSIG(ended) != signal.SIGKILL:
+        status = run(more[moment], folder / moment, moment)
+        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
             sys.exit(f"{moment} did not come, or the run failed before it")
         if run(more[moment], folder / moment):
-            sys.exit(f"the run that was killed at {moment} did not go on")
+            sys.exit(f"the run that was killed at {moment} could not be resumed")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""The examples of docs/ and README run: components are added to a copy of the repository, Python
-blocks are executed, or compiled where they need more than a moment."""
+"""The components of docs/extending.md can be added as it says, in a copy of the repository."""
 
 import json
 import os
@@ -8,20 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from batchminer import MINERS
-from tests.test_main import CLASSES, own_cache, source  # noqa: F401 - fixtures
+from tests.runs import ANIMALS, ROOT
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 COMPONENTS = ("A loss", "A miner", "A sampler", "A metric", "A dataset", "A language source")
 
@@ -96,10 +89,10 @@ def copy(tmp_path):
 
 
 @pytest.fixture
-def data(source, tmp_path):  # noqa: F811
+def data(animals, tmp_path):
     """The folder that the commands call data: animals with a tree over them, and pets."""
-    shutil.copytree(source, tmp_path / "data")
-    lines = [f"animal > {name.split()[-1]} kind > {name}\n" for name in CLASSES]
+    shutil.copytree(animals, tmp_path / "data")
+    lines = [f"animal > {name.split()[-1]} kind > {name}\n" for name in ANIMALS]
     (tmp_path / "data" / "animals.tree").write_text("".join(lines))
     rng = np.random.default_rng(0)
     for folder in ("images", "annotations"):
@@ -142,6 +135,7 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_components_can_be_added_as_docs_extending_says(copy, data, tmp_path):
     """All at once in one copy; the tests of the examples, those of the flags, then main.py."""
     files = changed([block for title in COMPONENTS for block in section(title)])
@@ -196,57 +190,3 @@ def test_a_diff_that_does_not_fit_is_found():
     with pytest.raises(AssertionError, match="2 times"):
         patched("a\na\n", "-a\n+x\n")
     assert patched("a\nb\nc\n", " a\n-b\n+x\n") == "a\nx\nc\n"
-
-
-# --------------------------------------------------------------------------------------------------
-# The other pages
-# --------------------------------------------------------------------------------------------------
-PYTHON = [
-    pytest.param(path.name, block.text, id=f"{path.name}: {block.text.splitlines()[0]}")
-    for path in PAGES
-    for block in blocks(path.read_text())
-    if block.language == "python"
-]
-
-
-@pytest.mark.parametrize(("page", "text"), PYTHON)
-def test_python_blocks_compile(page, text):
-    compile(text, page, "exec")
-
-
-def given(page):
-    """What the Python blocks of a page take as given; a page that is not here is only compiled."""
-    generator = torch.Generator().manual_seed(0)
-
-    def unit(n):
-        return F.normalize(torch.randn(n, 8, generator=generator), dim=1)
-
-    words = unit(12)
-    return {
-        "README.md": {
-            "embeds": unit(12), "labels": torch.arange(12) // 2, "word_sims": words @ words.T,
-        },
-        "evaluation.md": {
-            "embeds": unit(12), "labels": torch.arange(12) // 3,
-            "query_embeds": unit(8), "query_labels": torch.arange(8) // 2,
-        },
-        "objectives.md": {
-            "embeds": unit(12), "labels": torch.arange(12) // 3, "miner": MINERS["semihard"](),
-        },
-    }.get(page)  # fmt: skip
-
-
-EXPECTED = {  # page: what its blocks leave behind
-    "README.md": lambda left: left["loss"].isfinite(),
-    "evaluation.md": lambda left: set(left["scores"]) == {"recall@1", "mAP@R", "nmi"},
-    "objectives.md": lambda left: len(left["triplets"].anchors) == 24,  # of 4 classes of 3
-}
-
-
-@pytest.mark.parametrize("page", EXPECTED)
-def test_python_blocks_run(page):
-    names = given(page)
-    for parameter in PYTHON:
-        if parameter.values[0] == page:
-            exec(parameter.values[1], names)
-    assert EXPECTED[page](names)

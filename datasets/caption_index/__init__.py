@@ -1,0 +1,340 @@
+"""Finds the image-caption pairs of a folder once and keeps them as an index.
+
+    <root>/<directory>/<id>.<jpg or another>      beside <id>.json ({"caption": ...}) or <id>.txt
+    <root>/<shard>.tar                            with <key>.jpg and <key>.json or <key>.txt, as
+                                                  img2dataset and WebDataset write them
+    <root>/<manifest>.{parquet,csv,tsv}           with a column of paths and one of captions; a
+                                                  manifest.* with a column `label` is of labelled
+                                                  images, see `datasets.manifest`
+
+The index is one uncompressed Arrow IPC file with a row for each pair. It is memory-mapped: opening
+takes milliseconds and no memory whatever N is, which Parquet, being compressed and encoded, does
+not allow. Any Arrow reader takes it (`pandas.read_feather`, `polars.read_ipc`).
+
+    key      string   path below the root, `shard.tar/member`, or the path that a manifest gives
+    caption  string   not blank, single spaces
+    width    int32    of the image, from its header; bodies are not decoded
+    height   int32
+    part     int32    the directory, shard or manifest, by its place in the sorted list of them
+    offset   int64    of the image file in its shard; -1 for a file of its own
+    size     int64    of the image file, bytes
+    stamp    int64    digest of the key and of the sizes and times of the files behind the row
+
+It lies beside the images as `index.arrow`, with `index_skipped.csv`, which lists the images that
+are skipped and why; in the cache if the folder cannot be written.
+
+Changes are seen by the times of directories, shards and manifests: opening asks the file system
+once for each of those, not for each image. In a part that changed, an image is read again only if
+its own stamp has changed. A file that was overwritten in place, under the same name, leaves its
+directory's time unchanged; `python -m datasets.caption_index FOLDER` looks at every file.
+"""
+
+import csv
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from datasets.caption_index.layouts import (
+    INDEX,
+    SKIPPED,
+    columns,
+    delimiter,
+    is_caption_set,
+    labelled_manifest,
+    layout,
+    names,
+    parts,
+    plain_column,
+)
+from datasets.caption_index.rows import READERS, Look, OpenShards, Row, Skipped
+from datasets.folders import listed
+from utilities.disk_cache import Entry, digest
+
+__all__ = [
+    "BATCH",
+    "INDEX",
+    "SKIPPED",
+    "Head",
+    "OpenShards",
+    "build",
+    "columns",
+    "delimiter",
+    "is_caption_set",
+    "labelled_manifest",
+    "open_index",
+    "plain_column",
+]
+
+LOG = logging.getLogger(__name__)
+
+BATCH = 1 << 16  # rows of a record batch
+SETTLED = 2.0  # seconds; a change within the file system's tick would not show in a later time
+VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("caption", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("part", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("stamp", pa.int64()),
+    ]
+)
+_EXPECTED = """; expected one of
+  {root}/<directory>/<id>.jpg beside <id>.json with {{"caption": ...}} or <id>.txt
+  {root}/<shard>.tar with <key>.jpg and <key>.json or <key>.txt
+  {root}/<manifest>.parquet, .csv or .tsv with columns such as `path` and `caption`"""
+_PLURALS = {"pairs": "directories", "shards": "shards", "manifests": "manifests"}
+
+
+class Head(NamedTuple):
+    """The description of an index in its schema's metadata."""
+
+    layout: str
+    parts: dict[str, str]  # name of a directory, shard or manifest -> its stamp; sorted by name
+
+
+def open_index(file: Path) -> tuple["pa.ipc.RecordBatchFileReader", Head]:
+    """Return an index, memory-mapped, and its description.
+
+    Raises:
+        OSError, ValueError: it is not there, or not an index of this version.
+    """
+    reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    try:
+        head = json.loads((reader.schema.metadata or {})[b"caption_set"])
+        if head["version"] != VERSION or reader.schema.remove_metadata() != SCHEMA:
+            raise ValueError(f"{file} is of version {head['version']}, expected {VERSION}")
+        return reader, Head(head["layout"], dict(head["parts"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not an index of image-caption pairs") from error
+
+
+def build(root: Path, *, recheck: bool = False) -> Path:
+    """Return the index of the image-caption pairs in ``root``, written or updated if need be.
+
+    Args:
+        recheck: look at every file, not only at parts whose time has changed.
+
+    Raises:
+        FileNotFoundError: there are no image-caption pairs; shows the layouts.
+        ValueError: a manifest has no column of paths or captions; lists those it has.
+    """
+    kind = layout(root)
+    if kind is None:
+        found = listed(sorted(islice(names(root), 8))) or "nothing"
+        raise FileNotFoundError(
+            f"{root} holds no image-caption pairs (it holds: {found}){_EXPECTED.format(root=root)}"
+        )
+    head = Head(kind, parts(root, kind)[0])
+    if not recheck and _is_current(root, head):  # also one that another user has made
+        return root / INDEX
+    beside = os.access(root, os.W_OK)
+    if beside:
+        entry = Entry("", ".index", "", root=root)  # for its lock
+    else:
+        entry = Entry("captions", root.name, digest([str(root.resolve())]), unhashed=(INDEX,))
+    place = root if beside else entry.folder
+    with entry.locked():
+        previous = root if beside else entry.read()
+        if not recheck and _is_current(previous, head):
+            return place / INDEX
+        head = Head(kind, _settled_parts(root, kind))
+        old = _Previous(previous, kind, recheck)
+        if not beside:
+            return entry.write(lambda fresh: _write(root, head, old, fresh, place)) / INDEX
+        for left in root.glob(".index.*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".index.") as fresh:
+            _write(root, head, old, Path(fresh), place)
+            for name in (SKIPPED, INDEX):
+                (Path(fresh) / name).replace(root / name)
+    return place / INDEX
+
+
+def _is_current(folder: Path | None, head: Head) -> bool:
+    try:
+        return folder is not None and open_index(folder / INDEX)[1] == head
+    except (OSError, ValueError):  # pyarrow's own are among them
+        return False
+
+
+def _settled_parts(root: Path, kind: str) -> dict[str, str]:
+    """Return the parts once the last change is so long ago that a later one has another time."""
+    found, latest = parts(root, kind)
+    remaining = latest + SETTLED - time.time()
+    if 0 < remaining <= SETTLED:  # a time in the future is never waited for
+        time.sleep(remaining)
+        found, _ = parts(root, kind)
+    return found
+
+
+# ----------------------------------------------------------------------------------------- writing
+
+
+class _Previous:
+    """The index that was there before, if any: rows that need not be read again."""
+
+    def __init__(self, folder: Path | None, kind: str, recheck: bool) -> None:
+        self.numbers: dict[str, int] = {}  # of the parts in the table
+        self.parts: dict[str, str] = {}  # with their stamps, those to compare
+        self.table = SCHEMA.empty_table()
+        self.skipped: list[list[str]] = []
+        if folder is None:
+            return
+        with suppress(OSError, ValueError, csv.Error):
+            reader, head = open_index(folder / INDEX)
+            if head.layout == kind:
+                self.table = reader.read_all()  # memory-mapped, so nothing is read yet
+                self.parts = {} if recheck else head.parts
+                self.numbers = {name: number for number, name in enumerate(head.parts)}
+            with (folder / SKIPPED).open(encoding="utf-8", newline="") as lines:
+                self.skipped = [line for line in csv.reader(lines) if len(line) == 3][1:]
+
+    def rows(self, part: str) -> pa.Table:
+        """Return all rows of a part; the parts of an index are in ascending order."""
+        number = self.numbers[part]
+        first, last = np.searchsorted(self._parts, [number, number + 1]).tolist()
+        return self.table.slice(first, last - first)
+
+    def find(self, stamp: int) -> Row | None:
+        """Return the row with this stamp."""
+        stamps, order = self._stamps
+        place = int(np.searchsorted(stamps, stamp))
+        if place == len(stamps) or stamps[place] != stamp:
+            return None
+        row = int(order[place])
+        return Row(*(self.table.column(field)[row].as_py() for field in Row._fields))
+
+    @cached_property
+    def _parts(self) -> NDArray[np.int32]:
+        return self.table.column("part").to_numpy()
+
+    @cached_property
+    def _stamps(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        stamps = self.table.column("stamp").to_numpy()
+        order = np.argsort(stamps)
+        return stamps[order], order
+
+
+def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) -> None:
+    """Write the index and the list of skipped images into ``folder``, which is moved to ``place``.
+
+    Raises:
+        FileNotFoundError: not a single pair can be used.
+    """
+    kept = {part for part, _ in head.parts.items() & old.parts.items()}
+    reasons: Counter[str] = Counter()
+    examples: list[str] = []
+    about = {"version": VERSION, "layout": head.layout, "parts": list(head.parts.items())}
+    schema = SCHEMA.with_metadata({"caption_set": json.dumps(about)})
+    total = 0
+    with (
+        (folder / SKIPPED).open(
+            "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as file,
+        tqdm(desc=f"{root.name}: index", unit="image") as bar,
+        ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 4)) as pool,
+        pa.ipc.new_file(str(folder / INDEX), schema) as writer,
+    ):
+        lines = csv.writer(file)
+        lines.writerow(("key", "reason", "part"))
+
+        def skip(key: str, reason: str, part: str) -> None:
+            lines.writerow((key, reason, part))
+            reasons[reason.partition(":")[0]] += 1
+            if len(examples) < 3:
+                examples.append(f"{key} ({reason})")
+
+        def read(part: str) -> Iterator[Row]:
+            for result in _in_order(pool, READERS[head.layout](root, part, old.find)):
+                bar.update()
+                if isinstance(result, Row):
+                    yield result
+                else:
+                    skip(*result, part)
+
+        def tables() -> Iterator[pa.Table]:
+            for number, part in enumerate(head.parts):
+                if number % 64 == 0:
+                    bar.set_postfix_str(f"{number} of {len(head.parts)} parts")
+                if part in kept:
+                    yield _numbered(old.rows(part), number)
+                    continue
+                rows = read(part)
+                while some := list(islice(rows, BATCH)):
+                    values = dict(zip(Row._fields, map(list, zip(*some, strict=True)), strict=True))
+                    values["part"] = [number] * len(some)
+                    yield pa.table({name: values[name] for name in SCHEMA.names}, SCHEMA)
+
+        for key, reason, part in old.skipped:
+            if part in kept:
+                skip(key, reason, part)
+        for table in _joined(tables()):
+            writer.write_table(table.replace_schema_metadata(schema.metadata), BATCH)
+            total += len(table)
+    if not total:
+        raise FileNotFoundError(
+            f"{root}: none of {reasons.total()} image-caption pairs can be used: "
+            + (", ".join(examples) or "there are no images")
+            + _EXPECTED.format(root=root)
+        )
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    LOG.log(
+        logging.WARNING if reasons else logging.INFO,
+        "%s: %d image-caption pairs in %d %s%s",
+        *(root, total, len(head.parts), _PLURALS[head.layout]),
+        f"; skipped {reasons.total()} ({counts}), listed in {place / SKIPPED}" if reasons else "",
+    )
+
+
+def _numbered(table: pa.Table, number: int) -> pa.Table:
+    """Return the rows as those of part ``number``."""
+    column = pa.array(np.full(len(table), number, np.int32))
+    place = SCHEMA.get_field_index("part")
+    return table.replace_schema_metadata().set_column(place, SCHEMA.field(place), column)
+
+
+def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of at least ``BATCH`` rows, but for the last."""
+    waiting: list[pa.Table] = []
+    n_rows = 0
+    for table in tables:
+        waiting.append(table)
+        n_rows += len(table)
+        if n_rows >= BATCH:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting, n_rows = [], 0
+    if n_rows:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _in_order(pool: ThreadPoolExecutor, tasks: Iterable[Look]) -> Iterator[Row | Skipped]:
+    """Yield the tasks' results in order; blocks of tasks keep the threads busy."""
+    tasks = iter(tasks)
+    while blocks := [block for _ in range(128) if (block := list(islice(tasks, 128)))]:
+        for results in pool.map(_all_of, blocks):
+            yield from results
+
+
+def _all_of(tasks: list[Look]) -> list[Row | Skipped]:
+    return [task() for task in tasks]

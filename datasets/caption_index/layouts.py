@@ -1,0 +1,160 @@
+"""Recognises folders of image-caption pairs by a sample of their entries, and lists their parts."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from datasets import folders
+from datasets.image_files import is_image_name
+
+MANIFESTS = (".parquet", ".csv", ".tsv")
+PATH_COLUMNS = ("path", "image", "file_name", "image_path", "filepath", "filename", "file")
+CAPTION_COLUMNS = ("caption", "text", "title")
+LABEL_COLUMN = "label"
+INDEX, SKIPPED = "index.arrow", "index_skipped.csv"
+
+
+def is_caption_set(root: Path) -> bool:
+    """Return whether ``root`` holds image-caption pairs, judged by a sample of its entries.
+
+    A folder of class folders (``images/<class>/``) or with a manifest of labels does not, whatever
+    else lies beside it.
+    """
+    return layout(root) is not None
+
+
+def layout(root: Path) -> str | None:
+    """Return "shards", "pairs" or "manifests"; None if ``root`` holds none of them.
+
+    In this order: img2dataset writes a table of its own beside each shard and each directory.
+    """
+    if not root.is_dir() or _holds_folders(root / "images") or labelled_manifest(root):
+        return None
+    found = list(islice(names(root), 4096))
+    if any(name.endswith(".tar") for name in found):
+        return "shards"
+    if holds_pairs(root) or any(
+        holds_pairs(root / name) for name in islice((n for n in found if "." not in n[-5:]), 16)
+    ):
+        return "pairs"
+    if any(any(path_and_caption(root / name)) for name in found if is_manifest(name)):
+        return "manifests"
+    # Folders whose names look like files come last, since each costs a look at the disk.
+    if any(holds_pairs(root / name) for name in islice(found, 64)):
+        return "pairs"
+    return None
+
+
+def parts(root: Path, kind: str) -> tuple[dict[str, str], float]:
+    """Return {part: stamp}, sorted by name, and the time of the last change in seconds.
+
+    A part is a directory, shard or manifest, by ``kind``; its stamp changes when it does.
+    """
+    stamps: dict[str, str] = {}
+    latest = 0.0
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and _is_part(entry, kind):
+                status = entry.stat()
+                size = 0 if kind == "pairs" else status.st_size
+                stamps[entry.name] = f"{status.st_mtime_ns} {size}"
+                latest = max(latest, status.st_mtime)
+    if kind == "pairs" and holds_pairs(root):
+        # Its own time changes with the index that is written into it, so its names stand for it.
+        own = sorted(name for name in names(root) if name not in (INDEX, SKIPPED, *stamps))
+        stamps["."] = hashlib.sha256("\n".join(own).encode(errors="surrogateescape")).hexdigest()
+    if kind == "manifests" and not stamps:
+        file = next(root / name for name in sorted(names(root)) if is_manifest(name))
+        raise ValueError(
+            f"the manifest {file} has the columns {', '.join(columns(file))}; it needs one of "
+            f"paths ({', '.join(PATH_COLUMNS)}) and one of captions ({', '.join(CAPTION_COLUMNS)})"
+            f"; of labelled images it is called manifest.csv and has a column `{LABEL_COLUMN}`"
+        )
+    return dict(sorted(stamps.items())), latest
+
+
+def _is_part(entry: "os.DirEntry[str]", kind: str) -> bool:
+    if kind == "pairs":
+        return entry.is_dir()
+    if kind == "shards":
+        return entry.name.endswith(".tar")
+    return is_manifest(entry.name) and None not in path_and_caption(Path(entry.path))
+
+
+def names(folder: Path) -> Iterator[str]:
+    """Yield what a folder holds, unsorted, without hidden entries; nothing if it is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+
+
+def _holds_folders(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in islice(names(folder), 64))
+
+
+def holds_pairs(folder: Path) -> bool:
+    """Return whether one of the first images has a caption beside it."""
+    images = filter(is_image_name, islice(names(folder), 2048))
+    return any(
+        (folder / f"{name.rpartition('.')[0]}{suffix}").is_file()
+        for name in islice(images, 16)
+        for suffix in (".json", ".txt")
+    )
+
+
+# --------------------------------------------------------------------------------------- manifests
+
+
+def is_manifest(name: str) -> bool:
+    """Return whether a file of this name can be a manifest."""
+    return name.endswith(MANIFESTS) and name != SKIPPED
+
+
+def labelled_manifest(root: Path) -> Path | None:
+    """Return ``<root>/manifest.csv``, .tsv or .parquet if it has a column of labels."""
+    for file in (root / name for name in folders.MANIFESTS):
+        if file.is_file() and LABEL_COLUMN in map(plain_column, columns(file)):
+            return file
+    return None
+
+
+def columns(file: Path) -> list[str]:
+    """Return the column names of a manifest; raise ValueError if it cannot be read."""
+    try:
+        if file.suffix == ".parquet":
+            return list(pyarrow.parquet.read_schema(file).names)
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+            return next(csv.reader(lines, delimiter=delimiter(file)), [])
+    except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"the manifest {file} cannot be read: {error}") from error
+
+
+def delimiter(file: Path) -> str:
+    """Return what separates the columns of a manifest in text."""
+    return "\t" if file.suffix == ".tsv" else ","
+
+
+def plain_column(name: str) -> str:
+    """Return a column's name as it is compared."""
+    return name.strip().lower()
+
+
+def path_and_caption(file: Path) -> tuple[str | None, str | None]:
+    """Return the names of a manifest's two columns; None for one that it does not have."""
+    try:
+        by_name = {plain_column(column): column for column in reversed(columns(file))}
+    except ValueError:
+        return None, None
+    path, caption = (
+        next((by_name[name] for name in known if name in by_name), None)
+        for known in (PATH_COLUMNS, CAPTION_COLUMNS)
+    )
+    return path, caption

@@ -1,0 +1,294 @@
+"""Reads the pairs of a directory, a tar shard or a manifest: captions and the headers of images."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import sys
+import tarfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from PIL import Image, UnidentifiedImageError
+
+from datasets.caption_index.layouts import delimiter, names, path_and_caption
+from datasets.image_files import is_image_name, special_kind
+
+LOG = logging.getLogger(__name__)
+
+TEXTS = (".json", ".txt")  # endings of caption files, the first that holds a caption counts
+MOST_EXTREME = 20  # aspect ratio; more extreme images are skipped
+HEADER = 1 << 15  # bytes of a shard's image that are read for its size; more only if needed
+
+
+class Row(NamedTuple):
+    """One pair, without its part."""
+
+    key: str
+    caption: str
+    width: int
+    height: int
+    offset: int
+    size: int
+    stamp: int
+
+
+class Skipped(NamedTuple):
+    """An image that cannot be used, and why: a kind, then details after a colon."""
+
+    key: str
+    reason: str
+
+
+class UnfitError(Exception):
+    """An image or its caption cannot be used; the message says why."""
+
+
+Find = Callable[[int], Row | None]  # by stamp, a row that need not be read again
+Look = Callable[[], Row | Skipped]  # a file that is still to be read; called in a thread
+
+
+def read_pairs(root: Path, part: str, find: Find) -> Iterator[Look]:
+    """Yield a task for every image of a directory."""
+    folder = root / part
+    present = sorted(names(folder))
+    others = set(present)
+
+    def read(image: Path, key: str) -> Row:
+        stem = image.name.rpartition(".")[0]
+        beside = [folder / name if (name := f"{stem}{s}") in others else None for s in TEXTS]
+        status = image.stat()
+        stamp = _stamp(key, status, *(path.stat() for path in beside if path))
+        if (row := find(stamp)) is not None:
+            return row
+        caption = _caption(*(path.read_bytes() if path else None for path in beside))
+        return Row(key, caption, *measure(image), -1, status.st_size, stamp)
+
+    for name in present:
+        if is_image_name(name):
+            key = name if part == "." else f"{part}/{name}"
+            yield partial(_look, partial(read, folder / name), key)
+
+
+def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
+    """Yield a task for every line of a manifest."""
+    file = root / part
+    path_column, caption_column = path_and_caption(file)
+    assert path_column is not None and caption_column is not None  # else it would not be a part
+
+    def read(caption: str | None, path: str) -> Row:
+        words, status = _words(caption), (root / path).stat()
+        stamp = _stamp(path, status)
+        if (row := find(stamp)) is not None:
+            return row._replace(caption=words)
+        return Row(path, words, *measure(root / path), -1, status.st_size, stamp)
+
+    try:
+        for batch in _read_columns(file, [path_column, caption_column]):
+            paths, captions = (column.to_pylist() for column in batch.columns)
+            for path, caption in zip(paths, captions, strict=True):
+                if path:
+                    yield partial(_look, partial(read, caption), path)
+                else:
+                    yield partial(Skipped, "", "no path")
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"the manifest {file} cannot be read: {error}") from error
+
+
+def read_shard(root: Path, part: str, find: Find) -> Iterator[Look]:
+    """Yield a task for every image of a shard."""
+    shard = root / part
+    members, fault = read_members(shard)
+    if fault:
+        LOG.warning("%s: %s; using the %d files before that", shard, fault, len(members))
+        yield partial(Skipped, part, fault)
+    texts = {member.name: member for member in members if member.name.endswith(TEXTS)}
+    shards = OpenShards()
+
+    def content(member: Member, most: int = sys.maxsize) -> bytes:
+        return shards.read(shard, member.offset, min(most, member.size))
+
+    def read(member: Member, key: str) -> Row:
+        stem = member.name.rpartition(".")[0]
+        found = [texts.get(f"{stem}{suffix}") for suffix in TEXTS]
+        words = _caption(*(content(text) if text else None for text in found))
+        try:
+            size = measure(io.BytesIO(content(member, HEADER)))
+        except UnfitError as unfit:
+            if member.size <= HEADER or str(unfit).startswith("aspect"):
+                raise
+            size = measure(io.BytesIO(content(member)))  # a profile or preview comes first
+        return Row(key, words, *size, member.offset, member.size, 0)
+
+    for member in members:
+        if is_image_name(member.name):
+            yield partial(_look, partial(read, member), f"{part}/{member.name}")
+
+
+READERS = {"pairs": read_pairs, "shards": read_shard, "manifests": read_manifest}
+
+
+def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
+    """Return the row of ``key``, or why it cannot be used."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return Skipped(key, "its name is not in UTF-8")
+    try:
+        return read(key)
+    except UnfitError as unfit:
+        return Skipped(key, str(unfit))
+    except (OSError, ValueError) as error:  # ValueError: a null character in a path
+        return Skipped(key, f"unreadable file: {getattr(error, 'strerror', None) or error}")
+
+
+def measure(source: Path | BinaryIO) -> tuple[int, int]:
+    """Return the width and height in an image's header."""
+    if isinstance(source, Path) and (kind := special_kind(source)):
+        raise UnfitError(kind)
+    try:
+        with Image.open(source) as image:
+            width, height = image.size
+    except UnidentifiedImageError as error:
+        raise UnfitError("unreadable image: not in a known format") from error
+    except Exception as error:  # a damaged file makes the decoders raise almost anything
+        raise UnfitError(f"unreadable image: {error or type(error).__name__}") from error
+    if max(width, height) > MOST_EXTREME * min(width, height):
+        raise UnfitError(f"aspect ratio over {MOST_EXTREME}: {width} x {height}")
+    return width, height
+
+
+def _words(text: object) -> str:
+    """Return a caption in single spaces, and in characters that can be stored."""
+    if not isinstance(text, str):
+        raise UnfitError("no caption")
+    words = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
+    if not words:
+        raise UnfitError("blank caption")
+    return words
+
+
+def _caption(as_json: bytes | None, as_text: bytes | None) -> str:
+    """Return the caption of ``{"caption": ...}`` if that has one, else of the text file."""
+    reason = "no caption"
+    if as_json is not None:
+        try:
+            about = json.loads(as_json)
+            if isinstance(about, dict) and isinstance(about.get("caption"), str):
+                return _words(about["caption"])
+        except (ValueError, RecursionError):
+            reason = "no caption: its file is not JSON"
+    if as_text is None:
+        raise UnfitError(reason)
+    try:
+        return _words(as_text.decode("utf-8-sig"))
+    except UnicodeDecodeError:  # an older file; Latin-1 reads any bytes, and most of those rightly
+        return _words(as_text.decode("latin-1"))
+
+
+def _stamp(key: str, *files: os.stat_result) -> int:
+    """Return 64 bits, as a signed integer, that change with the key and the files."""
+    text = " ".join([key, *(f"{file.st_size} {file.st_mtime_ns}" for file in files)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _read_columns(file: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:
+    if file.suffix != ".parquet":
+        parsing = pyarrow.csv.ParseOptions(delimiter=delimiter(file), newlines_in_values=True)
+        converting = pyarrow.csv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
+        )
+        with pyarrow.csv.open_csv(
+            file, parse_options=parsing, convert_options=converting
+        ) as batches:
+            yield from batches
+        return
+    with pyarrow.parquet.ParquetFile(file) as table:
+        for column in wanted:
+            kind = table.schema_arrow.field(column).type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise ValueError(
+                    f"the column `{column}` of the manifest {file} holds {kind}, expected text; "
+                    "images inside a table are not read, write them as files"
+                )
+        for batch in table.iter_batches(columns=wanted):
+            yield batch.select(wanted)
+
+
+# ----------------------------------------------------------------------------------------- shards
+
+
+class Member(NamedTuple):
+    """A file inside a shard."""
+
+    name: str
+    offset: int  # of its first byte in the shard
+    size: int  # bytes
+
+
+def read_members(shard: Path) -> tuple[list[Member], str]:
+    """Return the whole files of an uncompressed tar in their order, and what is wrong with it.
+
+    A shard that was cut keeps the files before the cut, and a file that is not a tar has none; the
+    second value says so, and is empty for a sound shard.
+    """
+    members: list[Member] = []
+    length = shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                if member.isfile() and member.offset_data + member.size <= length:
+                    members.append(Member(member.name, member.offset_data, member.size))
+                tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+            end = tar.offset
+    except (tarfile.TarError, OSError, ValueError) as error:
+        return members, f"cut short or no tar: {error}"
+    # tarfile stops silently where it cannot read a header; a sound tar has a block of zeros there.
+    with shard.open("rb") as file:
+        file.seek(end)
+        sound = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    return members, "" if sound else f"cut short or damaged at byte {end} of {length}"
+
+
+class OpenShards:
+    """Reads files inside tar shards by path, offset and size; keeps the last used shards open.
+
+    Reads name their place instead of moving there, so that forked workers, which share the place,
+    do not disturb each other. Goes to other processes without its open files.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self.most = most
+        self._files: OrderedDict[Path, int] = OrderedDict()  # descriptors, the last used last
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes, fewer if the file ends before; raise OSError if unreadable."""
+        with self._lock:  # another thread must not close the file in between
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                if len(self._files) > self.most:
+                    os.close(self._files.popitem(last=False)[1])
+            self._files.move_to_end(path)
+            return os.pread(self._files[path], size, offset)
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        with self._lock:
+            while self._files:
+                os.close(self._files.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.most,)
