@@ -184,20 +184,6 @@ def test_slip_leaves_the_view_that_text_is_paired_with_uncoloured(images):
         torch.testing.assert_close(finished.views[view], expected)
 
 
-@pytest.mark.parametrize("augmentation", ["base", "adv", "simclr", "slip"])
-def test_views_depend_neither_on_the_workers_nor_on_what_was_loaded_before(images, augmentation):
-    def epoch(**how):
-        return [finish(batch, **PLAIN) for batch in load(images, augmentation, **how)]
-
-    alone = epoch()
-    for others, same in ((epoch(workers=1), True), (epoch(workers=2), True), (epoch(), True),
-                         (epoch(start=1), False)):  # fmt: skip
-        for batch, other in zip(alone, others, strict=True):
-            assert all(
-                torch.equal(*views) == same for views in zip(batch.views, other.views, strict=True)
-            )
-
-
 def test_an_image_that_has_gone_leaves_its_colours_out_too(images):
     whole = load(images, "simclr")[0]
     images.paths[1].unlink()  # row 1, and the partner of row 4
