@@ -31,7 +31,7 @@ from tqdm import tqdm
 from datasets.caption_set import CaptionSet
 from datasets.image_set import ImageSet
 from datasets.reading import Decoded
-from datasets.transforms import CenterCrop, resized_to, shrink
+from datasets.transforms import resized_to, shrink
 from utilities import disk_cache
 
 log = logging.getLogger(__name__)
@@ -209,18 +209,16 @@ class _Shrunk(Dataset):
 
     def __init__(self, images: ImageSet | CaptionSet, shorter_side: int) -> None:
         self.images = images
-        self.resizing = CenterCrop(shorter_side, shorter_side, (0, 0, 0), (1, 1, 1))
+        self.shorter_side = shorter_side
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> tuple[Tensor | None, str]:
         try:
-            opened = self.images.open(row)
-            pixels = opened.pixels(self.resizing.max_reduction(opened.size))
+            return shrink(self.images.open(row), self.shorter_side), ""
         except OSError as error:
             return None, str(error)
-        return shrink(pixels, opened.size, self.resizing.shorter_side), ""
 
 
 def _estimate(images: S, shorter_side: int) -> int:
