@@ -71,7 +71,7 @@ SOURCES = {
 
 @dataclass
 class Findings:
-    """What was found in a dataset."""
+    """The counts, problems and notes of a dataset."""
 
     root: Path
     counts: dict[str, int] = field(default_factory=dict)

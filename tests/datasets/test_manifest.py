@@ -145,7 +145,7 @@ def test_unreadable_images_are_dropped_wherever_they_lie(tmp_path, caplog):
     table(tmp_path / "mine", rows)
     (tmp_path / "elsewhere" / "a0.jpg").write_bytes(b"")
     assert len(read("mine", tmp_path)[0]) == 3
-    assert "skipped 1 of 8 images" in caplog.text
+    assert "1 of 8 images cannot be read" in caplog.text
 
 
 def test_frozen_features_are_judged_on_test(root):

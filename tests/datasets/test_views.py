@@ -1,4 +1,4 @@
-"""What each augmentation makes of an image, view by view, on the worker and on the device."""
+"""Augmentations, view by view, on the worker and on the device."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def corners(pixels):
 
 
 def crops(augmentation, n=200, side=32):
-    """Of n draws of a view: where it was taken."""
+    """Where n random views were taken: left, right, top and bottom, each (n,)."""
     (transform,) = train_views(side, augmentation)
     torch.manual_seed(0)
     views = [pixels_of(transform(ramps())) for _ in range(n)]
