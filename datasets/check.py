@@ -71,13 +71,12 @@ SOURCES = {
 
 @dataclass
 class Findings:
-    """What was found in a dataset."""
+    """The counts, problems and notes of a dataset."""
 
     root: Path
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth knowing, no reason to stop
-    misplaced: bool = False  # not laid out as expected: the tree is shown
 
 
 def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
@@ -98,8 +97,8 @@ def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
         else:
             _examine_labels(name, source_path, near, found)
     except (FileNotFoundError, ValueError) as error:
-        found.problems.append(str(error))
-        found.misplaced = True
+        shown = "; expected\n" in str(error)
+        found.problems.append(f"{error}{'' if shown else expected_tree(found.root)}")
     published = PUBLISHED.get(name, {}) if found.counts else {}
     if others := [what for what, count in published.items() if found.counts.get(what, 0) != count]:
         found.problems.append(f"counts differ from the published ones: {', '.join(others)}")
@@ -225,8 +224,6 @@ def report(name: str, found: Findings) -> str:
     for title, entries in (("problems:", found.problems), ("notes:", found.notes)):
         if entries:
             text += [title, *(f"  - {entry}" for entry in entries)]
-    if found.misplaced and "; expected\n" not in "".join(found.problems):
-        text.append(expected_tree(found.root).removeprefix("; "))
     if found.problems and name in SOURCES:
         text.append(f"source: {SOURCES[name]}")
     n = len(found.problems)

@@ -27,7 +27,7 @@ from utilities.structures import Batch
 
 
 class Strengths(NamedTuple):
-    """How far colours change, and how often."""
+    """Ranges and probabilities of the changes of colour."""
 
     jitter: tuple[float, ...]  # brightness, contrast, saturation; hue in turns of the circle
     jitter_p: float = 1.0

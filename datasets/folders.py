@@ -22,7 +22,7 @@ from datasets.image_set import ImageSet
 from datasets.recipes import RECIPES
 from utilities.registry import closest_first
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.parquet")
 
@@ -121,7 +121,7 @@ def read_class_folders(root: Path) -> ImageSet:
     listings = {folder: image_files(folder, recursive=False) for folder in folders}
     skipped = sum((listing.skipped for listing in listings.values()), Counter[str]())
     if problems := Listing([], skipped).problems():
-        log.warning("skipped in %s: %s", images, problems)
+        LOG.warning("skipped in %s: %s", images, problems)
     empty = [folder.name for folder, listing in listings.items() if not listing.paths]
     files = {folder.name: found.paths for folder, found in listings.items() if found.paths}
     if not files:
@@ -130,7 +130,7 @@ def read_class_folders(root: Path) -> ImageSet:
             f"{expected_tree(root)}"
         )
     if empty:
-        log.warning("skipped %d class folders without images: %s", len(empty), listed(empty))
+        LOG.warning("skipped %d class folders without images: %s", len(empty), listed(empty))
 
     names, groups = described(root, list(files), known=empty)
     paths = tuple(path for found in files.values() for path in found)
@@ -158,7 +158,7 @@ def described(
     file = root / "classes.json"
     about = _read_json(file)
     if unknown := sorted(set(about) - {*classes, *known}):
-        log.warning("%s describes classes that do not exist: %s", file, listed(unknown))
+        LOG.warning("%s describes classes that do not exist: %s", file, listed(unknown))
     entries = [about.get(name, {}) for name in classes]
     names = tuple(
         str(entry.get("name") or clean(name)) for name, entry in zip(classes, entries, strict=True)

@@ -31,10 +31,10 @@ from tqdm import tqdm
 from datasets.caption_set import CaptionSet
 from datasets.image_set import ImageSet
 from datasets.reading import Decoded
-from datasets.transforms import CenterCrop, resized_to, shrink
+from datasets.transforms import resized_to, shrink
 from utilities import disk_cache
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 PIXELS, INDEX, ABOUT = "pixels.bin", "index.npz", "about.json"
 SAMPLE = 256  # images from which the size of a store is estimated
@@ -68,7 +68,7 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
     with entry.locked():
         folder = entry.read()
         if folder and _about(folder)["state"] != state:
-            log.warning("images have changed since %s was built; rebuilding it", folder)
+            LOG.warning("images have changed since %s was built; rebuilding it", folder)
             folder = None
         folder = folder or entry.write(partial(_fill, images, shorter_side, workers, state))
     return images.with_reader(Store(folder))
@@ -95,7 +95,7 @@ class Store:
     """Reads the images of a store; a ``datasets.reading.Reader``.
 
     An image is compared with its checksum when this process first reads it. Only the path of a
-    store is sent to a worker, which maps the file anew.
+    store is sent to a worker, which maps the file itself.
 
     Args:
         folder: of the store.
@@ -201,7 +201,7 @@ def _fill(images: S, shorter_side: int, workers: int, state: str, folder: Path) 
         raise OSError(f"no image can be read: {next(iter(faults.values()), 'there are none')}")
     if faults:
         reasons = "; ".join(faults.values())
-        log.warning("%d of %d images cannot be read: %s", len(faults), len(images), reasons)
+        LOG.warning("%d of %d images cannot be read: %s", len(faults), len(images), reasons)
 
 
 class _Shrunk(Dataset):
@@ -209,18 +209,16 @@ class _Shrunk(Dataset):
 
     def __init__(self, images: ImageSet | CaptionSet, shorter_side: int) -> None:
         self.images = images
-        self.resizing = CenterCrop(shorter_side, shorter_side, (0, 0, 0), (1, 1, 1))
+        self.shorter_side = shorter_side
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> tuple[Tensor | None, str]:
         try:
-            opened = self.images.open(row)
-            pixels = opened.pixels(self.resizing.max_reduction(opened.size))
+            return shrink(self.images.open(row), self.shorter_side), ""
         except OSError as error:
             return None, str(error)
-        return shrink(pixels, opened.size, self.resizing.shorter_side), ""
 
 
 def _estimate(images: S, shorter_side: int) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 UNDECODABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens them but has no decoder
 
@@ -115,7 +115,7 @@ def image_files(folder: Path, *, recursive: bool = True, apart_from: Path | None
             if here == folder:
                 raise
             skipped[CLOSED] += 1
-            log.warning("skipped the folder %s: %s", here, error.strerror or error)
+            LOG.warning("skipped the folder %s: %s", here, error.strerror or error)
     return Listing(sorted(paths, key=lambda path: path.parts), skipped)
 
 

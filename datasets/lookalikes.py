@@ -31,7 +31,7 @@ MOST_COMPARED = 512  # candidates whose pixels are compared, those with the clos
 
 
 class Appearances(NamedTuple):
-    """How N images look."""
+    """Hashes and thumbnails of N images."""
 
     hashes: NDArray[np.uint64]  # (N,)
     thumbnails: NDArray[np.uint8]  # (N, 16 * 16 * 3)

@@ -12,7 +12,9 @@ without labels is one of captions, see ``datasets.caption_index``.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,42 +55,32 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
     """
     lines = list(_lines(file))
     _refuse_wrong_lines(file, lines)
-    name = file.parent.name
-    labels = sorted({line.label for line in lines})
-    names, groups = described(file.parent, labels)
-    about = dict(zip(labels, zip(names, groups or [""] * len(labels), strict=True), strict=True))
-    by_split: dict[str, list[Line]] = {}
-    for line in lines:
-        by_split.setdefault(line.split, []).append(line)
-    if set(by_split) == {""}:
-        return {"all": _image_set(name, lines, about)}
-
-    _refuse_wrong_splits(file, by_split)
-    train, val = by_split["train"], by_split.get("val", [])
-    test = by_split.get("test") or [*by_split["query"], *by_split["gallery"]]
-    _refuse_shared_labels(file, train, test)
-    _refuse_shared_labels(file, val, test)
-    parts = {"train": train, "val": val, "test": test}
-    return {
-        part: _image_set(f"{name}.{part}", of_part, about)
-        for part, of_part in parts.items()
-        if of_part
-    }
-
-
-def _image_set(name: str, lines: Sequence[Line], about: dict[str, tuple[str, str]]) -> ImageSet:
     labels, numbers = np.unique([line.label for line in lines], return_inverse=True)
-    names, groups = zip(*(about[str(label)] for label in labels), strict=True)
-    queries = np.array([line.split == "query" for line in lines])
-    return ImageSet(
-        name,
+    names, groups = described(file.parent, labels.tolist())
+    captions = tuple(line.caption for line in lines)
+    images = ImageSet(
+        file.parent.name,
         tuple(line.path for line in lines),
         numbers.astype(np.int64),
         names,
-        groups if any(groups) else (),
-        tuple(line.caption for line in lines) if any(line.caption for line in lines) else (),
-        queries=queries if queries.any() else None,
+        groups,
+        captions if any(captions) else (),
     )
+    splits = np.array([line.split for line in lines])
+    if not splits[0]:
+        return {"all": images}
+    _refuse_wrong_splits(file, lines)
+    rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
+    rows["test"] = np.concatenate([rows["test"], rows["query"], rows["gallery"]])
+    parts = {
+        part: images.subset(rows[part], f"{images.name}.{part}")
+        for part in ("train", "val", "test")
+        if len(rows[part])
+    }
+    if len(rows["query"]):
+        queries = np.arange(len(rows["test"])) < len(rows["query"])
+        parts["test"] = replace(parts["test"], queries=queries)
+    return parts
 
 
 # --------------------------------------------------------------------------------------- the table
@@ -181,32 +173,29 @@ def _refuse_wrong_lines(file: Path, lines: Sequence[Line]) -> None:
         )
 
 
-def _refuse_wrong_splits(file: Path, by_split: dict[str, list[Line]]) -> None:
-    present = set(by_split)
-    counts = ", ".join(f"{len(lines)} {split}" for split, lines in by_split.items())
-    if "test" in present and present & {"query", "gallery"}:
-        clash = by_split["query" if "query" in present else "gallery"][0]
+def _refuse_wrong_splits(file: Path, lines: Sequence[Line]) -> None:
+    first = {line.split: line for line in reversed(lines)}
+    by_split = Counter(line.split for line in lines)
+    counts = ", ".join(f"{count} {split}" for split, count in by_split.items())
+    if "test" in first and ("query" in first or "gallery" in first):
+        clash = first.get("query") or first["gallery"]
         raise ValueError(
             f"{file}, line {clash.number}: {clash.split} stands beside test ({counts}); use either "
             "test, or query and gallery"
         )
-    tested = "test" in present or {"query", "gallery"} <= present
-    if "train" not in present or not tested:
+    if "train" not in first or not ("test" in first or {"query", "gallery"} <= set(first)):
         raise ValueError(
             f"{file} names {counts} images; it needs train, and test or both query and gallery. "
             "Leave out the column split to test on half of the classes"
         )
-
-
-def _refuse_shared_labels(file: Path, before: Sequence[Line], test: Sequence[Line]) -> None:
-    seen = {line.label: line for line in reversed(before)}
-    for line in test:
-        if line.label in seen:
-            other = seen[line.label]
-            shared = sorted({line.label for line in test} & set(seen))
-            raise ValueError(
-                f"{file}, line {line.number}: the label {line.label!r} is in {line.split}, and on "
-                f"line {other.number} in {other.split}; test classes must not be trained on "
-                f"(shared: {listed(shared, most=5)}). Move all images of a label to one side; "
-                "images of trained classes may be val"
-            )
+    seen = {line.label: line for line in reversed(lines) if line.split in ("train", "val")}
+    shared = [line for line in lines if line.label in seen and line.split not in ("train", "val")]
+    if shared:
+        line, other = shared[0], seen[shared[0].label]
+        labels = listed(sorted({line.label for line in shared}), most=5)
+        raise ValueError(
+            f"{file}, line {line.number}: the label {line.label!r} is in {line.split}, and on line "
+            f"{other.number} in {other.split}; test classes must not be trained on (shared: "
+            f"{labels}). Move all images of a label to one side; images of trained classes may be "
+            "val"
+        )

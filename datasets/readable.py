@@ -15,7 +15,7 @@ from datasets.image_files import special_kind
 from datasets.image_set import ImageSet
 from utilities.disk_cache import Entry, digest, stamp
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 
 def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
@@ -28,8 +28,8 @@ def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
     faults = find_faults((path for image_set in sets for path in image_set.paths), root)
     if faults:
         lines = "\n".join(f"  {path}: {why}" for path, why in faults.items())
-        log.warning(
-            "skipped %d of %d images, which cannot be read:\n%s", len(faults), len(paths), lines
+        LOG.warning(
+            "%d of %d images cannot be read and are skipped:\n%s", len(faults), len(paths), lines
         )
     return [_without(image_set, faults) for image_set in sets]
 
@@ -85,5 +85,5 @@ def _without(image_set: ImageSet, faults: dict[Path, str]) -> ImageSet:
     kept = image_set.subset(rows, image_set.name)
     if kept.n_classes < image_set.n_classes:
         n_lost = image_set.n_classes - kept.n_classes
-        log.warning("%s: skipped %d classes without a readable image", image_set.name, n_lost)
+        LOG.warning("%s: skipped %d classes without a readable image", image_set.name, n_lost)
     return kept

@@ -16,7 +16,7 @@ from datasets.manifest import read_manifest
 from datasets.readable import keep_readable
 from utilities.seeding import derive
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 EMOJI_SPLIT_SEED = 0  # part of the benchmark: the same test classes for every --seed
 LISTS = {  # datasets whose lists name train and test
@@ -113,7 +113,7 @@ def read_splits(name: str, source_path: Path) -> Splits:
     splits = split(name, root, laid_out)
     for images in splits:
         if images is not None and (lonely := len(images.unmatched)):
-            log.warning(
+            LOG.warning(
                 "%s: %d classes have one image, which matches no other in training or retrieval"
                 if images.queries is None
                 else "%s: ignored %d queries without an image of their class in the gallery",
@@ -139,7 +139,7 @@ def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]
         return root, read_manifest(manifest)
     for file in (root / name for name in MANIFESTS):
         if file.is_file():
-            log.warning(
+            LOG.warning(
                 "ignored %s, which has no column `label` (it has: %s)",
                 *(file, ", ".join(columns(file))),
             )

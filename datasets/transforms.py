@@ -30,7 +30,7 @@ from torchvision.transforms.v2 import functional as V
 
 from datasets import colour
 from datasets.colour import Crop
-from datasets.reading import REDUCTIONS, Pixels, as_pixels
+from datasets.reading import REDUCTIONS, LazyImage, Pixels, as_pixels
 from utilities.registry import lookup
 
 T = TypeVar("T")
@@ -228,17 +228,16 @@ def resized_to(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     return shorter, int(shorter * width / height)
 
 
-def shrink(pixels: Pixels, size: tuple[int, int], shorter: int) -> Tensor:
-    """Return (H, W, 3) with the shorter side ``shorter``; a smaller image keeps its size.
+def shrink(image: LazyImage, shorter: int) -> Tensor:
+    """Decode an image with the shorter side ``shorter``; a smaller one keeps its size.
 
-    It is resized as by ``CenterCrop``, bit for bit.
-
-    Args:
-        size: width and height of the image before it was reduced.
+    Returns:
+        (H, W, 3) uint8, resized as by ``CenterCrop``, bit for bit.
     """
-    if min(size) <= shorter:
-        return pixels.values
-    return resize(pixels.values, *resized_to(size, shorter))
+    pixels = image.pixels(_max_reduction(min(image.size), shorter)).values
+    if min(image.size) <= shorter:
+        return pixels
+    return resize(pixels, *resized_to(image.size, shorter))
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:

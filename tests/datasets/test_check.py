@@ -51,8 +51,8 @@ def test_published_totals():
 def test_a_set_without_faults(tmp_path, capsys):
     own(tmp_path)
     assert main(["mine", "--source_path", str(tmp_path)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said == [
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
         f"mine in {tmp_path / 'mine'}",
         "                 found",
         "  images            24",
@@ -83,16 +83,6 @@ def test_a_benchmark_with_the_published_counts_passes_and_others_do_not(tmp_path
     assert "is missing; expected" in text and f"{root}/img/MEN/Denim/id_00000080/*.jpg" in text
 
 
-def test_a_class_that_is_missing_is_seen_in_a_copy_of_cub(tmp_path, monkeypatch):
-    root = miniature.cub200(tmp_path)
-    monkeypatch.setitem(check.PUBLISHED, "cub200", examine("cub200", tmp_path).counts)
-    shutil.rmtree(root / "images" / "022.Chuck_will_Widow")
-    (problem,) = examine("cub200", tmp_path).problems
-    assert (
-        "images, classes, train images, train classes" in problem and "test images" not in problem
-    )
-
-
 def test_unreadable_images_are_listed_and_capped(tmp_path):
     root = own(tmp_path, per_class=6)
     for path in sorted(root.rglob("*.png"))[:12]:
@@ -104,13 +94,7 @@ def test_unreadable_images_are_listed_and_capped(tmp_path):
     assert examine("mine", tmp_path).counts["images"] == 36  # counts are of what is listed
 
 
-def test_listed_images_that_do_not_exist_are_wrong(tmp_path):
-    root = miniature.online_products(tmp_path)
-    (root / "images" / "toaster_final" / "111085122883_0.JPG").unlink()
-    assert "1 images cannot be read" in "\n".join(examine("online_products", tmp_path).problems)
-
-
-def test_classes_of_one_image_are_worth_knowing(tmp_path):
+def test_classes_of_one_image_are_a_note(tmp_path):
     root = own(tmp_path)
     for number in (1, 2, 3):
         (root / "images" / "class 5" / f"{number}.png").unlink()
@@ -119,7 +103,7 @@ def test_classes_of_one_image_are_worth_knowing(tmp_path):
     assert found.notes[0].startswith("mine.test: 1 of 3 classes have one image\n    class 5 (")
 
 
-def test_queries_without_a_gallery_image_are_worth_knowing(tmp_path):
+def test_queries_without_a_gallery_image_are_a_note(tmp_path):
     root = miniature.inshop(tmp_path)
     file = root / "list_eval_partition.txt"
     lines = [
@@ -146,7 +130,7 @@ def test_a_test_image_that_was_trained_on_is_found_even_scaled_and_pressed(tmp_p
     assert examine("mine", tmp_path).problems == []
 
 
-def test_copies_in_a_published_split_are_worth_knowing_only(tmp_path, monkeypatch):
+def test_copies_in_a_published_split_are_a_note_only(tmp_path, monkeypatch):
     root = miniature.cub200(tmp_path)
     birds = sorted((root / "images").iterdir())
     shutil.copy(next(birds[0].iterdir()), birds[-1] / "copy.jpg")
@@ -167,21 +151,17 @@ def test_validation_images_of_a_manifest_count_as_seen(tmp_path):
     found = examine("mine", tmp_path)
     assert (found.counts["val images"], found.counts["images"]) == (4, 13)
     assert "0 bits: copy.png and images/class 1/0.png" in found.problems[0]
-
-
-def test_a_wrong_manifest_is_named(tmp_path):
-    root = own(tmp_path)
     (root / "manifest.csv").write_text("path,label\nimages/class 0/0.png,\n")
     (problem,) = examine("mine", tmp_path).problems
-    assert "manifest.csv, line 2: the label is empty" in problem
+    assert "manifest.csv, line 2: the label is empty" in problem and "<first class>" in problem
 
 
 def test_a_name_that_is_not_there(tmp_path, capsys):
     own(tmp_path)
     assert main(["mone", "--source_path", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert f"there is no folder {tmp_path / 'mone'}" in said and "images/<first class>" in said
-    assert f"Datasets in --source_path {tmp_path}: mine" in said
+    out = capsys.readouterr().out
+    assert f"there is no folder {tmp_path / 'mone'}" in out and "images/<first class>" in out
+    assert f"Datasets in --source_path {tmp_path}: mine" in out
 
 
 @pytest.mark.parametrize("name", ["emoji", "openclipart"])
@@ -200,16 +180,16 @@ def test_a_damaged_emoji_set_is_named(tmp_path):
 
 
 def test_pairs_without_captions_are_counted(tmp_path):
-    root = tmp_path / "said"
+    root = tmp_path / "pairs"
     for number in range(3):
         pair(root / "a", f"{number}.jpg", "one" if number else "two", seed=number)
-    assert examine("said", tmp_path).counts == {"pairs": 3, "distinct captions": 2}
-    assert examine("said", tmp_path).problems == []
+    assert examine("pairs", tmp_path).counts == {"pairs": 3, "distinct captions": 2}
+    assert examine("pairs", tmp_path).problems == []
     for number in range(3, 15):
         write(root / "a" / f"{number}.jpg", (root / "a" / "1.jpg").read_bytes())
     pair(root / "a", "15.jpg", " ")
     (root / "a" / "0.jpg").write_bytes(b"none")
-    found = examine("said", tmp_path)
+    found = examine("pairs", tmp_path)
     assert found.counts["pairs"] == 2
     (problem,) = found.problems
     assert problem.startswith(
@@ -221,9 +201,7 @@ def test_pairs_without_captions_are_counted(tmp_path):
 def test_bits_out_of_range_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["mine", "--near", "65"])
-    assert (
-        "--near must be in 0 to 64, or -1 to compare no images; got 65" in capsys.readouterr().err
-    )
+    assert "--near must be in 0 to 64, or -1 to compare no images" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_a_status(tmp_path):

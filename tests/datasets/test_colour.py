@@ -1,7 +1,5 @@
 """Colour and blur of a batch, against torchvision's functions on one image at a time."""
 
-import math
-
 import pytest
 import torch
 from scipy import stats
@@ -35,10 +33,12 @@ def by_torchvision(pixels, numbers):
     """One image (3, S, S) uint8 by the ten numbers drawn for it."""
     image = pixels.float() / 255
     steps = (V.adjust_brightness, V.adjust_contrast, V.adjust_saturation, V.adjust_hue)
+    if numbers[GREY] < 0:
+        image = V.rgb_to_grayscale(image, num_output_channels=3)
     for number in numbers[ORDER].int().tolist():
         if number >= 0:
             image = steps[number](image, numbers[FACTORS][number].item())
-    if numbers[GREY]:
+    if numbers[GREY] > 0:
         image = V.rgb_to_grayscale(image, num_output_channels=3)
     if numbers[BLUR]:
         size = blur_size(pixels.shape[-1])
@@ -81,20 +81,6 @@ def test_blur_is_torchvision_s_at_every_image_s_own_width(side):
     )
 
 
-def test_blur_is_a_weighted_mean_of_the_neighbourhood():
-    """A second oracle: the sum as it is written, for one pixel inside and the corner."""
-    image, sigma, size = random_pixels(1, 64)[0].float() / 255, 1.3, 5
-    weight = [math.exp(-((d - size // 2) ** 2) / (2 * sigma**2)) for d in range(size)]
-    blurred = colour.blur(image[None], torch.tensor([sigma]))[0]
-    for y, x in ((30, 17), (0, 0)):
-        expected = 0.0
-        for dy in range(size):
-            for dx in range(size):
-                there = image[1, abs(y + dy - size // 2), abs(x + dx - size // 2)].item()
-                expected += weight[dy] * weight[dx] / sum(weight) ** 2 * there
-        assert blurred[1, y, x].item() == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("side", "size"), [(224, 15), (32, 3), (16, 3), (48, 3), (64, 5), (96, 7), (128, 9), (256, 17)]
 )
@@ -110,19 +96,6 @@ def test_a_batch_is_torchvision_s_pipeline_image_by_image(side):
     adjusted = adjust(pixels, colours)
     torch.testing.assert_close(adjusted, torch.stack(expected), atol=4 * CLOSE, rtol=0)
     assert adjusted.dtype == torch.float32 and adjusted.min() >= 0 and adjusted.max() <= 1 + 1e-6
-
-
-def test_every_order_of_the_adjustments_is_followed():
-    from itertools import permutations
-
-    orders = list(permutations(range(4)))
-    factors = (1.4, 0.6, 1.4, -0.1)
-    colours = torch.stack([numbers(order, factors) for order in orders])
-    pixels = random_pixels(1).expand(len(orders), -1, -1, -1)
-    expected = [by_torchvision(*each) for each in zip(pixels, colours, strict=True)]
-    adjusted = adjust(pixels, colours)
-    torch.testing.assert_close(adjusted, torch.stack(expected), atol=4 * CLOSE, rtol=0)
-    assert len({round(image.sum().item(), 3) for image in adjusted}) > 12  # the order is seen
 
 
 def test_an_image_does_not_depend_on_its_batch():
@@ -156,11 +129,7 @@ def test_draws_have_the_published_strengths_and_shares():
     n = 4000
     colours = draws(n)
     jittered = colours[:, 0] >= 0
-    for share, p in (
-        (jittered, 0.8),
-        (colours[:, GREY] == 1, 0.2),
-        (colours[:, BLUR] > 0, 0.5),
-    ):
+    for share, p in ((jittered, 0.8), (colours[:, GREY] == 1, 0.2), (colours[:, BLUR] > 0, 0.5)):
         assert stats.binomtest(int(share.sum()), n, p).pvalue > 1e-4
     assert set(colours[:, GREY].tolist()) == {0.0, 1.0}
     for values, low, high in (
@@ -193,15 +162,7 @@ def test_adv_is_roth_et_al_s_greyscale_before_jitter_of_a_fifth():
 
     pixels, few = random_pixels(60), colours[:60]
     assert (few[:, GREY] < 0).any()
-    expected = []
-    for image, numbers_of in zip(pixels, few, strict=True):
-        image = image.float() / 255
-        if numbers_of[GREY]:
-            image = V.rgb_to_grayscale(image, num_output_channels=3)
-        steps = (V.adjust_brightness, V.adjust_contrast, V.adjust_saturation, V.adjust_hue)
-        for number in numbers_of[ORDER].int().tolist():
-            image = steps[number](image, numbers_of[FACTORS][number].item())
-        expected.append(image)
+    expected = [by_torchvision(*each) for each in zip(pixels, few, strict=True)]
     torch.testing.assert_close(adjust(pixels, few), torch.stack(expected), atol=4 * CLOSE, rtol=0)
 
 

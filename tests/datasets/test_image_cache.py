@@ -137,19 +137,6 @@ def test_building_a_store_leaves_the_run_s_random_numbers_alone(images):
         assert drawn() == expected
 
 
-def test_training_does_not_depend_on_the_workers(images):
-    kept = cached(images, SIDE, workers=0)
-    batches = [[(row, row) for row in rows] for rows in ((0, 1, 2), (3, 4), (5, 6, 7))]
-
-    def views(workers):
-        loader = datasets.loader(
-            kept, datasets.train_views(16, "slip", 2), batches, workers=workers, seed=3
-        )
-        return torch.cat([view for batch in loader for view in batch.views])
-
-    assert torch.equal(views(0), views(2))
-
-
 def test_views_leave_the_store_as_it_is(images):
     kept = cached(images, SIDE, workers=0)
     before = contents(kept.reader)

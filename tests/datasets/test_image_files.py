@@ -1,4 +1,4 @@
-"""Which files are images, in what order they come, and what is skipped."""
+"""The list of images: which files it holds, in which order, and what is skipped."""
 
 import os
 import socket

@@ -210,7 +210,7 @@ def test_unreadable_images_are_dropped_once_with_count_and_paths(cub200, caplog)
     truncated.write_bytes(whole[: len(whole) * 2 // 3])
     data = load(cub200)
     assert len(data.train) == 3 and len(data.test) == 9
-    assert "skipped 3 of 15 images, which cannot be read" in caplog.text
+    assert "3 of 15 images cannot be read and are skipped" in caplog.text
     for path in (albatross / "0.jpg", albatross / "1.jpg", truncated):
         assert caplog.text.count(f"  {path}: ") == 1
         assert path not in data.train.paths
@@ -228,7 +228,7 @@ def test_missing_listed_images_are_dropped_unless_all_are_missing(online_product
     images = sorted((online_products / "images").rglob("*.JPG"))
     images[0].unlink()
     assert len(load(online_products).train) == 4
-    assert "skipped 1 of 8 images" in caplog.text
+    assert "1 of 8 images cannot be read" in caplog.text
     for path in images[1:]:
         path.unlink()
     with pytest.raises(FileNotFoundError, match="none of the 5 images can be read"):
