@@ -9,7 +9,8 @@ from torch import Tensor
 
 from utilities.distributed import gather
 
-from .self_supervised import SelfSupervised, full_precision, head, require_at_least
+from .base import require_at_least
+from .self_supervised import SelfSupervised, full_precision, head
 
 EPS = 1e-5  # of the variance, as in the BatchNorm with which the authors standardise
 
@@ -45,8 +46,8 @@ class BarlowTwins(SelfSupervised):
         proj_dim: int = 8192,
     ) -> None:
         super().__init__(feature_dim)
-        require_at_least(0, "barlowtwins", redundancy_weight=redundancy_weight)
-        require_at_least(1, "barlowtwins", hidden_dim=hidden_dim, proj_dim=proj_dim)
+        require_at_least(0, redundancy_weight=redundancy_weight)
+        require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
         self.redundancy_weight = redundancy_weight
         self.projector = head(feature_dim, hidden_dim, hidden_dim, proj_dim)
 

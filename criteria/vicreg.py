@@ -10,7 +10,8 @@ from torch import Tensor
 
 from utilities.distributed import gather
 
-from .self_supervised import SelfSupervised, full_precision, head, require_at_least
+from .base import require_at_least
+from .self_supervised import SelfSupervised, full_precision, head
 
 EPS = 1e-4  # of the variance, so that its root has a gradient at zero
 
@@ -54,12 +55,11 @@ class VICReg(SelfSupervised):
         super().__init__(feature_dim)
         require_at_least(
             0,
-            "vicreg",
             invariance_weight=invariance_weight,
             variance_weight=variance_weight,
             covariance_weight=covariance_weight,
         )
-        require_at_least(1, "vicreg", hidden_dim=hidden_dim, proj_dim=proj_dim)
+        require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
         self.invariance_weight = invariance_weight
         self.variance_weight = variance_weight
         self.covariance_weight = covariance_weight
