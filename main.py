@@ -133,7 +133,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     sampler = datasampler.build(
         args,
         data.train,
-        n_views=criteria.CRITERIA[args.loss].n_views,
+        n_views=criteria.CRITERIA[args.loss].load().n_views,
         class_words=neighbour_words(args, data.train, device),
         partners=partners,
         similarities=similarities,
@@ -429,7 +429,7 @@ def set_up(args: argparse.Namespace) -> tuple[dict[str, Any], torch.device]:
     captions = is_caption_set(datasets.source_folder(args) / args.dataset)
     chosen = datasets.fill_by_recipe(args, captions)
     if args.evaltypes is None:
-        args.evaltypes = [criteria.CRITERIA[args.loss].reads]
+        args.evaltypes = [criteria.CRITERIA[args.loss].load().reads]
     for name in (*args.evaluation_metrics, *args.storage_metrics):
         metrics.parse(name)  # an unknown one is refused before anything is loaded
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)

@@ -114,9 +114,7 @@ def build(
         )
     from .xbm import CrossBatchMemory
 
-    return CrossBatchMemory(
-        criterion, embed_dim, size=args.xbm_size, start=args.xbm_start, weight=args.xbm_weight
-    )
+    return from_flags(CrossBatchMemory, args, "xbm_", criterion=criterion, embed_dim=embed_dim)
 
 
 def build_distillation(args: argparse.Namespace) -> "LanguageDistillation":

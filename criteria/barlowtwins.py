@@ -71,9 +71,7 @@ def redundancy_reduction(first: Tensor, second: Tensor, weight: float) -> Tensor
     views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
     n, _, dim = views.shape
     if n < 2:
-        raise ValueError(
-            "BarlowTwins standardises over the batch and cannot with 1 image; use --bs 2 or more"
-        )
+        raise ValueError("BarlowTwins standardises over the batch; use 2 images or more, got 1")
     var, mean = torch.var_mean(views, dim=0, correction=0)  # (2, D)
     z1, z2 = ((views - mean) / (var + EPS).sqrt()).unbind(dim=1)  # (B, D)
     own = (z1 * z2).mean(dim=0)  # (D,): C_dd

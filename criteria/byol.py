@@ -55,7 +55,7 @@ class BYOL(SelfSupervised):
     ) -> None:
         super().__init__(feature_dim)
         if not 0 <= momentum <= 1:
-            raise ValueError(f"--loss_byol_momentum {momentum:g} is not in [0, 1]; use 0.996")
+            raise ValueError(f"momentum must be in [0, 1]; got {momentum:g}")
         require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
         self.n_steps = n_steps
         self.momentum = momentum

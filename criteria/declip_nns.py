@@ -58,7 +58,7 @@ class DeCLIPNNS(Criterion):
     ) -> None:
         super().__init__()
         if not 0 <= weight <= 1:
-            raise ValueError(f"--loss_declip_nns_weight {weight} is no share; use one from 0 to 1")
+            raise ValueError(f"weight must be in [0, 1]; got {weight:g}")
         require_at_least(1, queue_size=queue_size)
         self.clip = make("clip", embed_dim)
         self.weight = weight

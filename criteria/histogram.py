@@ -6,14 +6,13 @@ Ustinova and Lempitsky, Learning Deep Embeddings with Histogram Loss, NIPS 2016,
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from utilities.structures import References
 
 from .base import PairCriterion, positives_and_negatives
-from .primitives import similarities
+from .primitives import cosines
 
 
 class Histogram(PairCriterion):
@@ -47,11 +46,10 @@ class Histogram(PairCriterion):
     def forward(
         self, embeds: Tensor, labels: Tensor, references: References | None = None
     ) -> Tensor:
-        if references is not None:
-            references = references._replace(embeds=F.normalize(references.embeds, dim=1))
-        cosines = similarities(F.normalize(embeds, dim=1), references)  # (B, R)
         positive, _ = positives_and_negatives(labels, references)
-        h_neg, h_pos = soft_histograms(cosines, positive, self.nbins, itself=references is None)
+        h_neg, h_pos = soft_histograms(
+            cosines(embeds, references), positive, self.nbins, itself=references is None
+        )
         return h_neg @ h_pos.cumsum(dim=0)
 
 

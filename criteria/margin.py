@@ -58,10 +58,7 @@ class Margin(PairCriterion):
     ) -> None:
         super().__init__()
         if beta_constant and nu:
-            raise ValueError(
-                f"--loss_margin_nu {nu} regularises a boundary that --loss_margin_beta_constant "
-                "keeps; drop one of them"
-            )
+            raise ValueError(f"nu must be 0 with a constant boundary; got {nu:g}")
         self.n_classes = n_classes
         self.miner = miner
         self.margin = margin

@@ -35,6 +35,14 @@ def similarities(embeds: Tensor, references: References | None = None) -> Tensor
     return _Similarities.apply(embeds, _others(embeds, references), references is None)
 
 
+def cosines(embeds: Tensor, references: References | None = None) -> Tensor:
+    """Return the cosines of x_i and z_j, with the arguments of ``similarities``.
+
+    A row of zeros has cosine 0 with all others.
+    """
+    return _Cosines.apply(embeds, _others(embeds, references), references is None)
+
+
 def distances(embeds: Tensor, references: References | None = None) -> Tensor:
     """Return the Euclidean distances d_ij = |x_i - z_j|, with the arguments of ``similarities``.
 
@@ -138,7 +146,7 @@ def hinge_mean(violations: Tensor) -> Tensor:
 
 def mean_squared_length(embeds: Tensor) -> Tensor:
     """Return the mean over the rows of (B, D) of their squared length: 1 for unit rows."""
-    return embeds.square().mean() * embeds.shape[1]
+    return _MeanSquaredLength.apply(embeds)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -162,6 +170,26 @@ class _Similarities(torch.autograd.Function):
         if ctx.itself:  # S_ij moves both of its images; one product does for both
             slopes = _plus_transposed(slopes)
         return slopes @ z, None, None
+
+
+class _Cosines(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, z: Tensor, itself: bool) -> Tensor:
+        lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=1e-12)
+        unit_x = x / lengths
+        unit_z = unit_x if itself else F.normalize(z, dim=1)
+        ctx.save_for_backward(lengths, unit_x, unit_z)
+        ctx.itself = itself
+        return unit_x @ unit_z.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
+        lengths, unit_x, unit_z = ctx.saved_tensors
+        gradient = (_plus_transposed(slopes) if ctx.itself else slopes) @ unit_z
+        # The length of an embedding does not matter: only what is across it has an effect.
+        along = (gradient * unit_x).sum(dim=1, keepdim=True)
+        return gradient.addcmul_(along, unit_x, value=-1).div_(lengths), None, None
 
 
 class _Distances(torch.autograd.Function):
@@ -354,3 +382,16 @@ class _HingeMean(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         (slopes,) = ctx.saved_tensors
         return upstream * slopes
+
+
+class _MeanSquaredLength(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, embeds: Tensor) -> Tensor:
+        ctx.save_for_backward(embeds)
+        return embeds.square().mean() * embeds.shape[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (embeds,) = ctx.saved_tensors
+        return embeds * (upstream * 2 / len(embeds))

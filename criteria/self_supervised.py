@@ -66,8 +66,8 @@ class SelfSupervised(Criterion):
                 )
         if n == 1 and any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.modules()):
             raise ValueError(
-                f"{name} normalises over the batch in its heads and cannot with 1 image; "
-                "use --bs 2 or more for each process"
+                f"{name} normalises over the batch in its heads; "
+                "use 2 images or more for each process, got 1"
             )
 
 

@@ -59,6 +59,6 @@ class SmoothAP(PairCriterion):
         # One minus a pair's fraction is Σ_{j ∈ N_a} G_jp / (1 + Σ_j G_jp), which loses no digits
         # where the fraction is nearly 1. At j = p, G is 1/2.
         misses = (g * negative.to(g.dtype).index_select(0, anchors)).sum(dim=1)  # (T,)
-        n_positives = positive.sum(dim=1)  # (B,), |P_a|
+        n_positives = positive.sum(dim=1, dtype=g.dtype)  # (B,), |P_a|
         weights = 1 / (n_positives * n_positives.count_nonzero())[anchors]  # of each pair, sum 1
-        return weights.to(g.dtype) @ (misses / (0.5 + g.sum(dim=1)))
+        return weights @ (misses / (0.5 + g.sum(dim=1)))

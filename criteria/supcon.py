@@ -47,4 +47,4 @@ class SupCon(PairCriterion):
         n_anchors = has_positives.sum().clamp(min=1)
         # The mean over an anchor's positives and over anchors, as one weight for each pair.
         weights = positive / (n_positives * n_anchors).clamp(min=1)[:, None]  # (B, R)
-        return (totals * has_positives).sum() / n_anchors - (weights * logits).sum()
+        return totals @ (has_positives / n_anchors) - (weights * logits).sum()

@@ -81,7 +81,7 @@ def variance_invariance_covariance(first: Tensor, second: Tensor) -> Tensor:
     views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
     n, _, dim = views.shape
     if n < 2:
-        raise ValueError("VICReg needs a variance and has none of 1 image; use --bs 2 or more")
+        raise ValueError("VICReg takes a variance over the batch; use 2 images or more, got 1")
     invariance = F.mse_loss(views[:, 0], views[:, 1])
     var, mean = torch.var_mean(views, dim=0, correction=1)  # (2, D)
     variance = (1 - (var + EPS).sqrt()).relu().mean()

@@ -231,7 +231,8 @@ def given(page):
             "query_embeds": unit(8), "query_labels": torch.arange(8) // 2,
         },
         "objectives.md": {
-            "embeds": unit(12), "labels": torch.arange(12) // 3, "miner": MINERS["semihard"](),
+            "embeds": unit(12), "labels": torch.arange(12) // 3,
+            "miner": MINERS["semihard"].load()(),
         },
     }.get(page)  # fmt: skip
 
