@@ -18,25 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-LABEL_LOSSES = (
-    "angular", "arcface", "circle", "contrastive", "cosface", "histogram", "lifted", "margin",
-    "multisimilarity", "npair", "oproxy", "proxynca", "proxynca_pp", "quadruplet", "s2sd",
-    "smooth_ap", "snr", "softmax", "softtriplet", "subcenter_arcface", "supcon", "triplet",
-)  # fmt: skip
-VIEW_LOSSES = (  # compare views of an image, or of a pair, and read no label
-    "barlowtwins", "byol", "lgslip", "nnclr", "simclr", "simsiam", "slip", "swav", "vicreg",
-)  # fmt: skip
-CAPTION_LOSSES = ("clip", "declip_nns", "lgslip", "slip")  # compare images with captions
-LOSSES = tuple(sorted({*LABEL_LOSSES, *VIEW_LOSSES, *CAPTION_LOSSES}))
-PAIR_LOSSES = (  # compare images with images, and so with a memory of them too
-    "angular", "circle", "contrastive", "histogram", "lifted", "margin", "multisimilarity", "npair",
-    "quadruplet", "smooth_ap", "snr", "supcon", "triplet",
-)  # fmt: skip
-MINED_LOSSES = ("contrastive", "margin", "quadruplet", "snr", "triplet")  # of a miner's triplets
-MINERS = (
-    "distance", "hard", "intra_random", "lifted", "multisimilarity", "npair", "parametric",
-    "random", "random_distance", "rho_distance", "semihard", "softhard",
-)  # fmt: skip
+from batchminer import MINERS
+from criteria import CRITERIA
+from utilities.registry import needing
+
+LABEL_LOSSES = needing(CRITERIA, "labels")
+VIEW_LOSSES = needing(CRITERIA, "views")
+CAPTION_LOSSES = needing(CRITERIA, "captions")
+LOSSES = tuple(sorted(CRITERIA))
+PAIR_LOSSES = needing(CRITERIA, "pairs")
+MINED_LOSSES = needing(CRITERIA, "miner")
 CLASS_SAMPLERS = (
     "class_random", "class_related", "d2_coreset", "disthist_batchmatch", "fid_batchmatch",
     "greedy_coreset",
