@@ -1,60 +1,40 @@
-"""Which triplets of a batch a loss looks at."""
+"""Chooses the triplets of a batch that a loss looks at."""
 
 import argparse
+from typing import TYPE_CHECKING
 
-from utilities.registry import from_flags, lookup
-from utilities.seeding import derive
+from utilities.registry import Component, exporter, from_flags, lookup
 
-from .base import Miner
-from .distance import Distance
-from .hard import Hard
-from .intra_random import IntraRandom
-from .lifted import Lifted
-from .multisimilarity import MultiSimilarity
-from .npair import NPair
-from .parametric import Parametric
-from .random import Random
-from .random_distance import RandomDistance
-from .rho_distance import RhoDistance
-from .semihard import Semihard
-from .softhard import Softhard
+if TYPE_CHECKING:
+    from .base import Miner
 
-__all__ = [
-    "MINERS",
-    "Distance",
-    "Hard",
-    "IntraRandom",
-    "Lifted",
-    "Miner",
-    "MultiSimilarity",
-    "NPair",
-    "Parametric",
-    "Random",
-    "RandomDistance",
-    "RhoDistance",
-    "Semihard",
-    "Softhard",
-    "build",
-]
 
-MINERS: dict[str, type[Miner]] = {
-    "distance": Distance,
-    "semihard": Semihard,
-    "softhard": Softhard,
-    "hard": Hard,
-    "multisimilarity": MultiSimilarity,
-    "rho_distance": RhoDistance,
-    "parametric": Parametric,
-    "npair": NPair,
-    "lifted": Lifted,
-    "random": Random,
-    "intra_random": IntraRandom,
-    "random_distance": RandomDistance,
+def _row(file: str, name: str, needs: str = "") -> Component:
+    return Component(f"batchminer.{file}", name, frozenset(needs.split()))
+
+
+# A miner with "feedback" learns from validation images (``Miner.adapt``).
+MINERS = {
+    "distance": _row("distance", "Distance"),
+    "semihard": _row("semihard", "Semihard"),
+    "softhard": _row("softhard", "Softhard"),
+    "hard": _row("hard", "Hard"),
+    "multisimilarity": _row("multisimilarity", "MultiSimilarity"),
+    "rho_distance": _row("rho_distance", "RhoDistance"),
+    "parametric": _row("parametric", "Parametric", "feedback"),
+    "npair": _row("npair", "NPair"),
+    "lifted": _row("lifted", "Lifted"),
+    "random": _row("random", "Random"),
+    "intra_random": _row("intra_random", "IntraRandom"),
+    "random_distance": _row("random_distance", "RandomDistance"),
 }
+__getattr__ = exporter(__name__, MINERS | {"base": _row("base", "Miner")})
 
 
-def build(args: argparse.Namespace) -> Miner:
-    """The miner of ``--batch_mining`` with the flags ``--miner_<name>_*``."""
-    miner = lookup(MINERS, args.batch_mining, "--batch_mining")
+def build(args: argparse.Namespace) -> "Miner":
+    """Build the miner of ``--batch_mining`` from the flags ``--miner_<name>_*``."""
+    from utilities.seeding import derive
+
+    miner = lookup(MINERS, args.batch_mining, "--batch_mining").load()
     prefix = f"miner_{args.batch_mining}_"
     return from_flags(miner, args, prefix, seed=derive(args.seed, "batchminer"))

@@ -92,18 +92,13 @@ class Parametric(NegativeMiner):
         super().__init__(seed)
         for name, value in {"every": every, "bins": bins}.items():
             if value < 1:
-                raise ValueError(f"--miner_parametric_{name} {value} is below 1; use 30")
+                raise ValueError(f"{name} must be >= 1; got {value}")
         if not 0 <= lower < upper:
-            raise ValueError(
-                f"--miner_parametric_lower {lower} and --miner_parametric_upper {upper} hold no "
-                "distances; use 0 <= lower < upper, such as 0.1 and 1.4"
-            )
+            raise ValueError(f"lower must be >= 0 and below upper {upper:g}; got {lower:g}")
         if not lr >= 0:
-            raise ValueError(f"--miner_parametric_lr {lr} is negative; use 0.001")
+            raise ValueError(f"lr must be >= 0; got {lr:g}")
         if init not in INITIAL:
-            raise ValueError(
-                f"--miner_parametric_init {init} is unknown; use {' or '.join(INITIAL)}"
-            )
+            raise ValueError(f"init must be {' or '.join(INITIAL)}; got {init}")
         self.adapt_every = every
         self.bins = bins
         self.lower = lower

@@ -42,9 +42,7 @@ class RhoDistance(Distance):
     ) -> None:
         super().__init__(seed, lower_cutoff=lower_cutoff, upper_cutoff=upper_cutoff)
         if not 0 <= cp <= 1:
-            raise ValueError(
-                f"--miner_rho_distance_cp {cp:g} is no probability; use a number in [0, 1]"
-            )
+            raise ValueError(f"cp must be in [0, 1]; got {cp:g}")
         self.cp = cp
 
     def mine(

@@ -1,157 +1,101 @@
 """Every objective: what the embeddings of a batch should look like."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from utilities.registry import from_flags, lookup
+from utilities.registry import Component, exporter, from_flags, lookup
 
-from .angular import Angular
-from .arcface import ArcFace
-from .barlowtwins import BarlowTwins
-from .base import Criterion, PairCriterion
-from .byol import BYOL
-from .circle import Circle
-from .clip import CLIP
-from .contrastive import Contrastive
-from .cosface import CosFace
-from .declip_nns import DeCLIPNNS
-from .histogram import Histogram
-from .language_distillation import LanguageDistillation
-from .lgslip import LGSLIP
-from .lifted import Lifted
-from .margin import Margin
-from .multisimilarity import MultiSimilarity
-from .nnclr import NNCLR
-from .npair import NPair
-from .objective import Objective
-from .oproxy import OProxy
-from .proxynca import ProxyNCA
-from .proxynca_pp import ProxyNCAPlusPlus
-from .quadruplet import Quadruplet
-from .s2sd import S2SD
-from .simclr import SimCLR
-from .simsiam import SimSiam
-from .slip import SLIP
-from .smooth_ap import SmoothAP
-from .snr import SNR
-from .softmax import Softmax
-from .softtriplet import SoftTriplet
-from .subcenter_arcface import SubcenterArcFace
-from .supcon import SupCon
-from .swav import SwAV
-from .triplet import Triplet
-from .vicreg import VICReg
-from .xbm import CrossBatchMemory
+if TYPE_CHECKING:
+    from .base import Criterion
+    from .language_distillation import LanguageDistillation
 
-__all__ = [
-    "BYOL",
-    "CLIP",
-    "CRITERIA",
-    "LGSLIP",
-    "NNCLR",
-    "S2SD",
-    "SLIP",
-    "SNR",
-    "Angular",
-    "ArcFace",
-    "BarlowTwins",
-    "Circle",
-    "Contrastive",
-    "CosFace",
-    "Criterion",
-    "CrossBatchMemory",
-    "DeCLIPNNS",
-    "Histogram",
-    "LanguageDistillation",
-    "Lifted",
-    "Margin",
-    "MultiSimilarity",
-    "NPair",
-    "OProxy",
-    "Objective",
-    "PairCriterion",
-    "ProxyNCA",
-    "ProxyNCAPlusPlus",
-    "Quadruplet",
-    "SimCLR",
-    "SimSiam",
-    "SmoothAP",
-    "SoftTriplet",
-    "Softmax",
-    "SubcenterArcFace",
-    "SupCon",
-    "SwAV",
-    "Triplet",
-    "VICReg",
-    "build",
-    "build_distillation",
-]
 
-CRITERIA: dict[str, type[Criterion]] = {
+def _row(file: str, name: str, needs: str = "") -> Component:
+    return Component(f"criteria.{file}", name, frozenset(needs.split()))
+
+
+# What a criterion needs:
+#   labels    compares classes
+#   pairs     compares images with images, and so with a memory of them too (a PairCriterion)
+#   miner     reads the triplets of a miner
+#   views     compares views of an image, or of a pair of images
+#   captions  compares images with captions
+CRITERIA = {
     # all pairs of a batch
-    "multisimilarity": MultiSimilarity,
-    "supcon": SupCon,
-    "circle": Circle,
-    "npair": NPair,
-    "angular": Angular,
-    "lifted": Lifted,
-    "histogram": Histogram,
-    "smooth_ap": SmoothAP,
+    "multisimilarity": _row("multisimilarity", "MultiSimilarity", "labels pairs"),
+    "supcon": _row("supcon", "SupCon", "labels pairs"),
+    "circle": _row("circle", "Circle", "labels pairs"),
+    "npair": _row("npair", "NPair", "labels pairs"),
+    "angular": _row("angular", "Angular", "labels pairs"),
+    "lifted": _row("lifted", "Lifted", "labels pairs"),
+    "histogram": _row("histogram", "Histogram", "labels pairs"),
+    "smooth_ap": _row("smooth_ap", "SmoothAP", "labels pairs"),
     # tuples that a miner chooses
-    "margin": Margin,
-    "triplet": Triplet,
-    "contrastive": Contrastive,
-    "quadruplet": Quadruplet,
-    "snr": SNR,
+    "margin": _row("margin", "Margin", "labels pairs miner"),
+    "triplet": _row("triplet", "Triplet", "labels pairs miner"),
+    "contrastive": _row("contrastive", "Contrastive", "labels pairs miner"),
+    "quadruplet": _row("quadruplet", "Quadruplet", "labels pairs miner"),
+    "snr": _row("snr", "SNR", "labels pairs miner"),
     # images and class vectors
-    "softmax": Softmax,
-    "arcface": ArcFace,
-    "cosface": CosFace,
-    "subcenter_arcface": SubcenterArcFace,
-    "oproxy": OProxy,
-    "proxynca": ProxyNCA,
-    "proxynca_pp": ProxyNCAPlusPlus,
-    "softtriplet": SoftTriplet,
+    "softmax": _row("softmax", "Softmax", "labels"),
+    "arcface": _row("arcface", "ArcFace", "labels"),
+    "cosface": _row("cosface", "CosFace", "labels"),
+    "subcenter_arcface": _row("subcenter_arcface", "SubcenterArcFace", "labels"),
+    "oproxy": _row("proxy_anchor", "ProxyAnchor", "labels"),
+    "proxynca": _row("proxynca", "ProxyNCA", "labels"),
+    "proxynca_pp": _row("proxynca_pp", "ProxyNCAPlusPlus", "labels"),
+    "softtriplet": _row("softtriplet", "SoftTriplet", "labels"),
     # branches over other criteria
-    "s2sd": S2SD,
+    "s2sd": _row("s2sd", "S2SD", "labels"),
     # views of one image, or of two that belong together
-    "simclr": SimCLR,
-    "nnclr": NNCLR,
-    "swav": SwAV,
-    "simsiam": SimSiam,
-    "byol": BYOL,
-    "barlowtwins": BarlowTwins,
-    "vicreg": VICReg,
+    "simclr": _row("simclr", "SimCLR", "views"),
+    "nnclr": _row("nnclr", "NNCLR", "views"),
+    "swav": _row("swav", "SwAV", "views"),
+    "simsiam": _row("simsiam", "SimSiam", "views"),
+    "byol": _row("byol", "BYOL", "views"),
+    "barlowtwins": _row("barlowtwins", "BarlowTwins", "views"),
+    "vicreg": _row("vicreg", "VICReg", "views"),
     # images and captions
-    "clip": CLIP,
-    "declip_nns": DeCLIPNNS,
-    "slip": SLIP,
-    "lgslip": LGSLIP,
+    "clip": _row("clip", "CLIP", "captions"),
+    "declip_nns": _row("declip_nns", "DeCLIPNNS", "captions"),
+    "slip": _row("slip", "SLIP", "views captions"),
+    "lgslip": _row("lgslip", "LGSLIP", "views captions"),
 }
+__getattr__ = exporter(
+    __name__,
+    CRITERIA
+    | {
+        "criterion": _row("base", "Criterion"),
+        "pair_criterion": _row("base", "PairCriterion"),
+        "memory": _row("xbm", "CrossBatchMemory"),
+        "distillation": _row("language_distillation", "LanguageDistillation"),
+        "objective": _row("objective", "Objective"),
+    },
+)
 
 
 def build(
     args: argparse.Namespace, *, embed_dim: int, feature_dim: int, **collaborators: Any
-) -> Criterion:
-    """The criterion of ``--loss`` with the flags ``--loss_<name>_*``, and its memory if asked.
+) -> "Criterion":
+    """Build the criterion of ``--loss`` from ``--loss_<name>_*``, and its memory if requested.
 
     Args:
         embed_dim: D.
         feature_dim: F, of the pooled features that an objective may read beside the embeddings.
-        collaborators: what some criteria need beside these, by name
+        collaborators: what else some criteria need, by name
             n_classes: number of training classes;
             miner: chooses the triplets of a criterion that works on triplets;
-            embedder: what a momentum encoder is a copy of;
-            n_steps: optimizer steps that are planned;
-            tokenizer, encoder: make what reads captions, when it is called.
+            embedder: the module that a momentum encoder copies;
+            n_steps: planned optimizer steps;
+            tokenizer, encoder: functions that make what reads captions.
 
     Raises:
         ValueError: an unknown name, or hyperparameters or a memory that do not fit the criterion.
     """
 
-    def make(name: str, embed_dim: int) -> Criterion:
+    def make(name: str, embed_dim: int) -> "Criterion":
         return from_flags(
-            lookup(CRITERIA, name, "--loss"),
+            lookup(CRITERIA, name, "--loss").load(),
             args,
             f"loss_{name}_",
             embed_dim=embed_dim,
@@ -163,16 +107,18 @@ def build(
     criterion = make(args.loss, embed_dim)
     if not args.xbm_size:
         return criterion
-    if not isinstance(criterion, PairCriterion):
+    if "pairs" not in CRITERIA[args.loss].needs:
         raise ValueError(
-            f"--xbm_size {args.xbm_size} keeps images to compare with, --loss {args.loss} compares "
-            "images with none; leave the memory out"
+            f"--xbm_size {args.xbm_size} keeps images to compare with, but --loss {args.loss} does "
+            "not compare images with images; leave out the memory"
         )
-    return CrossBatchMemory(
-        criterion, embed_dim, size=args.xbm_size, start=args.xbm_start, weight=args.xbm_weight
-    )
+    from .xbm import CrossBatchMemory
+
+    return from_flags(CrossBatchMemory, args, "xbm_", criterion=criterion, embed_dim=embed_dim)
 
 
-def build_distillation(args: argparse.Namespace) -> LanguageDistillation:
-    """L_match with ``--language_shift``, ``--language_temp`` and ``--language_distill_dir``."""
+def build_distillation(args: argparse.Namespace) -> "LanguageDistillation":
+    """Build L_match from ``--language_shift``, ``--language_temp``, ``--language_distill_dir``."""
+    from .language_distillation import LanguageDistillation
+
     return from_flags(LanguageDistillation, args, "language_")

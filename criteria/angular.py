@@ -4,18 +4,18 @@ Wang et al., Deep Metric Learning with Angular Loss, ICCV 2017, section 3.3.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from utilities.pairs import pair_masks
 from utilities.structures import References
 
-from .base import PairCriterion
-from .gradient import with_gradient
+from .base import PairCriterion, positives_and_negatives, require_at_least
 from .npair import n_pair
-from .pair_weighting import mean_squared_length
+from .primitives import mean_squared_length, similarities, soft_hinge_mean_of
 
 
 class Angular(PairCriterion):
@@ -47,14 +47,9 @@ class Angular(PairCriterion):
         super().__init__()
         if not 0 < alpha <= 70:
             raise ValueError(
-                f"--loss_angular_alpha {alpha} is no angle in degrees in (0, 70]; the paper uses "
-                "36 to 55"
+                f"alpha must be in (0, 70] degrees; got {alpha:g} (the paper: 36 to 55)"
             )
-        for name, weight in (("npair_ang_weight", npair_ang_weight), ("npair_l2", npair_l2)):
-            if weight < 0:
-                raise ValueError(
-                    f"--loss_angular_{name} {weight} is a negative weight; use 0 or a positive one"
-                )
+        require_at_least(0, npair_ang_weight=npair_ang_weight, npair_l2=npair_l2)
         self.tan2 = math.tan(math.radians(alpha)) ** 2
         self.npair_ang_weight = npair_ang_weight
         self.npair_l2 = npair_l2
@@ -62,72 +57,71 @@ class Angular(PairCriterion):
     def forward(
         self, embeds: Tensor, labels: Tensor, references: References | None = None
     ) -> Tensor:
-        others, other_labels = references or (embeds, None)
-        with torch.no_grad():
-            positive, negative = pair_masks(labels, other_labels)
-            sims = embeds @ others.T  # (B, R)
-            npair, weights = n_pair(sims, positive, negative)
+        sims = similarities(embeds, references)  # (B, R)
+        positive, negative = positives_and_negatives(labels, references)
+        others = None if references is None else references.embeds
+        f = _LogSumOverNegatives.apply(sims, embeds, others, negative, self.tan2)  # (B, R)
+        angular = soft_hinge_mean_of(f, positive)
+        npair = n_pair(sims, positive, negative)
+        length = mean_squared_length(embeds)
+        return npair + self.npair_ang_weight * angular + self.npair_l2 * length
 
-            # The angular term, of x / |x|: cos_ij = S_ij / (|x_i| |x_j|).
-            lengths = row_lengths(embeds)  # (B, 1)
-            if references is None:
-                scale = (lengths * lengths.T).reciprocal_()  # (B, B)
-                angular, slopes = self.angular(sims * scale, None, positive, negative)
-            else:
-                scale = (lengths * row_lengths(others).T).reciprocal_()  # (B, R)
-                units = F.normalize(others, dim=1)
-                angular, slopes = self.angular(sims * scale, units @ units.T, positive, negative)
-            loss = npair + self.npair_ang_weight * angular
-            loss = loss + self.npair_l2 * mean_squared_length(embeds)
 
-            slopes.mul_(scale)  # of the angular term with respect to S
-            weights.add_(slopes, alpha=self.npair_ang_weight)
-            radial = slopes.mul_(sims)
-            # ∂cos_ij/∂x_i has a second part, -cos_ij x_i / |x_i|², which keeps x_i on its sphere.
-            radial_sums = radial.sum(dim=1)
-            if references is None:  # S_ij moves both of its images
-                weights = weights + weights.T
-                radial_sums = radial_sums + radial.sum(dim=0)
-            along = -self.npair_ang_weight * radial_sums[:, None] / lengths.square()
-            along = along + 2 * self.npair_l2 / len(embeds)  # (B, 1)
-            gradient = weights @ others + along * embeds
-        return with_gradient(loss, embeds, gradient)
+class _LogSumOverNegatives(torch.autograd.Function):
+    """log Σ_n exp(f_apn) of each a and p, (B, R), from the similarities and the embeddings.
 
-    def angular(
-        self, cosines: Tensor, other_cosines: Tensor | None, positive: Tensor, negative: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """1/T Σ_(a,p) log(1 + Σ_n exp(f_apn)) and its derivative with respect to the cosines.
+    f is a sum of terms of (a, n), (p, n) and (a, p). Its exponential is their product, and the sum
+    over n a product of two matrices, so that no (B, B, B) is ever there:
 
-        f is a sum of terms of (a, n), (p, n) and (a, p). Its exponential is their product, and the
-        sum over n a product of two matrices, so that no (B, B, B) is ever there:
+        Σ_n exp(f_apn) = exp(-2 (1 + tan²α) cos_ap) Σ_n exp(4 tan²α cos_an) exp(4 tan²α cos_pn)
 
-            Σ_n exp(f_apn) = exp(-2 (1 + tan²α) cos_ap) Σ_n exp(4 tan²α cos_an) exp(4 tan²α cos_pn)
+    No factor leaves the range of float32 at α <= 70°. Automatic differentiation would take two
+    products for the derivative of this one, and a third to compare normalised embeddings. One is
+    enough: within a batch a pair comes in both orders, so cos_pn weighs as much as cos_an. That
+    holds for slopes over positive pairs, which are symmetric.
 
-        No factor leaves the range of float32 at α <= 70°.
+    Args:
+        sims: S (B, R), of the images with the references.
+        x: (B, D), the embeddings.
+        z: (R, D), the references, constant; None where these are the batch itself.
+        negative: (B, R) bool.
+        tan2: tan²α.
+    """
 
-        Args:
-            cosines: (B, R), of the images with the references.
-            other_cosines: (R, R), of the references with one another, constant; None where these
-                are the batch itself.
-            positive, negative: (B, R) bool.
-        """
-        near, pull = 4 * self.tan2, 2 * (1 + self.tan2)
-        exps = (near * cosines).exp_()
-        other_exps = exps if other_cosines is None else (near * other_cosines).exp_()  # (R, R)
+    @staticmethod
+    def forward(
+        ctx: Any, sims: Tensor, x: Tensor, z: Tensor | None, negative: Tensor, tan2: float
+    ) -> Tensor:
+        ctx.near, ctx.pull, ctx.itself = 4 * tan2, 2 * (1 + tan2), z is None
+        lengths = row_lengths(x)  # (B, 1)
+        scale = (lengths * (lengths if z is None else row_lengths(z)).T).reciprocal_()  # (B, R)
+        cosines = sims * scale
+        exps = other_exps = (ctx.near * cosines).exp_()
+        if z is not None:
+            units = F.normalize(z, dim=1)
+            other_exps = (ctx.near * (units @ units.T)).exp_()  # (R, R)
         exps = exps * negative
         sums = exps @ other_exps  # (B, R), Σ_n of each a and p
         sums.clamp_(min=torch.finfo(sums.dtype).tiny)  # so that no negatives have a logarithm
-        scores = sums.log().sub_(cosines, alpha=pull).masked_fill_(~positive, -torch.inf)
+        ctx.save_for_backward(sims, x, lengths, scale, exps, other_exps, sums)
+        return sums.log().sub_(cosines, alpha=ctx.pull)
 
-        n_pairs = positive.count_nonzero().clamp_(min=1)
-        loss = F.softplus(scores).sum() / n_pairs
-        slopes = scores.sigmoid_().div_(n_pairs)  # (B, R), dL / d scores
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+        sims, x, lengths, scale, exps, other_exps, sums = ctx.saved_tensors
         through_an = ((slopes / sums) @ other_exps).mul_(exps)
-        # Within a batch a pair comes in both orders, and so cos_pn weighs as much as cos_an.
-        through_an.mul_(near if other_cosines is not None else 2 * near)
-        return loss, through_an.sub_(slopes, alpha=pull)
+        through_an.mul_(2 * ctx.near if ctx.itself else ctx.near)
+        weights = through_an.sub_(slopes, alpha=ctx.pull).mul_(scale)  # with respect to S
+        # ∂cos_ij/∂x_i has a second part, -cos_ij x_i / |x_i|², which keeps x_i on its sphere.
+        radial = weights * sims
+        radial_sums = radial.sum(dim=1)
+        if ctx.itself:
+            radial_sums += radial.sum(dim=0)
+        along = -radial_sums[:, None] / lengths.square()
+        return weights, along * x, None, None, None
 
 
 def row_lengths(rows: Tensor) -> Tensor:
-    """Euclidean lengths (N, 1) of the rows of (N, D), at least the 1e-12 of ``F.normalize``."""
+    """Return the Euclidean lengths (N, 1) of (N, D), at least the 1e-12 of ``F.normalize``."""
     return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-12)

@@ -47,7 +47,7 @@ class ArcFace(ClassVectorCriterion):
         angular_margin: float = 0.5,
         feature_scale: float = 16.0,
     ) -> None:
-        check_angle(angular_margin, "--loss_arcface_angular_margin")
+        check_angle(angular_margin)
         super().__init__(n_classes, embed_dim, lr=lr)
         self.angular_margin = angular_margin
         self.feature_scale = feature_scale
@@ -72,7 +72,9 @@ def add_angle(cosines: Tensor, margin: float) -> Tensor:
     )
 
 
-def check_angle(margin: float, flag: str) -> None:
-    """Raise ValueError unless ``margin`` is in [0, π/2]; far beyond, φ is no longer decreasing."""
-    if not 0 <= margin <= math.pi / 2:
-        raise ValueError(f"{flag} {margin:g} is no angle in [0, π/2]; use radians, such as 0.5")
+def check_angle(angular_margin: float) -> None:
+    """Raise ValueError unless the margin is in [0, π/2]; far beyond, φ no longer decreases."""
+    if not 0 <= angular_margin <= math.pi / 2:
+        raise ValueError(
+            f"angular_margin must be in [0, π/2] radians, such as 0.5; got {angular_margin:g}"
+        )

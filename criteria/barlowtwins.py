@@ -9,7 +9,8 @@ from torch import Tensor
 
 from utilities.distributed import gather
 
-from .self_supervised import SelfSupervised, full_precision, head, require_at_least
+from .base import require_at_least
+from .self_supervised import SelfSupervised, full_precision, head
 
 EPS = 1e-5  # of the variance, as in the BatchNorm with which the authors standardise
 
@@ -45,8 +46,8 @@ class BarlowTwins(SelfSupervised):
         proj_dim: int = 8192,
     ) -> None:
         super().__init__(feature_dim)
-        require_at_least(0, "barlowtwins", redundancy_weight=redundancy_weight)
-        require_at_least(1, "barlowtwins", hidden_dim=hidden_dim, proj_dim=proj_dim)
+        require_at_least(0, redundancy_weight=redundancy_weight)
+        require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
         self.redundancy_weight = redundancy_weight
         self.projector = head(feature_dim, hidden_dim, hidden_dim, proj_dim)
 
@@ -70,9 +71,7 @@ def redundancy_reduction(first: Tensor, second: Tensor, weight: float) -> Tensor
     views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
     n, _, dim = views.shape
     if n < 2:
-        raise ValueError(
-            "BarlowTwins standardises over the batch and cannot with 1 image; use --bs 2 or more"
-        )
+        raise ValueError("BarlowTwins standardises over the batch; use 2 images or more, got 1")
     var, mean = torch.var_mean(views, dim=0, correction=0)  # (2, D)
     z1, z2 = ((views - mean) / (var + EPS).sqrt()).unbind(dim=1)  # (B, D)
     own = (z1 * z2).mean(dim=0)  # (D,): C_dd

@@ -1,5 +1,6 @@
-"""The contract of every objective."""
+"""The contract of every objective, and the checks that they share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -7,28 +8,29 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from utilities.pairs import pair_masks
 from utilities.structures import Batch, Embedding, References
 
 
 class Criterion(nn.Module):
-    """An objective over the embeddings of a batch, with its own parameters where it has some.
+    """An objective over the embeddings of a batch, and its own parameters if it has any.
 
     A loss on one set of embeddings and their labels writes ``forward`` and nothing else:
-    ``compute`` checks the shapes and hands over float32 outside autocast, since exponentials of
+    ``compute`` checks the shapes and calls it on float32 outside autocast, since exponentials of
     scaled similarities overflow half precision. An objective that reads more of the batch (several
     views, the pooled features, captions) sets ``n_views`` and overrides ``compute``; one whose
-    parameters learn at other rates than the embedder's overrides ``param_groups``.
+    parameters need learning rates of their own overrides ``param_groups``.
 
     Collaborators (miner, n_classes, embed_dim) are positional-or-keyword constructor parameters,
     hyperparameters are keyword-only.
 
     Attributes:
         n_views: views of each tuple of images that ``compute`` needs.
-        reads: what of an ``Embedding`` the objective is about: "embeds", or "features" where it has
-            a head of its own, so that the embedding layer is left out.
-        gathers: where several processes train together, ``compute`` is given this process's share
-            of the batch and gathers what it compares (``utilities.distributed``). Otherwise it is
-            given the embeddings, labels and rows of all shares, and may read these only.
+        reads: the part of an ``Embedding`` that the objective trains: "embeds", or "features" if it
+            has a head of its own and leaves out the embedding layer.
+        gathers: if True, each process calls ``compute`` with its own share of the batch, and the
+            objective gathers what it compares (``utilities.distributed``). If False, ``compute``
+            gets the embeddings, labels and rows of all processes and may read only these.
     """
 
     n_views: ClassVar[int] = 1
@@ -36,21 +38,21 @@ class Criterion(nn.Module):
     gathers: ClassVar[bool] = False
 
     def forward(self, embeds: Tensor, labels: Tensor) -> Tensor:
-        """The loss: embeds (B, D), labels (B,) int64; returns a differentiable scalar.
+        """Return the loss of embeds (B, D) with labels (B,) int64, a differentiable scalar.
 
         A batch without any active pair gives a finite zero that still has a gradient.
         """
         raise NotImplementedError(f"{type(self).__name__} is called through compute(views, batch)")
 
     def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
-        """The loss of a batch, as the training loop calls it.
+        """Return the loss of a batch, as the training loop calls it.
 
         Args:
-            views: what the embedder made of each of ``batch.views``.
+            views: the embedder's output for each of ``batch.views``.
             batch: the images' labels, rows and captions.
 
         Raises:
-            ValueError: another number of views than ``n_views``, or embeds and labels do not match.
+            ValueError: the number of views is not ``n_views``, or shapes do not match.
         """
         self.check(views, batch)
         embeds = at_least_float32(views[0].embeds)
@@ -58,22 +60,22 @@ class Criterion(nn.Module):
             return self(embeds, batch.labels)
 
     def after_step(self, embedder: nn.Module) -> None:
-        """Follow the embedder after an optimizer step: a momentum encoder, unit prototypes."""
+        """Update what follows an optimizer step, such as a momentum encoder."""
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The criterion's own trainable parameters, as groups for an optimizer.
+        """Return the criterion's own trainable parameters as groups for an optimizer.
 
         Args:
-            lr: learning rate of the embedder, and theirs unless a criterion has one of its own.
+            lr: learning rate of the embedder, used unless a criterion has a rate of its own.
 
         Returns:
-            dicts with "params" and "lr", and "weight_decay" where it has to differ from the run's.
+            dicts with "params" and "lr", and "weight_decay" where it differs from the run's.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
         return [{"params": parameters, "lr": lr}] if parameters else []
 
     def check(self, views: Sequence[Embedding], batch: Batch) -> None:
-        """Raise ValueError where ``compute`` cannot work with what it is given."""
+        """Raise ValueError if ``compute`` cannot work with these arguments."""
         name = type(self).__name__
         if len(views) != self.n_views:
             raise ValueError(f"{name} needs {self.n_views} view(s) of each image, got {len(views)}")
@@ -88,33 +90,57 @@ class Criterion(nn.Module):
 class PairCriterion(Criterion, ABC):
     """An objective over pairs of images: those of a batch, or of a batch and other references.
 
-    ``criteria.xbm`` gives it a memory of earlier batches as references. Gradients flow through the
-    batch's embeddings alone then.
+    ``criteria.xbm`` passes a memory of earlier batches as references; then only the batch's
+    embeddings get a gradient.
     """
 
     @abstractmethod
     def forward(
         self, embeds: Tensor, labels: Tensor, references: References | None = None
     ) -> Tensor:
-        """The loss: embeds (B, D), labels (B,) int64; returns a differentiable scalar.
+        """Return the loss of embeds (B, D) with labels (B,) int64, a differentiable scalar.
 
         Args:
-            references: what each image is compared with; None is the batch itself, in which an
-                image is no positive of its own.
+            references: the images to compare with; None is the batch itself, in which an image is
+                not its own positive.
         """
 
 
+def positives_and_negatives(labels: Tensor, references: References | None) -> tuple[Tensor, Tensor]:
+    """Return two masks (B, R): which references are of each image's class, and which are not.
+
+    Without references they are those of the batch with itself, and an image is in neither of its
+    own sets.
+    """
+    return pair_masks(labels, None if references is None else references.labels)
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
+    """Convert half precision to float32; keep float32 and float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def check_label_range(labels: Tensor, n_classes: int) -> None:
     """Raise ValueError unless every label is in [0, n_classes).
 
-    On a GPU this would wait for the device at every step; there the indexing kernel asserts it.
+    Only on a CPU: on a GPU this would wait for the device at every step, and the indexing kernel
+    asserts it there.
     """
     if labels.device.type == "cpu" and labels.numel():
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= n_classes:
             raise ValueError(f"label {low if low < 0 else high} is not in [0, {n_classes})")
+
+
+def require_positive(**values: float) -> None:
+    """Raise ValueError, naming the argument, unless each value is finite and above 0."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be finite and > 0; got {value:g}")
+
+
+def require_at_least(low: int, **values: float) -> None:
+    """Raise ValueError, naming the argument, unless each value is finite and at least ``low``."""
+    for name, value in values.items():
+        if not low <= value < math.inf:
+            raise ValueError(f"{name} must be finite and >= {low}; got {value:g}")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import at_least_float32
-from .self_supervised import SelfSupervised, head, mean_cosine, require_at_least
+from .base import at_least_float32, require_at_least
+from .self_supervised import SelfSupervised, head, mean_cosine
 
 
 class BYOL(SelfSupervised):
@@ -55,8 +55,8 @@ class BYOL(SelfSupervised):
     ) -> None:
         super().__init__(feature_dim)
         if not 0 <= momentum <= 1:
-            raise ValueError(f"--loss_byol_momentum {momentum:g} is not in [0, 1]; use 0.996")
-        require_at_least(1, "byol", hidden_dim=hidden_dim, proj_dim=proj_dim)
+            raise ValueError(f"momentum must be in [0, 1]; got {momentum:g}")
+        require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
         self.n_steps = n_steps
         self.momentum = momentum
         self.steps = 0

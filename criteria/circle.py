@@ -6,11 +6,14 @@ Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, 
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pair_weighting import PairWeighting, masked_logsumexp, nonempty
+from utilities.structures import References
+
+from .base import PairCriterion, positives_and_negatives, require_positive
+from .primitives import nonempty, pair_logsumexp, similarities
 
 
-class Circle(PairWeighting):
-    """Weighs each similarity by how far it is from where it should be.
+class Circle(PairCriterion):
+    """Weighs each similarity by how far it is from its optimum.
 
         L = 1/A Σ_i log( 1 + Σ_{n ∈ N_i} exp( γ α_in (S_in - m))
                            · Σ_{p ∈ P_i} exp(-γ α_ip (S_ip - (1 - m))) )
@@ -33,20 +36,17 @@ class Circle(PairWeighting):
 
     def __init__(self, *, margin: float = 0.25, gamma: float = 80.0) -> None:
         super().__init__()
-        if gamma <= 0:
-            raise ValueError(f"--loss_circle_gamma {gamma} scales similarities; use one above 0")
+        require_positive(gamma=gamma)
         self.margin = margin
         self.gamma = gamma
 
-    def weigh(self, sims: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        m = self.margin
-        pull_slopes = (sims - (1 + m)).clamp_(max=0).mul_(self.gamma)  # (B, R), -γ α_ip
-        push_slopes = (sims + m).clamp_(min=0).mul_(self.gamma)  # (B, R), γ α_in
-        pulls, pull_softmax = masked_logsumexp(pull_slopes * (sims - (1 - m)), positive)
-        pushes, push_softmax = masked_logsumexp(push_slopes * (sims - m), negative)
-
-        n_anchors = (nonempty(pulls) & nonempty(pushes)).sum().clamp_(min=1)
-        scores = pulls + pushes  # (B, 1), the logarithm of the product of sums
-        loss = F.softplus(scores).sum() / n_anchors
-        weights = (pull_softmax.mul_(pull_slopes)).addcmul_(push_softmax, push_slopes)
-        return loss, weights.mul_(scores.sigmoid_() / n_anchors)
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
+        sims, m = similarities(embeds, references), self.margin  # (B, R)
+        positive, negative = positives_and_negatives(labels, references)
+        pull_weights = (sims.detach() - (1 + m)).clamp_(max=0).mul_(self.gamma)  # -γ α_ip
+        push_weights = (sims.detach() + m).clamp_(min=0).mul_(self.gamma)  # γ α_in
+        pulls, pushes = pull_weights * (sims - (1 - m)), push_weights * (sims - m)
+        scores = pair_logsumexp(pulls, positive, pushes, negative)  # (B,)
+        return F.softplus(scores).sum() / nonempty(scores).sum().clamp(min=1)

@@ -83,11 +83,11 @@ class CLIP(Criterion):
     ) -> None:
         super().__init__()
         if text not in ("transformer", "frozen"):
-            raise ValueError(f"--loss_clip_text {text} is unknown; use transformer or frozen")
+            raise ValueError(f"text must be transformer or frozen; got {text}")
         if not 0.01 <= temperature < math.inf:
             raise ValueError(
-                f"--loss_clip_temperature {temperature} is below 0.01, the lowest that CLIP "
-                "learns, or infinite; use one from 0.01 on, such as 0.07"
+                f"temperature must be finite and >= 0.01, the lowest that CLIP learns; "
+                f"got {temperature:g}"
             )
         self.proj_dim = proj_dim
         self.reader: FrozenReader | TrainedReader
@@ -156,8 +156,8 @@ class CLIP(Criterion):
         if n_captions != n_images:
             raise ValueError(
                 f"{type(self).__name__} needs a caption of each image, but a batch of {n_images} "
-                f"images has {n_captions}; use a --dataset of image-caption pairs, such as "
-                "openclipart, or a --loss that reads none, such as simclr"
+                f"images has {n_captions}; use a dataset of image-caption pairs, such as "
+                "openclipart, or a loss without captions, such as simclr"
             )
 
 

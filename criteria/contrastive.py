@@ -11,8 +11,7 @@ from batchminer import Miner
 from utilities.structures import References
 
 from .base import PairCriterion
-from .gradient import with_gradient
-from .tuples import hinge_mean, pair_distances
+from .primitives import chosen_distances, hinge_mean
 
 
 class Contrastive(PairCriterion):
@@ -46,10 +45,5 @@ class Contrastive(PairCriterion):
     ) -> Tensor:
         anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
         others = torch.stack((positives, negatives))
-        with torch.no_grad():
-            pairs = pair_distances(embeds, references, anchors, others)
-            d_ap, d_an = pairs.values
-            pull, pull_slopes = hinge_mean(d_ap - self.pos_margin)
-            push, push_slopes = hinge_mean(self.neg_margin - d_an)
-            gradient = pairs.gradient(torch.stack((pull_slopes, -push_slopes)))
-        return with_gradient(pull + push, embeds, gradient)
+        d_ap, d_an = chosen_distances(embeds, references, anchors, others)
+        return hinge_mean(d_ap - self.pos_margin) + hinge_mean(self.neg_margin - d_an)

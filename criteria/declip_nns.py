@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion
+from .base import Criterion, require_at_least
 from .nnclr import nearest
-from .self_supervised import Queue, require_at_least
+from .self_supervised import Queue
 
 
 class DeCLIPNNS(Criterion):
@@ -58,8 +58,8 @@ class DeCLIPNNS(Criterion):
     ) -> None:
         super().__init__()
         if not 0 <= weight <= 1:
-            raise ValueError(f"--loss_declip_nns_weight {weight} is no share; use one from 0 to 1")
-        require_at_least(1, "declip_nns", queue_size=queue_size)
+            raise ValueError(f"weight must be in [0, 1]; got {weight:g}")
+        require_at_least(1, queue_size=queue_size)
         self.clip = make("clip", embed_dim)
         self.weight = weight
         self.queue = Queue(queue_size, self.clip.proj_dim)

@@ -40,11 +40,9 @@ class LanguageDistillation(nn.Module):
     ) -> None:
         super().__init__()
         if distill_dir not in ("backward", "forward"):
-            raise ValueError(
-                f"--language_distill_dir {distill_dir} is unknown; backward or forward"
-            )
+            raise ValueError(f"distill_dir must be backward or forward; got {distill_dir}")
         if not temp > 0:
-            raise ValueError(f"--language_temp {temp} is no temperature; use one above 0")
+            raise ValueError(f"temp must be > 0; got {temp:g}")
         self.shift = shift
         self.temp = temp
         self.distill_dir = distill_dir

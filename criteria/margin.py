@@ -13,8 +13,7 @@ from batchminer import Miner
 from utilities.structures import References
 
 from .base import PairCriterion, check_label_range
-from .gradient import with_gradient
-from .tuples import hinge_mean, pair_distances
+from .primitives import chosen_distances, hinge_mean
 
 
 class Margin(PairCriterion):
@@ -59,10 +58,7 @@ class Margin(PairCriterion):
     ) -> None:
         super().__init__()
         if beta_constant and nu:
-            raise ValueError(
-                f"--loss_margin_nu {nu} regularises a boundary that --loss_margin_beta_constant "
-                "keeps; drop one of them"
-            )
+            raise ValueError(f"nu must be 0 with a constant boundary; got {nu:g}")
         self.n_classes = n_classes
         self.miner = miner
         self.margin = margin
@@ -82,22 +78,13 @@ class Margin(PairCriterion):
         check_label_range(labels, self.n_classes)
         anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
         others = torch.stack((positives, negatives))
-        with torch.no_grad():
-            pairs = pair_distances(embeds, references, anchors, others)
-            classes = labels.index_select(0, anchors)
-            beyond = pairs.values - self.beta.index_select(0, classes)  # d - β, (2, T)
-            loss, slopes = hinge_mean(self.signs * beyond + self.margin)
-            slopes *= self.signs  # dL/dd = -dL/dβ
-            gradient = pairs.gradient(slopes)
-            beta_gradient = slopes.new_zeros(self.n_classes)
-            beta_gradient.index_add_(0, classes, slopes.sum(dim=0), alpha=-1)
-            if self.nu:
-                present = torch.zeros_like(self.beta).index_fill_(0, labels, self.nu)  # (C,) 0 or ν
-                loss += present @ self.beta
-                beta_gradient += present
-        # Two tensors take part: the second summand is 0 and brings its gradient.
-        loss = with_gradient(loss, embeds, gradient)
-        return loss + with_gradient(torch.zeros_like(loss), self.beta, beta_gradient)
+        distances = chosen_distances(embeds, references, anchors, others)  # (2, T), d_ap and d_an
+        beta = self.beta.index_select(0, labels.index_select(0, anchors))  # (T,)
+        loss = hinge_mean(self.signs * (distances - beta) + self.margin)
+        if self.nu:
+            present = torch.zeros_like(self.beta).index_fill_(0, labels, self.nu)  # (C,), 0 or ν
+            loss = loss + present @ self.beta
+        return loss
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         if not self.beta.requires_grad:

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pair_weighting import PairWeighting, masked_logsumexp
+from utilities.structures import References
+
+from .base import PairCriterion, positives_and_negatives
+from .primitives import similarities, soft_hinge_mean
 
 
-class MultiSimilarity(PairWeighting):
+class MultiSimilarity(PairCriterion):
     """Weighs each pair by how it compares with its anchor's other pairs.
 
         L = 1/B Σ_i  1/α log(1 + Σ_{p ∈ P_i} exp(-α (S_ip - λ⁺)))
@@ -19,14 +22,12 @@ class MultiSimilarity(PairWeighting):
 
     P_i holds the positives of i that are less similar than its most similar negative plus the
     margin, N_i the negatives that are more similar than its least similar positive minus the
-    margin. An anchor without positives or without negatives has neither. The image itself is left
-    out by its place, not by its similarity, so that a duplicate counts.
+    margin. Both are empty for an anchor without positives or without negatives.
 
     The code of Roth et al., CVPR 2022, averages the logarithms over the batch first and wraps each
     mean in one more softplus, 1/α softplus(mean_i log(1 + Σ_p …)) + 1/β softplus(…): it scales the
     gradients by a sigmoid in [0.5, 1) and never falls below log(2)/α + log(2)/β, 0.364 at the
-    defaults. ``released=True`` gives that form, with which the weights of their commands were
-    tuned.
+    defaults. The weights of their commands were tuned with that form, ``released=True``.
 
     Args:
         pos_weight: α > 0, an inverse temperature.
@@ -34,9 +35,9 @@ class MultiSimilarity(PairWeighting):
         margin: of the mining, in similarity.
         pos_thresh: λ⁺, in similarity; the paper has one λ for both.
         neg_thresh: λ⁻, in similarity.
-        dim: axis of the batch's similarity matrix along which an anchor's pairs lie, 0 or 1. The
-            matrix is symmetric, so that both are the same loss; it is kept for published commands.
-        released: the released form instead of the published one.
+        dim: 0 or 1, the axis of the similarity matrix that holds an anchor's pairs. The matrix is
+            symmetric, so both give the same loss; kept for published commands.
+        released: use the released form instead of the published one.
 
     Shapes: embeds (B, D) unit rows (similarity is their inner product), labels (B,) int64; returns
     a scalar >= 0.
@@ -58,7 +59,7 @@ class MultiSimilarity(PairWeighting):
     ) -> None:
         super().__init__()
         if dim not in (0, 1):
-            raise ValueError(f"--loss_multisimilarity_dim {dim} is no axis of a matrix; use 0 or 1")
+            raise ValueError(f"dim must be 0 or 1; got {dim}")
         self.pos_weight = pos_weight
         self.neg_weight = neg_weight
         self.margin = margin
@@ -67,25 +68,22 @@ class MultiSimilarity(PairWeighting):
         self.dim = dim
         self.released = released
 
-    def weigh(self, sims: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        # An anchor without positives or negatives has an infinite bound that no pair passes.
-        hardest_positive = torch.where(positive, sims, torch.inf).amin(dim=1, keepdim=True)
-        hardest_negative = torch.where(negative, sims, -torch.inf).amax(dim=1, keepdim=True)
-        positive = positive & (sims < hardest_negative + self.margin)
-        negative = negative & (sims > hardest_positive - self.margin)
-
-        pulls, pull_softmax = masked_logsumexp(
-            (sims - self.pos_thresh).mul_(-self.pos_weight), positive
-        )
-        pushes, push_softmax = masked_logsumexp(
-            (sims - self.neg_thresh).mul_(self.neg_weight), negative
-        )
-        pull = F.softplus(pulls).mean()  # log(1 + Σ exp) is the softplus of log Σ exp
-        push = F.softplus(pushes).mean()
-        pull_slopes = pulls.sigmoid_() / len(sims)  # (B, 1), d pull / d pulls
-        push_slopes = pushes.sigmoid_() / len(sims)
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
+        sims = similarities(embeds, references)  # (B, R)
+        positive, negative = self.hard_pairs(sims, *positives_and_negatives(labels, references))
+        pull = soft_hinge_mean(self.pos_thresh - sims, positive, self.pos_weight)
+        push = soft_hinge_mean(sims - self.neg_thresh, negative, self.neg_weight)
         if self.released:
-            pull_slopes, push_slopes = pull_slopes * pull.sigmoid(), push_slopes * push.sigmoid()
-            pull, push = F.softplus(pull), F.softplus(push)
-        weights = push_softmax.mul_(push_slopes).sub_(pull_softmax.mul_(pull_slopes))
-        return pull / self.pos_weight + push / self.neg_weight, weights
+            pull = F.softplus(self.pos_weight * pull) / self.pos_weight
+            push = F.softplus(self.neg_weight * push) / self.neg_weight
+        return pull + push
+
+    @torch.no_grad()
+    def hard_pairs(self, sims: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the masks P and N, (B, R), of the pairs that violate the margin."""
+        # An anchor without positives or negatives has an infinite bound that no pair passes.
+        least = torch.where(positive, sims, torch.inf).amin(dim=1, keepdim=True)
+        most = torch.where(negative, sims, -torch.inf).amax(dim=1, keepdim=True)
+        return positive & (sims < most + self.margin), negative & (sims > least - self.margin)

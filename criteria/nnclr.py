@@ -10,14 +10,8 @@ from torch import Tensor
 
 from utilities.distributed import gather, rank
 
-from .self_supervised import (
-    Queue,
-    SelfSupervised,
-    full_precision,
-    head,
-    require_at_least,
-    require_positive,
-)
+from .base import require_at_least, require_positive
+from .self_supervised import Queue, SelfSupervised, full_precision, head
 
 
 class NNCLR(SelfSupervised):
@@ -55,10 +49,9 @@ class NNCLR(SelfSupervised):
         pred_dim: int = 4096,
     ) -> None:
         super().__init__(feature_dim)
-        require_positive("nnclr", temperature=temperature)
+        require_positive(temperature=temperature)
         require_at_least(
             1,
-            "nnclr",
             queue_size=queue_size,
             hidden_dim=hidden_dim,
             proj_dim=proj_dim,

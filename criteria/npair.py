@@ -4,17 +4,16 @@ Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NIPS
 N-pair-mc.
 """
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from utilities.structures import References
 
-from .pair_weighting import PairWeighting, masked_logsumexp, mean_squared_length
+from .base import PairCriterion, positives_and_negatives, require_at_least
+from .primitives import masked_logsumexp, mean_squared_length, similarities, soft_hinge_mean_of
 
 
-class NPair(PairWeighting):
-    """Asks of each positive pair to be more similar than all the anchor's negatives at once.
+class NPair(PairCriterion):
+    """Makes each positive pair more similar than all the anchor's negatives at once.
 
         L = 1/T Σ_(a,p) log(1 + Σ_n exp(S_an - S_ap)) + l2 · 1/B Σ_i |x_i|²
 
@@ -23,9 +22,8 @@ class NPair(PairWeighting):
     per class is used in full.
 
     Args:
-        l2: >= 0, weight of the embeddings' mean squared length. For unit rows that is a constant,
-            which is added all the same. The code of Roth et al., ICML 2020, has the length itself,
-            not squared.
+        l2: >= 0, weight of the embeddings' mean squared length; for unit rows that is a constant.
+            The code of Roth et al., ICML 2020, has the length itself, not squared.
 
     Shapes: embeds (B, D), of any length (similarity is their inner product), labels (B,) int64;
     returns a scalar >= 0.
@@ -36,31 +34,25 @@ class NPair(PairWeighting):
 
     def __init__(self, *, l2: float = 0.005) -> None:
         super().__init__()
-        if l2 < 0:
-            raise ValueError(
-                f"--loss_npair_l2 {l2} would reward long embeddings; use 0 or a positive weight"
-            )
+        require_at_least(0, l2=l2)
         self.l2 = l2
 
     def forward(
         self, embeds: Tensor, labels: Tensor, references: References | None = None
     ) -> Tensor:
-        pairs = super().forward(embeds, labels, references)
+        sims = similarities(embeds, references)  # (B, R)
+        pairs = n_pair(sims, *positives_and_negatives(labels, references))
         return pairs + self.l2 * mean_squared_length(embeds)
 
-    def weigh(self, sims: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        return n_pair(sims, positive, negative)
 
+def n_pair(sims: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Return 1/T Σ_(a,p) log(1 + Σ_n exp(S_an - S_ap)).
 
-def n_pair(sims: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """1/T Σ_(a,p) log(1 + Σ_n exp(S_an - S_ap)) and its derivative with respect to S (B, R).
+    The sum over negatives is the anchor's alone, so all its pairs share it.
 
-    The sum over negatives is the anchor's alone, so all its pairs share it: each term is
-    softplus(log Σ_n exp(S_an) - S_ap).
+    Args:
+        sims: S (B, R).
+        positive, negative: (B, R) bool.
     """
-    n_pairs = positive.count_nonzero().clamp_(min=1)
-    totals, softmax = masked_logsumexp(sims, negative)
-    gaps = (totals - sims).masked_fill_(~positive, -torch.inf)  # (B, R)
-    loss = F.softplus(gaps).sum() / n_pairs
-    slopes = gaps.sigmoid_().div_(n_pairs)  # (B, R), -dL/dS of the positive pairs
-    return loss, softmax.mul_(slopes.sum(dim=1, keepdim=True)).sub_(slopes)
+    totals = masked_logsumexp(sims, negative)[:, None]  # (B, 1), log Σ_n exp(S_an)
+    return soft_hinge_mean_of(totals - sims, positive)

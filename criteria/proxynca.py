@@ -36,8 +36,8 @@ class ProxyNCA(ClassVectorCriterion):
     def __init__(self, n_classes: int, embed_dim: int, *, lrmulti: float = 50.0) -> None:
         if n_classes < 2:
             raise ValueError(
-                f"--loss proxynca pushes from the other classes' proxies, of which {n_classes} "
-                "training class(es) leave none; use --loss proxynca_pp or more classes"
+                f"ProxyNCA needs at least 2 training classes, got {n_classes}; ProxyNCA++ "
+                "(proxynca_pp) works with one"
             )
         super().__init__(n_classes, embed_dim, std=1 / 8, lrmulti=lrmulti)
 

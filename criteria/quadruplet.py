@@ -11,8 +11,7 @@ from batchminer import Miner
 from utilities.structures import References
 
 from .base import PairCriterion
-from .gradient import with_gradient
-from .tuples import hinge_mean, pair_distances
+from .primitives import chosen_distances, hinge_mean
 
 
 class Quadruplet(PairCriterion):
@@ -53,20 +52,13 @@ class Quadruplet(PairCriterion):
     ) -> Tensor:
         anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
         others = torch.stack((positives, negatives))
-        z, z_labels = (embeds, labels) if references is None else references
-        with torch.no_grad():
-            seconds, found = self._second_negatives(labels[anchors], z_labels[negatives], z_labels)
-            pairs = pair_distances(embeds, references, anchors, others, squared=True)
-            far_pairs = pair_distances(z, None, negatives, seconds[None], squared=True)
-            d2_ap, d2_an = pairs.values
-            (d2_mn,) = far_pairs.values
-            near, slopes_1 = hinge_mean(d2_ap - d2_an + self.margin_alpha_1)
-            violations = torch.where(found, d2_ap - d2_mn + self.margin_alpha_2, 0)
-            far, slopes_2 = hinge_mean(violations)
-            gradient = pairs.gradient(torch.stack((slopes_1 + slopes_2, -slopes_1)))
-            if references is None:
-                gradient += far_pairs.gradient(-slopes_2[None])
-        return with_gradient(near + far, embeds, gradient)
+        z, z_labels = references or (embeds, labels)
+        seconds, found = self._second_negatives(labels[anchors], z_labels[negatives], z_labels)
+        d2_ap, d2_an = chosen_distances(embeds, references, anchors, others, squared=True)
+        (d2_mn,) = chosen_distances(z, None, negatives, seconds[None], squared=True)
+        near = hinge_mean(d2_ap - d2_an + self.margin_alpha_1)
+        far = hinge_mean(torch.where(found, d2_ap - d2_mn + self.margin_alpha_2, 0))
+        return near + far
 
     def _second_negatives(
         self, first: Tensor, second: Tensor, labels: Tensor

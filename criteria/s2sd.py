@@ -81,13 +81,10 @@ class S2SD(Criterion):
     ) -> None:
         super().__init__()
         if not T > 0:
-            raise ValueError(f"--loss_s2sd_T {T} is no temperature; use one above 0")
+            raise ValueError(f"T must be > 0; got {T:g}")
         if not target_dims or min(target_dims) < 1:
             dims = " ".join(map(str, target_dims))
-            raise ValueError(
-                f"--loss_s2sd_target_dims {dims} names no target or an empty one; "
-                "use dimensions from 1 on"
-            )
+            raise ValueError(f"target_dims must be one or more dimensions >= 1; got {dims}")
         self.T = T
         self.w = w
         self.pool_aggr = pool_aggr
@@ -95,10 +92,8 @@ class S2SD(Criterion):
         self.feat_w = feat_w
         self.feat_distill_delay = feat_distill_delay
         self.iterations = 0  # a plain integer, so that reading it does not wait for the device
-        self.source = _child(make, "--loss_s2sd_source", source, embed_dim)
-        self.targets = nn.ModuleList(
-            _child(make, "--loss_s2sd_target", target, dim) for dim in target_dims
-        )
+        self.source = _child(make, "source", source, embed_dim)
+        self.targets = nn.ModuleList(_child(make, "target", target, dim) for dim in target_dims)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(feature_dim, dim), nn.ReLU(), nn.Linear(dim, dim))
             for dim in target_dims
@@ -150,13 +145,13 @@ class S2SD(Criterion):
         self.iterations = state["iterations"]
 
 
-def _child(make: Callable[[str, int], Criterion], flag: str, name: str, dim: int) -> Criterion:
-    """The loss called ``name`` for embeddings of dimension ``dim``, one that needs nothing else."""
+def _child(make: Callable[[str, int], Criterion], role: str, name: str, dim: int) -> Criterion:
+    """Build the loss called ``name``, which must read nothing but embeddings and labels."""
     if name != "s2sd":  # which would build itself without end
         child = make(name, dim)
         if type(child).compute is Criterion.compute:
             return child
     raise ValueError(
-        f"{flag} {name} reads more of a batch than one set of embeddings and labels, which is all "
-        "that S2SD has for it; use a loss that needs no more, such as multisimilarity"
+        f"{role} must be a loss that reads only embeddings and labels, such as multisimilarity; "
+        f"got {name}"
     )

@@ -1,7 +1,6 @@
 """What the self-supervised objectives share: two views, a head, full precision, a queue."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ParamSpec
@@ -67,8 +66,8 @@ class SelfSupervised(Criterion):
                 )
         if n == 1 and any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.modules()):
             raise ValueError(
-                f"{name} normalises over the batch in its heads and cannot with 1 image; "
-                "use --bs 2 or more for each process"
+                f"{name} normalises over the batch in its heads; "
+                "use 2 images or more for each process, got 1"
             )
 
 
@@ -154,21 +153,3 @@ class Queue(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         self.filled = state["filled"]
-
-
-def require_positive(loss: str, **values: float) -> None:
-    """Raise ValueError, naming the flag, unless each value is finite and above 0.
-
-    Args:
-        loss: its name in ``--loss``; the flags are ``--loss_<loss>_<name of the value>``.
-    """
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"--loss_{loss}_{name} {value:g} is not above 0; use a number above 0")
-
-
-def require_at_least(low: int, loss: str, **values: float) -> None:
-    """Raise ValueError, naming the flag, unless each value is finite and ``low`` or more."""
-    for name, value in values.items():
-        if not low <= value < math.inf:
-            raise ValueError(f"--loss_{loss}_{name} {value:g} is below {low}; use {low} or more")

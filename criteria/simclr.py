@@ -10,13 +10,8 @@ from torch import Tensor
 
 from utilities.distributed import gather, rank
 
-from .self_supervised import (
-    SelfSupervised,
-    full_precision,
-    head,
-    require_at_least,
-    require_positive,
-)
+from .base import require_at_least, require_positive
+from .self_supervised import SelfSupervised, full_precision, head
 
 
 class SimCLR(SelfSupervised):
@@ -44,8 +39,8 @@ class SimCLR(SelfSupervised):
         proj_dim: int = 128,
     ) -> None:
         super().__init__(feature_dim)
-        require_positive("simclr", temperature=temperature)
-        require_at_least(1, "simclr", hidden_dim=hidden_dim, proj_dim=proj_dim)
+        require_positive(temperature=temperature)
+        require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
         self.temperature = temperature
         self.projector = head(feature_dim, hidden_dim, proj_dim)
 

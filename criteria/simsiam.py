@@ -5,7 +5,8 @@ Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021, eq. 4.
 
 from torch import Tensor
 
-from .self_supervised import SelfSupervised, head, mean_cosine, require_at_least
+from .base import require_at_least
+from .self_supervised import SelfSupervised, head, mean_cosine
 
 
 class SimSiam(SelfSupervised):
@@ -36,7 +37,7 @@ class SimSiam(SelfSupervised):
         pred_dim: int = 512,
     ) -> None:
         super().__init__(feature_dim)
-        require_at_least(1, "simsiam", hidden_dim=hidden_dim, proj_dim=proj_dim, pred_dim=pred_dim)
+        require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim, pred_dim=pred_dim)
         self.projector = head(
             feature_dim, hidden_dim, hidden_dim, proj_dim, last_norm=True, last_affine=False
         )

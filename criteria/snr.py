@@ -11,8 +11,7 @@ from batchminer import Miner
 from utilities.structures import References
 
 from .base import PairCriterion
-from .gradient import with_gradient
-from .tuples import hinge_mean, pair_distances
+from .primitives import chosen_distances, hinge_mean
 
 EPS = 1e-12  # added to the signal |a - mean(a)|², which is 0 where all components are equal
 
@@ -49,25 +48,15 @@ class SNR(PairCriterion):
     ) -> Tensor:
         anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
         others = torch.stack((positives, negatives))
-        with torch.no_grad():
-            # Rows less their own mean: D var(x) is their squared length, D var(a - x) the squared
-            # distance of two. The derivative with respect to them is that with respect to the
-            # embeddings, since its rows have mean 0 too.
-            centred = _centred(embeds)
-            if references is not None:
-                references = references._replace(embeds=_centred(references.embeds))
-            pairs = pair_distances(centred, references, anchors, others, squared=True)
-            noise_ap, noise_an = pairs.values
-            signal = centred.square().sum(dim=1).add_(EPS).index_select(0, anchors)  # (T,)
-            ratios = (noise_ap - noise_an) / signal
-            loss, slopes = hinge_mean(ratios + self.margin)
-            slopes /= signal
-            gradient = pairs.gradient(torch.stack((slopes, -slopes)))
-            # dL/dsignal = -slopes ratios, and dsignal/dx = 2 x.
-            falls = signal.new_zeros(len(embeds)).index_add_(0, anchors, slopes * ratios)
-            gradient.addcmul_(falls[:, None], centred, value=-2)
-        regularizer = embeds.sum(dim=1).abs().mean()
-        return with_gradient(loss, embeds, gradient) + self.reg_lambda * regularizer
+        # Rows less their own mean: D var(x) is their squared length, D var(a - x) the squared
+        # distance of two.
+        centred = _centred(embeds)
+        if references is not None:
+            references = references._replace(embeds=_centred(references.embeds))
+        noise_ap, noise_an = chosen_distances(centred, references, anchors, others, squared=True)
+        signal = (centred.square().sum(dim=1) + EPS).index_select(0, anchors)  # (T,)
+        loss = hinge_mean((noise_ap - noise_an) / signal + self.margin)
+        return loss + self.reg_lambda * embeds.sum(dim=1).abs().mean()
 
 
 def _centred(embeds: Tensor) -> Tensor:

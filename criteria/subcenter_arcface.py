@@ -43,7 +43,7 @@ class SubcenterArcFace(ClassVectorCriterion):
         feature_scale: float = 16.0,
         n_subcenters: int = 3,
     ) -> None:
-        check_angle(angular_margin, "--loss_subcenter_arcface_angular_margin")
+        check_angle(angular_margin)
         super().__init__(n_classes, embed_dim, per_class=n_subcenters, lr=lr)
         self.angular_margin = angular_margin
         self.feature_scale = feature_scale

@@ -6,17 +6,20 @@ outside the logarithm).
 
 from torch import Tensor
 
-from .pair_weighting import PairWeighting, masked_logsumexp
+from utilities.structures import References
+
+from .base import PairCriterion, positives_and_negatives, require_positive
+from .primitives import masked_logsumexp, similarities
 
 
-class SupCon(PairWeighting):
+class SupCon(PairCriterion):
     """Classifies each image among all others; every image of its class is a right answer.
 
         L = 1/A Σ_i  -1/|P_i| Σ_{p ∈ P_i} log( exp(S_ip / τ) / Σ_{k ≠ i} exp(S_ik / τ) )
 
     P_i holds the other images of the class of i, and A counts the anchors that have any; the others
-    are left out. The paper sums over anchors, its code averages, and neither meets an anchor
-    without positives since the two views of an image are in one batch there.
+    are left out. The paper sums over anchors, its code averages; there every anchor has a positive,
+    since both views of an image are in one batch.
 
     Args:
         temperature: τ > 0.
@@ -30,20 +33,18 @@ class SupCon(PairWeighting):
 
     def __init__(self, *, temperature: float = 0.1) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(
-                f"--loss_supcon_temperature {temperature} divides similarities; use one above 0"
-            )
+        require_positive(temperature=temperature)
         self.temperature = temperature
 
-    def weigh(self, sims: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        counts = positive.count_nonzero(dim=1)[:, None]  # (B, 1), |P_i|
-        anchors = (counts > 0).to(sims.dtype)
-        n_anchors = anchors.sum().clamp_(min=1)
-        logits = sims / self.temperature
-        totals, softmax = masked_logsumexp(logits, positive | negative)
+    def forward(
+        self, embeds: Tensor, labels: Tensor, references: References | None = None
+    ) -> Tensor:
+        logits = similarities(embeds, references) / self.temperature  # (B, R)
+        positive, negative = positives_and_negatives(labels, references)
+        totals = masked_logsumexp(logits, positive | negative)  # (B,)
+        n_positives = positive.count_nonzero(dim=1)  # (B,), |P_i|
+        has_positives = (n_positives > 0).to(logits.dtype)
+        n_anchors = has_positives.sum().clamp(min=1)
         # The mean over an anchor's positives and over anchors, as one weight for each pair.
-        targets = positive / (counts * n_anchors).clamp_(min=1)  # (B, R)
-        loss = (totals * anchors).sum() / n_anchors - (targets * logits).sum()
-        weights = softmax.mul_(anchors / n_anchors).sub_(targets).div_(self.temperature)
-        return loss, weights
+        weights = positive / (n_positives * n_anchors).clamp(min=1)[:, None]  # (B, R)
+        return totals @ (has_positives / n_anchors) - (weights * logits).sum()

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 
 from utilities.distributed import gather, rank
 
-from .self_supervised import (
-    Queue,
-    SelfSupervised,
-    full_precision,
-    head,
-    require_at_least,
-    require_positive,
-)
+from .base import require_at_least, require_positive
+from .self_supervised import Queue, SelfSupervised, full_precision, head
 
 
 class SwAV(SelfSupervised):
@@ -72,17 +66,16 @@ class SwAV(SelfSupervised):
         queue_start: int = 37500,
     ) -> None:
         super().__init__(feature_dim)
-        require_positive("swav", temperature=temperature, epsilon=epsilon)
+        require_positive(temperature=temperature, epsilon=epsilon)
         require_at_least(
             1,
-            "swav",
             sinkhorn_iterations=sinkhorn_iterations,
             hidden_dim=hidden_dim,
             proj_dim=proj_dim,
             n_prototypes=n_prototypes,
         )
         require_at_least(
-            0, "swav", freeze_steps=freeze_steps, queue_size=queue_size, queue_start=queue_start
+            0, freeze_steps=freeze_steps, queue_size=queue_size, queue_start=queue_start
         )
         self.temperature = temperature
         self.epsilon = epsilon

@@ -11,8 +11,7 @@ from batchminer import Miner
 from utilities.structures import References
 
 from .base import PairCriterion
-from .gradient import with_gradient
-from .tuples import hinge_mean, pair_distances
+from .primitives import chosen_distances, hinge_mean
 
 
 class Triplet(PairCriterion):
@@ -42,9 +41,5 @@ class Triplet(PairCriterion):
     ) -> Tensor:
         anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
         others = torch.stack((positives, negatives))
-        with torch.no_grad():
-            pairs = pair_distances(embeds, references, anchors, others, squared=True)
-            d2_ap, d2_an = pairs.values
-            loss, slopes = hinge_mean(d2_ap - d2_an + self.margin)
-            gradient = pairs.gradient(torch.stack((slopes, -slopes)))
-        return with_gradient(loss, embeds, gradient)
+        d2_ap, d2_an = chosen_distances(embeds, references, anchors, others, squared=True)
+        return hinge_mean(d2_ap - d2_an + self.margin)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from utilities.distributed import gather
 
-from .self_supervised import SelfSupervised, full_precision, head, require_at_least
+from .base import require_at_least
+from .self_supervised import SelfSupervised, full_precision, head
 
 EPS = 1e-4  # of the variance, so that its root has a gradient at zero
 
@@ -54,12 +55,11 @@ class VICReg(SelfSupervised):
         super().__init__(feature_dim)
         require_at_least(
             0,
-            "vicreg",
             invariance_weight=invariance_weight,
             variance_weight=variance_weight,
             covariance_weight=covariance_weight,
         )
-        require_at_least(1, "vicreg", hidden_dim=hidden_dim, proj_dim=proj_dim)
+        require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
         self.invariance_weight = invariance_weight
         self.variance_weight = variance_weight
         self.covariance_weight = covariance_weight
@@ -81,7 +81,7 @@ def variance_invariance_covariance(first: Tensor, second: Tensor) -> Tensor:
     views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
     n, _, dim = views.shape
     if n < 2:
-        raise ValueError("VICReg needs a variance and has none of 1 image; use --bs 2 or more")
+        raise ValueError("VICReg takes a variance over the batch; use 2 images or more, got 1")
     invariance = F.mse_loss(views[:, 0], views[:, 1])
     var, mean = torch.var_mean(views, dim=0, correction=1)  # (2, D)
     variance = (1 - (var + EPS).sqrt()).relu().mean()

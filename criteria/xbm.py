@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utilities.structures import References
 
-from .base import Criterion, PairCriterion
+from .base import Criterion, PairCriterion, require_at_least
 
 
 class CrossBatchMemory(Criterion):
@@ -53,8 +53,7 @@ class CrossBatchMemory(Criterion):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"--xbm_size {size} holds no embedding; use 1 or more")
+        require_at_least(1, size=size)
         self.criterion = criterion
         self.size = size
         self.start = start

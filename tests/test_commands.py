@@ -408,7 +408,7 @@ def test_a_benchmark_runs(module, tmp_path, monkeypatch, capsys):
 def test_theirs_is_the_same_objective(name):
     """The loss timed beside ours has the same value on the same features and heads."""
     bench = criteria.Bench(criteria.Size(8, 16, 10, small=True), torch.device("cpu"), rounds=1)
-    ours = criteria.build_criterion(name, bench.size, MINERS["distance"]())
+    ours = criteria.build_criterion(name, bench.size, MINERS["distance"].load()())
     views, batch, _ = bench.embedded(ours)
     found = []
     for objective in (ours.compute, criteria.pml_objective(ours)[0]):

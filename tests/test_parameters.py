@@ -33,7 +33,8 @@ def test_choices_are_the_registry(choices, registry):
 
 def test_losses_are_grouped_by_what_they_compare():
     """Those of views take two or more of them, those of labels take one and read embeddings."""
-    for name, criterion in CRITERIA.items():
+    for name, row in CRITERIA.items():
+        criterion = row.load()
         labels, views = name in parameters.LABEL_LOSSES, name in parameters.VIEW_LOSSES
         assert views == (criterion.n_views > 1)
         assert labels == (criterion.reads == "embeds")
@@ -49,7 +50,7 @@ def test_flags_agree_with_constructors(prefix, registry):
     expected = {
         f"{prefix}_{name}_{key}": default
         for name, component in registry.items()
-        for key, default in hyperparameters(component).items()
+        for key, default in hyperparameters(component.load()).items()
     }
     flags = {key: value for key, value in args.items() if key.startswith(f"{prefix}_")}
     assert flags == expected

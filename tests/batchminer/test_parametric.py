@@ -395,12 +395,12 @@ def test_a_criterion_has_none_of_the_policys_parameters():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"every": 0}, "--miner_parametric_every 0"),
-        ({"bins": 0}, "--miner_parametric_bins 0"),
-        ({"lower": 1.4}, "--miner_parametric_lower 1.4 and --miner_parametric_upper 1.4"),
-        ({"lower": -0.1}, "--miner_parametric_lower -0.1"),
-        ({"lr": -1.0}, "--miner_parametric_lr -1.0"),
-        ({"init": "high"}, "--miner_parametric_init high is unknown; use low or uniform"),
+        ({"every": 0}, "every must be >= 1; got 0"),
+        ({"bins": 0}, "bins must be >= 1; got 0"),
+        ({"lower": 1.4}, "lower must be >= 0 and below upper 1.4; got 1.4"),
+        ({"lower": -0.1}, "lower must be >= 0 and below upper 1.4; got -0.1"),
+        ({"lr": -1.0}, "lr must be >= 0; got -1"),
+        ({"init": "high"}, "init must be low or uniform; got high"),
     ],
 )
 def test_hyperparameters_out_of_range_are_refused(kwargs, message):

@@ -324,7 +324,7 @@ def test_rho_distance_switches_a_pair_with_its_probability(cp, against_reference
 
 @pytest.mark.parametrize("cp", [-0.1, 1.5, math.nan])
 def test_rho_distance_refuses_what_is_no_probability(cp):
-    with pytest.raises(ValueError, match=r"--miner_rho_distance_cp .* is no probability"):
+    with pytest.raises(ValueError, match=r"cp must be in \[0, 1\]; got"):
         RhoDistance(cp=cp)
 
 

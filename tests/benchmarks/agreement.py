@@ -174,7 +174,7 @@ def cases(args: argparse.Namespace) -> dict[str, dict[str, argparse.Namespace]]:
         f"loss_{loss}_{name}": size
         for loss, criterion in criteria.CRITERIA.items()
         for name, size in HEADS.items()
-        if name in hyperparameters(criterion)
+        if name in hyperparameters(criterion.load())
     }
     plain = {**vars(args), **heads}
     return {

@@ -128,8 +128,8 @@ def build_criterion(name: str, size: Size, miner: Miner) -> Criterion:
         "encoder": None,  # the default text tower needs none
         **(SMALL if size.small else {}),
     }
-    asked = inspect.signature(CRITERIA[name]).parameters
-    criterion = CRITERIA[name](**{key: arguments[key] for key in asked if key in arguments})
+    asked = inspect.signature(CRITERIA[name].load()).parameters
+    criterion = CRITERIA[name].load()(**{key: arguments[key] for key in asked if key in arguments})
     return in_mid_run(criterion)
 
 
@@ -162,7 +162,7 @@ def in_mid_run(criterion: Criterion) -> Criterion:
 
 def target_of(name: str) -> Target:
     """By what the constructor asks for: a miner, class vectors, or neither; heads have none."""
-    asked = inspect.signature(CRITERIA[name]).parameters
+    asked = inspect.signature(CRITERIA[name].load()).parameters
     if name in TRIPLET_LOSSES:
         return Target(floors=3, faster=5)
     if "miner" in asked or "make" in asked or "feature_dim" in asked:
@@ -211,7 +211,7 @@ PML_MINERS: dict[str, Callable[[], Any]] = {
 
 def default(name: str, hyperparameter: str) -> Any:
     """The default of a hyperparameter of our criterion, for theirs to work as much."""
-    return hyperparameters(CRITERIA[name])[hyperparameter]
+    return hyperparameters(CRITERIA[name].load())[hyperparameter]
 
 
 def pml_loss(name: str, size: Size, miner: str) -> tuple[Loss, nn.Module] | None:
@@ -219,7 +219,7 @@ def pml_loss(name: str, size: Size, miner: str) -> tuple[Loss, nn.Module] | None
     if name not in PML_LOSSES:
         return None
     loss = PML_LOSSES[name](size)
-    mined = "miner" in inspect.signature(CRITERIA[name]).parameters
+    mined = "miner" in inspect.signature(CRITERIA[name].load()).parameters
     if name == "multisimilarity":  # its mining is part of the loss
         mined, miner = True, "multisimilarity"
     if not mined:
@@ -408,7 +408,7 @@ class Bench:
 
 def bench_loss(bench: Bench, name: str, miner: str, row: str, target: Target) -> Times:
     """A criterion with a miner, if it takes one, and theirs."""
-    criterion = build_criterion(name, bench.size, MINERS[miner]())
+    criterion = build_criterion(name, bench.size, MINERS[miner].load()())
     return bench.compare(row, target, *bench.steps(criterion, miner, name))
 
 
@@ -430,7 +430,7 @@ def bench_memory(bench: Bench, names: Iterable[str]) -> list[Times]:
     """Criteria that also compare the batch with a full cross-batch memory."""
     rows = []
     for name in names:
-        criterion = build_criterion(name, bench.size, MINERS["distance"]())
+        criterion = build_criterion(name, bench.size, MINERS["distance"].load()())
         assert isinstance(criterion, PairCriterion)
         ours = CrossBatchMemory(criterion, bench.size.dim, size=bench.size.memory, start=0)
         theirs = pml.CrossBatchMemory(

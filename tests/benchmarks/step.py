@@ -56,7 +56,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def noise(args: argparse.Namespace, device: torch.device) -> Batch:
     """Return a batch as a loader hands it over, in pinned memory where there is a GPU."""
     generator = torch.Generator().manual_seed(0)
-    n_views, shape = criteria.CRITERIA[args.loss].n_views, (args.bs, *[args.image_size] * 2, 3)
+    n_views, shape = (
+        criteria.CRITERIA[args.loss].load().n_views,
+        (args.bs, *[args.image_size] * 2, 3),
+    )
     views = [
         torch.randint(256, shape, dtype=torch.uint8, generator=generator) for _ in range(n_views)
     ]

@@ -88,11 +88,11 @@ def test_an_image_of_length_zero_has_a_finite_gradient():
 
 
 def test_hyperparameters_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"--loss_angular_alpha 0 is no angle .* \(0, 70\]"):
+    with pytest.raises(ValueError, match=r"alpha must be in \(0, 70\] .*got 0"):
         Angular(alpha=0)
-    with pytest.raises(ValueError, match=r"--loss_angular_alpha 80 is no angle .* \(0, 70\]"):
+    with pytest.raises(ValueError, match=r"alpha must be in \(0, 70\] .*got 80"):
         Angular(alpha=80)
-    with pytest.raises(ValueError, match=r"--loss_angular_npair_ang_weight -1 .* use 0 or"):
+    with pytest.raises(ValueError, match="npair_ang_weight must be finite and >= 0; got -1"):
         Angular(npair_ang_weight=-1)
-    with pytest.raises(ValueError, match=r"--loss_angular_npair_l2 -1 .* use 0 or"):
+    with pytest.raises(ValueError, match="npair_l2 must be finite and >= 0; got -1"):
         Angular(npair_l2=-1)

@@ -78,5 +78,5 @@ def test_float32_is_close_to_float64(n):
 def test_one_image_is_refused():
     criterion = BarlowTwins(4, hidden_dim=6, proj_dim=5)
     criterion.projector = nn.Identity()
-    with pytest.raises(ValueError, match="cannot with 1 image; use --bs 2 or more"):
+    with pytest.raises(ValueError, match="use 2 images or more, got 1"):
         criterion(torch.ones(1, 4), torch.ones(1, 4))

@@ -239,12 +239,12 @@ def test_another_number_of_views():
 
 @pytest.mark.parametrize("temperature", [0.0, 0.005, -1.0, math.inf, math.nan])
 def test_a_temperature_out_of_range(temperature):
-    with pytest.raises(ValueError, match=r"--loss_clip_temperature .* use one from 0\.01 on"):
+    with pytest.raises(ValueError, match=r"temperature must be finite and >= 0\.01.*got"):
         clip(temperature=temperature)
 
 
 def test_an_unknown_reader():
-    with pytest.raises(ValueError, match="--loss_clip_text bert is unknown"):
+    with pytest.raises(ValueError, match="text must be transformer or frozen; got bert"):
         CLIP(FEATURES, refuse, refuse, text="bert")
 
 

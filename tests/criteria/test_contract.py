@@ -30,7 +30,7 @@ def flags(**overrides):
     chosen |= {"xbm_size": 0, "xbm_start": 0, "xbm_weight": 1.0}
     for prefix, registry in (("loss_", CRITERIA), ("miner_", batchminer.MINERS)):
         for name, component in registry.items():
-            for key, value in hyperparameters(component).items():
+            for key, value in hyperparameters(component.load()).items():
                 chosen[f"{prefix}{name}_{key}"] = SMALL.get(key, value)
     for key, value in hyperparameters(criteria.LanguageDistillation).items():
         chosen[f"language_{key}"] = value
@@ -75,12 +75,12 @@ def embedding(n=8, dtype=torch.float32, seed=0):
 
 def views_for(name, n=8, dtype=torch.float32):
     """As many views as the criterion asks for."""
-    return [embedding(n, dtype, seed) for seed in range(CRITERIA[name].n_views)]
+    return [embedding(n, dtype, seed) for seed in range(CRITERIA[name].load().n_views)]
 
 
 def read(name, views):
     """What of each view the criterion is about."""
-    return [getattr(view, CRITERIA[name].reads) for view in views]
+    return [getattr(view, CRITERIA[name].load().reads) for view in views]
 
 
 CAPTIONS = ("fox", "red fox", "sea", "a car", "mountain", "cats", "tree", "a house")
@@ -145,7 +145,7 @@ def test_wrong_shapes_are_named(name):
 
 @pytest.mark.parametrize("name", parameters.CAPTION_LOSSES)
 def test_missing_captions_are_named(name):
-    with pytest.raises(ValueError, match=r"of 8 images has 0; use a --dataset of image-caption"):
+    with pytest.raises(ValueError, match=r"of 8 images has 0; use a dataset of image-caption"):
         build(name).compute(views_for(name), batch(LABELS)._replace(captions=()))
 
 
@@ -227,12 +227,12 @@ def test_batch_order_does_not_matter(name):
     assert moved.item() == pytest.approx(loss.item(), rel=1e-5, abs=rounding(8))
 
 
-PAIRS = [name for name, criterion in CRITERIA.items() if issubclass(criterion, PairCriterion)]
+PAIRS = [name for name, row in CRITERIA.items() if issubclass(row.load(), PairCriterion)]
 
 
 def test_the_flags_know_which_losses_compare_images_with_images():
     assert sorted(parameters.PAIR_LOSSES) == sorted(PAIRS)
-    mined = [n for n, c in CRITERIA.items() if "miner" in inspect.signature(c).parameters]
+    mined = [n for n, c in CRITERIA.items() if "miner" in inspect.signature(c.load()).parameters]
     assert sorted(parameters.MINED_LOSSES) == sorted(mined)
 
 
@@ -261,7 +261,7 @@ def test_every_pair_loss_takes_a_memory(name):
 
 
 def test_a_memory_without_images_to_compare_is_refused():
-    with pytest.raises(ValueError, match=r"--xbm_size 16 .* --loss softmax compares images with"):
+    with pytest.raises(ValueError, match=r"--xbm_size 16 .* --loss softmax does not compare"):
         build("softmax", xbm_size=16)
 
 

@@ -143,5 +143,5 @@ def test_a_collapsed_batch_has_a_finite_gradient():
 
 @pytest.mark.parametrize("nbins", [64, 1, 0, -3])
 def test_a_wrong_number_of_nodes_is_named(nbins):
-    with pytest.raises(ValueError, match=f"--loss_histogram_nbins {nbins} .*odd number"):
+    with pytest.raises(ValueError, match=f"nbins must be odd .*got {nbins}"):
         Histogram(nbins=nbins)

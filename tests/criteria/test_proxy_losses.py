@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import ProxyAnchorLoss, ProxyNCALoss
 
-from criteria.oproxy import OProxy, log_one_plus_sum_exp
+from criteria.proxy_anchor import ProxyAnchor, log_one_plus_sum_exp
 from criteria.proxynca import ProxyNCA
 from criteria.proxynca_pp import ProxyNCAPlusPlus
 from criteria.softmax import Softmax
@@ -73,16 +73,16 @@ def nca_oracle(criterion, images, labels, proxies):
 
 
 def oracle(criterion, embeds, labels):
-    of_kind = oproxy_oracle if isinstance(criterion, OProxy) else nca_oracle
+    of_kind = oproxy_oracle if isinstance(criterion, ProxyAnchor) else nca_oracle
     return of_kind(criterion, unit(embeds), labels.tolist(), unit(criterion.class_vectors))
 
 
 UNEQUAL = {"pos_alpha": 3.0, "neg_alpha": 10.0, "pos_delta": 0.3, "neg_delta": 0.1}
 SETTINGS = [
-    (OProxy, {}),
-    (OProxy, UNEQUAL),
-    (OProxy, {"mode": "nca"}),
-    (OProxy, {"mode": "nca", **UNEQUAL}),
+    (ProxyAnchor, {}),
+    (ProxyAnchor, UNEQUAL),
+    (ProxyAnchor, {"mode": "nca"}),
+    (ProxyAnchor, {"mode": "nca", **UNEQUAL}),
     (ProxyNCA, {}),
     (ProxyNCAPlusPlus, {}),
     (ProxyNCAPlusPlus, {"temperature": 2.0}),
@@ -102,7 +102,7 @@ def test_equals_the_equation(criterion, hyperparameters, labels):
 @pytest.mark.parametrize(
     ("criterion", "theirs"),
     [
-        (OProxy, lambda c, d: ProxyAnchorLoss(c, d, margin=0.1, alpha=32)),
+        (ProxyAnchor, lambda c, d: ProxyAnchorLoss(c, d, margin=0.1, alpha=32)),
         (ProxyNCAPlusPlus, lambda c, d: ProxyNCALoss(c, d, softmax_scale=1 / 0.11)),
     ],
 )
@@ -175,7 +175,7 @@ def test_length_of_embeddings_and_proxies_does_not_matter(criterion, hyperparame
 
 @pytest.mark.parametrize("mode", ["anchor", "nca"])
 def test_large_alphas_do_not_overflow(mode):
-    criterion = make(OProxy, mode=mode, pos_alpha=1e4, neg_alpha=1e4).float()
+    criterion = make(ProxyAnchor, mode=mode, pos_alpha=1e4, neg_alpha=1e4).float()
     embeds, labels = batch(BATCHES[0])
     embeds = embeds.detach().float().requires_grad_()
     loss = criterion(embeds, labels)
@@ -187,7 +187,7 @@ def test_large_alphas_do_not_overflow(mode):
 
 @pytest.mark.parametrize("mode", ["anchor", "nca"])
 def test_images_on_proxies_at_right_angles_have_nothing_left_to_learn(mode):
-    criterion = make(OProxy, n_classes=4, dim=4, mode=mode, neg_delta=0.9, pos_delta=0.1)
+    criterion = make(ProxyAnchor, n_classes=4, dim=4, mode=mode, neg_delta=0.9, pos_delta=0.1)
     criterion.class_vectors.data = torch.eye(4).double()
     embeds = torch.eye(4).double().requires_grad_()
     loss = criterion(embeds, torch.arange(4))
@@ -198,8 +198,8 @@ def test_images_on_proxies_at_right_angles_have_nothing_left_to_learn(mode):
 
 def test_an_absent_class_only_pushes_and_only_in_the_negative_term():
     """Class 2 has no image: it does not thin the positive mean, but counts in the negative one."""
-    two = make(OProxy, n_classes=2)
-    three = make(OProxy, n_classes=3)
+    two = make(ProxyAnchor, n_classes=2)
+    three = make(ProxyAnchor, n_classes=3)
     three.class_vectors.data[:2] = two.class_vectors.data
     embeds, labels = batch([0, 0, 1])
     three.class_vectors.data[2] = -embeds.detach().mean(dim=0)  # far from all images
@@ -242,17 +242,17 @@ def test_a_label_out_of_range_is_named(criterion, hyperparameters, label):
 
 
 def test_a_mode_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match=r"--loss_oproxy_mode proxy .* use anchor or nca"):
-        OProxy(4, 4, mode="proxy")
+    with pytest.raises(ValueError, match="mode must be anchor or nca; got proxy"):
+        ProxyAnchor(4, 4, mode="proxy")
 
 
 def test_proxy_nca_needs_a_class_to_push_from():
-    with pytest.raises(ValueError, match=r"--loss proxynca .* 1 training class.*use --loss"):
+    with pytest.raises(ValueError, match="needs at least 2 training classes, got 1"):
         ProxyNCA(1, 4)
 
 
 @pytest.mark.parametrize(
-    ("criterion", "lrmulti"), [(OProxy, 2000.0), (ProxyNCA, 50.0), (ProxyNCAPlusPlus, 50.0)]
+    ("criterion", "lrmulti"), [(ProxyAnchor, 2000.0), (ProxyNCA, 50.0), (ProxyNCAPlusPlus, 50.0)]
 )
 def test_proxies_learn_at_a_multiple_of_the_embedders_rate_without_decay(criterion, lrmulti):
     (group,) = make(criterion).param_groups(lr=1e-5)
@@ -263,7 +263,7 @@ def test_proxies_learn_at_a_multiple_of_the_embedders_rate_without_decay(criteri
     assert group["lr"] == 0
 
 
-@pytest.mark.parametrize("criterion", [OProxy, ProxyNCA, ProxyNCAPlusPlus])
+@pytest.mark.parametrize("criterion", [ProxyAnchor, ProxyNCA, ProxyNCAPlusPlus])
 def test_the_first_proxies_follow_the_seed_and_have_deviation_one_eighth(criterion):
     torch.manual_seed(3)
     first, second = criterion(500, 64), criterion(500, 64)

@@ -9,7 +9,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import MarginLoss, TripletMarginLoss
 
 from batchminer import Distance
-from criteria import tuples
+from criteria import primitives
 from criteria.margin import Margin
 from criteria.triplet import Triplet
 from utilities.structures import References, Triplets
@@ -30,7 +30,7 @@ class Given:
 @pytest.fixture(autouse=True, params=["rows", "matrix"])
 def way(request, monkeypatch):
     """Every test runs with the distances of rows, and with those read from the matrix."""
-    monkeypatch.setattr(tuples, "MATRIX_SHARE", math.inf if request.param == "rows" else 0)
+    monkeypatch.setattr(primitives, "MATRIX_SHARE", math.inf if request.param == "rows" else 0)
 
 
 def batch(n=8, dim=6, seed=0, dtype=torch.float64):
@@ -270,7 +270,7 @@ def test_margin_constant_boundary_is_no_parameter_but_is_saved():
 
 
 def test_margin_refuses_nu_with_a_constant_boundary():
-    with pytest.raises(ValueError, match=r"--loss_margin_nu 0.1 .*--loss_margin_beta_constant"):
+    with pytest.raises(ValueError, match=r"nu must be 0 with a constant boundary; got 0\.1"):
         Margin(4, Given(), nu=0.1, beta_constant=True)
 
 

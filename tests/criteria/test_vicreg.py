@@ -84,5 +84,5 @@ def test_spread_and_uncorrelated_dimensions_cost_nothing():
 def test_one_image_is_refused():
     criterion = VICReg(4, hidden_dim=6, proj_dim=5)
     criterion.projector = nn.Identity()
-    with pytest.raises(ValueError, match="has none of 1 image; use --bs 2 or more"):
+    with pytest.raises(ValueError, match="use 2 images or more, got 1"):
         criterion(torch.ones(1, 4), torch.ones(1, 4))

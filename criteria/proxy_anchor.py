@@ -10,7 +10,7 @@ from torch import Tensor
 from .class_vectors import ClassVectorCriterion, own_class
 
 
-class OProxy(ClassVectorCriterion):
+class ProxyAnchor(ClassVectorCriterion):
     """Pulls each class's proxy toward the images of its class and pushes it from all others.
 
         L = 1/|P⁺| Σ_{c ∈ P⁺} log(1 + Σ_{i: y_i = c} exp(-α⁺ (cos_ic - δ⁺)))
@@ -59,7 +59,7 @@ class OProxy(ClassVectorCriterion):
         neg_delta: float = -0.1,
     ) -> None:
         if mode not in ("anchor", "nca"):
-            raise ValueError(f"--loss_oproxy_mode {mode} is unknown; use anchor or nca")
+            raise ValueError(f"mode must be anchor or nca; got {mode}")
         super().__init__(n_classes, embed_dim, std=1 / 8, lrmulti=lrmulti)
         self.mode = mode
         self.pos_alpha = pos_alpha
