@@ -81,3 +81,8 @@ def assert_same(ours, theirs, tensors, their_tensors=None, *, close=1e-9, sphere
             x, y = along_the_sphere(x, tensor), along_the_sphere(y, tensor)
         assert torch.allclose(x, y, atol=10 * close)
         assert x.abs().sum() > 0
+
+
+def two_views(n, dim=4, seed=0):
+    """The features (n, dim) of two views."""
+    return [x.clone() for x in normal(2, n, dim, seed=seed)]
