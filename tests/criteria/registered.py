@@ -14,6 +14,7 @@ from utilities.structures import Embedding
 SMALL = {  # heads, queues and text towers, instead of the published sizes
     "hidden_dim": 8, "proj_dim": 6, "pred_dim": 8, "queue_size": 12, "n_prototypes": 5,
     "width": 8, "layers": 1, "heads": 2, "tokens": 9,
+    "target_dims": (4, 7),
 }  # fmt: skip
 LOSSES = dict(criteria.CRITERIA)  # name -> class
 MINERS = dict(batchminer.MINERS)
