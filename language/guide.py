@@ -9,15 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from language import CONTROLS
 from language.words import Words
 from utilities.registry import lookup
 from utilities.structures import Batch
-
-CONTROLS = {
-    "none": "the words of each item",
-    "permuted": "the words of another item, by a seeded permutation",
-    "uniform": "one constant for all pairs, the mean word similarity",
-}
 
 
 class LanguageGuide:

@@ -8,8 +8,7 @@ that it ranks highest for a class (or for an image) are the words of that class 
 import torch
 from torch import Tensor
 
-LEVELS = ("class", "sample")
-AVERAGES = ("logits", "probabilities")
+from language import AVERAGES, LEVELS
 
 
 def top_classes(

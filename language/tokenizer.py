@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from language.encoders import ENCODERS, load_tokenizer, read_source, resolve
+from language import ENCODERS
+from language.encoders import load_tokenizer, read_source, resolve
 from language.word_vectors import SUFFIXES
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from language import SOURCES
 from utilities.registry import closest_first
 
-SOURCES = ("classnames", "pseudolabels", "captions")
 PROMPT = "a photo of a {}"
 
 

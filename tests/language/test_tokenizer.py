@@ -1,27 +1,17 @@
 import pytest
 import torch
-from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers, processors
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig
 
 from language import encoders
 from language.tokenizer import Tokenizer
+from tests.language.letters import word_tokenizer
 
 WORDS = ["<pad>", "<s>", "<unk>", "</s>", "a", "red", "fox"]
 
 
-def save(folder, *, marks=True, **special):
+def save(folder, **options):
     """A folder with a tokenizer of words and a config.json, and no weights."""
-    words = models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
-    backend = Backend(words)
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    if marks:
-        backend.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)]
-        )
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special).save_pretrained(
-        folder
-    )
+    word_tokenizer(WORDS, **options).save_pretrained(folder)
     BertConfig(vocab_size=len(WORDS)).save_pretrained(folder)
     return str(folder)
 
