@@ -19,7 +19,7 @@ from language.text_encoder import TextEncoder
 from language.words import Words
 from utilities.disk_cache import Entry, digest, stamp
 from utilities.files import cache_folder
-from utilities.registry import closest_first
+from utilities.registry import closest_first, from_flags
 from utilities.seeding import derive
 
 
@@ -73,9 +73,8 @@ def build_guide(
         return None
     chosen = _choose_words(args, train, classify)
     embeds = _embed(build_encoder(args.language_model, device), chosen.texts)
-    return LanguageGuide(
-        embeds, chosen, derive(args.seed, "language_control"), control=args.language_control
-    )
+    seed = derive(args.seed, "language_control")
+    return from_flags(LanguageGuide, args, "language_", embeds=embeds, words=chosen, seed=seed)
 
 
 def class_words(
@@ -156,27 +155,31 @@ def _choose_words(
 ) -> Words:
     source, prompt = args.language_words, args.language_prompt
     if source == "captions":
-        return words.from_captions(train.captions)
+        if not train.captions:
+            raise ValueError(
+                "--language_words captions needs a dataset with captions; "
+                "use classnames, pseudolabels or a JSON file"
+            )
+        return words.collect([[caption] for caption in train.captions], "row")  # needs no prompt
     if not isinstance(train, Classified):
         raise ValueError(
             f"--language_words {source} are words of classes, {train.name} has captions instead; "
             "use --language_words captions"
         )
     if source == "classnames":
-        return words.from_class_names(train.class_names, prompt=prompt)
+        return words.collect([[name] for name in train.class_names], "class", prompt=prompt)
     if source == "pseudolabels":
+        classes: Tensor = from_flags(
+            pseudolabels.top_classes,  # type: ignore[arg-type]
+            args,
+            "language_pseudoclass_",
+            logits=_imagenet_logits(args, train, classify),
+            labels=torch.as_tensor(train.labels),
+        )
         level = args.language_pseudoclass_level
-        classes = pseudolabels.top_classes(
-            _imagenet_logits(args, train, classify),
-            torch.as_tensor(train.labels),
-            topk=args.language_pseudoclass_topk,
-            level=level,
-            average=args.language_pseudoclass_average,
-        )
         names = pseudolabels.imagenet_names()
-        return words.from_pseudolabels(
-            classes, names, level="row" if level == "sample" else level, prompt=prompt
-        )
+        items = [[names[i] for i in item] for item in classes.tolist()]
+        return words.collect(items, "row" if level == "sample" else level, prompt=prompt)
     if not source.endswith(".json") and not Path(source).is_file():
         raise ValueError(
             f"--language_words {source} is unknown; known, closest first: "
