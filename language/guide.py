@@ -1,4 +1,4 @@
-"""Language guidance: how alike the images of a batch are by their words.
+"""Language guidance: the similarities of a batch's images by their words.
 
 Source: Roth, Vinyals, Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
 CVPR 2022: one word for each class (ELG) or K ImageNet pseudolabels (PLG).
@@ -9,32 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from language import CONTROLS
 from language.words import Words
 from utilities.registry import lookup
 from utilities.structures import Batch
-
-CONTROLS = {
-    "none": "the words of each item",
-    "permuted": "the words of another item, by a seeded permutation",
-    "uniform": "one constant for all pairs, the mean word similarity",
-}
 
 
 class LanguageGuide:
     """Similarity of the words of a batch: S_lang = (1/K) Σ_r S^(r), with S^(r) = E_r E_r^T.
 
-    E_r (B, D) holds the embeddings of the words of rank r: ranks meet their like only. An item is a
-    class or an image, as ``words.level`` says. Each distinct text is held once, and only the (B, B)
-    similarities of a batch are ever formed, so a guide of N captions takes N·D numbers, not N².
+    E_r (B, D) holds the embeddings of the words of rank r, so only words of the same rank are
+    compared. An item is a class or an image (``words.level``). Each distinct text is held once, and
+    only the (B, B) similarities of a batch are computed: N captions take N·D numbers, not N².
 
-    A control keeps the extra loss and takes the meaning out of the words, which separates what the
-    words give from what the additional term gives:
+    A control keeps the extra loss and removes the meaning of the words, which separates the effect
+    of the words from that of the extra loss:
 
     - ``permuted`` gives every item the words of another, by a seeded random cyclic permutation of
       the items: no item keeps its own, and the values of the similarities stay the same. Items that
-      share their words (classes of one super-class) may still meet them again.
+      share their words (classes of one super-class) may still get them back.
     - ``uniform`` gives every pair the mean of (1/K) Σ_r cos over all ordered pairs of two different
-      items, computed exactly from the sums s_r = Σ_i e_ir, without items × items:
+      items, computed exactly from the sums s_r = Σ_i e_ir:
       (Σ_r |s_r|² - Σ_i |e_ir|²) / (K n (n - 1)).
 
     Args:
@@ -45,7 +40,7 @@ class LanguageGuide:
     """
 
     def __init__(self, embeds: Tensor, words: Words, seed: int = 0, *, control: str = "none"):
-        lookup(CONTROLS, control, "--language_control")
+        lookup(CONTROLS, control, "control")
         if len(embeds) != len(words.texts):
             raise ValueError(f"{len(embeds)} embeddings for {len(words.texts)} texts")
         self.words = words
@@ -59,11 +54,10 @@ class LanguageGuide:
 
     @torch.no_grad()
     def similarity(self, batch: Batch) -> Tensor:
-        """How alike the words of the batch's items are.
+        """Return (B, B), the similarities of the words of the batch's items.
 
-        Returns:
-            (B, B) float32 on the batch's device, in [-1, 1], symmetric. Under ``uniform`` the
-            diagonal holds the constant too.
+        float32 on the batch's device, in [-1, 1], symmetric. Under ``uniform`` the diagonal holds
+        the constant too.
         """
         items = batch.labels if self.words.level == "class" else batch.rows  # (B,)
         if self.constant is not None:
@@ -78,10 +72,9 @@ class LanguageGuide:
 
     @property
     def class_words(self) -> Tensor | None:
-        """(C, D) unit mean of each class's own words whatever the control, None at row level.
+        """(C, D) unit mean of each class's own words under every control; None at row level.
 
-        For what reads words apart from the loss (samplers, semantic scores): a control must change
-        the loss alone.
+        For samplers and semantic scores, since a control must change the loss alone.
         """
         if self.words.level != "class":
             return None
@@ -89,7 +82,7 @@ class LanguageGuide:
 
 
 def _cyclic_permutation(n: int, seed: int) -> Tensor:
-    """A random permutation of n items that is one cycle, so that none keeps its place if n > 1."""
+    """A random permutation of n items in one cycle, so that none keeps its place if n > 1."""
     cycle = np.random.default_rng(seed).permutation(n)
     permutation = np.empty(n, np.int64)
     permutation[cycle] = np.roll(cycle, -1)
@@ -97,10 +90,10 @@ def _cyclic_permutation(n: int, seed: int) -> Tensor:
 
 
 def _mean_similarity(embeds: Tensor, index: Tensor) -> float:
-    """Mean of (1/K) Σ_r cos over ordered pairs of two different items, as in the guide's text."""
+    """The constant of ``uniform``."""
     n, k = index.shape
     if n < 2:
-        return 1.0  # there is no pair; a word is like itself
+        return 1.0  # there is no pair
     squares = embeds.double().square().sum(dim=1)  # (U,), 1 or 0
     total = 0.0
     for rank in range(k):

@@ -1,15 +1,14 @@
-"""ImageNet pseudolabels: the words of images whose classes have no expert names (PLG).
+"""ImageNet pseudolabels: words for images whose classes have no names (PLG).
 
 Source: Roth, Vinyals, Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
-CVPR 2022. An ImageNet classifier is run once over the training images; the names of the k classes
+CVPR 2022. An ImageNet classifier is run once over the training images; the names of the K classes
 that it ranks highest for a class (or for an image) are the words of that class (or image).
 """
 
 import torch
 from torch import Tensor
 
-LEVELS = ("class", "sample")
-AVERAGES = ("logits", "probabilities")
+from language import AVERAGES, LEVELS
 
 
 def top_classes(
@@ -20,7 +19,7 @@ def top_classes(
     level: str = "class",
     average: str = "logits",
 ) -> Tensor:
-    """The ``topk`` ImageNet classes of each training class or of each image, best first.
+    """Return the ``topk`` ImageNet classes of each training class or of each image, best first.
 
     Args:
         logits: (N, 1000), the classifier's output for each training image.
@@ -37,13 +36,11 @@ def top_classes(
         ValueError: an option is unknown or out of range, shapes differ, or a class has no image.
     """
     if level not in LEVELS:
-        raise ValueError(f"--language_pseudoclass_level {level} is unknown; use one of {LEVELS}")
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level}")
     if average not in AVERAGES:
-        raise ValueError(
-            f"--language_pseudoclass_average {average} is unknown; use one of {AVERAGES}"
-        )
+        raise ValueError(f"average must be one of {', '.join(AVERAGES)}; got {average}")
     if not 1 <= topk <= logits.shape[1]:
-        raise ValueError(f"--language_pseudoclass_topk {topk} is not in [1, {logits.shape[1]}]")
+        raise ValueError(f"topk must be in [1, {logits.shape[1]}]; got {topk}")
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels")
 
@@ -58,9 +55,9 @@ def top_classes(
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """The 1000 class names, first synonym only: "kit fox, Vulpes macrotis" gives "kit fox".
+    """Return the 1000 class names, first synonym only: "kit fox" of "kit fox, Vulpes macrotis".
 
-    A few names stand for two classes ("crane" the bird and "crane" the machine).
+    A few names are of two classes ("crane" the bird and "crane" the machine).
     """
     from timm.data import ImageNetInfo
 

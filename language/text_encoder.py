@@ -1,4 +1,4 @@
-"""What a text encoder promises to the rest of the repository."""
+"""The interface of text encoders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ class TextEncoder(ABC):
     """Turns texts into unit vectors whose dot products are cosine similarities.
 
     Attributes:
-        name: what ``--language_model`` said.
-        fingerprint: changes whenever the vectors of a text may change; names the cache file.
+        name: the value of ``--language_model``.
+        fingerprint: changes whenever the vector of a text may change; names the cache file.
     """
 
     name: str
@@ -24,17 +24,17 @@ class TextEncoder(ABC):
         """Embed N texts, in their order.
 
         Returns:
-            (N, D) float32 on the CPU, unit rows. A text that cannot be embedded (blank, or none of
-            its words has a vector) is a zero row: cosine 0 to every text, and easy to drop.
+            (N, D) float32 on the CPU, unit rows. A text that cannot be embedded (blank, or without
+            a word that has a vector) is a zero row: cosine 0 to every text, and easy to drop.
         """
 
 
 def unit_rows(embeds: Tensor, name: str) -> Tensor:
-    """Scale each row of ``embeds`` (N, D) to length 1; zero rows stay zero.
+    """Return the rows of ``embeds`` (N, D) scaled to length 1; zero rows stay zero.
 
     Raises:
         ValueError: a value is not finite.
     """
     if not torch.isfinite(embeds).all():
-        raise ValueError(f"--language_model {name} gives non-finite text embeddings")
+        raise ValueError(f"--language_model {name} returns text embeddings that are not finite")
     return F.normalize(embeds.float(), dim=1)

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class TextTower(nn.Module):
-    """Embeds tokens by a causal transformer, from scratch.
+    """A causal transformer that embeds tokens, trained from scratch.
 
     Token and position embeddings, then pre-norm blocks (attention, MLP of four widths with
-    QuickGELU, no dropout) in which a token attends to itself and those before it. The state of the
-    last token of the text, its end mark, is normalised and projected.
+    QuickGELU, no dropout) in which a token attends to itself and to those before it. The state of
+    the last token of the text, its end mark, is normalised and projected.
 
-    As padding stands behind the text, no token of the text attends to it: it changes nothing, and a
-    batch is as wide as its longest text and no wider. First weights as published, biases 0.
+    Padding follows the text, so no token of the text attends to it. Initial weights are as
+    published, biases 0.
 
     Args:
         vocabulary: number of token ids.
@@ -46,11 +46,8 @@ class TextTower(nn.Module):
         super().__init__()
         if width % heads:
             fitting = [n for n in range(1, width + 1) if width % n == 0]
-            nearest = min(fitting, key=lambda n: abs(n - heads))
-            raise ValueError(
-                f"--loss_clip_heads {heads} does not divide --loss_clip_width {width}; "
-                f"use {nearest} heads"
-            )
+            closest = min(fitting, key=lambda n: abs(n - heads))
+            raise ValueError(f"heads must divide width {width}, such as {closest}; got {heads}")
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(torch.empty(length, width))
         block = nn.TransformerEncoderLayer(
@@ -85,7 +82,7 @@ class TextTower(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         n, length = ids.shape
         if length > len(self.positions):
-            raise ValueError(f"a text has {length} tokens, at most {len(self.positions)} are read")
+            raise ValueError(f"a text must have at most {len(self.positions)} tokens; got {length}")
         states = self.tokens(ids) + self.positions[:length]  # (B, L, width)
         later = nn.Transformer.generate_square_subsequent_mask(
             length, device=states.device, dtype=states.dtype
@@ -96,5 +93,5 @@ class TextTower(nn.Module):
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x σ(1.702 x), the approximation of GELU that CLIP was trained with."""
+    """Return x σ(1.702 x), the approximation of GELU that CLIP was trained with."""
     return x * torch.sigmoid(1.702 * x)

@@ -1,20 +1,21 @@
-"""Texts to token ids, for a text tower that is trained here."""
+"""Turns texts into token ids, for a text tower that is trained here."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from language.encoders import ENCODERS, load_tokenizer, read_source, resolve
+from language import ENCODERS
+from language.encoders import load_tokenizer, read_source, resolve
 from language.word_vectors import SUFFIXES
 
 
 class Tokenizer:
     """The tokenizer of the model that ``--language_model`` names, without the model.
 
-    A text ends in the mark that its tokenizer sets there ([SEP], </s>, <|endoftext|>), also where
-    it had to be cut. Where a tokenizer adds no mark at all, as GPT-2's, its end mark is appended
-    here, so that a blank text has a token, too.
+    A text ends in its tokenizer's end mark ([SEP], </s>, <|endoftext|>), even if it is cut. If a
+    tokenizer adds no marks, like GPT-2's, the end mark is appended here, so that a blank text has a
+    token too.
 
     Args:
         name: a key of ``language.encoders.ENCODERS``, a local Hugging Face folder, or a Hugging
@@ -27,15 +28,14 @@ class Tokenizer:
     Raises:
         FileNotFoundError: the folder or package does not exist, or the hub cannot be reached.
         ValueError: ``name`` is a file of word vectors, the folder cannot be read, the tokenizer has
-            no end mark, or ``length`` has no room for a token.
+            no end mark, or ``length`` leaves no room for a word.
     """
 
     def __init__(self, name: str, length: int = 77) -> None:
         if name not in ENCODERS and name.endswith(SUFFIXES):
             raise ValueError(
-                f"--language_model {name} has vectors of words and no tokenizer, which "
-                "--loss_clip_text transformer needs; use --loss_clip_text frozen, or a model with "
-                "a tokenizer such as --language_model minilm"
+                f"--language_model {name} has vectors of words and no tokenizer; use "
+                "--loss_clip_text frozen, or a model with a tokenizer such as minilm"
             )
         self.name = name
         self.length = length
@@ -46,21 +46,21 @@ class Tokenizer:
         if self.tokenizer.pad_token_id is None or self.end == [None]:
             raise ValueError(
                 f"--language_model {name}: its tokenizer has no token to end or to pad a text "
-                "with; use another, such as minilm"
+                "with; use another model, such as minilm"
             )
         least = len(marks) + len(self.end) + 1
         if length < least:
             raise ValueError(
-                f"--loss_clip_tokens {length} has no room for a word beside the marks of "
-                f"--language_model {name}; use {least} or more"
+                f"--loss_clip_tokens must be >= {least} to hold a word and the marks of "
+                f"--language_model {name}; got {length}"
             )
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens of B texts, padded on the right to the longest of them.
+        """Return the tokens of B texts, padded on the right to the longest of them.
 
         Returns:
-            ids: (B, L) int64, L <= ``length``.
-            mask: (B, L) bool, which ids belong to the text; at least the first of each row does.
+            ids (B, L) int64, L <= ``length``, and mask (B, L) bool, True at the tokens of the text;
+            every text has at least one.
         """
         longest = self.length - len(self.end)
         rows = self.tokenizer(list(texts), truncation=True, max_length=longest).input_ids

@@ -22,14 +22,14 @@ TOKEN = re.compile(r"[^\W_]+")  # runs of letters and digits
 
 
 class WordVectors(TextEncoder):
-    """A text is the mean vector of its lower-cased words.
+    """Embeds a text as the mean vector of its lower-cased words.
 
-    A prompt's words count too, and in a mean they weigh as much as the name: ``--language_prompt
-    "{}"`` suits word vectors better than ``"a photo of a {}"``.
+    The words of a prompt weigh as much as the name: ``--language_prompt "{}"`` suits word vectors
+    better than ``"a photo of a {}"``. Words without a vector are left out of the mean; a text
+    without any known word is a zero row.
 
-    The file is streamed, once for each call that meets unknown words, and only the vectors of those
-    words are kept, so that a file of gigabytes costs its reading time and no memory. Words without
-    a vector are left out of the mean; a text without any known word is a zero row.
+    The file is streamed, once for each call with new words, and only the vectors of those words are
+    kept, so that a file of gigabytes takes time and no memory.
 
     Args:
         path: a ``.txt`` or ``.vec`` file, or either of them with ``.gz``.
@@ -78,7 +78,7 @@ class WordVectors(TextEncoder):
         return dim
 
     def _read_vectors(self, wanted: set[str]) -> None:
-        """Take the vectors of ``wanted`` from the file; those it does not hold are ``absent``."""
+        """Read the vectors of ``wanted``; words that the file lacks become ``absent``."""
         wanted = set(wanted)
         for number, line in enumerate(self._lines(), start=1):
             token, _, values = line.partition(b" ")
@@ -95,7 +95,7 @@ class WordVectors(TextEncoder):
             if len(vector) != self.dim:
                 raise ValueError(
                     f"--language_model {self.name}, line {number}: expected {self.dim} numbers "
-                    f"after {word!r}; is the file whole?"
+                    f"after {word!r}; is the file complete?"
                 )
             self.vectors[word] = vector
             wanted.discard(word)
@@ -111,5 +111,5 @@ class WordVectors(TextEncoder):
                 yield from file
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
-                f"--language_model {self.name} is no whole gzip file: {error}"
+                f"--language_model {self.name} is not a complete gzip file: {error}"
             ) from error

@@ -1,7 +1,7 @@
-"""Where words come from: class names, ImageNet pseudolabels, captions, or a JSON file.
+"""The words of classes and images: class names, ImageNet pseudolabels, captions, or a JSON file.
 
-Each source gives every item (a class or an image) K words, best first. Guidance compares words of
-like rank, so K is the same for all items.
+Every item (a class or an image) has K words, best first. Guidance compares words of the same rank,
+so K is the same for all items.
 """
 
 import json
@@ -12,59 +12,45 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from language import SOURCES
 from utilities.registry import closest_first
 
-SOURCES = ("classnames", "pseudolabels", "captions")
 PROMPT = "a photo of a {}"
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of every item, each distinct text once."""
+    """The words of all items, each distinct text once."""
 
     texts: tuple[str, ...]  # (U,) distinct, as the encoder reads them
     index: Tensor  # (n_items, K) int64 into texts, ranks in columns
     level: str  # "class": items are classes; "row": items are rows of the ImageSet
 
 
-def from_class_names(class_names: Sequence[str], *, prompt: str = PROMPT) -> Words:
-    """ELG, expert language guidance: one word for each class, its name."""
-    return _collect([[name] for name in class_names], "class", prompt)
-
-
-def from_pseudolabels(
-    classes: Tensor, names: Sequence[str], *, level: str, prompt: str = PROMPT
-) -> Words:
-    """PLG, pseudolabel guidance: the names of the ImageNet classes that an item looks like.
+def collect(items: Sequence[Sequence[str]], level: str, *, prompt: str = "{}") -> Words:
+    """Number the distinct texts of ``items`` (n_items, K) in order of first appearance.
 
     Args:
-        classes: (n_items, K) int64 into ``names``, from :func:`language.pseudolabels.top_classes`.
-        names: the ImageNet class names.
         level: "class" or "row", what the items are.
     """
-    return _collect([[names[i] for i in item] for item in classes.tolist()], level, prompt)
-
-
-def from_captions(captions: Sequence[str]) -> Words:
-    """One caption for each image. Captions are sentences already, so they get no prompt."""
-    if not captions:
-        raise ValueError(
-            "--language_words captions needs a dataset with captions; "
-            "use classnames, pseudolabels or a JSON file"
-        )
-    return _collect([[caption] for caption in captions], "row", "{}")
+    number: dict[str, int] = {}
+    index = [
+        [number.setdefault(text, len(number)) for text in with_prompt(words, prompt)]
+        for words in items
+    ]
+    return Words(tuple(number), torch.tensor(index, dtype=torch.int64), level)
 
 
 def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -> Words:
-    """A JSON object that maps each class name to a word or a list of words, best first.
+    """Read a JSON object that maps each class name to a word or a list of words, best first.
 
-    K is the longest list; a shorter one is repeated from its start, so that a single word is
-    compared with all K words of another class. Classes of the file that are not in
-    ``class_names`` are left out, so that one file can serve all splits.
+    K is the length of the longest list; a shorter one is repeated from its start, so that a single
+    word is compared with all K words of another class. Other classes of the file are ignored, so
+    that one file can serve all splits.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not such an object, or a class is missing (its closest key is named).
+        ValueError: it is no such object, or a class is missing (its closest key is named).
     """
     flag = f"--language_words {path}"
     if not path.is_file():
@@ -97,11 +83,11 @@ def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -
         items.append(words)
     longest = max(len(words) for words in items)
     padded = [[words[rank % len(words)] for rank in range(longest)] for words in items]
-    return _collect(padded, "class", prompt)
+    return collect(padded, "class", prompt=prompt)
 
 
 def with_prompt(words: Sequence[str], prompt: str) -> list[str]:
-    """Each word in the place of the prompt's ``{}``.
+    """Return the prompt with each word in the place of its ``{}``.
 
     Raises:
         ValueError: the prompt has no ``{}``, so that all words would read alike.
@@ -111,13 +97,3 @@ def with_prompt(words: Sequence[str], prompt: str) -> list[str]:
             f'--language_prompt "{prompt}" has no {{}} for the word; use for example "{PROMPT}"'
         )
     return [prompt.replace("{}", word) for word in words]
-
-
-def _collect(items: Sequence[Sequence[str]], level: str, prompt: str) -> Words:
-    """Number the distinct texts of ``items`` (n_items, K) in order of first appearance."""
-    number: dict[str, int] = {}
-    index = [
-        [number.setdefault(text, len(number)) for text in with_prompt(words, prompt)]
-        for words in items
-    ]
-    return Words(tuple(number), torch.tensor(index, dtype=torch.int64), level)

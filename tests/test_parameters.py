@@ -13,7 +13,8 @@ from batchminer import MINERS
 from criteria import CRITERIA, LanguageDistillation
 from datasampler import SAMPLERS
 from datasets import RECIPES, fill_by_recipe
-from language import neighbours
+from language import SCOPES
+from language.search import Options
 from utilities.registry import hyperparameters
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +65,7 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
         for sampler in SAMPLERS.values()
         for key, default in hyperparameters(sampler.load()).items()
     }
-    options = neighbours.Options()
+    options = Options()
     expected |= {
         "data_sampler": "class_random", "data_pairs_by": "language", "data_pairs_checkpoint": None,
         "data_pairs_from": None,
@@ -73,7 +74,7 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
     }  # fmt: skip
     assert {key: value for key, value in args.items() if key.startswith("data_")} == expected
     assert {"data_pairs_threshold", "data_pairs_self"} <= set(expected)
-    assert parameters.SCOPES == neighbours.SCOPES
+    assert parameters.SCOPES == SCOPES
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

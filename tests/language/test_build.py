@@ -1,45 +1,89 @@
+import subprocess
+import sys
 from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import language
+from language import pairing, partner_folder
 from language.pseudolabels import imagenet_names
 
 CPU = torch.device("cpu")
 CLASS_NAMES = ("kit fox", "tench", "crane")
-LABELS = np.array([0, 0, 1, 2, 2])
+CAPTIONS = ("a fox", "the kit fox", "tench", "crane", "crane")
+
+
+@dataclass
+class Captioned:
+    captions: tuple[str, ...] = CAPTIONS
+    name: str = "drawings"
+
+    def __len__(self):
+        return 5
+
+    def fingerprint(self):
+        return str(self.captions)
+
+
+@dataclass
+class Classified:
+    paths: tuple[Path, ...]
+    captions: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = CLASS_NAMES
+    labels: Any = None
+    name: str = "animals"
+
+    def __post_init__(self):
+        self.labels = np.array([0, 0, 1, 2, 2])
+
+    def __len__(self):
+        return 5
 
 
 @pytest.fixture
-def args(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def train(tmp_path):
+    paths = tuple(tmp_path / f"{i}.jpg" for i in range(5))
+    for path in paths:
+        path.write_text("pixels")
+    return Classified(paths)
+
+
+@pytest.fixture
+def args(tmp_path, own_cache):
     vectors = tmp_path / "vectors.txt"
     vectors.write_text(
         "kit 1 0 0\nfox 0 1 0\ntench 0 0 1\ncrane 1 1 1\ngoldfish 0 1 1\nphoto 0.5 0 0\n"
     )
     return Namespace(
+        language_distill_w=1.0,
         language_model=str(vectors),
         language_prompt="{}",
         language_words="classnames",
+        language_pseudoclass_model="a classifier",
         language_pseudoclass_topk=2,
         language_pseudoclass_level="class",
         language_pseudoclass_average="logits",
         language_control="none",
+        evaluation_language_model=str(vectors),
+        no_report=False,
+        evaluate_only=False,
+        data_sampler="language_pairs",
+        data_pairs_by="language",
+        data_pairs_from=None,
+        data_pairs_k=1,
+        data_pairs_scope="none",
+        data_pairs_distinct=False,
         seed=0,
     )
 
 
-def build(args, captions=(), imagenet_logits=None):
-    return language.build_guide(
-        args,
-        class_names=CLASS_NAMES,
-        labels=LABELS,
-        captions=captions,
-        imagenet_logits=imagenet_logits,
-        device=CPU,
-    )
+def refuse():
+    raise AssertionError("not needed")
 
 
 def logits():
@@ -50,76 +94,134 @@ def logits():
     return outputs
 
 
-def texts_of(guide):
+def texts_of(args, train, classify=refuse):
+    guide = language.build_guide(args, train, CPU, classify)
     return [[guide.words.texts[i] for i in item] for item in guide.index.tolist()]
 
 
-def test_class_names_with_their_prompt(args):
+def test_importing_the_folder_needs_no_torch():
+    script = "import sys, language; assert language.SCOPES; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)
+
+
+# -------------------------------------------------------------------------------------- the guide
+def test_no_guide_without_a_weight(args, train):
+    args.language_distill_w = 0
+    assert language.build_guide(args, train, CPU, refuse) is None
+
+
+def test_class_names_with_their_prompt(args, train):
     args.language_prompt = "photo {}"
-    guide = build(args)
-    assert texts_of(guide) == [["photo kit fox"], ["photo tench"], ["photo crane"]]
-    encoder = language.build_encoder(args.language_model, CPU)
-    expected = language.class_word_embeds(encoder, CLASS_NAMES, "photo {}")
-    torch.testing.assert_close(guide.class_words, expected)
+    guide = language.build_guide(args, train, CPU, refuse)
+    assert texts_of(args, train) == [["photo kit fox"], ["photo tench"], ["photo crane"]]
+    torch.testing.assert_close(guide.class_words, language.class_words(args, CLASS_NAMES, CPU))
 
 
-def test_pseudolabels_of_classes_and_of_samples(args):
+def test_pseudolabels_of_classes_and_of_samples(args, train):
     args.language_words = "pseudolabels"
-    guide = build(args, imagenet_logits=logits)
-    assert texts_of(guide) == [["kit fox", "tench"], ["tench", "kit fox"], ["tench", "kit fox"]]
-    assert guide.words.level == "class"
+    of_classes = [["kit fox", "tench"], ["tench", "kit fox"], ["tench", "kit fox"]]
+    assert texts_of(args, train, logits) == of_classes
     args.language_pseudoclass_level = "sample"
-    guide = build(args, imagenet_logits=logits)
-    assert texts_of(guide) == [["kit fox", "tench"]] * 2 + [["tench", "kit fox"]] * 3
+    guide = language.build_guide(args, train, CPU, refuse)  # the logits are kept
     assert guide.words.level == "row"
+    assert texts_of(args, train) == [["kit fox", "tench"]] * 2 + [["tench", "kit fox"]] * 3
     assert imagenet_names()[278] == "kit fox"
 
 
-def test_the_classifier_is_not_run_without_need(args):
-    def refuse():
-        raise AssertionError
+def test_pseudolabels_follow_the_classifier_and_the_files(args, train, own_cache, caplog):
+    args.language_words = "pseudolabels"
+    texts_of(args, train, logits)
+    with pytest.raises(AssertionError):
+        args.language_pseudoclass_model = "another"
+        texts_of(args, train)
+    args.language_pseudoclass_model = "a classifier"
+    texts_of(args, train)
+    (kept,) = own_cache.glob("pseudolabels/*/tensors.pt")
+    kept.write_bytes(b"damaged")
+    assert texts_of(args, train, logits) == texts_of(args, train)
+    assert "is damaged" in caplog.text
+    train.paths[2].write_text("others")  # of the same size
+    with pytest.raises(AssertionError):
+        texts_of(args, train)
 
-    assert len(texts_of(build(args, imagenet_logits=refuse))) == 3
 
-
-def test_captions_and_json(args, tmp_path):
+def test_captions_and_json(args, train, tmp_path):
     args.language_words = "captions"
-    captions = ("a fox", "the kit fox", "tench", "crane", "crane")
-    assert texts_of(build(args, captions)) == [[caption] for caption in captions]
+    for images in (Captioned(), Classified(train.paths, CAPTIONS)):
+        assert texts_of(args, images) == [[caption] for caption in CAPTIONS]
     path = tmp_path / "words.json"
     path.write_text('{"kit fox": ["fox", "kit"], "tench": "goldfish", "crane": "crane"}')
     args.language_words = str(path)
     expected = [["fox", "kit"], ["goldfish", "goldfish"], ["crane", "crane"]]
-    assert texts_of(build(args)) == expected
+    assert texts_of(args, train) == expected
 
 
-def test_control_follows_the_seed_of_the_run(args):
+def test_control_follows_the_seed_of_the_run(args, train):
     args.language_control = "permuted"
-    assert all(a != [b] for a, b in zip(texts_of(build(args)), CLASS_NAMES, strict=True))
+    assert all(a != [b] for a, b in zip(texts_of(args, train), CLASS_NAMES, strict=True))
     orders = set()
     for args.seed in range(10):
-        orders.add(str(texts_of(build(args))))
-        assert texts_of(build(args)) == texts_of(build(args))
+        orders.add(str(texts_of(args, train)))
+        assert texts_of(args, train) == texts_of(args, train)
     assert len(orders) == 2  # three classes have two cyclic permutations
 
 
-def test_errors_name_the_flag(args):
-    args.language_words = "classname"
-    with pytest.raises(ValueError, match=r"--language_words classname is unknown.*: classnames"):
-        build(args)
-    args.language_words = "captions"
-    with pytest.raises(ValueError, match="--language_words captions needs"):
-        build(args)
-    args.language_words = "pseudolabels"
-    with pytest.raises(
-        ValueError, match="--language_words pseudolabels needs an ImageNet classifier"
+def test_errors_name_the_flag(args, train):
+    for words, images, message in (
+        ("classname", train, r"--language_words classname is unknown.*: classnames"),
+        ("captions", train, "--language_words captions needs"),
+        ("pseudolabels", Captioned(), "--language_words pseudolabels are words of classes"),
     ):
-        build(args)
+        args.language_words = words
+        with pytest.raises(ValueError, match=message):
+            texts_of(args, images)
 
 
 def test_texts_without_embedding_are_named(args):
     args.language_words = "captions"
     captions = ("a fox", "zzz", "tench", "crane", "?")
     with pytest.warns(UserWarning, match=r"no embedding for 2 of 5 texts \('zzz', '\?'\)"):
-        guide = build(args, captions)
+        guide = language.build_guide(args, Captioned(captions), CPU, refuse)
     assert guide.embeds[1].abs().sum() == 0
+
+
+def test_words_of_evaluation_are_those_that_are_read(args, train):
+    args.language_prompt = "photo {}"
+    args.evaluation_language_model = "absent.txt"
+    guided = language.evaluation_words(args, {"test": train}, CPU, needed=False)
+    encoder = language.build_encoder(args.language_model, CPU)
+    expected = language.class_word_embeds(encoder, CLASS_NAMES, "{}")
+    torch.testing.assert_close(guided["test"], expected)
+    with pytest.raises(FileNotFoundError, match=r"absent\.txt"):
+        language.evaluation_words(args, {"test": train}, CPU, needed=True)
+    for flag, value in (("no_report", True), ("evaluate_only", True), ("language_distill_w", 0)):
+        changed = Namespace(**vars(args) | {flag: value})
+        assert language.evaluation_words(changed, {"test": train}, CPU, needed=False) == {}
+
+
+# ----------------------------------------------------------------------------------- the partners
+def test_partners_are_those_of_the_flags(args, train, tmp_path):
+    found = language.partners(args, Captioned(), CPU, refuse)
+    assert found.partners.tolist() == [[1], [3], [3], [4], [3]]
+    args.data_pairs_from = str(found.folder)
+    again = language.partners(args, Captioned(), CPU, refuse)
+    assert again.partners.tolist() == found.partners.tolist()
+    with pytest.raises(ValueError, match="of other images or captions"):
+        language.partners(args, Captioned(CAPTIONS[::-1]), CPU, refuse)
+    args.data_pairs_from, args.data_pairs_distinct, args.data_pairs_k = None, True, 2
+    found = language.partners(args, Captioned(), CPU, refuse)
+    assert found.partners.shape == (5, 2) and 4 not in found.partners[3]
+    with pytest.raises(ValueError, match="animals has no captions"):
+        args.data_pairs_distinct = False
+        language.partners(args, train, CPU, refuse)
+    args.data_sampler = "class_random"
+    assert language.partners(args, train, CPU, refuse) is None
+
+
+def test_partners_by_images(args, train):
+    args.data_pairs_by = "visual"
+    vectors = np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1], [-1, 0]])
+    embedder = pairing.ImageEmbedder(lambda start, stop: vectors[start:stop], "m", "f")
+    found = language.partners(args, train, CPU, lambda: embedder)
+    assert isinstance(found, partner_folder.Partners)
+    assert found.partners.tolist() == [[2], [3], [0], [1], [1]]

@@ -9,13 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from language import encoders
 from language.cache import CachedEncoder
 from language.encoders import TransformerEncoder
 from language.word_vectors import WordVectors
+from tests.language.letters import word_tokenizer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -26,19 +25,8 @@ LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
 
 
 def make_tokenizer(pad_token="<pad>"):
-    words = models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>")
-    backend = Tokenizer(words)
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token=pad_token,
-    )
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": pad_token}
+    return word_tokenizer(VOCABULARY, **marks)
 
 
 def make_model(kind):

@@ -125,7 +125,7 @@ def test_class_words_are_none_at_row_level():
 
 def test_unknown_control_and_wrong_count():
     embeds, words = make_words()
-    with pytest.raises(ValueError, match=r"--language_control permute is unknown.*: permuted"):
+    with pytest.raises(ValueError, match=r"control permute is unknown.*: permuted"):
         LanguageGuide(embeds, words, control="permute")
     with pytest.raises(ValueError, match="9 embeddings for 10 texts"):
         LanguageGuide(embeds[:9], words)

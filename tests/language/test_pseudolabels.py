@@ -45,10 +45,10 @@ def test_sample_level_ranks_each_image():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"topk": 0}, "--language_pseudoclass_topk 0 is not in"),
-        ({"topk": 4}, "--language_pseudoclass_topk 4 is not in"),
-        ({"level": "row"}, "--language_pseudoclass_level row is unknown"),
-        ({"average": "votes"}, "--language_pseudoclass_average votes is unknown"),
+        ({"topk": 0}, r"topk must be in \[1, 3\]; got 0"),
+        ({"topk": 4}, r"topk must be in \[1, 3\]; got 4"),
+        ({"level": "row"}, "level must be one of class, sample; got row"),
+        ({"average": "votes"}, "average must be one of logits, probabilities; got votes"),
     ],
 )
 def test_bad_options_name_their_flag(options, message):

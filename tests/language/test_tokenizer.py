@@ -1,27 +1,17 @@
 import pytest
 import torch
-from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers, processors
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig
 
 from language import encoders
 from language.tokenizer import Tokenizer
+from tests.language.letters import word_tokenizer
 
 WORDS = ["<pad>", "<s>", "<unk>", "</s>", "a", "red", "fox"]
 
 
-def save(folder, *, marks=True, **special):
+def save(folder, **options):
     """A folder with a tokenizer of words and a config.json, and no weights."""
-    words = models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
-    backend = Backend(words)
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    if marks:
-        backend.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)]
-        )
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special).save_pretrained(
-        folder
-    )
+    word_tokenizer(WORDS, **options).save_pretrained(folder)
     BertConfig(vocab_size=len(WORDS)).save_pretrained(folder)
     return str(folder)
 
@@ -64,7 +54,7 @@ def test_a_tokenizer_without_an_end(tmp_path):
 def test_a_length_without_room(tmp_path, marks):
     folder = save(tmp_path, marks=marks, **ALL)
     least = 3 if marks else 2
-    with pytest.raises(ValueError, match=rf"--loss_clip_tokens {least - 1} .* use {least} or more"):
+    with pytest.raises(ValueError, match=rf"--loss_clip_tokens must be >= {least} .* got"):
         Tokenizer(folder, length=least - 1)
     assert Tokenizer(folder, length=least)(["a red fox"])[0].shape == (1, least)
 

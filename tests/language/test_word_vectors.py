@@ -68,5 +68,5 @@ def test_broken_files(tmp_path):
         words.encode(["fox"])
     whole = gzip.compress(("\n".join(f"w{i} {i} 1 2" for i in range(5000))).encode())
     (tmp_path / "cut.txt.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="is no whole gzip file"):
+    with pytest.raises(ValueError, match="is not a complete gzip file"):
         WordVectors(tmp_path / "cut.txt.gz").encode(["w4999"])

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-import torch
 
 from language import words
 
@@ -15,34 +14,21 @@ def write(path, table):
     return path
 
 
-def test_class_names_share_texts():
-    chosen = words.from_class_names(["bicycle", "kettle", "bicycle"])
-    assert chosen.texts == ("a photo of a bicycle", "a photo of a kettle")
+def test_each_distinct_text_is_held_once():
+    chosen = words.collect([["bicycle"], ["kettle"], ["bicycle"]], "class", prompt="a {}!")
+    assert chosen.texts == ("a bicycle!", "a kettle!")
     assert chosen.index.tolist() == [[0], [1], [0]]
     assert chosen.level == "class"
 
 
-def test_pseudolabels_keep_their_ranks():
-    classes = torch.tensor([[2, 0], [0, 1]])
-    chosen = words.from_pseudolabels(classes, ["cat", "dog", "fox"], level="row", prompt="{}!")
-    assert texts_of(chosen) == [["fox!", "cat!"], ["cat!", "dog!"]]
-    assert chosen.level == "row"
-
-
-def test_captions_take_no_prompt():
-    chosen = words.from_captions(["a dog {}", "a cat", "a dog {}"])
-    assert texts_of(chosen) == [["a dog {}"], ["a cat"], ["a dog {}"]]
-    assert (len(chosen.texts), chosen.level) == (2, "row")
-
-
-def test_no_captions():
-    with pytest.raises(ValueError, match="--language_words captions needs a dataset with captions"):
-        words.from_captions([])
+def test_words_keep_their_ranks():
+    items = [["fox", "cat"], ["cat", "dog {}"]]
+    assert texts_of(words.collect(items, "row")) == items
 
 
 def test_prompt_without_a_place_for_the_word():
     with pytest.raises(ValueError, match=r'--language_prompt "a photo" has no \{\}'):
-        words.from_class_names(["cat"], prompt="a photo")
+        words.collect([["cat"]], "class", prompt="a photo")
 
 
 def test_braces_in_words_and_prompt_are_plain_text():

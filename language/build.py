@@ -1,0 +1,212 @@
+"""Builds what the language flags ask for."""
+
+import argparse
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from language import SOURCES, encoders, pseudolabels, words
+from language.guide import LanguageGuide
+from language.pairing import ImageEmbedder, find, identity, rows_of
+from language.partner_folder import Partners, read
+from language.search import Options
+from language.text_encoder import TextEncoder
+from language.words import Words
+from utilities.disk_cache import Entry, digest, stamp
+from utilities.files import cache_folder
+from utilities.registry import closest_first, from_flags
+from utilities.seeding import derive
+
+
+class Captioned(Protocol):
+    """N images, whose captions may be empty; a ``CaptionSet`` or an ``ImageSet``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def captions(self) -> Sequence[str]: ...
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class Classified(Captioned, Protocol):
+    """N images of C classes; an ``ImageSet``."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...  # (C,)
+    @property
+    def labels(self) -> NDArray: ...  # (N,) int64 in [0, C)
+    @property
+    def paths(self) -> Sequence[Path]: ...  # (N,)
+
+
+def build_encoder(name: str, device: torch.device) -> TextEncoder:
+    """Return the text encoder that ``--language_model`` names; its embeddings are kept on disk."""
+    return encoders.build(name, device, cache_folder() / "text")
+
+
+def build_guide(
+    args: argparse.Namespace,
+    train: Captioned,
+    device: torch.device,
+    classify: Callable[[], Tensor],
+) -> LanguageGuide | None:
+    """Return the guide that the language flags ask for; None at ``--language_distill_w 0``.
+
+    Args:
+        train: the training images. Without classes their captions are the only words.
+        device: where the text encoder runs.
+        classify: computes the (N, 1000) logits of the training images by
+            ``--language_pseudoclass_model``. Called for pseudolabels alone, if the cache does not
+            hold them.
+
+    Raises:
+        ValueError: the images do not have the words asked for, or a flag's value is unknown.
+        FileNotFoundError: the encoder or the file of words is not there.
+    """
+    if not args.language_distill_w:
+        return None
+    chosen = _choose_words(args, train, classify)
+    embeds = _embed(build_encoder(args.language_model, device), chosen.texts)
+    seed = derive(args.seed, "language_control")
+    return from_flags(LanguageGuide, args, "language_", embeds=embeds, words=chosen, seed=seed)
+
+
+def class_words(
+    args: argparse.Namespace, class_names: Sequence[str], device: torch.device
+) -> Tensor:
+    """Return (C, D) unit rows: the classes' names in ``--language_prompt``."""
+    encoder = build_encoder(args.language_model, device)
+    return class_word_embeds(encoder, class_names, args.language_prompt)
+
+
+def evaluation_words(
+    args: argparse.Namespace, sets: Mapping[str, Classified], device: torch.device, needed: bool
+) -> dict[str, Tensor]:
+    """Return the (C, D) words of each set's classes; of no set if nothing reads them.
+
+    Metrics read names without a prompt by ``--evaluation_language_model``, whatever the guidance
+    is, so that runs with other guidance are measured alike. If only the report of a guided run
+    reads them, they come from the encoder of the guidance.
+
+    Args:
+        needed: a metric reads them.
+    """
+    if needed:
+        model = args.evaluation_language_model
+    elif args.language_distill_w and not args.no_report and not args.evaluate_only:
+        model = args.language_model
+    else:
+        return {}
+    encoder = build_encoder(model, device)
+    return {
+        name: class_word_embeds(encoder, images.class_names, "{}") for name, images in sets.items()
+    }
+
+
+def class_word_embeds(
+    encoder: TextEncoder, class_names: Sequence[str], prompt: str = words.PROMPT
+) -> Tensor:
+    """Return (C, D) unit rows, the embedding of each class's name in the prompt."""
+    return _embed(encoder, words.with_prompt(class_names, prompt))
+
+
+def partners(
+    args: argparse.Namespace,
+    train: Captioned,
+    device: torch.device,
+    visual: Callable[[], ImageEmbedder],
+) -> Partners | None:
+    """Return the partners of the training images; None unless the sampler is ``language_pairs``.
+
+    They are read from ``--data_pairs_from``, from the cache, or else searched.
+
+    Args:
+        train: the training images.
+        device: where captions are embedded and vectors compared.
+        visual: what embeds the images for ``--data_pairs_by visual``; called for it alone. See
+            ``language.image_embedder``.
+
+    Raises:
+        FileNotFoundError: ``--data_pairs_from`` holds none.
+        ValueError: it holds those of other images; or captions or scopes are missing.
+    """
+    if args.data_sampler != "language_pairs":
+        return None
+    if args.data_pairs_from:
+        return read(Path(args.data_pairs_from), n=len(train), digest=identity(train))
+    options = Options(
+        k=args.data_pairs_k, scope=args.data_pairs_scope, no_identical=args.data_pairs_distinct
+    )
+    rows = rows_of(train, options.scope)
+    if args.data_pairs_by == "visual":
+        return find(rows, visual(), options, device=device)
+    encoder = encoders.build(args.language_model, device, None)
+    return find(rows, encoder, options, device=device)
+
+
+def _choose_words(
+    args: argparse.Namespace, train: Captioned, classify: Callable[[], Tensor]
+) -> Words:
+    source, prompt = args.language_words, args.language_prompt
+    if source == "captions":
+        if not train.captions:
+            raise ValueError(
+                "--language_words captions needs a dataset with captions; "
+                "use classnames, pseudolabels or a JSON file"
+            )
+        return words.collect([[caption] for caption in train.captions], "row")  # needs no prompt
+    if not isinstance(train, Classified):
+        raise ValueError(
+            f"--language_words {source} are words of classes, {train.name} has captions instead; "
+            "use --language_words captions"
+        )
+    if source == "classnames":
+        return words.collect([[name] for name in train.class_names], "class", prompt=prompt)
+    if source == "pseudolabels":
+        classes: Tensor = from_flags(
+            pseudolabels.top_classes,  # type: ignore[arg-type]
+            args,
+            "language_pseudoclass_",
+            logits=_imagenet_logits(args, train, classify),
+            labels=torch.as_tensor(train.labels),
+        )
+        level = args.language_pseudoclass_level
+        names = pseudolabels.imagenet_names()
+        items = [[names[i] for i in item] for item in classes.tolist()]
+        return words.collect(items, "row" if level == "sample" else level, prompt=prompt)
+    if not source.endswith(".json") and not Path(source).is_file():
+        raise ValueError(
+            f"--language_words {source} is unknown; known, closest first: "
+            + ", ".join(closest_first(source, SOURCES))
+            + ", or the path of a JSON file that maps class names to words"
+        )
+    return words.from_json(Path(source).expanduser(), train.class_names, prompt=prompt)
+
+
+def _imagenet_logits(
+    args: argparse.Namespace, train: Classified, classify: Callable[[], Tensor]
+) -> Tensor:
+    """(N, 1000); kept on disk, as they take minutes."""
+    fingerprint = digest([args.language_pseudoclass_model, *map(stamp, train.paths)])
+    entry = Entry("pseudolabels", train.name, fingerprint)
+    return entry.tensors(lambda: {"logits": classify()})["logits"]
+
+
+def _embed(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """(N, D) unit rows; warns of texts that have no embedding and so guide nothing."""
+    embeds = encoder.encode(texts)
+    blank = [texts[row] for row in (embeds == 0).all(dim=1).nonzero().flatten().tolist()]
+    if blank:
+        shown = ", ".join(repr(text) for text in blank[:5]) + (", ..." if len(blank) > 5 else "")
+        warnings.warn(
+            f"--language_model {encoder.name} has no embedding for {len(blank)} of {len(texts)} "
+            f"texts ({shown}); their similarity to all others is 0",
+            stacklevel=3,
+        )
+    return embeds

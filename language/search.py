@@ -1,0 +1,219 @@
+"""The partners of each row: the nearest other rows by cosine similarity, under the user's rules.
+
+Exact up to some size, above it approximate with measured recall (``language.lists``). Rows of one
+vector tie, and pair up in a ring (``language.copies``). Different vectors that happen to be equally
+near come in no set order.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from language import INDICES
+from language.copies import READ_ROWS, Groups, Vectors, group, read_rows, share_out
+from language.lists import Flat, InvertedFile
+from language.partner_folder import Partners
+from utilities.seeding import derive
+
+LOG = logging.getLogger(__name__)
+
+FLAT_UP_TO = 100_000  # distinct vectors on a CPU, about a minute
+FLAT_UP_TO_ON_GPU = 2_000_000
+SAMPLE = 1000  # queries that choose how many lists are read, and as many that measure the recall
+TOLERANCE = 1e-5  # in cosine: of two neighbours this near neither is a miss
+SHARED_OUT = 1 << 22  # numbers in a block that is shared out among copies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which rows may be partners, and how they are searched.
+
+    Args:
+        k: partners of each row, >= 1.
+        threshold: least cosine of a partner, in [-1, 1).
+        scope: one of ``language.SCOPES``; only rows of one scope are partners.
+        no_identical: rows of one text are never partners.
+        index: "flat" (exact), "ivf" (approximate), or "auto": flat up to ``FLAT_UP_TO`` vectors.
+        recall: share of nearest neighbours to find where the search is approximate, in (0, 1).
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    k: int = 1
+    threshold: float = -1.0
+    scope: str = "none"
+    no_identical: bool = False
+    index: str = "auto"
+    recall: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k must be >= 1; got {self.k}")
+        if not -1 <= self.threshold < 1:
+            raise ValueError(
+                f"threshold must be a cosine in [-1, 1), such as 0.7; got {self.threshold}"
+            )
+        if self.index not in INDICES:
+            raise ValueError(f"index must be one of {', '.join(INDICES)}; got {self.index}")
+        if not 0 < self.recall < 1:
+            raise ValueError(f"recall must be in (0, 1), such as 0.95; got {self.recall}")
+
+
+def search(
+    vectors: Vectors,
+    options: Options,
+    *,
+    scopes: NDArray[np.int64] | None = None,
+    texts: NDArray[np.int64] | None = None,
+    rows: tuple[int, int] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Partners:
+    """Find the nearest other rows of each row.
+
+    A row is never its own partner; it is left out by its number, so that a copy of it is a partner
+    like any other. A zero row has no partner and is nobody's.
+
+    Args:
+        vectors: (N, D); normalised here, in float32.
+        scopes: (N,) int64, the scope of each row; None is one scope. Each is searched by itself.
+        texts: (N,) int64, the text of each row, for ``no_identical``; None lets texts be equal.
+        rows: first row, and last + 1, of the Q whose partners are searched; all by default. All N
+            may be partners.
+        device: where vectors are compared.
+
+    Returns:
+        (Q, k) partners; ``about`` has "searched_by" such as "ivf, 4096 lists, 16 read", "recall@1"
+        (of SAMPLE distinct queries; 1 where the search is exact), "distinct_vectors" (a vector
+        counts once in each scope) and "zero_rows" (of the Q).
+
+    Raises:
+        ValueError: lengths differ, or a value is not finite.
+    """
+    n, k = vectors.shape[0], options.k
+    for name, codes in (("scopes", scopes), ("texts", texts)):
+        if codes is not None and len(codes) != n:
+            raise ValueError(f"{name} must have a value for each of {n} vectors; got {len(codes)}")
+    first, last = rows or (0, n)
+
+    partners = np.full((last - first, k), -1, np.int64)
+    similarities = np.full((last - first, k), -np.inf, np.float32)
+    reports: list[tuple[str, float, int]] = []  # how, recall, distinct vectors
+    n_zero = 0
+    for scope in _scopes(n, scopes, first, last):
+        groups, zero = group(vectors, scope, texts)
+        asking = (scope >= first) & (scope < last)
+        n_zero += int((zero & asking).sum())
+        queries = np.flatnonzero(asking & ~zero)  # places in scope
+        if not len(queries):
+            continue
+        own_too = texts is None
+        wanted = np.unique(groups.group[queries])
+        if own_too:  # a group of more than k rows finds all partners among its own
+            wanted = wanted[np.diff(groups.starts)[wanted] <= k]
+        found, sims, *report = _search_groups(
+            vectors, scope, groups, wanted, options, torch.device(device), seed
+        )
+        reports.append((*report, len(groups.starts) - 1))  # type: ignore[arg-type]
+        for block in np.array_split(queries, math.ceil(len(queries) * k * (k + 1) / SHARED_OUT)):
+            places, cosines = share_out(groups, block, found, sims, own_too=own_too)
+            far = cosines < options.threshold
+            places[far], cosines[far] = -1, -np.inf
+            at = scope[block] - first
+            partners[at] = np.where(places < 0, -1, scope[places])
+            similarities[at] = cosines
+    about = {**_summary(reports), "zero_rows": n_zero}
+    return Partners(partners, similarities, about)
+
+
+def _scopes(
+    n: int, scopes: NDArray[np.int64] | None, first: int, last: int
+) -> Iterator[NDArray[np.int64]]:
+    """The rows of each scope that has a query, ascending."""
+    if scopes is None:
+        yield np.arange(n)
+        return
+    order = np.argsort(scopes, kind="stable")
+    ends = np.flatnonzero(np.diff(scopes[order])) + 1
+    parts = np.split(order, ends)
+    for scope in tqdm(parts, desc="scopes", unit="scope", leave=False, disable=len(parts) < 2):
+        at = np.searchsorted(scope, [first, last])
+        if at[1] > at[0]:
+            yield scope
+
+
+def _summary(reports: list[tuple[str, float, int]]) -> dict[str, str | float | int]:
+    """How the largest scope was searched, and the mean recall, each scope by its vectors."""
+    if not reports:
+        return {"searched_by": "none", "recall@1": 1.0, "distinct_vectors": 0}
+    largest = max(reports, key=lambda report: report[2])
+    name = largest[0] + (f", in {len(reports)} scopes" if len(reports) > 1 else "")
+    sizes = [report[2] for report in reports]
+    recall = float(np.average([report[1] for report in reports], weights=sizes))
+    return {"searched_by": name, "recall@1": round(recall, 4), "distinct_vectors": sum(sizes)}
+
+
+def _search_groups(
+    vectors: Vectors,
+    scope: NDArray[np.int64],
+    groups: Groups,
+    wanted: NDArray[np.int64],
+    options: Options,
+    device: torch.device,
+    seed: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], str, float]:
+    """The k other groups nearest to each of the groups ``wanted``; (U, k), other rows unset."""
+    rows = scope[groups.firsts]
+    n, k = len(rows), options.k
+    found = np.full((n, k), -1, np.int64)
+    sims = np.full((n, k), -np.inf, np.float32)
+    if n < 2 or not len(wanted):
+        return found, sims, "flat", 1.0
+    index = options.index
+    if index == "auto":
+        most = FLAT_UP_TO if device.type == "cpu" else FLAT_UP_TO_ON_GPU
+        index = "flat" if n <= most else "ivf"
+    loaded = _load(vectors, rows, device)
+    flat = Flat(loaded)
+    queries = torch.from_numpy(wanted)
+    if index == "flat":
+        best, which = flat.others(queries, k)
+        found[wanted], sims[wanted] = which.numpy(), best.numpy()
+        return found, sims, flat.name, 1.0
+
+    inverted = InvertedFile(loaded, seed=seed)
+    rng = np.random.default_rng(derive(seed, "recall sample"))
+    sample = _draw(queries, rng)
+    error = math.sqrt(options.recall * (1 - options.recall) / len(sample))  # a sample may flatter
+    n_read = inverted.lists_to_read(flat, sample, min(options.recall + error, 1.0))
+    best, which = inverted.others(queries, k, n_read)
+    found[wanted], sims[wanted] = which.numpy(), best.numpy()
+    sample = _draw(queries, rng)
+    exact = flat.others(sample, 1)[0][:, 0].numpy()
+    recall = float((sims[sample.numpy(), 0] >= exact - TOLERANCE).mean())
+    name = f"{inverted.name}, {n_read} read"
+    LOG.info("%s: recall@1 %.3f against exact search of %d queries", name, recall, len(sample))
+    return found, sims, name, recall
+
+
+def _draw(queries: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    return queries[rng.choice(len(queries), min(SAMPLE, len(queries)), replace=False)]
+
+
+def _load(vectors: Vectors, rows: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Those rows on the device; half precision stays, anything else becomes float32."""
+    half = np.asarray(vectors[:1]).dtype == np.float16
+    loaded = torch.empty(
+        (len(rows), vectors.shape[1]), dtype=torch.float16 if half else torch.float32, device=device
+    )
+    for start in range(0, len(rows), READ_ROWS):
+        block = read_rows(vectors, rows[start : start + READ_ROWS])
+        loaded[start : start + len(block)] = torch.from_numpy(np.array(block)).to(device)
+    return loaded
