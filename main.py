@@ -60,20 +60,18 @@ from utilities import (
     faults,
     log,
     optimization,
-    processes,
     resume,
     trackers,
 )
 from utilities import device as devices
 from utilities.files import cache_folder
 from utilities.interrupt import Interruption
-from utilities.memory import keep_freed_memory
+from utilities.memory import keep_freed_memory, peak_memory_mb
 from utilities.progress import Progress
 from utilities.recorder import Every, Recorder
 from utilities.run_folder import RunFolder
 from utilities.seeding import derive, seed_everything
 from utilities.structures import Batch
-from utilities.timing import peak_memory_mb
 from utilities.trainer import Trainer
 
 LOG = logging.getLogger("main")
@@ -98,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """
     args = parameters.parse(argv)
     keep_freed_memory()
-    with processes.together():
-        log.set_up(quiet=not processes.is_first())
+    with distributed.process_group():
+        log.set_up(quiet=not distributed.is_first())
         with faults.explained():
             if args.dry_run:
                 return rehearse(argv)
@@ -118,11 +116,11 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     folder, saved = resumed(args)
 
     # Images with labels, an embedder f, a frozen reader of words.
-    with processes.first_then_others():
+    with distributed.first_rank_first():
         data = datasets.build(args)
     refuse_unfit(args, data.train)
     embedder = architectures.build(args).to(device)
-    with processes.first_then_others():
+    with distributed.first_rank_first():
         guide = build_guide(args, data.train, device) if args.language_distill_w else None
     prepare = preprocessing(vars(args), embedder.mean, embedder.std)
     if args.cache_images:
@@ -156,7 +154,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     distill = criteria.build_distillation(args)
     if args.compile:
         embedder.compile()
-    objective = processes.shared(
+    objective = distributed.data_parallel(
         criteria.Objective(embedder, criterion, guide, distill, args.language_distill_w), device
     )
 
@@ -198,7 +196,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     # What is reported: images of unseen classes, each a query for all the others, and at the end
     # what simple classifiers make of frozen features.
     middle = prepare.transform()
-    with processes.first_then_others():
+    with distributed.first_rank_first():
         judged = judged_datasets(args)
         sets = evaluated_sets(args, data)
         words = evaluation_words(args, sets, device)
@@ -226,7 +224,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         start_trackers(args, run),
         best_of=[f"{chosen_on}/{args.evaltypes[0]}/{name}" for name in args.storage_metrics],
         keep_all=args.store_improvements,
-        writes=processes.is_first(),
+        writes=distributed.is_first(),
     )
     LOG.info(summary(args, data, chosen, device, run.path, n_steps))
     if not sets and not judged:
@@ -271,7 +269,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         LOG.info("goes on after step %d, in epoch %d", trainer.iteration, first_epoch)
     else:
         pairs = args.data_sampler in parameters.PAIR_SAMPLERS and criterion.n_views > 1
-        if pairs and not args.no_report and processes.is_first():
+        if pairs and not args.no_report and distributed.is_first():
             show_views(passes.loader, data.train, embedder, run.path / VIEWS)
         untrained = evaluate()
         if not args.n_epochs:
@@ -306,7 +304,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
             progress.count(len(outcome.rows), loss=outcome.loss, **outcome.terms)
             if trainer.iteration == n_steps:
                 break
-            stop = processes.any_says(interruption.asked is not None)
+            stop = distributed.any_rank(interruption.asked is not None)
             if stop or saving.due(trainer.iteration):
                 recorder.save(epoch - 1, state())
             if stop:
@@ -323,10 +321,10 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
             scores |= measured
         recorder.record(epoch, scores)
         recorder.save(epoch, state(), scores)
-        if processes.any_says(interruption.asked is not None) and epoch < args.n_epochs:
+        if distributed.any_rank(interruption.asked is not None) and epoch < args.n_epochs:
             stopped(interruption, recorder)
 
-    if processes.is_first():
+    if distributed.is_first():
         shown = show(args, run, evaluate, measured, sets, words, before)
         recorder.finish([run.path / VIEWS, *shown])
     if args.dry_run:
@@ -374,8 +372,8 @@ def open_run(
     device: torch.device,
 ) -> RunFolder:
     """The run's folder, in which the first of the processes writes."""
-    if not processes.is_first():
-        return RunFolder(processes.as_first_says(Path()))
+    if not distributed.is_first():
+        return RunFolder(distributed.broadcast(Path()))
     run = (
         RunFolder.reopen(folder, recorded(saved))
         if folder
@@ -383,14 +381,14 @@ def open_run(
     )
     log.set_up(run.log_file)
     run.write_config(vars(args), device)
-    processes.as_first_says(run.path)
+    distributed.broadcast(run.path)
     return run
 
 
 def start_trackers(args: argparse.Namespace, run: RunFolder) -> trackers.Trackers:
     """W&B and TensorBoard, where they are asked for, of the process that writes."""
     started: list[trackers.Tracker] = []
-    if args.wandb_mode != "disabled" and processes.is_first() and not args.dry_run:
+    if args.wandb_mode != "disabled" and distributed.is_first() and not args.dry_run:
         started.append(
             trackers.start_wandb(
                 args.wandb_mode,
@@ -401,7 +399,7 @@ def start_trackers(args: argparse.Namespace, run: RunFolder) -> trackers.Tracker
                 folder=run.path,
             )
         )
-    if args.tensorboard and processes.is_first():
+    if args.tensorboard and distributed.is_first():
         first = run.rows[-1]["epoch"] + 1 if run.rows else None
         started.append(trackers.TensorBoard(run.path / "tensorboard", first))
     return trackers.Trackers(started)
@@ -575,7 +573,7 @@ def kept_decoded(args: argparse.Namespace, data: Data, prepare: Preprocessing) -
     def keep(images: Any) -> Any:  # of any kind, to the same
         return images and datasets.cached(images, prepare.shorter_side, args.kernels)
 
-    with processes.first_then_others():
+    with distributed.first_rank_first():
         return Data(*map(keep, data))
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utilities import processes
-from utilities.device import Watched
+from utilities import distributed
+from utilities.device import DelayedValue
 from utilities.timing import Stopwatch
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def bar(**options: Any) -> tqdm:
     """A progress bar that goes when it is done; of the first process alone."""
-    hidden = {} if processes.is_first() else {"disable": True}
+    hidden = {} if distributed.is_first() else {"disable": True}
     return tqdm(leave=False, **options, **hidden)
 
 
@@ -32,7 +32,7 @@ class Progress:
         self.n_images = 0
         self.terms: dict[str, list[Tensor]] = {}
         self._earlier: dict[str, Tensor] = {}  # of a run of the program that was interrupted
-        self._watched = Watched()
+        self._watched = DelayedValue()
         self._shown: dict[str, str] = {}
 
     def over(self, batches: Iterable[T], n_batches: int, title: str) -> Iterator[T]:
@@ -54,7 +54,7 @@ class Progress:
             self.terms.setdefault(name, []).append(value.detach())
         speed = self.watch.images_per_second(self.n_images)
         loss = next(iter(terms.values()), None)
-        seen = None if loss is None else self._watched.look(loss)
+        seen = None if loss is None else self._watched.poll(loss)
         if seen is not None:
             self._shown = {"loss": f"{float(seen):.3f}"}
         self.bar.set_postfix({"images/s": f"{speed:.0f}"} | self._shown, refresh=False)
@@ -68,7 +68,7 @@ class Progress:
         seconds = sum(self.watch.seconds.values())
         return {
             **{
-                name: float(processes.mean(values.mean()))
+                name: float(distributed.mean(values.mean()))
                 for name, values in self.state_dict().items()
             },
             "images_per_second": self.watch.images_per_second(self.n_images),

@@ -13,8 +13,7 @@ from torch import nn
 from torch.multiprocessing import start_processes
 
 from tests.launch import join, run
-from utilities.distributed import gather, rank, smallest, world_size
-from utilities.processes import mean, shared
+from utilities.distributed import data_parallel, gather, mean, rank, smallest, world_size
 
 WORLD = 3
 
@@ -54,7 +53,7 @@ class Branches(nn.Module):
 def averaged():
     """Gradients and buffers of ``shared``, a step with each weight."""
     module = Branches()
-    wrapped, told = shared(module, torch.device("cpu")), {}
+    wrapped, told = data_parallel(module, torch.device("cpu")), {}
     told["first"] = module.first.detach().clone()
     for name in ("first", "second"):
         module.zero_grad()
@@ -134,7 +133,7 @@ def test_one_process_has_the_tensor_and_the_module_itself():
     assert gather(tensor) is tensor
     assert mean(tensor) is tensor
     assert smallest(7) == 7
-    assert shared(module, torch.device("cpu")) is module
+    assert data_parallel(module, torch.device("cpu")) is module
     assert (world_size(), rank()) == (1, 0)
 
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from utilities.param_groups import decay_groups, split_decay
+from utilities.optimization import decay_groups, split_decay
 
 
 class Tower(nn.Module):

@@ -176,7 +176,7 @@ def test_each_dataset_has_its_table(runs, tmp_path, capsys):
         "cub200",
     }
     words = (*runs, cub, "--curves", tmp_path / "c.png")
-    assert "--curves draws one dataset, and the runs are of emoji, cub200" in refused(
+    assert "--curves draws one dataset, but the runs are of emoji, cub200" in refused(
         capsys, *words
     )
 
@@ -259,7 +259,8 @@ def test_an_epoch_that_is_named(validated, capsys):
     assert table(capsys, *validated, "--epoch_by", "1")[0][1] == ["g", "2", "50.00 ± 0.00"]
     said = refused(capsys, *validated, "--epoch_by", "7")
     assert "--epoch_by 7: g seed 0 was evaluated at epochs 0, 1, 2, 3" in said
-    assert "best is neither" in refused(capsys, *validated, "--epoch_by", "best")
+    said = refused(capsys, *validated, "--epoch_by", "best")
+    assert "must be validation, last, test or an epoch; got best" in said
 
 
 def test_what_is_chosen_on_test_classes_says_so_everywhere(validated, capsys):
@@ -285,13 +286,13 @@ def test_one_rule_for_all_runs(validated, runs, capsys):
 
 def test_scores_that_cannot_choose_an_epoch_are_refused(validated, runs, capsys):
     words = (*validated, "--epoch_score")
-    assert "no score of --epoch_by validation" in refused(capsys, *words, "test/embeds/e_recall@1")
-    assert "is no number at any epoch" in refused(capsys, *words, "val/embeds/e_recall@10")
-    assert "more of it is not better" in refused(capsys, *words, "val/embeds/uniformity")
+    assert "does not fit --epoch_by validation" in refused(capsys, *words, "test/embeds/e_recall@1")
+    assert "is missing at every epoch" in refused(capsys, *words, "val/embeds/e_recall@10")
+    assert "must be a score that is better" in refused(capsys, *words, "val/embeds/uniformity")
     said = refused(capsys, *runs, "--epoch_by", "validation")
     assert "baseline seed 0 has no validation score e_recall@1" in said
     for ending in ((*validated, "--epoch_by", "last"), runs):
-        assert "last looks at no score" in refused(capsys, "--epoch_score", "recall", *ending)
+        assert "last ignores scores" in refused(capsys, "--epoch_score", "recall", *ending)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -312,14 +313,14 @@ def test_a_last_line_that_was_cut_short_makes_a_run_unfinished(runs, capsys):
     path.write_bytes(path.read_bytes()[:-20])
     assert "left out, not finished: baseline seed 0 (epoch 0 of 4)" in table(capsys, *runs)[1].err
     path.write_text('{"epoch": 0\n{"epoch": 4, "recall": 0.5}\n')
-    assert f"{path} line 1 is no row; remove the line" in refused(capsys, *runs)
+    assert f"{path} line 1 is damaged; remove the line" in refused(capsys, *runs)
 
 
 def test_folders_without_a_run_are_left_out_and_named(runs, tmp_path, capsys):
     (tmp_path / "notes").mkdir()
     (tmp_path / "curves.png").write_text("")
     _, printed = table(capsys, *runs, tmp_path / "notes", tmp_path / "curves.png")
-    assert "left out, no run: notes, curves.png" in printed.err
+    assert "left out, not a run folder: notes, curves.png" in printed.err
     assert f"{tmp_path / 'typo'} does not exist" in refused(capsys, *runs, tmp_path / "typo")
     (runs[0] / "config.json").write_text("{")
     assert f"{runs[0]} holds no run (config.json:" in refused(capsys, *runs)
@@ -345,7 +346,7 @@ def test_scores_that_are_no_number_leave_no_mean(runs, capsys):
     rows, printed = table(capsys, *runs, "--baseline", "baseline")
     assert rows[2] == ["guided", "3", "nan (+nan)"]
     said = (
-        "No finite number: recall of guided seed 0, recall of guided seed 1; its group has no mean."
+        "Not finite: recall of guided seed 0, recall of guided seed 1; its group has no mean."
     )
     assert said in printed.out
     results.main([*map(str, runs), "--baseline", "baseline", "--format", "csv"])
@@ -385,8 +386,9 @@ def test_flags_that_do_not_go_together(runs, capsys):
     assert "give one of them" in refused(capsys, *runs, "--baseline", "a", "--versus", "b")
     for extra in (runs[2:], ("--scores", "recall"), ("--sort",)):
         words = (*extra, "--compare", *runs[:2])
-        assert "--compare takes its two runs alone" in refused(capsys, *words)
-    assert "c.jpg is no picture; end it in .png" in refused(capsys, *runs, "--curves", "c.jpg")
+        assert "--compare takes only its two runs" in refused(capsys, *words)
+    said = refused(capsys, *runs, "--curves", "c.jpg")
+    assert "--curves must end in .png, .svg, .pdf; got c.jpg" in said
 
 
 # --------------------------------------------------------------------------------------------------
@@ -409,7 +411,7 @@ def test_two_runs_flag_by_flag_and_score_by_score(tmp_path, capsys):
         ["--old", "1", "–"],
         ["--new", "–", "None"],
     ]
-    assert "Where they ran, which shapes nothing: --save_path here against there" in text
+    assert "Flags without effect on the scores: --save_path here and there" in text
     for line in (
         ["commit", "–", "abc and changes to it"],
         ["torch", "–", "2.14"],
@@ -443,7 +445,7 @@ def test_a_run_beside_itself_and_one_that_goes_on(runs, capsys):
 def test_reading_needs_the_standard_library_alone():
     """main.py leaves early through these modules."""
     code = (
-        "import sys, utilities.finished, utilities.results.runs; "
+        "import sys, utilities.finished, utilities.run_files; "
         "heavy = {'torch', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules); "
         "assert not heavy, heavy"
     )

@@ -6,7 +6,7 @@ import math
 import pytest
 from PIL import Image
 
-from utilities.results.curves import COLOURS, MOST_GROUPS, Curve, Panel, curve, draw, panels
+from utilities.results.curves import COLOURS, MAX_GROUPS, Curve, Panel, curve, draw, panels
 from utilities.results.runs import Result, Run, by_group
 
 
@@ -47,7 +47,7 @@ def test_one_evaluation_is_no_curve_and_short_runs_are_named():
     ]
     assert found[1].curves["Same"].means == [0.1, 0.2]
     assert notes == [
-        "no curve of probe: it was evaluated at one epoch alone",
+        "no curve of probe: it was evaluated at only one epoch",
         "the curve ends with the shortest run of the group: Long",
     ]
 
@@ -91,7 +91,7 @@ def test_a_wide_band_does_not_flatten_the_curves(tmp_path, figures):
 @pytest.mark.parametrize("n_panels", [1, 2, 4, 7])
 def test_no_text_overlaps(tmp_path, figures, n_panels):
     """Titles, labels, legend and caption each in its own place, with as many groups as can be."""
-    names = [f"league_subcenter_arcface_{i}" for i in range(MOST_GROUPS)]
+    names = [f"league_subcenter_arcface_{i}" for i in range(MAX_GROUPS)]
     curves = {
         name: Curve([0, 100], [10.0, 20.0 + i], [1.0, 1.0], 3) for i, name in enumerate(names)
     }
@@ -113,7 +113,7 @@ def test_no_text_overlaps(tmp_path, figures, n_panels):
         assert box.x0 >= -1 and box.y0 >= -1
         assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
     shown = {(line.get_color(), line.get_linestyle()) for line in visible[0].lines}
-    assert len(shown) == MOST_GROUPS
+    assert len(shown) == MAX_GROUPS
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".PDF", b"%PDF")])
@@ -126,7 +126,7 @@ def test_other_formats_by_suffix(tmp_path, suffix, start):
 def test_nothing_to_draw_and_too_much(tmp_path):
     with pytest.raises(ValueError, match="no score was evaluated at two epochs"):
         draw([], tmp_path / "c.png")
-    many = {str(i): Curve([0, 1], [1.0, 2.0], [0.1, 0.1], 2) for i in range(MOST_GROUPS + 1)}
-    with pytest.raises(ValueError, match=f"{MOST_GROUPS + 1} groups.*--groups"):
+    many = {str(i): Curve([0, 1], [1.0, 2.0], [0.1, 0.1], 2) for i in range(MAX_GROUPS + 1)}
+    with pytest.raises(ValueError, match=f"{MAX_GROUPS + 1} groups.*--groups"):
         draw([Panel("s", "%", many)], tmp_path / "c.png")
     assert list(tmp_path.iterdir()) == []

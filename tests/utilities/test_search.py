@@ -24,6 +24,7 @@ from utilities.search import __main__ as search
 from utilities.search import space, trials
 
 ROOT = Path(__file__).parents[2]
+LINE = search.main_py()
 
 # Stands for main.py: the score of fold f in epoch e is lr + f / 10 + (e == 2) / 100; that of the
 # untrained network is higher, and nothing is evaluated in epoch 3.
@@ -102,10 +103,10 @@ def ran(lab):
     ],
 )
 def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
-    [(name, found)] = space.read_space([text], ["--bs", "840"]).items()
+    [(name, found)] = space.read_space([text], ["--bs", "840"], LINE).items()
     assert found == expected and text.removeprefix("--").startswith(f"{name}=")
     drawn = found.choices[0] if isinstance(found, CategoricalDistribution) else found.high
-    args = vars(parameters.parse(space.words({name: drawn})))
+    args = LINE.parse(LINE.words({name: drawn}))
     values = {"30 50": [30, 50], "on": True}
     assert args[name] == values.get(drawn, drawn)
 
@@ -121,12 +122,12 @@ def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
         (["lr=2..1"], [], "--space lr: 2 is not below 1"),
         (["lr=0..1"], [], "--lr: 0 is out of range; it must be above 0"),
         (["decay=0..1:log"], [], "--space decay: 0 has no logarithm"),
-        (["loss=margin..triplet"], [], "--space loss: --loss takes no number"),
+        (["loss=margin..triplet"], [], "--space loss: --loss does not take a number"),
         (["batch_mining=distance,semihrd"], [], "semihrd is unknown; known, closest"),
         (["no_norm_decay=yes,no"], [], "give no_norm_decay=on,off"),
         (["bs=110,112", "samples_per_class=2,4"], [], "--samples_per_class 4 does not divide"),
         (["loss=margin,simclr"], ["--data_sampler", "random"], "simclr compares views"),
-        (["lr=1..2"], ["--group", "mine"], "--group is given by the search itself"),
+        (["lr=1..2"], ["--group", "mine"], "--group is set by the search itself"),
         (["lr=1..2"], ["--lrr", "2"], "--lrr is not a flag"),
     ],
 )  # fmt: skip
@@ -142,7 +143,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(lab, capsys, te
     ("more", "said"),
     [
         (["--study", "a/b"], "--study 'a/b' cannot name a folder"),
-        (["--objective", "test/embeds/e_recall@1"], "is no validation score"),
+        (["--objective", "test/embeds/e_recall@1"], "must be a validation score"),
         (["--cv_folds", "1"], "--cv_folds: 1 is out of range"),
     ],
 )
@@ -318,8 +319,8 @@ def begin(lab, *more):
 
 def assert_taken_up(lab, before):
     """Trial 1 is there once, with the flags and folders that it had, and three trials in all."""
-    there = trials.counted(study_of(lab))
-    assert [trials.number(trial) for trial in there] == [0, 1, 3]  # 1 went on as the third
+    there = trials.distinct_trials(study_of(lab))
+    assert [trials.run_number(trial) for trial in there] == [0, 1, 3]  # 1 went on as the third
     assert all(trial.state == TrialState.COMPLETE for trial in there)
     assert there[1].params == before.params and there[1].number > before.number
     folders = sorted(path.parent.name for path in lab.rglob("metrics.jsonl"))
@@ -333,7 +334,7 @@ def test_sigterm_lets_the_run_save_and_the_same_command_goes_on(lab):
     process = begin(lab, "--trials", "3")
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "stopped by SIGTERM; the same command goes on" in said
+    assert process.returncode == 0 and "stopped by SIGTERM; repeat the command to resume" in said
     before = study_of(lab).trials[1]
     assert before.state == TrialState.RUNNING
     (lab / "wait_trial0001_fold1").unlink()

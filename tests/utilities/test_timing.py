@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from utilities.timing import Stopwatch, peak_memory_mb
+from utilities.memory import peak_memory_mb
+from utilities.timing import Stopwatch
 
 STATUS = Path("/proc/self/status")
 

@@ -1,5 +1,1 @@
-"""A search over flags of main.py: ``python -m utilities.search``, docs/search.md.
-
-``space`` reads what to draw flags from, ``trials`` runs main.py on folds, ``outcome`` says what
-came out.
-"""
+"""Search over the flags of main.py: ``python -m utilities.search``, described in docs/search.md."""
