@@ -611,7 +611,7 @@ def imagenet_logits(args: argparse.Namespace, train: ImageSet, device: torch.dev
             return checkpoint.load(kept)["logits"]
         except ValueError as error:
             LOG.warning("%s; classifying the images again", error)
-    classifier = architectures.classifier(name)
+    classifier = architectures.build_classifier(args)
     middle = datasets.eval_transform(
         classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
     )

@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import timm
 import torch
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from architectures.embedder import Embedder
 from architectures.load import Trained, load_embedder
 from architectures.naming import ArchitectureName
+from architectures.weights import timm_options
 from evaluation.preprocessing import preprocessing
 
 FORMATS = ("onnx", "safetensors", "torch_export")
@@ -163,7 +163,8 @@ def _safetensors(
     for part, file in ((embedder.backbone, path), (embedder.embedding, layer)):
         state = {name: value.contiguous() for name, value in part.state_dict().items()}
         safetensors.torch.save_file(state, file, metadata={"format": "pt"})
-    name, options = timm_model(trained)
+    name = ArchitectureName.parse(trained.flags["arch"]).backbone
+    options = timm_options(name, trained.flags["image_size"])
     arguments = "".join(f", {key}={value!r}" for key, value in options.items())
     features = "backbone(images)"
     if embedder.add_maximum:
@@ -181,16 +182,6 @@ def _safetensors(
     again.backbone = timm.create_model(name, **options, checkpoint_path=str(path)).eval()
     again.embedding.load_state_dict(safetensors.torch.load_file(layer))
     return path, ToEmbeds(again)
-
-
-def timm_model(trained: Trained) -> tuple[str, dict[str, Any]]:
-    """Return the name and options with which timm builds the backbone."""
-    name = ArchitectureName.parse(trained.flags["arch"]).backbone
-    config = get_pretrained_cfg(name)
-    options: dict[str, Any] = {"num_classes": 0}
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = trained.flags["image_size"]
-    return name, options
 
 
 def _any_batch() -> dict[str, dict[int, Any]]:

@@ -61,10 +61,7 @@ def backbone(
         FileNotFoundError: the weights cannot be found; lists the remedies.
     """
     name = resolve(name)
-    options: dict[str, Any] = {"num_classes": 0}
-    config = get_pretrained_cfg(name)
-    if config is not None and config.fixed_input_size and image_size is not None:
-        options["img_size"] = image_size
+    options = timm_options(name, image_size)
     if not pretrained:
         model = timm.create_model(name, **options)
     else:
@@ -79,6 +76,7 @@ def backbone(
                 "machine to this one (or set HF_HOME to it), or start from random weights with "
                 "--not_pretrained"
             ) from error
+        config = get_pretrained_cfg(name)
         head = config.classifier if config else ()
         heads = (head,) if isinstance(head, str) else tuple(head or ())
         body = {key: value for key, value in state.items() if key.rpartition(".")[0] not in heads}
@@ -115,6 +113,13 @@ def classifier(name: str = "efficientnet_lite0", weights: Path | None = None) ->
         ) from error
     model = _load(name, state, source, {"num_classes": 1000}).eval().requires_grad_(False)
     return Classifier(model, *preprocessing(model))
+
+
+def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
+    """Return the options with which timm builds ``name`` as a backbone."""
+    config = get_pretrained_cfg(name)
+    sized = config is not None and config.fixed_input_size and image_size is not None
+    return {"num_classes": 0} | ({"img_size": image_size} if sized else {})
 
 
 def preprocessing(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], int, float]:

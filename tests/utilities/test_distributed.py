@@ -1,6 +1,6 @@
-"""What ranks tell each other; the losses made of it are in tests/criteria/test_ranks.py.
+"""Exchange between ranks; the losses built on it are tested in tests/criteria/test_ranks.py.
 
-This file is the program of the processes, too: ``python test_distributed.py FOLDER``.
+This file is also the program of the processes: ``python test_distributed.py FOLDER``.
 """
 
 import sys
@@ -19,7 +19,7 @@ WORLD = 3
 
 
 def gathered():
-    """What ``gather`` makes of a tensor of each rank, and its gradient."""
+    """Return the results of ``gather`` and the gradient."""
     x = (torch.arange(6.0).reshape(3, 2) + 10 * rank()).double().requires_grad_()
     everyone = gather(x)
     weights = torch.arange(float(everyone.numel())).double().reshape(everyone.shape)
@@ -51,7 +51,7 @@ class Branches(nn.Module):
 
 
 def averaged():
-    """Gradients and buffers of ``shared``, a step with each weight."""
+    """Return gradients and buffers of ``data_parallel``, after a step with each weight."""
     module = Branches()
     wrapped, told = data_parallel(module, torch.device("cpu")), {}
     told["first"] = module.first.detach().clone()
@@ -79,7 +79,7 @@ def work(own_rank, folder):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of the processes told."""
+    """The results of each process."""
     folder = tmp_path_factory.mktemp("processes")
     run(__file__, str(folder), timeout=180)
     return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(WORLD)]

@@ -345,9 +345,7 @@ def test_scores_that_are_no_number_leave_no_mean(runs, capsys):
     (runs[4] / "metrics.jsonl").write_text('{"epoch": 4, "recall": NaN}\n')
     rows, printed = table(capsys, *runs, "--baseline", "baseline")
     assert rows[2] == ["guided", "3", "nan (+nan)"]
-    said = (
-        "Not finite: recall of guided seed 0, recall of guided seed 1; its group has no mean."
-    )
+    said = "Not finite: recall of guided seed 0, recall of guided seed 1; its group has no mean."
     assert said in printed.out
     results.main([*map(str, runs), "--baseline", "baseline", "--format", "csv"])
     guided = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))[1]

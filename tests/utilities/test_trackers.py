@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard: what they are told, and what happens when they fail."""
+"""Weights & Biases and TensorBoard: what they log, and what happens when they fail."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def alone(program, folder):
     )
 
 
-def test_an_offline_run_stays_in_its_folder_and_goes_on_there(tmp_path):
+def test_an_offline_run_stays_in_its_folder_and_resumes_there(tmp_path):
     pytest.importorskip("wandb")
     for _ in range(2):
         alone(OFFLINE, tmp_path)
@@ -55,8 +55,8 @@ def test_an_offline_run_stays_in_its_folder_and_goes_on_there(tmp_path):
     assert not any(KEY.encode() in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
 
-class Told:
-    """Stands for ``wandb.init``'s run."""
+class FakeRun:
+    """Stands in for ``wandb.init``'s run."""
 
     id = "abc"
 
@@ -70,10 +70,10 @@ class Told:
         self.rows.append("finish")
 
 
-def test_an_epoch_is_told_once_also_to_a_run_that_goes_on(tmp_path, monkeypatch):
+def test_an_epoch_is_logged_once_also_by_a_resumed_run(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     asked = []
-    run = Told()
+    run = FakeRun()
     monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options) or run)
     for epochs in ((1, 2), (2, 3)):
         tracker = start("online", tmp_path)
@@ -87,7 +87,7 @@ def test_tables_keep_names_as_text_and_scores_as_numbers(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     path = tmp_path / "classes_test.csv"
     path.write_text("class,group,images,recall@1\n7,,2,0.5\nfox,dogs,3,\n")
-    run = Told()
+    run = FakeRun()
     monkeypatch.setattr(wandb, "init", lambda **_: run)
     start("online", tmp_path).tables([path])
     [(_, logged)] = run.rows
@@ -131,7 +131,7 @@ def test_missing_packages_are_named(monkeypatch):
         trackers.refuse_missing("disabled", tensorboard=True)
 
 
-def test_what_fails_is_left_out_with_one_warning(caplog):
+def test_what_fails_is_dropped_with_one_warning(caplog):
     class Spy:
         def __init__(self, name, fails=()):
             self.name, self.fails, self.told = name, fails, []
@@ -152,11 +152,11 @@ def test_what_fails_is_left_out_with_one_warning(caplog):
         both.finish()
     assert good.told == ["log", "images", "tables", "finish"] and bad.told == ["log", "images"]
     [record] = caplog.records
-    assert "bad failed (LookupError: a context is gone) and is left out" in record.getMessage()
+    assert "bad failed (LookupError: a context is gone) and is dropped" in record.getMessage()
 
 
 def test_tensorboard_has_scores_and_pictures_once(tmp_path):
-    """Of a run that is stopped after its third epoch, and goes on after its second."""
+    """A run is stopped after its third epoch and resumes after its second."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
