@@ -22,21 +22,14 @@ class Line(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two runs side by side.
-
-    Attributes:
-        flags: those that differ and change what a run computes.
-        places: those that differ and say where it runs (``utilities.finished.PLACES``).
-        code: commit, versions and device, where they differ.
-        scores: all scores of both at the chosen epochs.
-    """
+    """Two runs side by side."""
 
     a: Result
     b: Result
-    flags: list[Line]
-    places: list[Line]
-    code: list[Line]
-    scores: list[Line]
+    flags: list[Line]  # those that differ and change what a run computes
+    places: list[Line]  # those that differ and only say where it runs
+    code: list[Line]  # commit, versions and device, where they differ
+    scores: list[Line]  # all scores of both at the chosen epochs
 
 
 def compare(a: Result, b: Result) -> Comparison:
@@ -60,11 +53,7 @@ def compare(a: Result, b: Result) -> Comparison:
 
 
 def tables(comparison: Comparison, chosen: str) -> list[Table]:
-    """Return three tables: flags, code and machine, scores.
-
-    Args:
-        chosen: how the epochs were chosen, in words.
-    """
+    """Return tables of the flags, the code and the scores; ``chosen`` says how epochs were."""
     a, b, flags, places, code, scores = comparison
     notes = [] if flags else ["Every flag that shapes a run is the same."]
     if places:
@@ -93,11 +82,7 @@ def tables(comparison: Comparison, chosen: str) -> list[Table]:
 
 
 def as_csv(comparison: Comparison, rule: str) -> str:
-    """Return all lines as one CSV table: kind, name, a, b, difference.
-
-    Args:
-        rule: how the epochs were chosen.
-    """
+    """Return all lines as one CSV table: kind, name, a, b, difference."""
     a, b, flags, places, code, scores = comparison
     run = [
         Line("folder", str(a.run.folder), str(b.run.folder)),

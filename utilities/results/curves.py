@@ -62,9 +62,7 @@ def panels(
 ) -> tuple[list[Panel], list[str]]:
     """Return the panels to draw, and notes on what is missing from them.
 
-    Args:
-        rows: group to its label.
-        scores: name to heading.
+    ``rows`` maps groups to labels, ``scores`` names to headings.
     """
     found, notes = [], []
     for name, heading in scores.items():
@@ -85,7 +83,7 @@ def panels(
 
 
 def check_path(path: Path) -> None:
-    """Raise ValueError unless the suffix is one of ``FORMATS``."""
+    """Refuse suffixes other than ``FORMATS``."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"--curves must end in {', '.join(FORMATS)}; got {path}")
 
@@ -95,13 +93,7 @@ def draw(panels: Sequence[Panel], path: Path, caption: str = "") -> None:
 
     A group of one seed has no band. A single wide band would flatten all curves, so the axis
     reaches no further beyond the means than they span themselves, and cuts bands there.
-
-    Args:
-        path: a .png, .svg or .pdf.
-        caption: a line below the legend.
-
-    Raises:
-        ValueError: there is nothing to draw, or more groups than can be told apart.
+    ``caption`` is a line below the legend.
     """
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -14,21 +14,13 @@ HEADLINES = ("e_recall@1", "mAP@R", "wrong_word_similarity@10", "wrong_group_sha
 
 
 class Selection(NamedTuple):
-    """What a table shows.
+    """The scores, groups and comparisons of a table."""
 
-    Attributes:
-        scores: ``NAME`` or ``NAME=HEADING``; empty for the headlines.
-        groups: ``GROUP`` or ``GROUP=LABEL``, in row order; empty for all.
-        baseline: the group that the others are compared with.
-        versus: suffix; each group is compared with the one whose name adds it.
-        sort: rows by the first score, highest first.
-    """
-
-    scores: Sequence[str] = ()
-    groups: Sequence[str] = ()
-    baseline: str | None = None
-    versus: str | None = None
-    sort: bool = False
+    scores: Sequence[str] = ()  # NAME or NAME=HEADING; empty for the headlines
+    groups: Sequence[str] = ()  # GROUP or GROUP=LABEL, in row order; empty for all
+    baseline: str | None = None  # the group that the others are compared with
+    versus: str | None = None  # suffix; a group is compared with the one whose name adds it
+    sort: bool = False  # rows by the first score, highest first
 
     def needs(self, group: str) -> bool:
         """Return whether the runs of a group are needed."""
@@ -53,14 +45,7 @@ class Report(NamedTuple):
 
 
 def report(results: Sequence[Result], selection: Selection, rule: str, title: str = "") -> Report:
-    """Return the table of the runs of one dataset.
-
-    Args:
-        rule: how the epochs of ``results`` were chosen.
-
-    Raises:
-        ValueError: a group or score that was named does not exist.
-    """
+    """Return the table of the runs of one dataset, whose epochs ``rule`` chose."""
     suffix = selection.versus or ""
     groups = by_group(results)
     scores = _labelled(selection.scores or headlines(results), list(results[0].scores))
@@ -91,11 +76,7 @@ def report(results: Sequence[Result], selection: Selection, rule: str, title: st
 
 
 def headlines(results: Sequence[Result]) -> list[str]:
-    """Return the default scores, among those that all runs have.
-
-    Raises:
-        ValueError: the runs have no score in common.
-    """
+    """Return the default scores, among those that all runs have."""
     shared = [name for name in results[0].scores if all(name in r.scores for r in results)]
     for classes in ("test/", "val/"):
         own = [name for name in shared if name.startswith(classes)]

@@ -59,19 +59,13 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The scores of a run at the epoch that is reported.
-
-    Attributes:
-        scores: by name; nan where a score was not finite.
-        by: the score that chose the epoch; empty if none did.
-        choices: number of epochs to choose from.
-    """
+    """The scores of a run at the epoch that is reported."""
 
     run: Run
     epoch: int
-    scores: dict[str, float]
-    by: str = ""
-    choices: int = 1
+    scores: dict[str, float]  # by name; nan where a score was not finite
+    by: str = ""  # the score that chose the epoch, if any
+    choices: int = 1  # number of epochs to choose from
 
 
 Groups = dict[str, dict[Seed, Result]]  # group, then seed
@@ -81,11 +75,7 @@ Groups = dict[str, dict[Seed, Result]]  # group, then seed
 # Folders
 # --------------------------------------------------------------------------------------------------
 def read(folder: Path) -> Run:
-    """Return the run in ``folder``, finished or not.
-
-    Raises:
-        ValueError: the folder holds no run, or a damaged one.
-    """
+    """Return the run in ``folder``, finished or not."""
     config = read_config(folder)
     missing = {"dataset", "group", "seed", "n_epochs"} - set(config["flags"])
     if missing:
@@ -98,13 +88,8 @@ def collect(
 ) -> tuple[list[Run], list[str]]:
     """Return the finished runs, and notes on the folders that were left out.
 
-    Of several finished runs of one dataset, group and seed, the newest is taken.
-
-    Args:
-        wanted: returns whether a group is needed; other groups are skipped silently.
-
-    Raises:
-        ValueError: a folder does not exist, a file is damaged, or no run is left.
+    Of several finished runs of one dataset, group and seed, the newest is taken. Groups that are
+    not ``wanted`` are skipped silently.
     """
     found: dict[tuple[str, str, Seed], list[Run]] = {}
     other_folders, unfinished, notes = [], [], []
@@ -162,7 +147,7 @@ def is_test(name: str) -> bool:
 
 
 def check_scores(results: Sequence[Result], names: Iterable[str]) -> None:
-    """Raise ValueError if a result lacks one of the scores; the message says where it is."""
+    """Refuse scores that a result lacks."""
     for name in names:
         for result in results:
             if name not in result.scores:
@@ -179,11 +164,7 @@ def check_scores(results: Sequence[Result], names: Iterable[str]) -> None:
 # Epochs
 # --------------------------------------------------------------------------------------------------
 def default_rule(runs: Sequence[Run]) -> str:
-    """Return ``validation`` if the runs have validation scores, ``last`` if none has.
-
-    Raises:
-        ValueError: only some of them have validation scores.
-    """
+    """Return ``validation`` if the runs have validation scores, ``last`` if none has."""
     having = [run for run in runs if any(map(is_validation, _score_names(run)))]
     if len(having) == len(runs):
         return "validation"
@@ -199,14 +180,10 @@ def default_rule(runs: Sequence[Run]) -> str:
 def choose(run: Run, rule: str, score: str | None = None) -> Result:
     """Return the scores of the epoch that ``rule`` chooses.
 
-    Args:
-        rule: ``validation`` or ``test``: the epoch with the highest ``score``, the first one if
-            several tie, as for ``best_<score>.pt``; epoch 0 does not count if the run trains.
-            ``last``: the last evaluation. A number: that epoch.
-        score: by default the first of ``--storage_metrics`` on the classes of the rule.
-
-    Raises:
-        ValueError: the run has no such score, no such epoch, or no evaluation.
+    ``validation`` and ``test`` choose the epoch with the highest ``score``, by default the first of
+    ``--storage_metrics`` on these classes; of equal ones the first, as for ``best_<score>.pt``.
+    Epoch 0 does not count if the run trains. ``last`` chooses the last evaluation, a number that
+    epoch.
     """
     rows = [row for row in run.rows if any(map(is_evaluation, row))]
     if not rows:

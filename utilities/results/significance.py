@@ -49,8 +49,7 @@ Summaries = dict[str, dict[str, Summary]]  # group, then score
 def summarise(groups: Groups, names: Sequence[str], references: Mapping[str, str]) -> Summaries:
     """Return a summary of each group in each score.
 
-    Args:
-        references: group to the group that it is compared with.
+    ``references`` maps a group to the one that it is compared with.
     """
     summaries: Summaries = {}
     for group, by_seed in groups.items():

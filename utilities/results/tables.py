@@ -31,22 +31,14 @@ COLUMNS = (
 
 
 class Number(NamedTuple):
-    """A mean or a difference as printed.
+    """A mean or a difference as printed."""
 
-    Attributes:
-        mean, half: in percent if the score is a fraction; half may be nan.
-        digits: after the decimal point.
-        signed: print + before a positive mean.
-        marks: significance stars.
-        best: the best of its score in the table.
-    """
-
-    mean: float
-    half: float
-    digits: int
-    signed: bool = False
-    marks: str = ""
-    best: bool = False
+    mean: float  # in percent if the score is a fraction
+    half: float  # of the interval, in the same unit; may be nan
+    digits: int  # after the decimal point
+    signed: bool = False  # print + before a positive mean
+    marks: str = ""  # significance stars
+    best: bool = False  # of its score in the table
 
     @property
     def text(self) -> str:
@@ -83,11 +75,8 @@ def score_table(
 
     A score takes one column: the mean, and in brackets its difference from the reference. With
     ``suffix`` it takes three: the group, the group whose name adds the suffix, and the change.
-
-    Args:
-        scores: name to heading.
-        rows: group to its label.
-        epochs: heading of the column of epochs; empty for no such column.
+    ``scores`` maps names to headings, ``rows`` groups to labels; ``epochs`` heads a column of
+    epochs, if not empty.
     """
     shown = [name for group in rows for name in dict.fromkeys((group, group + suffix))]
     best = _best_means(summaries, shown, scores)
@@ -229,12 +218,7 @@ def escaped(text: str) -> str:
 
 
 def long_csv(summaries: Mapping[str, Summaries], rule: str) -> str:
-    """Return a CSV line per dataset, group and score; what could not be computed is empty.
-
-    Args:
-        summaries: by dataset.
-        rule: how epochs were chosen.
-    """
+    """Return a CSV line per dataset, group and score; what could not be computed is empty."""
     lines = []
     for dataset, groups in summaries.items():
         for group, by_score in groups.items():

@@ -39,17 +39,11 @@ class Flag(NamedTuple):
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The command line of the program whose flags are searched.
+    """The command line of the program whose flags are searched."""
 
-    Attributes:
-        flags: by name without dashes.
-        parse: returns all flags from words; raises SystemExit with a message if they cannot work.
-        given: returns only the flags that the words name.
-    """
-
-    flags: Mapping[str, Flag]
-    parse: Callable[[Sequence[str]], Flags]
-    given: Callable[[Sequence[str]], Flags]
+    flags: Mapping[str, Flag]  # by name without dashes
+    parse: Callable[[Sequence[str]], Flags]  # words -> all flags; SystemExit if they cannot work
+    given: Callable[[Sequence[str]], Flags]  # words -> only the flags that they name
 
     def words(self, chosen: Mapping[str, Any]) -> list[str]:
         """Return the words of texts of the space, or of the values of a trial, by flag name.
@@ -88,11 +82,7 @@ def read_space(
             ``batch_mining=distance,semihard`` (choices). A choice of a flag with several values
             separates them by spaces; a switch has the choices on and off. The range of an integer
             flag draws integers.
-        fixed: words that all trials share; each end and choice must work with them.
-
-    Raises:
-        ValueError: a malformed text, an unknown flag, or one that cannot be searched.
-        SystemExit: the program refuses an end or a choice.
+        fixed: words that all trials share; the program must accept each end and choice with them.
     """
     ends: dict[str, list[str]] = {}
     logarithmic = {}
@@ -133,11 +123,7 @@ def read_space(
 
 
 def distribution(name: str, ends: Sequence[Any], log: bool) -> BaseDistribution:
-    """Return the range between two parsed ends, integer if they are.
-
-    Raises:
-        ValueError: they are not numbers, not in order, or not above 0 for a logarithm.
-    """
+    """Return the range between two parsed ends, of integers if they are."""
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
         raise ValueError(
             f"--space {name}: --{name} does not take a number; list its values: {name}=a,b"

@@ -47,11 +47,7 @@ def open_study(
 ) -> optuna.Study:
     """Return the study of that name in a SQLite file, created if there is none.
 
-    Args:
-        settings: what all its trials share, by the flag that sets it.
-
-    Raises:
-        ValueError: the file is not an Optuna database, or the study has other settings.
+    ``settings`` are what all its trials share, by the flag that sets it.
     """
     try:
         study = optuna.create_study(
@@ -106,11 +102,7 @@ class Search:
         self.kill_runs = False
 
     def run(self, n_trials: int) -> str | None:
-        """Search until the study has ``n_trials``.
-
-        Returns:
-            why the search ended early, or None.
-        """
+        """Search until the study has ``n_trials``; return why it ended early, or None."""
         self.requeue_interrupted()
         running: dict[Future[float], Trial] = {}
         failures = 0
@@ -147,12 +139,7 @@ class Search:
         return sum(trial.state != TrialState.WAITING for trial in distinct_trials(self.study))
 
     def score(self, trial: Trial) -> float:
-        """Return the mean score over the folds of a trial.
-
-        Raises:
-            FailedError, StoppedError: a run ended early.
-            optuna.TrialPruned: the folds so far are below the median of other trials.
-        """
+        """Return the mean score over the folds of a trial; raise if it failed or was pruned."""
         for other in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
             if other.params == trial.params:
                 assert other.value is not None
@@ -192,11 +179,7 @@ class Search:
         return False
 
     def run_fold(self, trial: Trial, fold: int, gpu: int | None) -> Fold:
-        """Run main.py on one fold, or resume it, and return its score.
-
-        Raises:
-            FailedError, StoppedError: the run ended early.
-        """
+        """Run main.py on one fold, or resume it, and return its score."""
         name = f"trial{run_number(trial):04d}_fold{fold}"
         cores = max(1, len(os.sched_getaffinity(0)) // self.jobs)
         flags = trial_flags(self.line, self.fixed, self.objective, self.folder, fold, self.folds)
@@ -222,10 +205,9 @@ class Search:
         raise FailedError(f"{last_error(output, status)} ({log})")
 
     def execute(self, words: Sequence[str], log: Path, cores: int) -> tuple[int, str]:
-        """Run the program to its end, or terminate it when the search is interrupted.
+        """Run the program and return its exit status and output, also written to ``log``.
 
-        Returns:
-            its exit status and output; ``log`` also has the command.
+        The program is terminated when the search is interrupted.
         """
         environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
         with log.open("a+", encoding="utf-8", errors="replace", newline="") as output:
