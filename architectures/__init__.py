@@ -72,5 +72,7 @@ def _speaking_of(flag: str) -> Iterator[None]:
     """Put a flag in front of error messages."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{flag}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{flag}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from error

@@ -422,7 +422,7 @@ def test_two_runs_flag_by_flag_and_score_by_score(leave, table, say, csv_rows):
         ["--old", "1", "–"],
         ["--new", "–", "None"],
     ]
-    assert "Flags without effect on the scores: --save_path here and there" in printed.out
+    assert "Flags that only say where they ran: --save_path here and there" in printed.out
     for line in (
         ["commit", "–", "abc and changes to it"],
         ["torch", "–", "2.14"],

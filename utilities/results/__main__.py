@@ -123,9 +123,9 @@ def comparison(args: argparse.Namespace) -> str:
     a, b = (choose(run, rule, args.epoch_score) for run in runs)
     chosen, _ = how_chosen(rule, (a, b))
     note(f"scores {chosen}")
-    differences = compare.compare(a, b)
+    differences = compare.compare(a, b, rule)
     if args.format == "csv":
-        return compare.as_csv(differences, rule)
+        return compare.as_csv(differences)
     render = latex if args.format == "latex" else markdown
     return "\n".join(map(render, compare.tables(differences, chosen)))
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from utilities.finished import PLACES
 from utilities.results.runs import Groups, Result
-from utilities.results.tables import Table, csv_text, rule_label
+from utilities.results.tables import Cell, Table, csv_text, rule_label
 
 ABSENT = "–"
 ENVIRONMENT = ("date", "python", "platform", "device")  # in config.json, with commit and packages
@@ -21,19 +21,14 @@ class Line(NamedTuple):
     difference: str = ""
 
 
-class Comparison(NamedTuple):
-    """Two runs side by side."""
-
-    a: Result
-    b: Result
-    flags: list[Line]  # those that differ and change what a run computes
-    places: list[Line]  # those that differ and only say where it runs
-    code: list[Line]  # commit, versions and device, where they differ
-    scores: list[Line]  # all scores of both at the chosen epochs
+Comparison = dict[str, list[Line]]  # run, flag, place, code, score
 
 
-def compare(a: Result, b: Result) -> Comparison:
-    """Return the differences between two runs."""
+def compare(a: Result, b: Result, rule: str) -> Comparison:
+    """Return the differences between two runs, and all scores of both at the chosen epochs.
+
+    Flags that only say where a run happens are places; ``rule`` says how epochs were chosen.
+    """
     flags = _differing(a.run.flags, b.run.flags)
     scores = [Line("epoch", str(a.epoch), str(b.epoch))]
     for name in dict.fromkeys([*a.scores, *b.scores]):
@@ -42,54 +37,40 @@ def compare(a: Result, b: Result) -> Comparison:
         texts = [ABSENT if score is None else f"{score:.4f}" for score in (before, after)]
         change = f"{gain:+.4f}" if math.isfinite(gain) else ABSENT
         scores.append(Line(name, texts[0], texts[1], change))
-    return Comparison(
-        a,
-        b,
-        [line._replace(name=f"--{line.name}") for line in flags if line.name not in PLACES],
-        [line._replace(name=f"--{line.name}") for line in flags if line.name in PLACES],
-        _differing(_code(a.run.config), _code(b.run.config)),
-        scores,
-    )
+    return {
+        "run": [
+            Line("folder", str(a.run.folder), str(b.run.folder)),
+            Line("epoch_by", rule_label(rule), rule_label(rule)),
+        ],
+        "flag": [line._replace(name=f"--{line.name}") for line in flags if line.name not in PLACES],
+        "place": [line._replace(name=f"--{line.name}") for line in flags if line.name in PLACES],
+        "code": _differing(_code(a.run.config), _code(b.run.config)),
+        "score": scores,
+    }
 
 
 def tables(comparison: Comparison, chosen: str) -> list[Table]:
     """Return tables of the flags, the code and the scores; ``chosen`` says how epochs were."""
-    a, b, flags, places, code, scores = comparison
+    folders, _ = comparison["run"]
+    flags, code = comparison["flag"], comparison["code"]
     notes = [] if flags else ["Every flag that shapes a run is the same."]
-    if places:
-        moved = "; ".join(f"{line.name} {line.a} and {line.b}" for line in places)
-        notes.append(f"Flags without effect on the scores: {moved}")
+    if comparison["place"]:
+        places = "; ".join(f"{line.name} {line.a} and {line.b}" for line in comparison["place"])
+        notes.append(f"Flags that only say where they ran: {places}")
+    same_code = [] if code else ["Commit, packages and device are the same."]
+    caveat = f"Scores as recorded, {chosen}. Two runs say nothing about significance."
+    scores: list[list[Cell]] = [[*line] for line in comparison["score"]]
+    title = f"A is {folders.a}, B is {folders.b}"
     return [
-        Table(
-            f"A is {a.run.folder}, B is {b.run.folder}",
-            ["flag", "A", "B"],
-            [list(line[:3]) for line in flags],
-            notes,
-        ),
-        Table(
-            "",
-            ["code", "A", "B"],
-            [list(line[:3]) for line in code],
-            [] if code else ["Commit, packages and device are the same."],
-        ),
-        Table(
-            "",
-            ["score", "A", "B", "B − A"],
-            [list(line) for line in scores],
-            [f"Scores as recorded, {chosen}. Two runs say nothing about significance."],
-        ),
+        Table(title, ["flag", "A", "B"], [list(line[:3]) for line in flags], notes),
+        Table("", ["code", "A", "B"], [list(line[:3]) for line in code], same_code),
+        Table("", ["score", "A", "B", "B − A"], scores, [caveat]),
     ]
 
 
-def as_csv(comparison: Comparison, rule: str) -> str:
+def as_csv(comparison: Comparison) -> str:
     """Return all lines as one CSV table: kind, name, a, b, difference."""
-    a, b, flags, places, code, scores = comparison
-    run = [
-        Line("folder", str(a.run.folder), str(b.run.folder)),
-        Line("epoch_by", rule_label(rule), rule_label(rule)),
-    ]
-    kinds = {"run": run, "flag": flags, "place": places, "code": code, "score": scores}
-    lines = [(kind, *line) for kind, lines in kinds.items() for line in lines]
+    lines = [(kind, *line) for kind, lines in comparison.items() for line in lines]
     return csv_text([("kind", "name", "a", "b", "difference"), *lines])
 
 
