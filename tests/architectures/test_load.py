@@ -15,25 +15,8 @@ import main
 import parameters
 from architectures.load import checkpoint_file, evaluation_flags, load_embedder
 from evaluation.preprocessing import preprocessing
+from tests.architectures.saved import FLAGS, save_run
 from utilities import checkpoint
-
-FLAGS = {"arch": "test_resnet_frozen_normalize", "embed_dim": 8, "image_size": 32}
-
-
-def save_run(folder, name="last", **flags):
-    """A checkpoint as a run leaves it, of weights that differ from any initialisation."""
-    flags = {**FLAGS, "augmentation": "base", "dataset": "animals", "use_float16": False, **flags}
-    torch.manual_seed(3)
-    embedder = architectures.create(
-        flags["arch"], flags["embed_dim"], pretrained=False, image_size=flags["image_size"]
-    )
-    with torch.no_grad():
-        for value in embedder.state_dict().values():
-            if value.is_floating_point():
-                value.add_(0.05 * torch.rand_like(value))
-    parts = {"embedder": embedder.state_dict(), "flags": flags, "epoch": 4}
-    checkpoint.save(folder / f"{name}.pt", parts)
-    return embedder.eval()
 
 
 @pytest.mark.parametrize("arch", [FLAGS["arch"], "test_vit_double"])
