@@ -41,7 +41,7 @@ import metrics
 from architectures.load import evaluation_flags, load_embedder
 from datasets import ImageSet
 from utilities import device as devices
-from utilities import dry_run, faults, log, optimization, processes, run, trackers
+from utilities import distributed, dry_run, faults, log, optimization, run, trackers
 from utilities.interrupt import Interruption
 from utilities.memory import keep_freed_memory
 from utilities.progress import Progress
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """
     args = parameters.parse(argv)
     keep_freed_memory()
-    with processes.together(), faults.explained():
-        log.set_up(quiet=not processes.is_first())
+    with distributed.process_group(), faults.explained():
+        log.set_up(quiet=not distributed.is_first())
         if args.dry_run:
             return rehearse(argv)
         if args.evaluate_only:
@@ -86,7 +86,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     saved = run.to_resume(*place, vars(args)) if args.resume else None
 
     # Images with labels or captions, an embedder f, a frozen reader of words.
-    with processes.first_then_others():
+    with distributed.first_rank_first():
         data = datasets.build(args)
     labelled = isinstance(data.train, ImageSet)
     parameters.check_data(args, classes=labelled, captions=len(data.train.captions) > 0)
@@ -138,7 +138,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         **pick(args, "tau", "gamma", "warmup_steps", "warmup_lr", "final_lr"),
     )
     precision = devices.precision(args.precision, device)
-    objective = processes.shared(objective, device)
+    objective = distributed.data_parallel(objective, device)
     trainer = Trainer(objective, optimizer, scheduler, device=device, precision=precision)
 
     # What is evaluated: retrieval of unseen classes, and at the end classifiers of frozen features.
@@ -200,7 +200,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         datasets.warn_of_waiting(args, scores["train/waiting_for_data"])
         current.record(epoch, scores)
 
-    if processes.is_first():
+    if distributed.is_first():
         pictures = session.report(folder, vars(args))
         current.finish([folder.path / evaluation.VIEWS, *pictures])
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))

@@ -1,6 +1,8 @@
 """Images to embeddings: any timm backbone by a name such as ``resnet50_frozen_normalize``."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,7 +11,10 @@ from architectures.embedder import Embedder
 from architectures.naming import ArchitectureName
 from architectures.weights import Classifier, backbone, classifier
 
-__all__ = ["ArchitectureName", "Classifier", "Embedder", "build", "classifier", "create"]
+__all__ = [
+    "ArchitectureName", "Classifier", "Embedder", "build", "build_classifier", "classifier",
+    "create",
+]  # fmt: skip
 
 
 def create(
@@ -20,22 +25,22 @@ def create(
     weights: Path | None = None,
     image_size: int | None = None,
 ) -> Embedder:
-    """The embedder called ``name``, with ImageNet weights unless told otherwise.
+    """Return the embedder called ``name``, by default with ImageNet weights.
 
     Args:
         name: ``<timm model>[_frozen][_normalize][_double]``.
         embed_dim: D.
         pretrained: load ImageNet weights from a package or timm's hub.
         weights: load the backbone from this file instead.
-        image_size: side of the square images; needed where the parameters depend on it (ViT).
+        image_size: side of the square images; needed if parameters depend on it (ViT).
 
     Raises:
-        ValueError: an unknown name, weights that do not fit, an image size that cannot be.
-        FileNotFoundError: the weights cannot be had; lists the ways out.
+        ValueError: unknown name, weights that do not fit, or an impossible image size.
+        FileNotFoundError: the weights cannot be found.
     """
     arch = ArchitectureName.parse(name)
     if weights is not None and not pretrained:
-        raise ValueError(f"--weights {weights} and --not_pretrained exclude each other; drop one")
+        raise ValueError(f"weights {weights} and pretrained=False exclude each other; drop one")
     body = backbone(arch.backbone, pretrained=pretrained, weights=weights, image_size=image_size)
     embedder = Embedder(
         body, embed_dim, frozen=arch.frozen, normalize=arch.normalize, double=arch.double
@@ -45,11 +50,29 @@ def create(
 
 
 def build(args: argparse.Namespace) -> Embedder:
-    """The embedder that the flags describe."""
-    return create(
-        args.arch,
-        args.embed_dim,
-        pretrained=not args.not_pretrained,
-        weights=Path(args.weights) if args.weights else None,
-        image_size=args.image_size,
-    )
+    """Return the embedder that the flags describe; errors begin with --arch."""
+    with _speaking_of(f"--arch {args.arch}"):
+        return create(
+            args.arch,
+            args.embed_dim,
+            pretrained=not args.not_pretrained,
+            weights=Path(args.weights) if args.weights else None,
+            image_size=args.image_size,
+        )
+
+
+def build_classifier(args: argparse.Namespace) -> Classifier:
+    """Return the ImageNet classifier that the flags name, for pseudolabels."""
+    with _speaking_of(f"--language_pseudoclass_model {args.language_pseudoclass_model}"):
+        return classifier(args.language_pseudoclass_model)
+
+
+@contextmanager
+def _speaking_of(flag: str) -> Iterator[None]:
+    """Put a flag in front of error messages."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{flag}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from error

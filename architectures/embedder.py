@@ -7,23 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.weights import preprocessing
-from utilities.param_groups import decay_groups
+from utilities.optimization import decay_groups
 from utilities.structures import Embedding
 
 
 class Embedder(nn.Module):
-    """A backbone, a pooling, a linear layer, and unit rows if asked.
+    """A backbone, pooling, a linear layer and, optionally, normalisation to unit length.
 
     Convolutional backbones are pooled by the average over their feature map. Token backbones
     (vision transformers) are pooled as timm pools them, mostly by the class token; their feature
-    map is made of the patch tokens alone. With ``double``, both are pooled by average + maximum
-    over the feature map (Roth et al., ICML 2020).
+    map consists of the patch tokens. With ``double``, both are pooled by average + maximum over the
+    feature map (Roth et al., ICML 2020).
 
     Args:
         backbone: a timm model without head, with its ``forward_features``.
         embed_dim: D.
-        frozen: BatchNorm normalises by its stored statistics and leaves them alone, in training
-            too. Its scale and shift are trained, as in the released code of Roth et al., CVPR 2022.
+        frozen: BatchNorm normalises by its stored statistics and keeps them, in training too. Its
+            scale and shift are trained, as in the released code of Roth et al., CVPR 2022.
         normalize: embeddings have length 1.
         double: average + maximum pooling.
 
@@ -34,7 +34,7 @@ class Embedder(nn.Module):
         the first two float32 under autocast too.
 
     Raises:
-        ValueError: ``frozen`` with a backbone that has no BatchNorm; ``embed_dim`` below 1.
+        ValueError: ``frozen`` with a backbone without BatchNorm, or ``embed_dim`` below 1.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Embedder(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dim < 1:
-            raise ValueError(f"--embed_dim {embed_dim} is below 1; use 128 or 512")
+            raise ValueError(f"embed_dim must be >= 1; got {embed_dim}")
         self.backbone = backbone
         self.embed_dim = embed_dim
         self.feature_dim = int(backbone.num_features)  # type: ignore[arg-type]
@@ -59,11 +59,11 @@ class Embedder(nn.Module):
         self.mean, self.std, self.image_size, self.crop_ratio = preprocessing(backbone)
         if frozen and not self.frozen_norms:
             name = backbone.pretrained_cfg["architecture"]  # type: ignore[index]
-            raise ValueError(f"--arch: {name} has no BatchNorm to freeze; drop _frozen")
+            raise ValueError(f"{name} has no BatchNorm to freeze; drop _frozen")
 
     @property
     def frozen_norms(self) -> list[nn.Module]:
-        """The BatchNorm layers that keep their statistics; none unless ``frozen``."""
+        """The BatchNorm layers that keep their statistics; empty unless ``frozen``."""
         norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
         return [m for m in self.backbone.modules() if self.frozen and isinstance(m, norms)]
 
@@ -90,7 +90,7 @@ class Embedder(nn.Module):
         return feature_map.mean(dim=(2, 3))
 
     def _feature_map(self, output: Tensor, images: Tensor) -> Tensor:
-        """The last feature map as (B, F, h, w), from maps in either layout or from tokens."""
+        """Return the last feature map as (B, F, h, w), from either layout or from tokens."""
         if output.ndim == 4:
             channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
             return output.permute(0, 3, 1, 2) if channels_last else output
@@ -100,19 +100,19 @@ class Embedder(nn.Module):
         return patches.transpose(1, 2).unflatten(2, (height, n_patches // height))
 
     def train_backbone(self, on: bool) -> None:
-        """Switch the backbone's gradients: off for the first ``--warmup`` epochs, then on."""
+        """Switch the gradients of the backbone on or off; they are off during ``--warmup``."""
         self.backbone.requires_grad_(on)
 
     def param_groups(
         self, lr: float, fc_lr: float = -1, decay: float = 0.0, *, decay_norms: bool = True
     ) -> list[dict[str, Any]]:
-        """Optimizer groups of the backbone and of the embedding layer.
+        """Return optimizer groups of the backbone and of the embedding layer.
 
         Args:
             lr: learning rate of the backbone.
-            fc_lr: learning rate of the embedding layer; -1 takes ``lr``.
+            fc_lr: learning rate of the embedding layer; -1 for ``lr``.
             decay: weight decay of both.
-            decay_norms: of norms and biases, too; otherwise these are groups of their own.
+            decay_norms: decay norms and biases too; otherwise they are groups of their own.
         """
         parts = ((self.backbone, lr), (self.embedding, lr if fc_lr == -1 else fc_lr))
         if decay_norms:

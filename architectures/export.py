@@ -1,17 +1,17 @@
-"""Write a trained embedder for use elsewhere.
+"""Writes a trained embedder for use elsewhere.
 
     python -m architectures.export --checkpoint RUN --format all --out DIR
 
-onnx          embedder.onnx, images to embeddings, for any batch size
-torch_export  embedder.pt2, the same for ``torch.export.load``
+onnx          embedder.onnx: images to embeddings, for any batch size
+torch_export  embedder.pt2: the same for ``torch.export.load``
 safetensors   backbone.safetensors for timm, embedding.safetensors (the linear layer after it) and
               load_backbone.py, the lines that load the first
 
-``preprocessing.json`` lies beside them: what an image has to go through first. There is no
-TorchScript, which torch has deprecated in favour of ``torch.export``.
+``preprocessing.json`` beside them says how to prepare an image. There is no TorchScript, which
+torch has deprecated in favour of ``torch.export``.
 
-Each file is read back and compared with the embedder on random images before it takes its place, so
-DIR holds files that agree with the checkpoint, or is left as it was.
+Each file is read back and compared with the embedder on random images before it is moved into DIR.
+If one disagrees, DIR is left unchanged.
 """
 
 import argparse
@@ -26,33 +26,33 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import timm
 import torch
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from architectures.embedder import Embedder
 from architectures.load import Trained, load_embedder
 from architectures.naming import ArchitectureName
+from architectures.weights import timm_options
 from evaluation.preprocessing import preprocessing
 
 FORMATS = ("onnx", "safetensors", "torch_export")
 ONNX_PACKAGES = {"onnx": "1.21.0", "onnxscript": "0.7.2", "onnxruntime": "1.23.2"}
 ONNX_LIMIT = 2 * 10**9  # bytes; a protobuf file ends at 2 GiB
 
-CHECKED_BATCHES = (1, 3)  # neither is the batch that is traced
-TOLERANCE = 1e-4  # of the largest entry of an embedding, or of 1 where that is more
+CHECKED_BATCHES = (1, 3)  # sizes other than the traced one
+TOLERANCE = 1e-4  # of the largest entry of an embedding, at least of 1
 
 Embed = Callable[[Tensor], Tensor]  # (B, 3, S, S) -> (B, D)
 
 
 class Checked(NamedTuple):
-    """A file that has been read back."""
+    """A file that was read back, and the largest difference of its embeddings."""
 
     path: Path
-    difference: float  # largest, of any entry of the embeddings of the random images
+    difference: float
 
 
 class ToEmbeds(nn.Module):
-    """The embedder with one tensor for its output: images (B, 3, S, S) -> embeds (B, D)."""
+    """An embedder that returns only embeddings: images (B, 3, S, S) -> embeds (B, D)."""
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
@@ -63,27 +63,22 @@ class ToEmbeds(nn.Module):
 
 
 def export(trained: Trained, formats: Sequence[str], out: Path) -> list[Checked]:
-    """Write ``formats`` and preprocessing.json into the folder ``out``; others in it stay.
-
-    Args:
-        trained: the embedder; it stays as it is.
-        formats: of ``FORMATS``.
+    """Write ``formats`` and preprocessing.json into the folder ``out``, beside what is there.
 
     Raises:
         ValueError: a package is missing, the embedder is too large for ONNX, or a file does not
-            agree with it; nothing has been written then.
+            agree with it; nothing is written then.
         OSError: ``out`` cannot be written.
     """
     prepare = preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std)
-    # Plain strides and no gradients: neither belongs into a file.
+    # Without channels_last and gradients, neither of which belongs in a file.
     embedder = copy.deepcopy(trained.embedder).to(memory_format=torch.contiguous_format)
     embedder.eval().requires_grad_(False)
     if "onnx" in formats:
-        refuse_onnx(embedder)
+        check_onnx(embedder)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(
-        sum(CHECKED_BATCHES), 3, prepare.image_size, prepare.image_size, generator=generator
-    )
+    shape = (sum(CHECKED_BATCHES), 3, prepare.image_size, prepare.image_size)
+    images = torch.randn(shape, generator=generator)
     writers = {"onnx": _onnx, "safetensors": _safetensors, "torch_export": _torch_export}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as temporary:
@@ -91,8 +86,9 @@ def export(trained: Trained, formats: Sequence[str], out: Path) -> list[Checked]
         written: list[Checked] = []
         for name in formats:
             path, embed = writers[name](trained, embedder, images, folder)
-            written.append(Checked(path, _agree(embed, embedder, images, f"--format {name}")))
-        _write_json(folder / "preprocessing.json", about(trained))
+            written.append(Checked(path, _difference(embed, embedder, images, name)))
+        text = json.dumps(about(trained), indent=2)
+        (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
         for path in sorted(folder.iterdir()):
             path.chmod(0o644)
             path.replace(out / path.name)
@@ -100,7 +96,7 @@ def export(trained: Trained, formats: Sequence[str], out: Path) -> list[Checked]
 
 
 def about(trained: Trained) -> dict[str, Any]:
-    """What preprocessing.json says: from an RGB image to the input, and what comes out."""
+    """Return the content of preprocessing.json: how to prepare an RGB image, and the output."""
     prepare = preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std)
     return {
         "arch": trained.flags["arch"],
@@ -113,8 +109,8 @@ def about(trained: Trained) -> dict[str, Any]:
     }
 
 
-def refuse_onnx(embedder: nn.Module) -> None:
-    """Raise ``ValueError`` where ONNX cannot be written or cannot be checked."""
+def check_onnx(embedder: nn.Module) -> None:
+    """Raise ValueError if ONNX cannot be written or checked."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         install = " ".join(f"{name}=={version}" for name, version in ONNX_PACKAGES.items())
@@ -125,7 +121,7 @@ def refuse_onnx(embedder: nn.Module) -> None:
     size = sum(value.nbytes for value in embedder.state_dict().values())
     if size > ONNX_LIMIT:
         raise ValueError(
-            f"--format onnx: the weights take {size / 1e9:.1f} GB, one ONNX file holds 2; use "
+            f"--format onnx: the weights take {size / 1e9:.1f} GB, but an ONNX file holds 2; use "
             "--format torch_export"
         )
 
@@ -162,12 +158,13 @@ def _torch_export(
 def _safetensors(
     trained: Trained, embedder: Embedder, images: Tensor, folder: Path
 ) -> tuple[Path, Embed]:
-    """The backbone in timm's own names; it and the embedding layer are put together again."""
+    """Write the backbone in timm's names and the embedding layer, and load both again."""
     path, layer = folder / "backbone.safetensors", folder / "embedding.safetensors"
     for part, file in ((embedder.backbone, path), (embedder.embedding, layer)):
         state = {name: value.contiguous() for name, value in part.state_dict().items()}
         safetensors.torch.save_file(state, file, metadata={"format": "pt"})
-    name, options = timm_model(trained)
+    name = ArchitectureName.parse(trained.flags["arch"]).backbone
+    options = timm_options(name, trained.flags["image_size"])
     arguments = "".join(f", {key}={value!r}" for key, value in options.items())
     features = "backbone(images)"
     if embedder.add_maximum:
@@ -187,37 +184,23 @@ def _safetensors(
     return path, ToEmbeds(again)
 
 
-def timm_model(trained: Trained) -> tuple[str, dict[str, Any]]:
-    """The name and the options by which timm builds the backbone."""
-    name = ArchitectureName.parse(trained.flags["arch"]).backbone
-    config = get_pretrained_cfg(name)
-    options: dict[str, Any] = {"num_classes": 0}
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = trained.flags["image_size"]
-    return name, options
-
-
 def _any_batch() -> dict[str, dict[int, Any]]:
     return {"images": {0: torch.export.Dim("batch", min=1)}}
 
 
 @torch.no_grad()
-def _agree(embed: Embed, embedder: Embedder, images: Tensor, speaker: str) -> float:
-    """The largest difference of ``embed`` from ``embedder``, over batches of several sizes."""
+def _difference(embed: Embed, embedder: Embedder, images: Tensor, name: str) -> float:
+    """Return the largest difference of ``embed`` from ``embedder``, over batches of two sizes."""
     pairs = [(embed(batch), embedder(batch).embeds) for batch in images.split(CHECKED_BATCHES)]
     found, wanted = (torch.cat(side) for side in zip(*pairs, strict=True))
     difference = (found - wanted).abs().max().item()
     largest = max(1.0, wanted.abs().max().item())
     if not difference <= TOLERANCE * largest:  # a nan is not
         raise ValueError(
-            f"{speaker}: the file differs by {difference:.1e} from the embedder, more than "
+            f"--format {name}: the file differs by {difference:.1e} from the embedder, more than "
             f"{TOLERANCE * largest:.1e}; use another format for this backbone"
         )
     return difference
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -228,7 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--checkpoint", type=Path, required=True, metavar="RUN",
-        help="a run folder, whose last.pt is taken, or a checkpoint file",
+        help="run folder, whose last.pt is read, or a checkpoint file",
     )  # fmt: skip
     parser.add_argument("--format", choices=(*FORMATS, "all"), default="all")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -236,11 +219,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Export as the command line says and print what was written."""
+    """Export what the command line describes and list the files."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is a file; give a folder")
+        parser.error(f"--out must be a folder; got the file {args.out}")
     formats = FORMATS if args.format == "all" else (args.format,)
     try:
         written = export(load_embedder(args.checkpoint), formats, args.out)

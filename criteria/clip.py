@@ -17,7 +17,7 @@ from language.text_tower import TextTower
 from language.tokenizer import Tokenizer
 from utilities.device import send
 from utilities.distributed import gather
-from utilities.param_groups import decay_groups
+from utilities.optimization import decay_groups
 from utilities.structures import Batch, Embedding
 
 from .base import Criterion, at_least_float32

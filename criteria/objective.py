@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from language.guide import LanguageGuide
-from utilities.distributed import gather, smallest
-from utilities.processes import mean
+from utilities.distributed import gather, mean, smallest
 from utilities.structures import Batch
 
 from .base import Criterion

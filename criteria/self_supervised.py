@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utilities.param_groups import decay_groups
+from utilities.optimization import decay_groups
 from utilities.structures import Batch, Embedding
 
 from .base import Criterion, at_least_float32

@@ -23,7 +23,7 @@ from datasets.loading import loader, preview
 from datasets.recipes import RECIPES, Recipe, fill_by_recipe, recipe
 from datasets.splits import Data, load
 from datasets.transforms import eval_transform, input_size, train_views
-from utilities import distributed, processes
+from utilities import distributed
 from utilities.files import cache_folder
 from utilities.registry import from_flags
 from utilities.seeding import derive
@@ -86,7 +86,7 @@ def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:
     """Return the data, of ``--cache_images`` read from images that are decoded once and kept."""
     if not args.cache_images:
         return data
-    with processes.first_then_others():
+    with distributed.first_rank_first():
         parts = [images and cached(images, shorter_side, args.kernels) for images in data]
     return Data(*parts)
 

@@ -20,7 +20,7 @@ from evaluation.retrieval import EVALTYPES, Scores, run
 from evaluation.session import EvaluationSession
 from evaluation.tables import listing, table
 from utilities import device as devices
-from utilities import processes
+from utilities import distributed
 from utilities.files import cache_folder
 
 N_DRAWN = 12  # tuples in the picture of views
@@ -44,7 +44,7 @@ def build(
         n_epochs: of the run; 0 evaluates once.
         embed_names: reads the names of classes, for metrics and reports that need words.
     """
-    with processes.first_then_others():
+    with distributed.first_rank_first():
         downstream = datasets.downstream_sets(args)
         sets = datasets.searched_sets(args, data)
         model = _language_model(args)

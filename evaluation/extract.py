@@ -11,10 +11,9 @@ from datasets.colour import finish
 from datasets.image_set import Images
 from datasets.loading import Transform, loader
 from datasets.transforms import CenterCrop
-from utilities import processes
-from utilities.device import Arriving
+from utilities import distributed
+from utilities.device import PendingCopy, autocast
 from utilities.distributed import rank, world_size
-from utilities.precision import autocast
 from utilities.progress import bar
 
 
@@ -49,7 +48,7 @@ def extract(
             workers do the part on bytes, and decode no more than it needs; the rest is done here.
         bs: images at a time; it changes no result but for rounding.
         workers: processes that load; 0 loads in this one.
-        precision: of the computation, of ``utilities.precision.DTYPES``; results are float32.
+        precision: of the computation, of ``utilities.device.DTYPES``; results are float32.
         shared: processes that train together embed a share of the batches each, and all of them
             get the whole; each of them has to call it.
 
@@ -68,7 +67,7 @@ def extract(
         )
     ]
     if shared:
-        parts = [part for share in processes.all_of(parts) for part in share]
+        parts = [part for share in distributed.gather_objects(parts) for part in share]
         parts.sort(key=lambda part: int(part.rows[0]))
     return Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
@@ -127,7 +126,7 @@ def _outputs(
 
     was_training = model.training
     model.eval()
-    under_way: deque[tuple[Arriving, Tensor, Tensor]] = deque()
+    under_way: deque[tuple[PendingCopy, Tensor, Tensor]] = deque()
     try:
         with bar(total=n, desc=f"embedding {image_set.name}", unit="img") as shown:
             for batch in loader(
@@ -143,7 +142,7 @@ def _outputs(
                 images = batch.views[0]
                 with autocast(device, precision):
                     outputs = read(images)
-                arriving = Arriving(*(output.float() for output in outputs))
+                arriving = PendingCopy(*(output.float() for output in outputs))
                 under_way.append((arriving, rows, labels))
                 if len(under_way) > 1:
                     yield _arrived(*under_way.popleft())
@@ -154,6 +153,6 @@ def _outputs(
 
 
 def _arrived(
-    arriving: Arriving, rows: Tensor, labels: Tensor
+    arriving: PendingCopy, rows: Tensor, labels: Tensor
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     return [copy.clone() if copy.is_pinned() else copy for copy in arriving.wait()], rows, labels

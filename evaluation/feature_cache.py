@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from datasets.image_set import Images, ImageSet
 from datasets.loading import Transform
 from evaluation.extract import Features, extract
-from utilities import checkpoint, processes
+from utilities import checkpoint, distributed
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +75,11 @@ def cached_features(
             kept = _read(file)
         except (OSError, ValueError) as error:
             log.warning("features in %s are damaged (%s); extracting them again", file, error)
-    missing = processes.any_says(kept is None)  # then all embed a share, those that have it too
+    missing = distributed.any_rank(kept is None)  # then all embed a share, those that have it too
     if kept is not None and not missing:
         return kept
     features = fresh()
-    if not processes.is_first():
+    if not distributed.is_first():
         return features
     try:
         checkpoint.save(file, {**features._asdict(), "digest": _digest_of_tensors(features)})

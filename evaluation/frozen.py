@@ -20,7 +20,7 @@ from evaluation.knn_classifier import TEMPERATURE, classify
 from evaluation.linear_probe import Labelled, class_accuracies, linear_probe
 from evaluation.retrieval import EVALTYPES, Scores, score
 from metrics import Gallery
-from utilities import processes
+from utilities import distributed
 from utilities.distributed import world_size
 from utilities.registry import lookup
 
@@ -231,7 +231,7 @@ def evaluate(
     if world_size() > 1:
         for part in ("train", "val", "test"):  # all processes embed, the first one judges
             getattr(frozen, part)
-        if not processes.is_first():
+        if not distributed.is_first():
             return scores
     for protocol in asked:
         scores.add(protocol(frozen))

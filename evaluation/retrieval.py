@@ -18,7 +18,7 @@ from evaluation.extract import Features, extract
 from evaluation.tables import number
 from metrics import Gallery, Interval, Queries
 from metrics.gallery import BLOCK_BYTES
-from utilities import processes
+from utilities import distributed
 
 T = TypeVar("T")
 
@@ -190,7 +190,7 @@ def run(
         shared=True,
     )
     scores = Scores({}, {})
-    if not processes.is_first():
+    if not distributed.is_first():
         return scores, extracted
     for evaltype in evaltypes:
         embeds = getattr(extracted, evaltype).to(device if search_device is None else search_device)

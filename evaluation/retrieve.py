@@ -38,8 +38,8 @@ from datasets.reading import read_image
 from evaluation.preprocessing import Preprocessing, preprocessing
 from utilities import checkpoint, log
 from utilities import device as devices
+from utilities.device import autocast
 from utilities.files import atomic_path
-from utilities.precision import autocast
 
 LOG = logging.getLogger(__name__)
 

@@ -26,9 +26,6 @@ ENTRY_POINTS = {
     "utilities/completion.py": {"parameters"},
     "utilities/flags.py": {"datasets", "parameters"},
     "utilities/search/__main__.py": {"parameters"},
-    "utilities/search/outcome.py": {"parameters"},
-    "utilities/search/space.py": {"parameters"},
-    "utilities/search/trials.py": {"parameters"},
 }
 OURS = {*MAY_IMPORT, "main", "parameters", "tests"}
 

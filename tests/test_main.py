@@ -73,9 +73,9 @@ def test_a_checkpoint_scores_as_it_did_in_training(animals, tmp_path):
 
     other = main.main([*only, "--no_train_metrics", "--evaluation_metrics", "MRR", "--no_report"])
     assert set(other) == {"test/embeds/MRR"}
-    with pytest.raises(ValueError, match=r"--embed_dim 16 is not what .* was trained with, 8"):
+    with pytest.raises(ValueError, match=r"--embed_dim must be 8, as .* was trained; got 16"):
         main.main([*only, "--embed_dim", "16"])
-    with pytest.raises(FileNotFoundError, match="--checkpoint nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         main.main(["--evaluate_only", "--checkpoint", "nowhere"])
 
 

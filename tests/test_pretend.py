@@ -274,12 +274,12 @@ def test_waits_are_counted():
 def test_a_copy_is_nonsense_until_it_arrives():
     with pretend.accelerator() as waits:
         there = torch.ones(3, device="pretend")
-        arriving = device.Arriving(there, there.bool())
+        arriving = device.PendingCopy(there, there.bool())
         assert arriving._copies[0].tolist() == [-77] * 3
         assert not arriving.ready() and arriving.ready() and not waits
         assert [copy.tolist() for copy in arriving.wait()] == [[1] * 3, [True] * 3]
         assert not waits
-        (copy,) = device.Arriving(there).wait()
+        (copy,) = device.PendingCopy(there).wait()
         assert copy.tolist() == [1] * 3 and waits.total() == 1
 
 
@@ -296,14 +296,14 @@ def test_the_device_draws_for_itself():
 
 def test_a_watched_value_is_some_steps_old():
     with pretend.accelerator() as waits:
-        watched, seen = device.Watched(), []
+        watched, seen = device.DelayedValue(), []
         for step in range(7):
             value = torch.full((), float(step), device="pretend")
-            arrived = watched.look(value)
+            arrived = watched.poll(value)
             seen.append(None if arrived is None else float(arrived))
         assert seen == [None, 0, None, 2, None, 4, None] and not waits
-    watched = device.Watched()
-    assert [float(watched.look(torch.tensor(float(step)))) for step in range(3)] == [0, 1, 2]
+    watched = device.DelayedValue()
+    assert [float(watched.poll(torch.tensor(float(step)))) for step in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("optim", parameters.OPTIMIZERS)

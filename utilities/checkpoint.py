@@ -1,7 +1,7 @@
-"""Checkpoints are tensors and plain values: reading one runs no code, none is ever half-written.
+"""Checkpoints: tensors and plain values, read without running code, never half-written.
 
 ``torch.load(path, weights_only=True)`` reads them anywhere, without this project and without the
-device that they were trained on: tensors are saved as tensors of the CPU.
+device that they were trained on, since tensors are saved as CPU tensors.
 """
 
 import copy
@@ -20,7 +20,7 @@ from utilities import device
 from utilities.device import CPU
 from utilities.files import atomic_path
 
-FORMAT = 1  # raised whenever an older reader would misunderstand a newer file
+FORMAT = 1  # raised when older code would misread a newer file
 
 PLAIN = (bool, int, float, str, bytes, type(None))
 MAPPINGS = (dict, OrderedDict, Counter)  # a Counter is how MultiStepLR keeps its milestones
@@ -34,8 +34,8 @@ def save(path: Path, parts: Mapping[str, Any]) -> None:
         parts: by name; any nesting of dicts, lists and tuples of tensors and plain values.
 
     Raises:
-        TypeError: something else is in it; names where and what.
-        ValueError: a part is called "format", which is the file's own.
+        TypeError: any other value; the message says where.
+        ValueError: a part is called "format", which is reserved.
         OSError: the folder cannot be written or the disk is full; the old file stays.
     """
     if "format" in parts:
@@ -54,11 +54,11 @@ def save(path: Path, parts: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The parts that ``save`` wrote to ``path``, tensors on the CPU.
+    """Return the parts that ``save`` wrote to ``path``, tensors on the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is cut short, is no checkpoint of this project, or a newer version wrote it.
+        ValueError: the file is cut short, not from this project, or of a newer version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
@@ -84,7 +84,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def rng_state(on: torch.device = CPU) -> dict[str, Any]:
-    """The states of the global generators of python, numpy and torch, and of the device ``on``."""
+    """Return the states of the generators of Python, numpy, torch, and the device ``on``."""
     kind, keys, *rest = cast(tuple, np.random.get_state())  # noqa: NPY002
     return {
         "python": random.getstate(),
@@ -95,20 +95,21 @@ def rng_state(on: torch.device = CPU) -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any], on: torch.device = CPU) -> None:
-    """Undo every draw since ``rng_state``; the state of another kind of device is ignored."""
+    """Restore ``rng_state``; the state of another type of device is ignored."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    # Older checkpoints have a list of all GPUs of the machine, of which this takes the first.
+    # Older checkpoints have a list of the states of all GPUs; take the first.
     older = {"cuda": state["cuda"][0]} if state.get("cuda") else {}
     device.set_rng_state(state.get("device", older), on)
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The same value, its tensors on the CPU.
+    """Return the value with its tensors on the CPU.
 
-    Exact types only: a subclass (a numpy scalar is a float) drags its class into the file.
+    Only exact types are allowed: a subclass would put its class into the file, and a numpy scalar
+    is a subclass of float.
     """
     if isinstance(value, Tensor):
         value = value.detach().cpu()
@@ -116,7 +117,7 @@ def _plain(name: str, value: Any) -> Any:
     if kind is Tensor or kind in PLAIN:
         return value
     if kind in MAPPINGS:
-        kept = copy.copy(value)  # of its order and attributes
+        kept = copy.copy(value)  # keeps order and attributes
         for key, item in value.items():
             if type(key) not in PLAIN:
                 raise TypeError(f"checkpoint part {name} has a key that is a {type(key).__name__}")

@@ -1,7 +1,7 @@
-"""The device that computes: which one it is, and what travels between it and the CPU.
+"""The device that computes: how it is chosen, its number formats, and copies to and from it.
 
-Everything goes through ``torch.accelerator``, so CUDA and the tests' pretend device follow one
-path. Apple's MPS and Intel's XPU follow it too, untested.
+Everything goes through ``torch.accelerator``, so that CUDA and the pretend device of the tests take
+the same path. So do Apple's MPS and Intel's XPU, untested.
 """
 
 import os
@@ -9,22 +9,23 @@ import platform
 import re
 import shutil
 import subprocess
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose(name: str = "auto", gpu: int = 0) -> torch.device:
-    """Return a device that is there, and make it the current one of this process.
+    """Return an available device, and make it the current one of this process.
 
     Args:
         name: ``auto`` is the accelerator if torch sees one, else the CPU; anything else is a device
             that torch knows: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``.
-        gpu: which of several GPUs, unless the name says so. Of processes that torchrun started,
-            each takes its own.
+        gpu: index of the GPU, unless the name has one. Each process of torchrun takes its own.
 
     Raises:
         ValueError: torch has no such device here.
@@ -43,33 +44,33 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
     if wanted.type == "cpu":
         return CPU
     if found is None or wanted.type != found.type:
-        there = "cpu" if found is None else f"cpu or {found.type}"
-        raise ValueError(f"--device {name}: {_no_gpu(wanted.type)}; use {there}")
+        usable = "cpu" if found is None else f"cpu or {found.type}"
+        raise ValueError(f"--device {name}: {_no_gpu(wanted.type)}; use {usable}")
     count = torch.accelerator.device_count()
     if own is not None:
         index = int(own)
-        asked = f"torchrun started {index + 1} or more processes here"
+        source = f"torchrun started {index + 1} or more processes here"
     elif wanted.index is not None:
-        index, asked = wanted.index, f"--device {name}"
+        index, source = wanted.index, f"--device {name}"
     else:
-        index, asked = gpu, f"--gpu {gpu}"
+        index, source = gpu, f"--gpu {gpu}"
     if index >= count:
-        raise ValueError(f"{asked}: this machine has {count} of type {found.type}, from 0 on")
+        raise ValueError(f"{source}: this machine has {count} of type {found.type}, from 0 on")
     torch.accelerator.set_device_index(index)
     return torch.device(wanted.type, index)
 
 
 def idle_driver() -> str | None:
-    """Return one line on an NVIDIA driver that torch cannot use; None where all is well."""
+    """Return a line about an NVIDIA driver that torch cannot use; None without such a problem."""
     if torch.accelerator.is_available() or shutil.which("nvidia-smi") is None:
         return None
     try:
-        said = subprocess.run(
+        report = subprocess.run(
             ["nvidia-smi"], capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    version = re.search(r"CUDA (?:UMD )?Version:\s*([\d.]+)", said.stdout)
+    version = re.search(r"CUDA (?:UMD )?Version:\s*([\d.]+)", report.stdout)
     driver = f"an NVIDIA driver for CUDA {version[1]}" if version else "an NVIDIA driver"
     build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a CPU build"
     return (
@@ -89,17 +90,26 @@ def precision(name: str, device: torch.device) -> str:
     return name
 
 
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Return a context that computes in ``precision``, a key of ``DTYPES``, where that is safe.
+
+    Weights stay float32. Micikevicius et al., Mixed Precision Training, ICLR 2018.
+    """
+    dtype = DTYPES[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the CPU to ``device`` while the host goes on, from pinned memory."""
+    """Copy a CPU tensor to ``device`` from pinned memory; the host does not wait."""
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class Arriving:
-    """Copies of tensors on their way to the CPU, which nobody waits for until they are needed.
+class PendingCopy:
+    """Copies of tensors on their way to the CPU; the host waits only in ``wait``.
 
-    On the CPU they are the tensors themselves, there at once.
+    CPU tensors are returned as they are, and are ready at once.
     """
 
     def __init__(self, *tensors: Tensor) -> None:
@@ -113,56 +123,56 @@ class Arriving:
             self._events[-1].record(*([stream(device)] if stream else []))
 
     def ready(self) -> bool:
-        """Return whether all of them are there; does not wait."""
+        """Return whether all copies have arrived; does not wait."""
         return all(event.query() for event in self._events)
 
     def wait(self) -> tuple[Tensor, ...]:
-        """Return the copies, once they are there."""
+        """Return the copies once they have arrived."""
         for event in self._events:
             event.synchronize()
         return self._copies
 
 
-class Watched:
-    """A value of the device, looked at without waiting: what is seen may be some steps old."""
+class DelayedValue:
+    """A value of the device that is read without waiting, some steps late."""
 
     def __init__(self) -> None:
-        self._arriving: Arriving | None = None
+        self._pending: PendingCopy | None = None
 
-    def look(self, value: Tensor) -> Tensor | None:
-        """Return what has arrived since the last look, if anything; ask for ``value`` next.
+    def poll(self, value: Tensor) -> Tensor | None:
+        """Return the copy that has arrived since the last call, if any, else None.
 
-        On the CPU that is ``value`` itself.
+        Without a copy under way, start one of ``value``. On the CPU, return ``value`` itself.
         """
-        if self._arriving is None:
-            self._arriving = Arriving(value)
-        if not self._arriving.ready():
+        if self._pending is None:
+            self._pending = PendingCopy(value)
+        if not self._pending.ready():
             return None
-        (seen,), self._arriving = self._arriving.wait(), None
+        (seen,), self._pending = self._pending.wait(), None
         return seen
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the device's own global generator, by type of device; none of the CPU."""
+    """Return the state of the device's global generator by device type; empty for the CPU."""
     if device.type == "cpu":
         return {}
     return {device.type: torch.get_device_module(device).get_rng_state()}
 
 
 def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Restore ``rng_state``; that of another type of device is ignored."""
+    """Restore ``rng_state``; the state of another type of device is ignored."""
     if device.type in state:
         torch.get_device_module(device).set_rng_state(state[device.type].cpu())
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
-    """Return the most memory that tensors took on the device; None where torch cannot tell."""
+    """Return the peak memory of tensors on the device; None if torch cannot tell."""
     if device.type == "cpu":
         return None
     peak = getattr(torch.get_device_module(device), "max_memory_allocated", None)

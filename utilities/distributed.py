@@ -1,8 +1,8 @@
-"""What processes that train together tell each other.
+"""Processes that train together: how they start and what they exchange.
 
-Each of W processes (ranks) embeds its own share of a batch, and an objective compares images across
-the shares. One convention makes that exact for every objective: the loss of a batch is the mean of
-the ranks' losses,
+``torchrun`` starts W processes (ranks), on one machine or several. Each embeds its own share of a
+batch, and an objective compares images across the shares. One convention makes that exact for every
+objective: the loss of a batch is the mean of the ranks' losses,
 
     L = 1/W Σ_r L_r
 
@@ -15,47 +15,93 @@ a rank ends up with Σ_r ∂L_r / ∂θ through its own embeddings. Averaged ove
 ``DistributedDataParallel`` does, this is ∂L / ∂θ: the gradient of one process with the whole batch.
 A parameter that is used after ``gather`` has ∂L_r / ∂θ on rank r and is averaged alike.
 
-All ranks have to gather the same tensors in the same order and go backward through all of them,
-since each waits for the others. Without ``torch.distributed`` there is one process.
+Every function that exchanges something must be called by all ranks, in the same order; gathered
+tensors must all take part in the backward pass, since each rank waits for the others. Without
+``torch.distributed`` there is one process.
 """
 
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=6)  # one process evaluates or builds a dataset while the others wait
 
 
 def world_size() -> int:
-    """W, the number of processes that train together."""
+    """Return W, the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, in [0, W)."""
+    """Return the rank of this process, in [0, W)."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def is_first() -> bool:
+    """Return whether this is rank 0, the process that writes files."""
+    return rank() == 0
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started; do nothing without torchrun.
+
+    CPU tensors travel by gloo, those of an accelerator by its own backend: NCCL for CUDA.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    backends = "cpu:gloo"
+    if found := torch.accelerator.current_accelerator(check_available=True):
+        backends += f",{found.type}:{dist.get_default_backend_for_device(found.type)}"
+    dist.init_process_group(backends, timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def data_parallel(objective: nn.Module, device: torch.device) -> nn.Module:
+    """Return the objective with gradients averaged over the ranks; with one rank, itself.
+
+    On a GPU, BatchNorm then normalises over the batch of all ranks; on CPUs, for which torch has no
+    such layer, over a rank's share.
+    """
+    if world_size() == 1:
+        return objective
+    if device.type != "cpu":
+        from timm.layers import convert_sync_batchnorm  # torch's ignores timm's own layers
+
+        objective = convert_sync_batchnorm(objective)
+    # A criterion may leave the embedding layer out, and a frozen backbone has no gradient. The
+    # objective puts everything on its device itself.
+    module = DistributedDataParallel(objective, find_unused_parameters=True)
+    # Buffers agree at the start and then stay each process's own. The parameter for this was
+    # renamed after torch 2.10, the build for CUDA 12; the attribute was not.
+    module.broadcast_buffers = False
+    return module
+
+
 def gather(tensor: Tensor) -> Tensor:
-    """The shares of all ranks, in order of rank, with gradient.
+    """Return the shares of all ranks, in order of rank, with gradient.
 
     Args:
         tensor: (b, ...), this rank's share, of the same shape and dtype on every rank.
 
     Returns:
-        (W b, ...); rows ``rank() * b`` and the b - 1 that follow are this rank's. With one process,
+        (W b, ...); rows ``rank() * b`` and the b - 1 that follow are this rank's. With one rank,
         the tensor itself.
     """
     return tensor if world_size() == 1 else _Gather.apply(tensor)
-
-
-def smallest(number: int) -> int:
-    """The smallest of an integer of each rank; goes over the CPU, so that no GPU is waited for."""
-    if world_size() == 1:
-        return number
-    least = torch.tensor(number)
-    dist.all_reduce(least, dist.ReduceOp.MIN)
-    return int(least)
 
 
 class _Gather(torch.autograd.Function):
@@ -72,3 +118,58 @@ class _Gather(torch.autograd.Function):
         total = grad.clone(memory_format=torch.contiguous_format)  # others may hold grad, too
         dist.all_reduce(total)
         return total[rank() * ctx.share :][: ctx.share]
+
+
+def mean(values: Tensor) -> Tensor:
+    """Return the elementwise mean over the ranks."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def smallest(number: int) -> int:
+    """Return the smallest of the ranks' integers; exchanged on the CPU, so no GPU is waited for."""
+    if world_size() == 1:
+        return number
+    least = torch.tensor(number)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
+
+
+def any_rank(value: bool) -> bool:
+    """Return whether ``value`` is true on any rank."""
+    if world_size() == 1:
+        return value
+    count = torch.tensor(int(value))
+    dist.all_reduce(count)
+    return bool(count)
+
+
+def broadcast(value: T) -> T:
+    """Return rank 0's ``value``, a plain object."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return each rank's ``value``, a plain object or a CPU tensor, in order of rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Run the block on rank 0, then on the others: it fills a cache and they read it."""
+    if world_size() > 1 and rank() > 0:
+        dist.barrier()
+    yield
+    if world_size() > 1 and rank() == 0:
+        dist.barrier()

@@ -1,4 +1,4 @@
-"""Turns errors of the machine into one line with a remedy: lost workers, memory that is full."""
+"""Turns out-of-memory and lost-worker errors into messages with a remedy."""
 
 import re
 import signal
@@ -16,21 +16,21 @@ RESUMES = "finished epochs are kept: the same command with --resume continues af
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what the machine fails to give into an OSError with a remedy.
+    """Turn errors of the machine into an OSError with a remedy.
 
     Raises:
-        OSError: memory, GPU memory or shared memory is full, or a loading process was killed.
+        OSError: memory, GPU memory or shared memory ran out, or a loading process was killed.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        said = explanation(error)
-        if said is None:
+        text = explanation(error)
+        if text is None:
             raise
-        # torch raises the loss of a loading process wherever the program stands, and would raise
-        # it again for the others while this one is written down.
+        # torch raises the loss of a loading process wherever the program is, and would raise it
+        # again for the others while this one is reported.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        raise OSError(said) from error
+        raise OSError(text) from error
 
 
 def explanation(error: BaseException) -> str | None:
@@ -45,12 +45,12 @@ def explanation(error: BaseException) -> str | None:
     if any(part in text for part in SHARED_MEMORY):
         return (
             f"the loading processes have no shared memory left ({first}): give the container more "
-            f"(--shm-size of docker), or load in fewer with --kernels; {RESUMES}"
+            f"(--shm-size of docker), or use fewer processes (--kernels); {RESUMES}"
         )
     if worker:
         how = worker["how"].splitlines()[0].rstrip(". ")
         return (
-            f"a loading process was lost: {how}. Where the system ran out of memory, load in fewer "
+            f"a loading process was lost: {how}. If the system ran out of memory, use fewer "
             f"processes (--kernels); {RESUMES}"
         )
     if isinstance(error, MemoryError) or any(part in text for part in CPU_MEMORY):

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from utilities.results.runs import ended_flags
+from utilities.run_files import finished_flags
 
 BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
 
@@ -92,4 +92,4 @@ def folders_of(parent: Path, name: str) -> Iterator[Path]:
 
 def _finished_flags(folder: Path) -> dict[str, Any] | None:
     """Return the flags of the run in ``folder`` if it is finished."""
-    return None if (folder / BEFORE).is_file() else ended_flags(folder)
+    return None if (folder / BEFORE).is_file() else finished_flags(folder)

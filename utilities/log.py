@@ -1,64 +1,47 @@
-"""What a run says: to the console around the progress bars, and to log.txt."""
+"""Log messages on the console, above progress bars, and in log.txt."""
 
 import logging
 import os
 import re
 import sys
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
-# Loggers that speak from INFO upward; of all others only warnings are passed on.
+# Loggers shown from INFO upward; of all others only warnings are shown.
 OURS = frozenset({
     "__main__", "architectures", "batchminer", "criteria", "datasampler", "datasets", "evaluation",
     "language", "main", "metrics", "utilities",
 })  # fmt: skip
 
-
-LABEL = re.compile(r"^ *[a-z][\w. ]*:", re.MULTILINE)  # of a line of the summary
-
-
-class TqdmHandler(logging.Handler):
-    """Prints above a running progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-class Remembering(logging.Handler):
-    """Keeps records for the log file that there will be once the run has a folder."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
+LABEL = re.compile(r"^ *[a-z][\w. ]*:", re.MULTILINE)  # at the start of a line of the summary
+BUFFER = 10_000  # records kept for a log file that does not exist yet
 
 
 def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
     """Send log records to the console and, with ``log_file``, to the end of that file.
 
-    Args:
-        quiet: warnings and errors alone, for a process beside the one that speaks.
+    Call it again once the run folder exists: the file then starts with the earlier records. It
+    replaces the handlers of the earlier call and leaves all others alone.
 
-    May be called again once the run folder exists: the file then begins with what was said before.
-    It replaces what it set up earlier and leaves handlers of others alone.
+    Args:
+        quiet: warnings and errors only, for processes other than the first.
     """
     root = logging.getLogger()
     root.setLevel(logging.WARNING if quiet else logging.INFO)
     early = [
         record
         for handler in root.handlers
-        if isinstance(handler, Remembering)
-        for record in handler.records
+        if isinstance(handler, BufferingHandler)
+        for record in handler.buffer
     ]
     take_down()
     logging.captureWarnings(True)
-    console: logging.Handler = TqdmHandler()
+    console: logging.Handler = _TqdmHandler()
     console.setFormatter(_ConsoleFormatter(shows_colours(sys.stderr)))
-    memory: logging.Handler = Remembering()
+    memory: logging.Handler = BufferingHandler(BUFFER)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         memory = logging.FileHandler(log_file, encoding="utf-8")
@@ -71,7 +54,7 @@ def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
 
 
 def take_down() -> None:
-    """Close what ``set_up`` opened."""
+    """Close the handlers that ``set_up`` opened."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if _ours_or_warning in handler.filters:
@@ -84,15 +67,22 @@ def _ours_or_warning(record: logging.LogRecord) -> bool:
 
 
 def shows_colours(stream: TextIO) -> bool:
-    """Whether to colour what goes there: to a terminal, unless NO_COLOR is set (no-color.org)."""
+    """Return whether to colour output: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+class _TqdmHandler(logging.Handler):
+    """Prints above a running progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 class _ConsoleFormatter(logging.Formatter):
-    """The message alone, after "warning: " or "error: "; tracebacks are for the log file.
+    """Formats a record as its message, after "warning: " or "error: ", without traceback.
 
     Args:
-        colours: labels at the beginning of a line are bold, warnings yellow and errors red.
+        colours: print labels at the start of a line bold, warnings yellow and errors red.
     """
 
     def __init__(self, colours: bool = False) -> None:
@@ -103,6 +93,6 @@ class _ConsoleFormatter(logging.Formatter):
         text, level = record.getMessage(), record.levelno
         if level >= logging.WARNING:
             colour = "\033[31m" if level >= logging.ERROR else "\033[33m"
-            said = f"{record.levelname.lower()}:"
-            return f"{colour}{said}\033[0m {text}" if self.colours else f"{said} {text}"
+            label = f"{record.levelname.lower()}:"
+            return f"{colour}{label}\033[0m {text}" if self.colours else f"{label} {text}"
         return LABEL.sub("\033[1m\\g<0>\033[0m", text) if self.colours else text

@@ -1,4 +1,4 @@
-"""How the process keeps its memory between batches."""
+"""The memory of this process: how much it has used, and how it keeps it between batches."""
 
 import ctypes
 import platform
@@ -12,15 +12,15 @@ GIB = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed tensors' memory in the process instead of giving it back to the kernel.
+    """Keep the memory of freed tensors in the process instead of returning it to the kernel.
 
-    glibc maps every large block anew and unmaps it when freed, so each batch faults its
+    glibc maps every large block anew and unmaps it when freed, so that each batch faults its
     activations in again, page by page. With both thresholds high, blocks of up to 1 GiB come from
-    the heap and stay there. Call it before the first tensor; peak memory does not change, but a
+    the heap and stay there. Call it before the first tensor. Peak memory does not change, but the
     process does not shrink between phases.
 
     Returns:
-        whether it took effect: False, and nothing done, without glibc (macOS, Windows, musl).
+        whether it took effect; False without glibc (macOS, Windows, musl).
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
@@ -30,3 +30,13 @@ def keep_freed_memory() -> bool:
     # Older glibc takes at most 32 MiB for the first; half the effect is better than none.
     kept = mallopt(M_MMAP_THRESHOLD, GIB) or mallopt(M_MMAP_THRESHOLD, 32 << 20)
     return bool(kept and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def peak_memory_mb() -> float:
+    """Return the peak memory of this process in MiB, excluding loader workers; nan on Windows."""
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes there, KiB here

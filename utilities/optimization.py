@@ -1,21 +1,21 @@
-"""Optimisers and learning-rate schedules by name."""
+"""Optimizers, their parameter groups, and learning-rate schedules, by name."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import optim
+from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 def build_optimizer(
     name: str, groups: list[dict[str, Any]], *, lr: float, decay: float
 ) -> optim.Optimizer:
-    """``adam``, ``adamw`` or ``sgd`` (momentum 0.9) over parameter groups.
+    """Return ``adam``, ``adamw`` or ``sgd`` (momentum 0.9) over parameter groups.
 
-    A group's own ``lr`` or ``weight_decay`` stands; ``lr`` and ``decay`` serve the groups without.
-    All are torch's fused ones, which can leave a step out without the CPU knowing: ``Trainer``.
+    ``lr`` and ``decay`` apply to groups without ``lr`` or ``weight_decay`` of their own. All are
+    torch's fused versions, which can skip a step without the CPU knowing; see ``Trainer``.
     """
     if name == "sgd":
         sgd = optim.SGD(groups, lr=lr, weight_decay=decay, momentum=0.9, fused=True)
@@ -26,19 +26,59 @@ def build_optimizer(
 
 
 def fit_state(optimizer: optim.Optimizer) -> None:
-    """Make the state of a new or loaded optimizer what torch's fused steps take for granted."""
+    """Give a new or loaded optimizer the state that torch's fused steps take for granted."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if group.get("momentum"):
-                # torch would take the first gradient as the momentum, and what lies in memory where
-                # that step is left out. From zero the first momentum is the first gradient too.
+                # torch takes the first gradient as the momentum, or uninitialised memory if that
+                # step is skipped. Starting at zero, the first momentum is the first gradient too.
                 state = optimizer.state[parameter]
                 if state.get("momentum_buffer") is None:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
-            state = optimizer.state.get(parameter, {})  # none of what had no gradient yet
+            state = optimizer.state.get(parameter, {})  # empty before the first gradient
             for name, value in state.items():
                 if value.shape == parameter.shape and value.stride() != parameter.stride():
                     state[name] = torch.empty_like(parameter).copy_(value)  # strides are not read
+
+
+def split_decay(
+    modules: nn.Module | Iterable[nn.Module], undecayed: Collection[str] = ()
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the trainable parameters with and without weight decay, in order of registration.
+
+    Decay is for matrices: the weights of linear, convolutional and embedding layers. It would pull
+    the scale of a norm toward zero, and is of no use to biases, temperatures and other parameters
+    with fewer than two axes.
+
+    Args:
+        modules: one or several; a parameter that they share is returned once.
+        undecayed: names of further parameters without decay; "positions" matches ``positions``
+            and ``tower.positions``.
+    """
+    parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    seen: set[nn.Parameter] = set()
+    for module in [modules] if isinstance(modules, nn.Module) else modules:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                named = any(f".{name}".endswith(f".{other}") for other in undecayed)
+                parts[parameter.ndim < 2 or named].append(parameter)
+    return parts
+
+
+def decay_groups(
+    modules: nn.Module | Iterable[nn.Module], lr: float, undecayed: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Return ``split_decay`` as optimizer groups of one rate, with and without weight decay.
+
+    Empty groups are left out.
+    """
+    decayed, rest = split_decay(modules, undecayed)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "lr": lr},
+        {"params": rest, "lr": lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def build_scheduler(
@@ -54,18 +94,18 @@ def build_scheduler(
     warmup_lr: float = 1e-5,
     final_lr: float = 1e-6,
 ) -> LRScheduler:
-    """A schedule that is stepped once per optimizer step.
+    """Return a schedule to be stepped once per optimizer step.
 
-    ``step`` multiplies every rate by ``gamma`` after each epoch in ``tau``, ``cosine`` lowers it
-    after each epoch, to zero after the last (Loshchilov and Hutter, SGDR, ICLR 2017),
-    ``warmup_cosine`` goes by the step (see there), ``none`` keeps the rates.
+    ``step`` multiplies every rate by ``gamma`` after each epoch in ``tau``; ``cosine`` lowers it
+    after each epoch, to zero after the last (Loshchilov and Hutter, SGDR, ICLR 2017);
+    ``warmup_cosine`` changes it every step; ``none`` keeps it.
 
     Args:
-        n_steps: planned in all; 0 keeps the rates.
-        lr, warmup_steps, warmup_lr, final_lr: as ``warmup_cosine``.
+        n_steps: planned in total; 0 keeps the rates.
+        lr, warmup_steps, warmup_lr, final_lr: see ``warmup_cosine``.
 
     Raises:
-        ValueError: as ``warmup_cosine``.
+        ValueError: see ``warmup_cosine``.
     """
     n_epochs = max(1, math.ceil(n_steps / steps_per_epoch))
 
@@ -85,15 +125,14 @@ def build_scheduler(
             warmup_lr=warmup_lr,
             final_lr=final_lr,
         )
-    shares = {"step": milestones, "cosine": cosine}
-    return LambdaLR(optimizer, shares.get(name, lambda step: 1.0))
+    factors = {"step": milestones, "cosine": cosine}
+    return LambdaLR(optimizer, factors.get(name, lambda step: 1.0))
 
 
 def scaled_lr(lr: float, bs: int, base_bs: int = 512) -> float:
-    """The learning rate for batches of ``bs`` where ``lr`` is right for ``base_bs``: lr bs/base_bs.
+    """Return the learning rate for batches of ``bs``: lr bs / base_bs, or lr if base_bs is 0.
 
-    Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017. A ``base_bs`` of
-    0 keeps ``lr``.
+    Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017.
     """
     return lr * bs / base_bs if base_bs else lr
 
@@ -107,44 +146,45 @@ def warmup_cosine(
     warmup_lr: float = 1e-5,
     final_lr: float = 1e-6,
 ) -> LRScheduler:
-    """A schedule that is stepped once per optimizer step.
+    """Return a schedule of linear warm-up and cosine decay, to be stepped once per optimizer step.
 
-    After t steps the rate of a group of rate ``lr`` is, with T = max_steps and W = warmup_steps,
+    After t steps the rate of a group whose rate is ``lr`` is, with T = max_steps and
+    W = warmup_steps,
 
         warmup_lr + (lr - warmup_lr) t / W                               for t < W,
         final_lr + (lr - final_lr) (1 + cos(pi (t - W) / (T - W))) / 2   for W <= t <= T,
 
-    and final_lr from then on; that of a group of another rate r is r / lr times as much.
+    and final_lr afterwards; that of a group of another rate r is r / lr times as high.
 
-    The schedule of El Banani et al., CVPR 2023, at its numbers but for ``lr``.
+    Source: El Banani et al., CVPR 2023; the defaults are theirs.
 
     Args:
-        lr: the run's learning rate, scaled by the batch size already, and that of most groups.
+        lr: the learning rate of most groups, already scaled by the batch size.
 
     Raises:
-        ValueError: no step is left after the warm-up, or the warm-up would lower the rate or the
-            cosine raise it.
+        ValueError: no step is left after the warm-up, the warm-up would lower the rate, or the
+            cosine would raise it.
     """
     if max_steps <= warmup_steps:
         raise ValueError(
-            f"--max_steps {max_steps} ends within the warm-up of --warmup_steps {warmup_steps}; "
-            f"use --max_steps {warmup_steps + 1} or more, or --warmup_steps {max_steps // 50}, the "
-            "share of the published schedule"
+            f"max_steps {max_steps} ends within the warm-up of {warmup_steps} steps; use max_steps "
+            f"{warmup_steps + 1} or more, or warmup_steps {max_steps // 50}, the share of the "
+            "published schedule"
         )
-    for flag, rate, used in (
-        ("--warmup_lr", warmup_lr, warmup_steps > 0),
-        ("--final_lr", final_lr, True),
+    for name, rate, used in (
+        ("warmup_lr", warmup_lr, warmup_steps > 0),
+        ("final_lr", final_lr, True),
     ):
         if used and rate > lr:
             raise ValueError(
-                f"{flag} {rate:g} is above the learning rate of {lr:g} (--lr, scaled by "
-                f"--lr_base_bs); use {flag} {lr / 100:g}, or a higher --lr"
+                f"{name} must be at most the learning rate of {lr:g} (lr, scaled by lr_base_bs); "
+                f"got {rate:g}; use {lr / 100:g}, or a higher lr"
             )
 
-    def share(step: int) -> float:
+    def factor(step: int) -> float:
         if step < warmup_steps:
             return (warmup_lr + (lr - warmup_lr) * step / warmup_steps) / lr
         done = min((step - warmup_steps) / (max_steps - warmup_steps), 1.0)
         return (final_lr + (lr - final_lr) * (1 + math.cos(math.pi * done)) / 2) / lr
 
-    return LambdaLR(optimizer, share)
+    return LambdaLR(optimizer, factor)

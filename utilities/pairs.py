@@ -1,19 +1,16 @@
-"""Which pairs of a batch are of one class, and how far apart they are."""
+"""Pairs of a batch: which are of one class, and how far apart they are."""
 
 import torch
 from torch import Tensor
 
 
 def pair_masks(labels: Tensor, reference_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Which references each image has as positives and which as negatives.
+    """Return the masks of positive and of negative references of each image, (B, R) bool each.
 
     Args:
         labels: (B,) int64, of the images.
-        reference_labels: (R,) int64; None compares the batch with itself, and then an image is no
-            positive of its own. It is left out by its place, so that a duplicate counts.
-
-    Returns:
-        positive, negative: (B, R) bool each.
+        reference_labels: (R,) int64; None compares the batch with itself. An image is then not its
+            own positive; it is left out by its row, so that a duplicate counts.
     """
     itself = reference_labels is None
     same = labels[:, None] == (labels if reference_labels is None else reference_labels)
@@ -22,9 +19,9 @@ def pair_masks(labels: Tensor, reference_labels: Tensor | None = None) -> tuple[
 
 
 def pairwise_distances(embeds: Tensor, references: Tensor) -> Tensor:
-    """Euclidean distances of the rows of (B, D) and (R, D), from one matrix product: (B, R).
+    """Return Euclidean distances (B, R) of the rows of (B, D) and (R, D), by one matrix product.
 
-    Distances that are small beside the embeddings' length keep few digits.
+    Distances that are small relative to the embeddings' length keep few digits.
     """
     squares = embeds.square().sum(dim=1)
     others = squares if references is embeds else references.square().sum(dim=1)

@@ -1,4 +1,4 @@
-"""Learning curves as a picture."""
+"""Learning curves as a picture, and the panels that other pictures share."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,16 @@ MARGINS = (0.5, 0.15, 0.45, 0.32)  # inches: left, right, bottom, top
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw one small panel per score over the epochs and write them to ``path`` as PNG.
+    """Draw each score over the epochs in a panel of its own and write them to ``path`` as PNG.
 
-    A score of epoch 0, before training, is a dashed line to measure the curve against.
+    The score of epoch 0, before training, is a dashed line.
 
     Args:
-        rows: ``{"epoch": int, score: float or None}``, as in metrics.jsonl; a score may be missing.
+        rows: ``{"epoch": int, score: float or None}``, as in metrics.jsonl; scores may be missing.
 
     Raises:
         ValueError: there is no score to draw.
     """
-    # Built on the Figure itself, without pyplot: no display is asked for and no global state kept.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     curves = {
         name: [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         for name in dict.fromkeys(name for row in rows for name in row if name != "epoch")
@@ -42,9 +37,8 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = min(COLUMNS, len(curves))
     lines = math.ceil(len(curves) / columns)
     width, height = PANEL[0] * columns, PANEL[1] * lines
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    # Fixed margins: to lay panels out by what stands in them takes as long again as to draw them.
+    figure = new_figure(width, height)
+    # Fixed margins: a layout engine would take as long again as drawing.
     figure.subplots_adjust(
         left=MARGINS[0] / width,
         right=1 - MARGINS[1] / width,
@@ -69,14 +63,36 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 color="0.45",
             )
         panel.plot(epochs, values, marker="o", markersize=2.5, linewidth=1.4, color="C0")
-        panel.set_title(f"{name}  (last {values[-1]:.4g})", fontsize=9)
-        panel.set_xlabel("epoch", fontsize=8)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        label_panel(panel, f"{name}  (last {values[-1]:.4g})")
         panel.set_xlim(first - margin, last + margin)
-        panel.tick_params(labelsize=7)
-        panel.grid(alpha=0.25, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
     for panel in figure.axes[len(curves) :]:
         panel.set_visible(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
+
+
+def new_figure(width: float, height: float, **options: Any) -> Any:
+    """Return an empty matplotlib figure, made without pyplot: no display and no global state.
+
+    Args:
+        width, height: in inches.
+        options: of ``Figure``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def label_panel(panel: Any, title: str) -> None:
+    """Give a panel of scores over epochs its title, labels and grid."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_title(title, fontsize=9)
+    panel.set_xlabel("epoch", fontsize=8)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    panel.tick_params(labelsize=7)
+    panel.grid(alpha=0.25, linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)

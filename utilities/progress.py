@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utilities import processes
-from utilities.device import Watched
+from utilities import distributed
+from utilities.device import DelayedValue
 from utilities.timing import Stopwatch
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def bar(**options: Any) -> tqdm:
     """Return a progress bar that vanishes at its end; the first process alone shows it."""
-    hidden = {} if processes.is_first() else {"disable": True}
+    hidden = {} if distributed.is_first() else {"disable": True}
     return tqdm(leave=False, **options, **hidden)
 
 
@@ -37,7 +37,7 @@ class Progress:
         self.n_images = 0
         self.terms: dict[str, list[Tensor]] = {}
         self._earlier: dict[str, Tensor] = {}  # before the run was interrupted
-        self._watched = Watched()
+        self._watched = DelayedValue()
         self._shown: dict[str, str] = {}
 
     def over(self, batches: Iterable[T], n_batches: int, title: str) -> Iterator[T]:
@@ -59,7 +59,7 @@ class Progress:
             self.terms.setdefault(name, []).append(value.detach())
         speed = self.watch.images_per_second(self.n_images)
         loss = next(iter(terms.values()), None)
-        seen = None if loss is None else self._watched.look(loss)
+        seen = None if loss is None else self._watched.poll(loss)
         if seen is not None:
             self._shown = {"loss": f"{float(seen):.3f}"}
         self.bar.set_postfix({"images/s": f"{speed:.0f}"} | self._shown, refresh=False)
@@ -78,7 +78,7 @@ class Progress:
         seconds = sum(self.watch.seconds.values())
         return {
             **{
-                f"train/{name}": float(processes.mean(values.mean()))
+                f"train/{name}": float(distributed.mean(values.mean()))
                 for name, values in self._terms_so_far().items()
             },
             "train/images_per_second": self.watch.images_per_second(self.n_images),

@@ -12,12 +12,12 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from utilities import checkpoint, log, plots, processes
+from utilities import checkpoint, distributed, log, plots
 from utilities import device as devices
 from utilities.finished import BEFORE, differing
 from utilities.interrupt import Interruption
 from utilities.run_folder import RunFolder
-from utilities.timing import peak_memory_mb
+from utilities.memory import peak_memory_mb
 from utilities.trackers import Trackers
 
 LOG = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Run:
         self.best_of = tuple(best_of)
         self.keep_all = keep_all
         self.period = Period(checkpoint_every)
-        self.writes = processes.is_first()
+        self.writes = distributed.is_first()
         self.epoch = 0  # the last that was recorded
         self.best: dict[str, float] = {}
         self._drawn = time.monotonic()
@@ -271,7 +271,7 @@ class Run:
         self._drawn = time.monotonic()
 
     def _must_stop(self) -> bool:
-        return processes.any_says(self.interruption.signal is not None)
+        return distributed.any_rank(self.interruption.signal is not None)
 
     def _leave(self) -> NoReturn:
         command = ["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])]
@@ -299,8 +299,8 @@ def open_folder(
     Raises:
         ValueError, OSError: as ``RunFolder.create`` and ``RunFolder.reopen``.
     """
-    if not processes.is_first():
-        return RunFolder(processes.as_first_says(Path()))
+    if not distributed.is_first():
+        return RunFolder(distributed.broadcast(Path()))
     folder = (
         RunFolder.reopen(saved.folder, saved.epoch)
         if saved
@@ -308,7 +308,7 @@ def open_folder(
     )
     log.set_up(folder.log_file)
     folder.write_config(flags, device)
-    processes.as_first_says(folder.path)
+    distributed.broadcast(folder.path)
     return folder
 
 

@@ -22,7 +22,7 @@ import torch
 from utilities.device import describe
 from utilities.files import atomic_path, take_lock
 from utilities.finished import folders_of
-from utilities.results.runs import read_rows
+from utilities.run_files import Row, read_rows
 
 # Packages whose version can change a number.
 PACKAGES = (
@@ -32,8 +32,6 @@ PACKAGES = (
 
 LOCK = ".lock"
 _LOCKS: dict[Path, IO[str]] = {}  # of this process: open files, by folder
-
-Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 
 
 class RunFolder:

@@ -9,7 +9,7 @@ from utilities.device import send
 
 
 class Embedding(NamedTuple):
-    """What an embedder returns for B images."""
+    """The output of an embedder for B images."""
 
     embeds: Tensor  # (B, D), unit rows when the architecture normalises
     features: Tensor  # (B, F), pooled, before the embedding layer
@@ -19,20 +19,20 @@ class Embedding(NamedTuple):
 class Batch(NamedTuple):
     """B tuples of images as one training step sees them.
 
-    A sampler decides how many views a batch has: one for metric learning, two for a contrastive
-    pair. Labels, rows and captions are those of the first view.
+    The sampler decides the number of views: one for metric learning, two for a contrastive pair.
+    Labels, rows and captions are those of the first view.
     """
 
     views: tuple[Tensor, ...]  # each (B, 3, H, W): uint8, after ``datasets.finish`` float32
     labels: Tensor  # (B,) int64, class index within the ImageSet
     rows: Tensor  # (B,) int64, row in the ImageSet
     captions: tuple[str, ...] = ()
-    colours: tuple[Tensor | None, ...] = ()  # of each view, by datasets.colour; (): of none
+    colours: tuple[Tensor | None, ...] = ()  # per view, see datasets.colour; () for none
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on ``device``, its images in channels_last, the faster layout for CNNs.
+        """Return the batch on ``device``, its images in channels_last, the faster layout for CNNs.
 
-        Nothing waits for the device. Captions and colours stay: they are read on the CPU.
+        Does not wait for the device. Captions and colours stay on the CPU, where they are read.
         """
         return self._replace(
             views=tuple(
@@ -55,7 +55,7 @@ class Triplets(NamedTuple):
 
 
 class References(NamedTuple):
-    """Embeddings that a batch is compared with where that is not the batch itself: a memory."""
+    """Embeddings from a memory, which a batch is compared with instead of with itself."""
 
     embeds: Tensor  # (R, D), without gradient
     labels: Tensor  # (R,) int64

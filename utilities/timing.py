@@ -1,6 +1,5 @@
-"""Where a run's time and memory go."""
+"""Where the time of a run goes."""
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,8 +12,7 @@ T = TypeVar("T")
 class Stopwatch:
     """Seconds spent in named sections, added up over a run.
 
-    Nothing waits for a GPU: what it has still to do is waited for in whichever section next needs a
-    result.
+    It does not wait for the GPU: pending work counts towards the section that next needs a result.
 
     Attributes:
         seconds: by section, in order of first use.
@@ -25,7 +23,7 @@ class Stopwatch:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Add what happens inside to ``name``, also when it raises."""
+        """Add the time of the block to ``name``, also if it raises."""
         start = time.perf_counter()
         try:
             yield
@@ -44,19 +42,6 @@ class Stopwatch:
             yield item
 
     def images_per_second(self, n_images: int, *names: str) -> float:
-        """``n_images`` over the seconds of the sections ``names``, or of all; 0 before any."""
+        """Return ``n_images`` over the seconds of the named sections, or of all; 0 before any."""
         seconds = sum(self.seconds.get(name, 0.0) for name in names or self.seconds)
         return n_images / seconds if seconds > 0 else 0.0
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process has held so far, in MiB; loader workers count for themselves.
-
-    nan on Windows, which does not tell.
-    """
-    if sys.platform == "win32":
-        return float("nan")
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes there, KiB here

@@ -1,7 +1,7 @@
-"""Where scores and pictures go beside the run folder: Weights & Biases, TensorBoard.
+"""Trackers that mirror a run to Weights & Biases and TensorBoard.
 
-A tracker is for looking on: what a run needs is in its folder, so one that fails is left out, with
-a warning, and training goes on.
+The run folder holds everything that a run needs. A tracker that fails is therefore dropped with a
+warning, and training continues.
 """
 
 import csv
@@ -18,66 +18,65 @@ LOG = logging.getLogger(__name__)
 
 WandbMode = Literal["online", "offline", "disabled"]
 
-WANDB_RUN = "wandb.json"  # in the run folder: which W&B run it is, and the last epoch sent there
-NAMES = ("class", "group")  # columns of tables that hold no numbers
+WANDB_RUN = "wandb.json"  # in the run folder: id of the W&B run and the last epoch sent to it
+TEXT_COLUMNS = ("class", "group")  # columns of tables that do not hold numbers
 
 
 class Tracker(Protocol):
-    """What is told of a run, as it comes."""
+    """Receives the scores, pictures and tables of a run."""
 
     name: str
 
     def log(self, scores: Mapping[str, float], epoch: int) -> None:
-        """Scores by name after ``epoch`` epochs."""
+        """Log scores by name after ``epoch`` epochs."""
 
     def images(self, paths: Sequence[Path]) -> None:
-        """Pictures, each under its file's name."""
+        """Log pictures, each under its file name."""
 
     def tables(self, paths: Sequence[Path]) -> None:
-        """CSV files with a header, each under its file's name."""
+        """Log CSV files with a header, each under its file name."""
 
     def finish(self) -> None:
         """Wait until everything is written or sent."""
 
 
 class Trackers:
-    """Some trackers as one; none at all will do. One that fails is left out from then on."""
+    """Any number of trackers as one. A tracker that fails is dropped."""
 
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
         self.trackers = list(trackers)
 
     def log(self, scores: Mapping[str, float], epoch: int) -> None:
-        self._tell("log", scores, epoch)
+        self._call("log", scores, epoch)
 
     def show(self, paths: Sequence[Path]) -> None:
-        """Pictures (.png) and tables (.csv)."""
-        self._tell("images", [path for path in paths if path.suffix == ".png"])
-        self._tell("tables", [path for path in paths if path.suffix == ".csv"])
+        """Log pictures (.png) and tables (.csv)."""
+        self._call("images", [path for path in paths if path.suffix == ".png"])
+        self._call("tables", [path for path in paths if path.suffix == ".csv"])
 
     def finish(self) -> None:
-        self._tell("finish")
+        self._call("finish")
 
-    def _tell(self, what: str, *told: Any) -> None:
+    def _call(self, method: str, *arguments: Any) -> None:
         for tracker in tuple(self.trackers):
             try:
-                getattr(tracker, what)(*told)
+                getattr(tracker, method)(*arguments)
             except Exception as error:  # a full disk, a lost server, a fault of the library
                 self.trackers.remove(tracker)
                 LOG.warning(
-                    "%s failed (%s: %s) and is left out from here on; every score is in "
-                    "metrics.jsonl",
+                    "%s failed (%s: %s) and is dropped; every score is in metrics.jsonl",
                     *(tracker.name, type(error).__name__, _first_line(error)),
                 )
 
 
 def refuse_missing(mode: WandbMode, tensorboard: bool) -> None:
-    """Raise ValueError, before anything is loaded, where a tracker's package is not installed."""
-    for wanted, module, said in (
+    """Raise ValueError if the package of a tracker is not installed; imports nothing heavy."""
+    for wanted, module, flag in (
         (mode != "disabled", "wandb", f"--wandb_mode {mode}"),
         (tensorboard, "tensorboard", "--tensorboard"),
     ):
         if wanted and not _installed(module):
-            raise ValueError(f"{said} needs {module}; pip install {module}, or leave the flag out")
+            raise ValueError(f"{flag} needs {module}; pip install {module}, or leave the flag out")
 
 
 def _installed(module: str) -> bool:
@@ -91,13 +90,13 @@ def _installed(module: str) -> bool:
 # Weights & Biases
 # --------------------------------------------------------------------------------------------------
 class Wandb:
-    """A Weights & Biases run; it goes on where the run folder does.
+    """A Weights & Biases run that is resumed along with the run folder.
 
-    An epoch that it has been told is not told again: a run that resumes may repeat its last.
+    A resumed run may repeat its last epoch; an epoch that was already sent is skipped.
 
     Args:
-        run: of ``wandb.init``.
-        record: file that keeps the run's id and its last epoch.
+        run: what ``wandb.init`` returned.
+        record: file that stores the run's id and the last epoch sent.
         last: that epoch; -1 before the first.
     """
 
@@ -107,13 +106,13 @@ class Wandb:
         self.run = run
         self.record = record
         self.last = last
-        self._remember()
+        self._store()
 
     def log(self, scores: Mapping[str, float], epoch: int) -> None:
         if epoch > self.last:
             self.run.log(dict(scores), step=epoch, commit=True)
             self.last = epoch
-            self._remember()
+            self._store()
 
     def images(self, paths: Sequence[Path]) -> None:
         import wandb
@@ -132,7 +131,7 @@ class Wandb:
     def finish(self) -> None:
         self.run.finish()
 
-    def _remember(self) -> None:
+    def _store(self) -> None:
         with atomic_path(self.record) as temporary:
             temporary.write_text(json.dumps({"id": self.run.id, "last": self.last}) + "\n")
 
@@ -146,22 +145,22 @@ def start_wandb(
     config: Mapping[str, Any],
     folder: Path,
 ) -> Wandb:
-    """Start a Weights & Biases run that keeps its files in ``folder``, or go on with the one there.
+    """Start a Weights & Biases run that keeps its files in ``folder``, or resume the one there.
 
-    The key comes from ``wandb login`` or from WANDB_API_KEY, both read by W&B itself; it is never a
-    flag and never written.
+    W&B itself reads the key from ``wandb login`` or WANDB_API_KEY; it is never a flag and never
+    written.
 
     Args:
         mode: "online", or "offline" (send later with ``wandb sync``).
 
     Raises:
-        ValueError: no one is logged in, or the server does not answer; says what to do about it.
+        ValueError: no login, or the server does not answer; the message has the remedy.
     """
     import wandb
 
     settings = wandb.Settings(
-        console="off",  # progress bars are no log
-        disable_git=True,  # a remote's address can hold a token; config.json has the commit
+        console="off",  # progress bars are not a log
+        disable_git=True,  # the address of a remote can hold a token; config.json has the commit
         init_timeout=90,
         silent=True,
     )
@@ -192,13 +191,13 @@ def start_wandb(
 
 
 def _cells(path: Path) -> list[list[Any]]:
-    """The header and the rows of a CSV file; numbers but in columns of names, None where empty."""
+    """Return the header and rows of a CSV file, as numbers except in ``TEXT_COLUMNS``."""
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    read = [str if column in NAMES else float for column in header]
+    kinds = [str if column in TEXT_COLUMNS else float for column in header]
     return [
         header,
-        *([r(c) if c else None for r, c in zip(read, row, strict=True)] for row in rows),
+        *([kind(c) if c else None for kind, c in zip(kinds, row, strict=True)] for row in rows),
     ]
 
 
@@ -206,14 +205,11 @@ def _cells(path: Path) -> list[list[Any]]:
 # TensorBoard
 # --------------------------------------------------------------------------------------------------
 class TensorBoard:
-    """Event files for ``tensorboard --logdir``: a scalar for each score, and the pictures.
-
-    It has no tables; those are in the run folder.
+    """Event files for ``tensorboard --logdir``: scores and pictures; tables stay in the run folder.
 
     Args:
         folder: of the event files.
-        first: the epoch that comes next; what earlier files hold of it and of later ones is
-            dropped. None for a new run.
+        first: the next epoch of a resumed run; earlier files' entries from it on are dropped.
     """
 
     name = "TensorBoard"

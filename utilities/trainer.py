@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
-from utilities import processes
-from utilities.device import Watched
+from utilities import distributed
+from utilities.device import DelayedValue, autocast
 from utilities.optimization import fit_state
-from utilities.precision import autocast
 from utilities.structures import Batch
 
 LOG = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.iteration = 0
         self._skips = torch.zeros(2, device=device)  # so far, and since the last step that counted
-        self._watched = Watched()
+        self._watched = DelayedValue()
         self._known = 0  # skips that the CPU has heard of
 
     def step(self, batch: Batch, *options: Any) -> Any:
@@ -121,11 +120,11 @@ class Trainer:
     def _count(self, skip: Tensor, rows: Tensor) -> None:
         so_far, in_a_row = self._skips
         self._skips = torch.stack([so_far + skip, (in_a_row + 1) * skip])
-        seen = self._watched.look(self._skips)
+        seen = self._watched.poll(self._skips)
         so_far, in_a_row = (self._known, 0) if seen is None else map(int, seen.tolist())
         # The scaler halves its factor with each of these, so its search takes longer than others'.
         most = self.most_skipped + 16 * self.scaler.is_enabled()
-        if processes.any_says(in_a_row >= most):  # all end with the first that hears of it
+        if distributed.any_rank(in_a_row >= most):  # all end with the first that hears of it
             raise FloatingPointError(
                 f"the loss or its gradient was not finite in {max(in_a_row, most)} steps in a row, "
                 f"up to step {self.iteration}. Rows of the last batch: {rows.tolist()}. Lower --lr "

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 
 import architectures
@@ -19,6 +20,10 @@ def images(n=2, height=64, width=64):
     return torch.randn(n, 3, height, width)
 
 
+def create(name, embed_dim=4, **options):
+    return architectures.create(name, embed_dim, pretrained=False, **options)
+
+
 @pytest.mark.parametrize(
     ("name", "n_features", "side"),
     [
@@ -30,7 +35,7 @@ def images(n=2, height=64, width=64):
     ],
 )
 def test_shapes(name, n_features, side):
-    embedder = architectures.create(name, 16, pretrained=False, image_size=64).eval()
+    embedder = create(name, 16, image_size=64).eval()
     out = embedder(images())
     assert out.embeds.shape == (2, 16)
     assert out.features.shape == (2, n_features)
@@ -39,14 +44,13 @@ def test_shapes(name, n_features, side):
 
 
 def test_channels_last_maps_become_channels_first():
-    embedder = architectures.create("swin_tiny_patch4_window7_224", 4, pretrained=False).eval()
-    out = embedder(images(1, 224, 224))
+    out = create("swin_tiny_patch4_window7_224").eval()(images(1, 224, 224))
     assert out.feature_map.shape == (1, 768, 7, 7)
     torch.testing.assert_close(out.features, out.feature_map.mean(dim=(2, 3)))
 
 
 def test_patch_tokens_keep_their_places_in_the_map():
-    embedder = architectures.create("vit_tiny_patch16_224", 4, pretrained=False, image_size=64)
+    embedder = create("vit_tiny_patch16_224", image_size=64)
     batch = images()
     tokens = embedder.eval().backbone.forward_features(batch)  # (B, 1 + 16, F), class token first
     out = embedder(batch)
@@ -54,31 +58,36 @@ def test_patch_tokens_keep_their_places_in_the_map():
     torch.testing.assert_close(out.features, tokens[:, 0])
 
 
-def test_oblong_images_give_oblong_maps():
-    body = backbone("resnet18", pretrained=False)
-    assert Embedder(body, 4).eval()(images(1, 64, 128)).feature_map.shape == (1, 512, 2, 4)
-
-
-def test_oblong_token_maps():
-    import timm
-
-    body = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=(32, 64))
-    assert Embedder(body, 4).eval()(images(1, 32, 64)).feature_map.shape == (1, 192, 2, 4)
+@pytest.mark.parametrize(
+    ("body", "size", "shape"),
+    [
+        (lambda: backbone("resnet18", pretrained=False), (64, 128), (1, 512, 2, 4)),
+        (
+            lambda: timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=(32, 64)),
+            (32, 64),
+            (1, 192, 2, 4),
+        ),
+    ],
+)
+def test_oblong_images_give_oblong_maps(body, size, shape):
+    assert Embedder(body(), 4).eval()(images(1, *size)).feature_map.shape == shape
 
 
 @pytest.mark.parametrize("name", ["resnet18_double", "vit_tiny_patch16_224_double"])
 def test_double_is_average_plus_maximum(name):
-    out = architectures.create(name, 4, pretrained=False, image_size=64).eval()(images())
+    out = create(name, image_size=64).eval()(images())
     places = out.feature_map.flatten(2)  # (B, F, h * w)
     torch.testing.assert_close(out.features, places.mean(2) + places.max(2).values)
 
 
-def test_average_pooling_and_embedding_layer():
-    embedder = architectures.create("resnet18", 4, pretrained=False).eval()
+def test_average_pooling_embedding_layer_and_layout():
+    embedder = create("resnet18").eval()
     out = embedder(images())
     torch.testing.assert_close(out.features, out.feature_map.flatten(2).mean(2))
     expected = out.features @ embedder.embedding.weight.T + embedder.embedding.bias
     torch.testing.assert_close(out.embeds, expected)
+    assert embedder.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert embedder.double().embedding.weight.dtype == torch.float64  # nn.Module's own method
 
 
 def test_normalize_gives_unit_rows_and_only_then():
@@ -94,7 +103,7 @@ def test_normalize_gives_unit_rows_and_only_then():
 
 
 def test_half_precision_returns_full_precision_embeds():
-    embedder = architectures.create("resnet18_normalize", 4, pretrained=False).eval()
+    embedder = create("resnet18_normalize").eval()
     with torch.autocast("cpu", torch.bfloat16):
         out = embedder(images())
     assert out.embeds.dtype == out.features.dtype == torch.float32
@@ -102,72 +111,64 @@ def test_half_precision_returns_full_precision_embeds():
 
 
 def test_frozen_norms_keep_their_statistics_in_training():
-    embedder = architectures.create("resnet18_frozen", 4, pretrained=False).train()
+    embedder = create("resnet18_frozen").train()
     norm = embedder.backbone.bn1
     before = norm.running_mean.clone()
-    embedder(images()).embeds.sum().backward()
-    assert embedder.training
-    assert not norm.training
+    batch = images(4)
+    embeds = embedder(batch).embeds
+    embeds.sum().backward()
+    assert embedder.training and not norm.training
     torch.testing.assert_close(norm.running_mean, before)
     assert norm.weight.grad is not None  # scale and shift are trained
+    alone = embedder(batch[:1]).embeds  # do not depend on the rest of the batch
+    torch.testing.assert_close(embeds[:1], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_unfrozen_norms_follow_the_data():
-    embedder = architectures.create("resnet18", 4, pretrained=False).train()
+    embedder = create("resnet18").train()
     before = embedder.backbone.bn1.running_mean.clone()
     embedder(images())
     assert not torch.allclose(embedder.backbone.bn1.running_mean, before)
 
 
-def test_frozen_embeds_do_not_depend_on_the_rest_of_the_batch():
-    embedder = architectures.create("resnet18_frozen", 4, pretrained=False).train()
-    batch = images(4)
-    alone = embedder(batch[:1]).embeds
-    torch.testing.assert_close(embedder(batch).embeds[:1], alone, atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vit_tiny_patch16_224_frozen", {}, "vit_tiny_patch16_224 has no BatchNorm to freeze"),
+        ("resnet18", {"embed_dim": 0}, "embed_dim must be >= 1; got 0"),
+        ("resnet18", {"weights": "w.pth"}, "exclude each other"),
+        ("vit_tiny_patch16_224", {"image_size": 70}, "image_size must .* got 70; use 64 or 80"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        create(name, **options)
 
 
-def test_frozen_without_batch_norm_is_refused():
-    with pytest.raises(ValueError, match="vit_tiny_patch16_224 has no BatchNorm to freeze"):
-        architectures.create("vit_tiny_patch16_224_frozen", 4, pretrained=False)
-
-
-def test_double_precision_is_still_a_method():
-    embedder = architectures.create("resnet18", 4, pretrained=False).double().eval()
-    assert embedder.embedding.weight.dtype == torch.float64
-
-
-def test_param_groups_hold_every_parameter_once():
-    embedder = architectures.create("resnet18", 4, pretrained=False)
-    groups = embedder.param_groups(lr=1e-5, fc_lr=1e-3, decay=4e-4)
-    grouped = [id(p) for group in groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in embedder.parameters())
-    assert [group["lr"] for group in groups] == [1e-5, 1e-3]
-    assert {group["weight_decay"] for group in groups} == {4e-4}
-
-
-def test_norms_and_biases_without_decay():
-    embedder = architectures.create("resnet18", 4, pretrained=False)
-    groups = embedder.param_groups(lr=1e-5, fc_lr=1e-3, decay=4e-4, decay_norms=False)
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_param_groups_hold_every_parameter_once(decay_norms):
+    embedder = create("resnet18")
+    groups = embedder.param_groups(lr=1e-5, fc_lr=1e-3, decay=4e-4, decay_norms=decay_norms)
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in embedder.parameters())
     settings = {
         id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
     }
+    of_norms = 4e-4 if decay_norms else 0.0
     assert settings[id(embedder.backbone.conv1.weight)] == (1e-5, 4e-4)
-    assert settings[id(embedder.backbone.bn1.weight)] == (1e-5, 0.0)
-    assert settings[id(embedder.backbone.bn1.bias)] == (1e-5, 0.0)
+    assert settings[id(embedder.backbone.bn1.weight)] == (1e-5, of_norms)
+    assert settings[id(embedder.backbone.bn1.bias)] == (1e-5, of_norms)
     assert settings[id(embedder.embedding.weight)] == (1e-3, 4e-4)
-    assert settings[id(embedder.embedding.bias)] == (1e-3, 0.0)
+    assert settings[id(embedder.embedding.bias)] == (1e-3, of_norms)
 
 
 @pytest.mark.parametrize(("fc_lr", "expected"), [(-1, 1e-5), (0.0, 0.0)])
 def test_fc_lr_minus_one_follows_and_zero_is_zero(fc_lr, expected):
-    embedder = architectures.create("resnet18", 4, pretrained=False)
-    assert embedder.param_groups(lr=1e-5, fc_lr=fc_lr)[1]["lr"] == expected
+    assert create("resnet18").param_groups(lr=1e-5, fc_lr=fc_lr)[1]["lr"] == expected
 
 
-def test_warmup_moves_the_embedding_layer_alone():
-    embedder = architectures.create("resnet18_frozen", 4, pretrained=False)
+def test_warmup_moves_only_the_embedding_layer():
+    embedder = create("resnet18_frozen")
     optimizer = torch.optim.Adam(embedder.param_groups(lr=0.1, decay=0.1))
     stem, layer = embedder.backbone.conv1.weight, embedder.embedding.weight
 
@@ -184,25 +185,21 @@ def test_warmup_moves_the_embedding_layer_alone():
     assert step() == (True, True)
 
 
-def test_convolutions_lie_in_channels_last():
-    embedder = architectures.create("resnet18", 4, pretrained=False)
-    assert embedder.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_embed_dim_below_one_is_refused():
-    with pytest.raises(ValueError, match="--embed_dim 0"):
-        architectures.create("resnet18", 0, pretrained=False)
-
-
-def test_build_reads_the_flags():
+def test_build_reads_the_flags_and_errors_name_them():
     args = SimpleNamespace(
         arch="resnet18_frozen_normalize_double",
         embed_dim=7,
         not_pretrained=True,
         weights=None,
         image_size=64,
+        language_pseudoclass_model="resnet0",
     )
     embedder = architectures.build(args)
     assert (embedder.embed_dim, embedder.normalize, embedder.add_maximum) == (7, True, True)
     assert embedder.frozen_norms
     assert embedder.mean == (0.485, 0.456, 0.406)
+    args.arch = "resnet500_normalize"
+    with pytest.raises(ValueError, match=r"--arch resnet500_normalize: .*closest: resnet50,"):
+        architectures.build(args)
+    with pytest.raises(ValueError, match="--language_pseudoclass_model resnet0: timm has no"):
+        architectures.build_classifier(args)

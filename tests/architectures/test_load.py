@@ -15,25 +15,8 @@ import main
 import parameters
 from architectures.load import checkpoint_file, evaluation_flags, load_embedder
 from evaluation.preprocessing import preprocessing
+from tests.architectures.saved import FLAGS, save_run
 from utilities import checkpoint
-
-FLAGS = {"arch": "test_resnet_frozen_normalize", "embed_dim": 8, "image_size": 32}
-
-
-def save_run(folder, name="last", **flags):
-    """A checkpoint as a run leaves it, of weights that differ from any initialisation."""
-    flags = {**FLAGS, "augmentation": "base", "dataset": "animals", "use_float16": False, **flags}
-    torch.manual_seed(3)
-    embedder = architectures.create(
-        flags["arch"], flags["embed_dim"], pretrained=False, image_size=flags["image_size"]
-    )
-    with torch.no_grad():
-        for value in embedder.state_dict().values():
-            if value.is_floating_point():
-                value.add_(0.05 * torch.rand_like(value))
-    parts = {"embedder": embedder.state_dict(), "flags": flags, "epoch": 4}
-    checkpoint.save(folder / f"{name}.pt", parts)
-    return embedder.eval()
 
 
 @pytest.mark.parametrize("arch", [FLAGS["arch"], "test_vit_double"])
@@ -99,7 +82,7 @@ def test_a_folder_gives_its_last_or_a_best_and_a_file_itself(tmp_path):
 
 
 def test_what_is_not_there_is_named_with_what_is(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"--checkpoint .*absent does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"absent does not exist"):
         load_embedder(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"holds no last.pt; a run saves one after each"):
         load_embedder(tmp_path)
@@ -132,7 +115,7 @@ def test_flags_that_do_not_fit_the_weights(tmp_path, flags, says):
 
 def test_files_that_are_no_checkpoint_of_a_run(tmp_path):
     checkpoint.save(tmp_path / "logits.pt", {"logits": torch.zeros(2)})
-    with pytest.raises(ValueError, match=r"logits.pt holds logits, .* flags and embedder"):
+    with pytest.raises(ValueError, match=r"logits.pt must hold flags and embedder; got logits"):
         load_embedder(tmp_path / "logits.pt")
     save_run(tmp_path)
     whole = (tmp_path / "last.pt").read_bytes()
@@ -160,5 +143,5 @@ def test_given_flags_go_before_saved_ones_and_those_before_defaults(tmp_path):
 def test_the_embedder_cannot_be_made_another(tmp_path, flag, value):
     save_run(tmp_path)
     trained = load_embedder(tmp_path)
-    with pytest.raises(ValueError, match=rf"--{flag} {value} is not what .*last.pt was trained"):
+    with pytest.raises(ValueError, match=rf"--{flag} must be .*last.pt was trained; got {value}"):
         evaluation_flags(trained, vars(parameters.parse([])), {flag: value})

@@ -20,7 +20,7 @@ import batchminer
 import criteria
 from tests.benchmarks.step import guidance
 from tests.criteria.caption_losses import Hashes, Letters
-from utilities.precision import DTYPES, autocast
+from utilities.device import DTYPES, autocast
 from utilities.registry import hyperparameters
 from utilities.structures import Batch, Embedding, Triplets
 

@@ -28,7 +28,7 @@ from tests.benchmarks.device_checks import Scale, Setting
 from tests.benchmarks.evaluation import Size
 from tests.benchmarks.step import parse
 from utilities import device as devices
-from utilities.precision import DTYPES
+from utilities.device import DTYPES
 
 SCALES = {
     "small": Scale(

@@ -36,7 +36,7 @@ from language.words import Words
 from tests.benchmarks.machine import processor
 from utilities import device as devices
 from utilities import optimization
-from utilities.precision import autocast
+from utilities.device import autocast
 from utilities.progress import Progress
 from utilities.structures import Batch
 from utilities.trainer import Trainer

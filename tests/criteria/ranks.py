@@ -28,8 +28,7 @@ from language.words import Words
 from tests.criteria.caption_losses import Hashes, Letters
 from tests.criteria.test_contract import flags
 from tests.launch import join
-from utilities.distributed import rank, world_size
-from utilities.processes import shared
+from utilities.distributed import data_parallel, rank, world_size
 from utilities.structures import Batch, Embedding
 
 FEATURE_DIM, DIM, N_CLASSES, N_IMAGES = 5, 6, 7, 30
@@ -199,7 +198,7 @@ def train(case: Case, dtype: torch.dtype, n_steps: int, n_shares: int = 1) -> di
         n_shares: in one process, how many ranks it stands for where images are lost.
     """
     objective = build(case, dtype)
-    module = shared(objective, torch.device("cpu"))
+    module = data_parallel(objective, torch.device("cpu"))
     if world_size() > 1:
         share = torch.arange(BS).chunk(world_size())[rank()].tolist()
         places = [place for place in share if place not in case.lost]  # cut by the objective

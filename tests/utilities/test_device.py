@@ -1,5 +1,6 @@
-"""Which device is chosen, and what is said where it is not there. Copies: tests/test_pretend.py."""
+"""The choice of the device, and its errors. Copies are tested in tests/test_pretend.py."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ HEADER = "| NVIDIA-SMI 550.54   Driver Version: 550.54   {}: {} |"
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """Puts an nvidia-smi that prints something on PATH."""
+    """Put an nvidia-smi that prints a text on PATH."""
 
     def answers(text, status=0):
         program = tmp_path / "bin" / "nvidia-smi"
@@ -48,30 +49,21 @@ def test_the_accelerator_where_there_is_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "gpu", "says"),
+    ("pretending", "name", "gpu", "message"),
     [
-        ("gpu", 0, "--device must be auto or a device of torch; got gpu"),
-        ("cuda:x", 0, "got cuda:x"),
-        ("cuda", 0, "--device cuda: torch .* sees no cuda on this machine; use cpu"),
-        ("auto", 3, "--gpu 3: torch .* sees no GPU on this machine; leave --gpu out"),
+        (False, "gpu", 0, "--device must be auto or a device of torch; got gpu"),
+        (False, "cuda:x", 0, "got cuda:x"),
+        (False, "cuda", 0, "--device cuda: torch .* sees no cuda on this machine; use cpu"),
+        (False, "auto", 3, "--gpu 3: torch .* sees no GPU on this machine; leave --gpu out"),
+        (True, "cuda", 0, "--device cuda: torch .* sees no cuda .*; use cpu or pretend"),
+        (True, "pretend:2", 0, "--device pretend:2: this machine has 1 of type pretend, from 0 on"),
+        (True, "auto", 1, "--gpu 1: this machine has 1 of type pretend, from 0 on"),
+        (True, "pretend", 4, "--gpu 4: this machine has 1"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused(name, gpu, says):
-    with pytest.raises(ValueError, match=says):
-        device.choose(name, gpu)
-
-
-@pytest.mark.parametrize(
-    ("name", "gpu", "says"),
-    [
-        ("cuda", 0, "--device cuda: torch .* sees no cuda on this machine; use cpu or pretend"),
-        ("pretend:2", 0, "--device pretend:2: this machine has 1 of type pretend, from 0 on"),
-        ("auto", 1, "--gpu 1: this machine has 1 of type pretend, from 0 on"),
-        ("pretend", 4, "--gpu 4: this machine has 1"),
-    ],
-)
-def test_another_device_than_the_one_that_is_there_is_refused(name, gpu, says):
-    with pretend.accelerator(), pytest.raises(ValueError, match=says):
+def test_a_device_that_is_not_there_is_refused(pretending, name, gpu, message):
+    there = pretend.accelerator() if pretending else nullcontext()
+    with there, pytest.raises(ValueError, match=message):
         device.choose(name, gpu)
 
 

@@ -1,6 +1,6 @@
-"""What ranks tell each other; the losses made of it are in tests/criteria/test_ranks.py.
+"""Exchange between ranks; the losses built on it are tested in tests/criteria/test_ranks.py.
 
-This file is the program of the processes, too: ``python test_distributed.py FOLDER``.
+This file is also the program of the processes: ``python test_distributed.py FOLDER``.
 """
 
 import sys
@@ -13,14 +13,13 @@ from torch import nn
 from torch.multiprocessing import start_processes
 
 from tests.launch import join, run
-from utilities.distributed import gather, rank, smallest, world_size
-from utilities.processes import mean, shared
+from utilities.distributed import data_parallel, gather, mean, rank, smallest, world_size
 
 WORLD = 3
 
 
 def gathered():
-    """What ``gather`` makes of a tensor of each rank, and its gradient."""
+    """Return the results of ``gather`` and the gradient."""
     x = (torch.arange(6.0).reshape(3, 2) + 10 * rank()).double().requires_grad_()
     everyone = gather(x)
     weights = torch.arange(float(everyone.numel())).double().reshape(everyone.shape)
@@ -52,9 +51,9 @@ class Branches(nn.Module):
 
 
 def averaged():
-    """Gradients and buffers of ``shared``, a step with each weight."""
+    """Return gradients and buffers of ``data_parallel``, after a step with each weight."""
     module = Branches()
-    wrapped, told = shared(module, torch.device("cpu")), {}
+    wrapped, told = data_parallel(module, torch.device("cpu")), {}
     told["first"] = module.first.detach().clone()
     for name in ("first", "second"):
         module.zero_grad()
@@ -80,7 +79,7 @@ def work(own_rank, folder):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of the processes told."""
+    """The results of each process."""
     folder = tmp_path_factory.mktemp("processes")
     run(__file__, str(folder), timeout=180)
     return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(WORLD)]
@@ -134,7 +133,7 @@ def test_one_process_has_the_tensor_and_the_module_itself():
     assert gather(tensor) is tensor
     assert mean(tensor) is tensor
     assert smallest(7) == 7
-    assert shared(module, torch.device("cpu")) is module
+    assert data_parallel(module, torch.device("cpu")) is module
     assert (world_size(), rank()) == (1, 0)
 
 

@@ -1,4 +1,4 @@
-"""What reaches the console and log.txt."""
+"""Messages on the console and in log.txt."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tqdm import tqdm
 
 from utilities import log
@@ -27,7 +28,7 @@ def test_our_information_and_everyones_warnings_reach_both(tmp_path, capsys):
     assert "chatter" not in text
 
 
-def test_set_up_again_replaces_its_own_handlers_alone(tmp_path, capsys):
+def test_set_up_again_replaces_only_its_own_handlers(tmp_path, capsys):
     foreign = logging.NullHandler()
     root = logging.getLogger()
     root.addHandler(foreign)
@@ -43,18 +44,20 @@ def test_set_up_again_replaces_its_own_handlers_alone(tmp_path, capsys):
     assert (tmp_path / "b.txt").read_text().count("once") == 1
 
 
-def test_the_file_begins_with_what_was_said_before_it_was_there(tmp_path, capsys):
+def test_a_file_is_continued_with_the_records_from_before_it_was_known(tmp_path, capsys):
+    path = tmp_path / "log.txt"
+    path.write_text("earlier run\n")
     log.set_up()
     logging.getLogger("datasets").warning("two files are broken")
-    path = tmp_path / "log.txt"
     log.set_up(path)
     logging.getLogger("main").info("training")
-    lines = path.read_text().splitlines()
-    assert lines[0].endswith("two files are broken") and lines[1].endswith("training")
+    earlier, broken, training = path.read_text().splitlines()
+    assert earlier == "earlier run"
+    assert broken.endswith("two files are broken") and training.endswith("training")
     assert capsys.readouterr().err == "warning: two files are broken\ntraining\n"
 
 
-def test_tracebacks_go_to_the_file_alone(tmp_path, capsys):
+def test_tracebacks_go_only_to_the_file(tmp_path, capsys):
     path = tmp_path / "log.txt"
     log.set_up(path)
     try:
@@ -63,14 +66,6 @@ def test_tracebacks_go_to_the_file_alone(tmp_path, capsys):
         logging.getLogger("main").exception("%s", error)
     assert capsys.readouterr().err == "error: no such folder\n"
     assert "Traceback" in path.read_text()
-
-
-def test_log_file_is_continued(tmp_path):
-    path = tmp_path / "log.txt"
-    path.write_text("before\n")
-    log.set_up(path)
-    logging.getLogger("main").info("after")
-    assert path.read_text().startswith("before\n")
 
 
 def test_messages_stand_above_a_progress_bar(capsys):
@@ -99,35 +94,31 @@ COLOURED = (
 )
 
 
-def said_to_a_terminal(**environment):
-    """What a process writes whose stderr is a terminal."""
-    ours, theirs = pty.openpty()
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"TERM": "xterm"}, COLOURED),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, PLAIN),
+        ({"TERM": "dumb"}, PLAIN),
+        (None, PLAIN),  # not a terminal
+    ],
+)
+def test_only_a_terminal_shows_colours_unless_told_not_to(environment, expected):
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TERM")}
-    done = subprocess.Popen(
-        [sys.executable, "-c", SAY], cwd=ROOT, stderr=theirs, env=kept | environment
-    )
+    command = [sys.executable, "-c", SAY]
+    if environment is None:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stderr == expected
+        return
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen(command, cwd=ROOT, stderr=theirs, env=kept | environment)
     os.close(theirs)
     parts = []
-    while True:
+    while not parts or parts[-1]:
         try:
             parts.append(os.read(ours, 4096))
         except OSError:  # the other end is closed
             break
-        if not parts[-1]:
-            break
     os.close(ours)
     assert done.wait(timeout=60) == 0
-    return b"".join(parts).decode().replace("\r\n", "\n").replace("\r", "")
-
-
-def test_a_terminal_shows_colours_unless_told_not_to():
-    assert said_to_a_terminal(TERM="xterm") == COLOURED
-    assert said_to_a_terminal(TERM="xterm", NO_COLOR="1") == PLAIN
-    assert said_to_a_terminal(TERM="dumb") == PLAIN
-
-
-def test_what_is_no_terminal_shows_none():
-    done = subprocess.run(
-        [sys.executable, "-c", SAY], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stderr == PLAIN
+    assert b"".join(parts).decode().replace("\r\n", "\n").replace("\r", "") == expected

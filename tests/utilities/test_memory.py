@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, where there is glibc, and nothing breaks elsewhere."""
+"""Freed memory stays with the process under glibc, and the peak is the kernel's."""
 
 import platform
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 
 from utilities import memory
 
+STATUS = Path("/proc/self/status")
 FAULTS = """
 import resource, sys
 from utilities.memory import keep_freed_memory
@@ -41,3 +42,9 @@ def test_elsewhere_nothing_is_done(monkeypatch, system, libc):
     monkeypatch.setattr(platform, "libc_ver", lambda: libc)
     monkeypatch.setattr(memory.ctypes, "CDLL", None)  # calling it would raise
     assert memory.keep_freed_memory() is False
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="only Linux shows the peak in a second place")
+def test_peak_memory_is_the_kernels_own_high_water_mark():
+    mark = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    assert memory.peak_memory_mb() == pytest.approx(int(mark.split()[1]) / 1024, rel=0.02)

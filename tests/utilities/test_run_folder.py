@@ -108,7 +108,7 @@ def test_a_last_line_cut_short_is_dropped_and_an_inner_one_is_named(tmp_path):
     path.write_text('{"epoch": 0}\n{"epoch": 1, "lo')
     assert read_rows(path) == [{"epoch": 0}]
     path.write_text('{"epoch": 0, "lo\n{"epoch": 1}\n')
-    with pytest.raises(ValueError, match="line 1 is no row"):
+    with pytest.raises(ValueError, match="line 1 is damaged"):
         read_rows(path)
     assert read_rows(tmp_path / "absent.jsonl") == []
 

@@ -1,4 +1,4 @@
-"""The search over flags: what it draws, keeps, goes on with, refuses and prints."""
+"""The search over flags: what it draws, stores, resumes, refuses and prints."""
 
 import fcntl
 import json
@@ -23,6 +23,7 @@ from utilities.search import __main__ as search
 from utilities.search import space, trials
 
 ROOT = Path(__file__).parents[2]
+LINE = search.main_py()
 
 # Stands for main.py: the score of fold f in epoch e is lr + f / 10 + (e == 2) / 100; that of the
 # untrained network is higher, and nothing is evaluated in epoch 3.
@@ -75,6 +76,14 @@ def command(lab, *more, space=("lr=0.1..0.5",), fixed=()):
     return words, [sys.executable, str(lab / "fake.py")]
 
 
+def refused(capsys, command):
+    """Return the message of a search that is refused."""
+    with pytest.raises(SystemExit) as end:
+        search.main(*command)
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
 def study_of(lab, storage="out/search/s/trials.db"):
     return optuna.load_study(study_name="s", storage=f"sqlite:///{lab / storage}")
 
@@ -101,16 +110,16 @@ def ran(lab):
     ],
 )
 def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
-    [(name, found)] = space.read_space([text], ["--bs", "840"]).items()
+    [(name, found)] = space.read_space([text], ["--bs", "840"], LINE).items()
     assert found == expected and text.removeprefix("--").startswith(f"{name}=")
     drawn = found.choices[0] if isinstance(found, CategoricalDistribution) else found.high
-    args = vars(parameters.parse(space.words({name: drawn})))
+    args = LINE.parse(LINE.words({name: drawn}))
     values = {"30 50": [30, 50], "on": True}
     assert args[name] == values.get(drawn, drawn)
 
 
 @pytest.mark.parametrize(
-    ("texts", "fixed", "said"),
+    ("texts", "fixed", "message"),
     [
         (["lrr=1..2"], [], "main.py has no --lrr; the nearest are --lr,"),
         (["lr"], [], "--space lr: give lr=low..high"),
@@ -120,36 +129,23 @@ def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
         (["lr=2..1"], [], "--space lr: 2 is not below 1"),
         (["lr=0..1"], [], "--lr: 0 is out of range; it must be above 0"),
         (["decay=0..1:log"], [], "--space decay: 0 has no logarithm"),
-        (["loss=margin..triplet"], [], "--space loss: --loss takes no number"),
+        (["loss=margin..triplet"], [], "--space loss: --loss does not take a number"),
         (["batch_mining=distance,semihrd"], [], "semihrd is unknown; known, closest"),
         (["no_norm_decay=yes,no"], [], "give no_norm_decay=on,off"),
         (["bs=110,112", "samples_per_class=2,4"], [], "--samples_per_class 4 does not divide"),
         (["loss=margin,simclr"], ["--data_sampler", "random"], "simclr compares views"),
-        (["lr=1..2"], ["--group", "mine"], "--group is given by the search itself"),
+        (["lr=1..2"], ["--group", "mine"], "--group is set by the search itself"),
         (["lr=1..2"], ["--lrr", "2"], "--lrr is not a flag"),
+        (["lr=1..2", "--study", "a/b"], [], "--study 'a/b' cannot name a folder"),
+        (["lr=1..2", "--objective", "test/embeds/nmi"], [], "must be a validation score"),
+        (["lr=1..2", "--cv_folds", "1"], [], "--cv_folds: 1 is out of range"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_searched_is_refused_before_anything_runs(lab, capsys, texts, fixed, said):
-    words, program = command(lab, space=texts, fixed=fixed)
-    with pytest.raises(SystemExit) as end:
-        search.main(words, program)
-    assert end.value.code == 2 and said in capsys.readouterr().err
+def test_what_cannot_be_searched_is_refused_before_anything_runs(
+    lab, capsys, texts, fixed, message
+):
+    assert message in refused(capsys, command(lab, space=texts, fixed=fixed))
     assert not (lab / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (["--study", "a/b"], "--study 'a/b' cannot name a folder"),
-        (["--objective", "test/embeds/e_recall@1"], "is no validation score"),
-        (["--cv_folds", "1"], "--cv_folds: 1 is out of range"),
-    ],
-)
-def test_other_refusals(lab, capsys, more, said):
-    words, program = command(lab, *more)
-    with pytest.raises(SystemExit):
-        search.main(words, program)
-    assert said in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------
@@ -218,10 +214,8 @@ def test_trials_of_the_study_are_counted_and_not_drawn_again(lab, capsys):
     assert len({trial.params["lr"] for trial in study.trials}) == len(study.trials) == 5
     assert len(ran(lab)) == 10
     capsys.readouterr()
-    words, program = command(lab, "--trials", "6", space=("lr=0.1..0.6",))
-    with pytest.raises(SystemExit):
-        search.main(words, program)
-    assert "begun with --space lr=0.1..0.5 (now lr=0.1..0.6)" in capsys.readouterr().err
+    message = refused(capsys, command(lab, "--trials", "6", space=("lr=0.1..0.6",)))
+    assert "started with --space lr=0.1..0.5 (now lr=0.1..0.6)" in message
 
 
 def test_the_same_flags_are_not_run_twice(lab, capsys):
@@ -238,17 +232,14 @@ def test_studies_can_share_a_file(lab, capsys):
         search.main(*command(lab, *storage, "--study", name))
     assert len(study_of(lab, "all.db").trials) == 1
     (lab / "broken.db").write_text("no database" * 100)
-    words, program = command(lab, "--storage", str(lab / "broken.db"))
-    with pytest.raises(SystemExit):
-        search.main(words, program)
-    assert "broken.db cannot be used" in capsys.readouterr().err
+    message = refused(capsys, command(lab, "--storage", str(lab / "broken.db")))
+    assert "broken.db cannot be used" in message
 
 
 def test_a_run_that_fails_is_recorded_and_the_search_goes_on(lab, capsys):
     """Those with lr above 1 fail; three of them in a row end the search."""
-    words, program = command(lab, "--trials", "30", space=("lr=0.1..4",))
     with pytest.raises(SystemExit) as end:
-        search.main(words, program)
+        search.main(*command(lab, "--trials", "30", space=("lr=0.1..4",)))
     printed = capsys.readouterr()
     trials = study_of(lab).trials
     states = ["failed" if trial.params["lr"] > 1 else "complete" for trial in trials]
@@ -315,50 +306,43 @@ def begin(lab, *more):
     return process
 
 
-def assert_taken_up(lab, before):
+def assert_resumed(lab, before):
     """Trial 1 is there once, with the flags and folders that it had, and three trials in all."""
-    there = trials.counted(study_of(lab))
-    assert [trials.number(trial) for trial in there] == [0, 1, 3]  # 1 went on as the third
+    there = trials.distinct_trials(study_of(lab))
+    assert [trials.run_number(trial) for trial in there] == [0, 1, 3]  # 1 was resumed as the third
     assert all(trial.state == TrialState.COMPLETE for trial in there)
     assert there[1].params == before.params and there[1].number > before.number
     folders = sorted(path.parent.name for path in lab.rglob("metrics.jsonl"))
     assert folders == [f"trial000{trial}_fold{fold}" for trial in (0, 1, 3) for fold in range(2)]
     started = [run["savename"] for run in ran(lab)]
     assert started.count("trial0000_fold0") == 1  # that trial was complete
-    assert started.count("trial0001_fold1") == 2  # this run went on
+    assert started.count("trial0001_fold1") == 2  # this run was resumed
 
 
-def test_sigterm_lets_the_run_save_and_the_same_command_goes_on(lab):
+def test_sigterm_lets_the_run_save_and_the_same_command_resumes(lab):
     process = begin(lab, "--trials", "3")
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "stopped by SIGTERM; the same command goes on" in said
+    assert process.returncode == 0 and "stopped by SIGTERM; repeat the command to resume" in said
     before = study_of(lab).trials[1]
     assert before.state == TrialState.RUNNING
     (lab / "wait_trial0001_fold1").unlink()
     search.main(*command(lab, "--trials", "3"))
-    assert_taken_up(lab, before)
+    assert_resumed(lab, before)
 
 
-def test_a_killed_search_is_gone_on_with_once_its_run_has_ended(lab, capsys):
+def test_a_killed_search_resumes_once_its_run_has_ended(lab, capsys):
     process = begin(lab, "--trials", "3")
     process.kill()
     process.communicate()
-    words, program = command(lab, "--trials", "3")
-    with pytest.raises(SystemExit) as end:  # the run is still writing into its folder
-        search.main(words, program)
-    assert end.value.code == 2 and "runs that outlived one" in capsys.readouterr().err
+    message = refused(capsys, command(lab, "--trials", "3"))  # the run is still writing
+    assert "runs that outlived one" in message
     before = study_of(lab).trials[1]
     (lab / "wait_trial0001_fold1").unlink()
-    wait_for_the_lock(lab)
-    search.main(words, program)
-    assert_taken_up(lab, before)
-
-
-def wait_for_the_lock(lab):
-    """Until the run that outlived the search has ended."""
     with (lab / "out/search/s/.trials.db.s.lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the run has ended
+    search.main(*command(lab, "--trials", "3"))
+    assert_resumed(lab, before)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard: what they are told, and what happens when they fail."""
+"""Weights & Biases and TensorBoard: what they log, and what happens when they fail."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def alone(program, folder):
     )
 
 
-def test_an_offline_run_stays_in_its_folder_and_goes_on_there(tmp_path):
+def test_an_offline_run_stays_in_its_folder_and_resumes_there(tmp_path):
     pytest.importorskip("wandb")
     for _ in range(2):
         alone(OFFLINE, tmp_path)
@@ -55,50 +56,38 @@ def test_an_offline_run_stays_in_its_folder_and_goes_on_there(tmp_path):
     assert not any(KEY.encode() in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
 
-class Told:
-    """Stands for ``wandb.init``'s run."""
-
-    id = "abc"
-
-    def __init__(self):
-        self.rows = []
-
-    def log(self, row, step=None, commit=None):
-        self.rows.append((step, row))
-
-    def finish(self):
-        self.rows.append("finish")
+@pytest.fixture
+def wandb(monkeypatch):
+    """W&B with a run that only remembers its calls."""
+    module = pytest.importorskip("wandb")
+    monkeypatch.setattr(module, "init", Mock(return_value=Mock(id="abc")))
+    return module
 
 
-def test_an_epoch_is_told_once_also_to_a_run_that_goes_on(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    asked = []
-    run = Told()
-    monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options) or run)
+def start(folder):
+    return trackers.start_wandb(
+        "online", project="p", group="g", name="n", config={"loss": "margin"}, folder=folder
+    )
+
+
+def test_an_epoch_is_logged_once_also_by_a_resumed_run(tmp_path, wandb):
     for epochs in ((1, 2), (2, 3)):
-        tracker = start("online", tmp_path)
+        tracker = start(tmp_path)
         for epoch in epochs:
             tracker.log({"loss": 0.5}, epoch)
-    assert [step for step, _ in run.rows] == [1, 2, 3]
-    assert "id" not in asked[0] and (asked[1]["id"], asked[1]["resume"]) == ("abc", "allow")
+    logged = wandb.init.return_value.log.call_args_list
+    assert [call.kwargs["step"] for call in logged] == [1, 2, 3]
+    first, again = (call.kwargs for call in wandb.init.call_args_list)
+    assert "id" not in first and (again["id"], again["resume"]) == ("abc", "allow")
 
 
-def test_tables_keep_names_as_text_and_scores_as_numbers(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
+def test_tables_keep_names_as_text_and_scores_as_numbers(tmp_path, wandb):
     path = tmp_path / "classes_test.csv"
     path.write_text("class,group,images,recall@1\n7,,2,0.5\nfox,dogs,3,\n")
-    run = Told()
-    monkeypatch.setattr(wandb, "init", lambda **_: run)
-    start("online", tmp_path).tables([path])
-    [(_, logged)] = run.rows
-    assert logged["classes_test"].columns == ["class", "group", "images", "recall@1"]
-    assert logged["classes_test"].data == [["7", None, 2.0, 0.5], ["fox", "dogs", 3.0, None]]
-
-
-def start(mode, folder):
-    return trackers.start_wandb(
-        mode, project="p", group="g", name="n", config={"loss": "margin"}, folder=folder
-    )
+    start(tmp_path).tables([path])
+    table = wandb.init.return_value.log.call_args.args[0]["classes_test"]
+    assert table.columns == ["class", "group", "images", "recall@1"]
+    assert table.data == [["7", None, 2.0, 0.5], ["fox", "dogs", 3.0, None]]
 
 
 @pytest.mark.parametrize(
@@ -108,15 +97,10 @@ def start(mode, folder):
         ("CommError", ["network", "--wandb_mode offline", "wandb sync"]),
     ],
 )
-def test_online_failures_name_the_remedies(tmp_path, monkeypatch, kind, remedies):
-    wandb = pytest.importorskip("wandb")
-
-    def fail(**_):
-        raise getattr(wandb.errors, kind)("no\nmore")
-
-    monkeypatch.setattr(wandb, "init", fail)
+def test_online_failures_name_the_remedies(tmp_path, wandb, kind, remedies):
+    wandb.init.side_effect = getattr(wandb.errors, kind)("no\nmore")
     with pytest.raises(ValueError) as caught:
-        start("online", tmp_path)
+        start(tmp_path)
     assert all(remedy in str(caught.value) for remedy in remedies)
     assert "\n" not in str(caught.value)
 
@@ -131,32 +115,23 @@ def test_missing_packages_are_named(monkeypatch):
         trackers.refuse_missing("disabled", tensorboard=True)
 
 
-def test_what_fails_is_left_out_with_one_warning(caplog):
-    class Spy:
-        def __init__(self, name, fails=()):
-            self.name, self.fails, self.told = name, fails, []
-
-        def __getattr__(self, what):
-            def tell(*_):
-                self.told.append(what)
-                if what in self.fails:
-                    raise LookupError("a context is gone\nand more")
-
-            return tell
-
-    good, bad = Spy("good"), Spy("bad", ["images"])
+def test_what_fails_is_dropped_with_one_warning(caplog):
+    good, bad = Mock(), Mock()
+    bad.configure_mock(name="bad")
+    bad.images.side_effect = LookupError("a context is gone\nand more")
     both = trackers.Trackers([bad, good])
     with caplog.at_level(logging.WARNING):
         both.log({}, 1)
         both.show([])
         both.finish()
-    assert good.told == ["log", "images", "tables", "finish"] and bad.told == ["log", "images"]
+    assert [call[0] for call in good.mock_calls] == ["log", "images", "tables", "finish"]
+    assert [call[0] for call in bad.mock_calls] == ["log", "images"]
     [record] = caplog.records
-    assert "bad failed (LookupError: a context is gone) and is left out" in record.getMessage()
+    assert "bad failed (LookupError: a context is gone) and is dropped" in record.getMessage()
 
 
 def test_tensorboard_has_scores_and_pictures_once(tmp_path):
-    """Of a run that is stopped after its third epoch, and goes on after its second."""
+    """A run is stopped after its third epoch and resumes after its second."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""Tables, pictures and comparisons of runs, from their folders alone.
+"""Tables, learning curves and comparisons of runs, made from their run folders.
 
     python -m utilities.results Training_Results/emoji/* --baseline baseline
     python -m utilities.results Training_Results/emoji/league_* --versus _guided
@@ -6,7 +6,7 @@
     python -m utilities.results RUNS --curves curves.png
     python -m utilities.results --compare RUN_A RUN_B
 
-docs/results.md has the rules: which epoch is reported, and what is tested.
+docs/results.md has the rules: which epoch is reported and what is tested.
 """
 
 import argparse
@@ -16,20 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utilities.files import atomic_path
-from utilities.results import compare
-from utilities.results.curves import check_picture, draw, panels
-from utilities.results.report import HEADLINES, Wanted, how_chosen, report
-from utilities.results.runs import (
-    RULES,
-    Run,
-    choose,
-    collect,
-    default_rule,
-    read,
-)
-from utilities.results.tables import FORMATS, latex, long_csv, markdown, signed_rank_note
+from utilities.results import compare, curves
+from utilities.results.report import HEADLINES, Report, Selection, how_chosen, report
+from utilities.results.runs import RULES, Run, choose, collect, default_rule, read
+from utilities.results.tables import FORMATS, latex, long_csv, markdown, signed_rank_notes
 
-CURVES_SHOW = "Mean over seeds at every evaluation; bands: 95 % interval, cut where they are wide."
+CAPTION = "Mean over seeds at every evaluation; bands: 95 % interval, cut where they are wide."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,40 +30,40 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("runs", nargs="*", type=Path, help="run folders")
-    add("--baseline", help="group to compare the others with, seed by seed")
+    add("--baseline", help="group to compare the others with, paired by seed")
     add(
         "--versus",
         metavar="SUFFIX",
-        help="put each group beside the one whose name adds this, such as _guided",
+        help="compare each group with the one whose name adds this suffix, such as _guided",
     )
     add(
         "--scores",
         nargs="+",
         metavar="SCORE[=HEADING]",
-        help=f"names as in metrics.csv (default: {' '.join(HEADLINES)} of the test classes; where "
-        "a run has none of them, all that it was evaluated by)",
+        help=f"names as in metrics.csv (default: {' '.join(HEADLINES)} on the test classes, or "
+        "every evaluation score of a run that has none of them)",
     )
     add(
         "--groups",
         nargs="+",
         metavar="GROUP[=NAME]",
-        help="only these groups, in this order, maybe under another name (default: all)",
+        help="show only these groups, in this order, optionally renamed (default: all)",
     )
-    add("--sort", action="store_true", help="rows by the first score, as --versus has them")
+    add("--sort", action="store_true", help="sort rows by the first score; --versus always does")
     add(
         "--epoch_by",
         type=epoch_rule,
-        help="which epoch of a run is reported: validation (the best by --epoch_score), last, "
-        "test (the best on the test classes: optimistic, and labelled so) or a number (default: "
-        "validation where the runs have validation scores, else last)",
+        help="epoch to report: validation (the best by --epoch_score), last, test (the best on "
+        "the test classes: optimistic, and labelled so) or a number (default: validation if the "
+        "runs have validation scores, else last)",
     )
     add(
         "--epoch_score",
-        help="the score whose highest value chooses the epoch (default: the first of the run's "
+        help="score whose highest value chooses the epoch (default: the first of the run's "
         "--storage_metrics)",
     )
-    add("--format", choices=FORMATS, default="markdown", help="of the table (default: markdown)")
-    add("--output", type=Path, help="file for the table (default: standard output)")
+    add("--format", choices=FORMATS, default="markdown", help="table format (default: markdown)")
+    add("--output", type=Path, help="file to write the table to (default: standard output)")
     add(
         "--curves",
         type=Path,
@@ -90,112 +82,84 @@ def build_parser() -> argparse.ArgumentParser:
 
 def epoch_rule(text: str) -> str:
     if text not in RULES and not re.fullmatch(r"\d+", text):
-        raise argparse.ArgumentTypeError(f"{text} is neither {', '.join(RULES)} nor an epoch")
+        raise argparse.ArgumentTypeError(f"must be {', '.join(RULES)} or an epoch; got {text}")
     return text
 
 
 def check(args: argparse.Namespace) -> None:
-    """See that the flags go together, before a file is read.
-
-    Raises:
-        ValueError: they do not.
-    """
-    of_tables = ("runs", "baseline", "versus", "scores", "groups", "sort", "curves")
-    if args.compare and any(getattr(args, name) for name in of_tables):
+    """Raise ValueError if flags do not go together."""
+    table_flags = ("runs", "baseline", "versus", "scores", "groups", "sort", "curves")
+    if args.compare and any(getattr(args, name) for name in table_flags):
         raise ValueError(
-            "--compare takes its two runs alone; drop the other runs, and --"
-            + ", --".join(of_tables[1:])
+            "--compare takes only its two runs; drop the other runs, and --"
+            + ", --".join(table_flags[1:])
         )
     if not args.compare and not args.runs:
         raise ValueError("give run folders, such as Training_Results/emoji/*, or --compare A B")
     if args.baseline and args.versus:
         raise ValueError("--baseline and --versus make different tables; give one of them")
     if args.curves:
-        check_picture(args.curves)
+        curves.check_path(args.curves)
 
 
-def rule_of(args: argparse.Namespace, runs: Sequence[Run]) -> str:
-    """How epochs are chosen.
-
-    Raises:
-        ValueError: ``--epoch_score`` is given to a rule that looks at no score, or no rule does.
-    """
+def epoch_rule_of(args: argparse.Namespace, runs: Sequence[Run]) -> str:
+    """Return how epochs are chosen; raise ValueError if --epoch_score has no effect."""
     rule = args.epoch_by or default_rule(runs)
     if args.epoch_score and rule not in ("validation", "test"):
-        raise ValueError(f"--epoch_by {rule} looks at no score; drop --epoch_score")
+        raise ValueError(f"--epoch_by {rule} ignores scores; drop --epoch_score")
     return rule
 
 
-def say(note: str) -> None:
-    print(note, file=sys.stderr)
+def note(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
-def write(text: str, path: Path | None) -> None:
-    """To a file that is whole or absent, or to standard output."""
-    if path is None:
-        sys.stdout.write(text)
-        return
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    say(f"wrote {path}")
-
-
-def compared(args: argparse.Namespace) -> str:
-    """Two runs side by side, finished or not, in the format that is asked for."""
+def comparison(args: argparse.Namespace) -> str:
+    """Return two runs side by side, finished or not."""
     runs = [read(folder) for folder in args.compare]
-    for run in runs:
-        if not run.finished:
-            say(f"{run.folder} is not finished")
-    rule = rule_of(args, runs)
+    note(*(f"{run.folder} is not finished" for run in runs if not run.finished))
+    rule = epoch_rule_of(args, runs)
     a, b = (choose(run, rule, args.epoch_score) for run in runs)
-    said = how_chosen(rule, (a, b))[0]
-    say(f"scores {said}")
-    comparison = compare.compare(a, b)
+    chosen, _ = how_chosen(rule, (a, b))
+    note(f"scores {chosen}")
+    differences = compare.compare(a, b, rule)
     if args.format == "csv":
-        return compare.as_csv(comparison, rule)
+        return compare.as_csv(differences)
     render = latex if args.format == "latex" else markdown
-    return "\n".join(map(render, compare.tables(comparison, said)))
+    return "\n".join(map(render, compare.tables(differences, chosen)))
 
 
-def tabulated(args: argparse.Namespace) -> str:
-    """A table for each dataset in the format that is asked for; curves are drawn on the way.
-
-    Raises:
-        ValueError: a run, group or score that is not there or not as expected.
-    """
-    wanted = Wanted(
+def tables(args: argparse.Namespace) -> str:
+    """Return a table for each dataset, and draw the curves."""
+    selection = Selection(
         args.scores or (), args.groups or (), args.baseline, args.versus, sort=args.sort
     )
-    runs, notes = collect(args.runs, wanted.has)
-    for note in notes:
-        say(note)
-    rule = rule_of(args, runs)
+    runs, notes = collect(args.runs, selection.needs)
+    note(*notes)
+    rule = epoch_rule_of(args, runs)
     by_dataset: dict[str, list[Run]] = {}
     for run in runs:
         by_dataset.setdefault(run.dataset, []).append(run)
     if args.curves and len(by_dataset) > 1:
         raise ValueError(
-            f"--curves draws one dataset, and the runs are of {', '.join(by_dataset)}; give the "
+            f"--curves draws one dataset, but the runs are of {', '.join(by_dataset)}; give the "
             "runs of one of them"
         )
-    reports = {}
+    reports: dict[str, Report] = {}
     for dataset, members in by_dataset.items():
         results = [choose(run, rule, args.epoch_score) for run in members]
         title = dataset if len(by_dataset) > 1 else ""
-        found = reports[dataset] = report(results, wanted, rule, title)
-        for note in (
-            f"{dataset}: scores {how_chosen(rule, results)[0]}",
-            *compare.mixed_flags(found.groups),
-            *signed_rank_note(found.summaries),
-        ):
-            say(note)
+        found = reports[dataset] = report(results, selection, rule, title)
+        chosen, _ = how_chosen(rule, results)
+        note(f"{dataset}: scores {chosen}")
+        note(*compare.mixed_flags(found.groups), *signed_rank_notes(found.summaries))
         if args.curves:
-            drawn, notes = panels(found.groups, found.rows, found.scores)
-            for note in notes:
-                say(note)
-            aside = f" Table: {how_chosen(rule, results)[0]}." if rule == "test" else ""
-            draw(drawn, args.curves, CURVES_SHOW + aside)
-            say(f"wrote {args.curves}")
+            panels, notes = curves.panels(found.groups, found.rows, found.scores)
+            note(*notes)
+            aside = f" Table: {chosen}." if rule == "test" else ""
+            curves.draw(panels, args.curves, CAPTION + aside)
+            note(f"wrote {args.curves}")
     if args.format == "csv":
         return long_csv({name: found.summaries for name, found in reports.items()}, rule)
     render = latex if args.format == "latex" else markdown
@@ -203,12 +167,18 @@ def tabulated(args: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print what the command line asks for."""
+    """Print or write the table that the command line describes."""
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
         check(args)
-        write(compared(args) if args.compare else tabulated(args), args.output)
+        text = comparison(args) if args.compare else tables(args)
+        if args.output:
+            with atomic_path(args.output) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            note(f"wrote {args.output}")
+        else:
+            sys.stdout.write(text)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

@@ -1,4 +1,4 @@
-"""Flags that differ between runs: of two that are compared, or within a group by mistake."""
+"""Differences between runs: two that are compared, or those that share a group by mistake."""
 
 import math
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 from utilities.finished import PLACES
 from utilities.results.runs import Groups, Result
-from utilities.results.tables import Table, csv_text, labelled_rule
+from utilities.results.tables import Cell, Table, csv_text, rule_label
 
-NONE = "–"
-CODE = ("date", "python", "platform", "device")  # of config.json, beside commit and packages
+ABSENT = "–"
+ENVIRONMENT = ("date", "python", "platform", "device")  # in config.json, with commit and packages
 
 
 class Line(NamedTuple):
-    """What differs, as text; of a score also by how much."""
+    """A value of both runs as text; the difference of scores."""
 
     name: str
     a: str
@@ -21,115 +21,81 @@ class Line(NamedTuple):
     difference: str = ""
 
 
-class Comparison(NamedTuple):
-    """Two runs side by side.
+Comparison = dict[str, list[Line]]  # run, flag, place, code, score
 
-    Attributes:
-        flags: those that differ and shape a run.
-        places: those that differ and say where it happens (``utilities.finished.PLACES``).
-        code: commit, versions and device, where they differ.
-        scores: all of both, at the chosen epochs.
+
+def compare(a: Result, b: Result, rule: str) -> Comparison:
+    """Return the differences between two runs, and all scores of both at the chosen epochs.
+
+    Flags that only say where a run happens are places; ``rule`` says how epochs were chosen.
     """
-
-    a: Result
-    b: Result
-    flags: list[Line]
-    places: list[Line]
-    code: list[Line]
-    scores: list[Line]
-
-
-def compare(a: Result, b: Result) -> Comparison:
-    """What is different between two runs, from what they were asked to what came out."""
-    flags = _differing(
-        {f"--{flag}": value for flag, value in a.run.flags.items()},
-        {f"--{flag}": value for flag, value in b.run.flags.items()},
-    )
-    scores = [
-        Line(
-            name,
-            _score(a.scores.get(name)),
-            _score(b.scores.get(name)),
-            _score(_gain(a.scores, b.scores, name), "+"),
-        )
-        for name in dict.fromkeys([*a.scores, *b.scores])
-    ]
-    return Comparison(
-        a,
-        b,
-        [line for line in flags if line.name[2:] not in PLACES],
-        [line for line in flags if line.name[2:] in PLACES],
-        _differing(_code(a.run.config), _code(b.run.config)),
-        [Line("epoch", str(a.epoch), str(b.epoch)), *scores],
-    )
+    flags = _differing(a.run.flags, b.run.flags)
+    scores = [Line("epoch", str(a.epoch), str(b.epoch))]
+    for name in dict.fromkeys([*a.scores, *b.scores]):
+        before, after = a.scores.get(name), b.scores.get(name)
+        gain = math.nan if before is None or after is None else after - before
+        texts = [ABSENT if score is None else f"{score:.4f}" for score in (before, after)]
+        change = f"{gain:+.4f}" if math.isfinite(gain) else ABSENT
+        scores.append(Line(name, texts[0], texts[1], change))
+    return {
+        "run": [
+            Line("folder", str(a.run.folder), str(b.run.folder)),
+            Line("epoch_by", rule_label(rule), rule_label(rule)),
+        ],
+        "flag": [line._replace(name=f"--{line.name}") for line in flags if line.name not in PLACES],
+        "place": [line._replace(name=f"--{line.name}") for line in flags if line.name in PLACES],
+        "code": _differing(_code(a.run.config), _code(b.run.config)),
+        "score": scores,
+    }
 
 
 def tables(comparison: Comparison, chosen: str) -> list[Table]:
-    """Three tables: flags, code and machine, scores.
-
-    Args:
-        chosen: how the epochs were chosen, in words.
-    """
-    names = [str(result.run.folder) for result in (comparison.a, comparison.b)]
-    places = [f"{line.name} {line.a} against {line.b}" for line in comparison.places]
-    code = [] if comparison.code else ["Commit, packages and device are the same."]
-    scores = [f"Scores as recorded, {chosen}. Two runs say nothing about significance."]
+    """Return tables of the flags, the code and the scores; ``chosen`` says how epochs were."""
+    folders, _ = comparison["run"]
+    flags, code = comparison["flag"], comparison["code"]
+    notes = [] if flags else ["Every flag that shapes a run is the same."]
+    if comparison["place"]:
+        places = "; ".join(f"{line.name} {line.a} and {line.b}" for line in comparison["place"])
+        notes.append(f"Flags that only say where they ran: {places}")
+    same_code = [] if code else ["Commit, packages and device are the same."]
+    caveat = f"Scores as recorded, {chosen}. Two runs say nothing about significance."
+    scores: list[list[Cell]] = [[*line] for line in comparison["score"]]
+    title = f"A is {folders.a}, B is {folders.b}"
     return [
-        Table(
-            f"A is {names[0]}, B is {names[1]}",
-            ["flag", "A", "B"],
-            [list(line[:3]) for line in comparison.flags],
-            [
-                *(["Every flag that shapes a run is the same."] if not comparison.flags else []),
-                *(["Where they ran, which shapes nothing: " + "; ".join(places)] if places else []),
-            ],
-        ),
-        Table("", ["code", "A", "B"], [list(line[:3]) for line in comparison.code], code),
-        Table("", ["score", "A", "B", "B − A"], [list(line) for line in comparison.scores], scores),
+        Table(title, ["flag", "A", "B"], [list(line[:3]) for line in flags], notes),
+        Table("", ["code", "A", "B"], [list(line[:3]) for line in code], same_code),
+        Table("", ["score", "A", "B", "B − A"], scores, [caveat]),
     ]
 
 
-def as_csv(comparison: Comparison, rule: str) -> str:
-    """All lines in one table: kind, name, a, b, difference.
-
-    Args:
-        rule: how the epochs were chosen.
-    """
-    kinds = {
-        "run": [
-            Line("folder", str(comparison.a.run.folder), str(comparison.b.run.folder)),
-            Line("epoch_by", *[labelled_rule(rule)] * 2),
-        ],
-        "flag": comparison.flags,
-        "place": comparison.places,
-        "code": comparison.code,
-        "score": comparison.scores,
-    }
-    lines = [(kind, *line) for kind, lines in kinds.items() for line in lines]
+def as_csv(comparison: Comparison) -> str:
+    """Return all lines as one CSV table: kind, name, a, b, difference."""
+    lines = [(kind, *line) for kind, lines in comparison.items() for line in lines]
     return csv_text([("kind", "name", "a", "b", "difference"), *lines])
 
 
 def mixed_flags(groups: Groups) -> list[str]:
-    """Notes on groups whose runs differ in more than the seed: their mean is of no one setting.
+    """Return notes on groups whose runs differ in more than the seed.
 
-    A flag that a run does not know, being older than the flag, is not compared.
+    A flag that is newer than a run is not compared.
     """
     notes = []
     for group, by_seed in groups.items():
         runs = [result.run.flags for result in by_seed.values()]
-        differ = []
+        differing = []
         for flag in dict.fromkeys(flag for flags in runs for flag in flags):
             values = list(dict.fromkeys(_text(flags[flag]) for flags in runs if flag in flags))
             if len(values) > 1 and flag not in PLACES | {"seed", "cv_fold", "savename"}:
-                differ.append(f"--{flag} {' / '.join(values)}")
-        if differ:
-            notes.append(f"the runs of {group} differ in more than the seed: {', '.join(differ)}")
+                differing.append(f"--{flag} {' / '.join(values)}")
+        if differing:
+            listed = ", ".join(differing)
+            notes.append(f"the runs of {group} differ in more than the seed: {listed}")
     return notes
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Line]:
     lines = [
-        Line(name, _text(a[name]) if name in a else NONE, _text(b[name]) if name in b else NONE)
+        Line(name, *(_text(side[name]) if name in side else ABSENT for side in (a, b)))
         for name in dict.fromkeys([*a, *b])
     ]
     return [line for line in lines if line.a != line.b]
@@ -137,8 +103,8 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Line]:
 
 def _code(config: Mapping[str, Any]) -> dict[str, Any]:
     git = config.get("git") or {}
-    commit = git.get("commit", NONE) + (" and changes to it" if git.get("dirty") else "")
-    known = {name: config[name] for name in CODE if name in config}
+    commit = git.get("commit", ABSENT) + (" and changes to it" if git.get("dirty") else "")
+    known = {name: config[name] for name in ENVIRONMENT if name in config}
     return {"commit": commit, **known, **config.get("packages", {})}
 
 
@@ -146,16 +112,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return "(empty)" if value == "" else str(value)
-
-
-def _score(value: float | None, sign: str = "") -> str:
-    if value is None:
-        return NONE
-    return f"{value:{sign}.4f}"
-
-
-def _gain(a: Mapping[str, float], b: Mapping[str, float], name: str) -> float | None:
-    if name not in a or name not in b:
-        return None
-    gain = b[name] - a[name]
-    return gain if math.isfinite(gain) else None

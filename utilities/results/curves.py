@@ -1,4 +1,4 @@
-"""Learning curves of groups of runs, with bands over their seeds."""
+"""Learning curves of groups of runs, with confidence bands over their seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,27 +6,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utilities.files import atomic_path
+from utilities.plots import label_panel, new_figure
 from utilities.results.runs import Groups, is_fraction
 from utilities.results.significance import interval
 
-PICTURES = (".png", ".svg", ".pdf")
+FORMATS = (".png", ".svg", ".pdf")
 COLUMNS = 3
 PANEL = (3.6, 2.75)  # inches
 LINE = 0.22  # inches, of the legend or the caption
-# Seven of the eight colours of Okabe and Ito, *Color Universal Design*, 2008, that readers of any
-# colour vision tell apart; not the yellow, which is faint on white.
+# Okabe and Ito, *Color Universal Design*, 2008: distinguishable with any colour vision. Without
+# their yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-# A colour that comes again has other dashes and another marker.
+# Repeated colours get other dashes and markers.
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
-MOST_GROUPS = len(COLOURS) * len(DASHES)
-REACH = 1.0  # bands are cut beyond so many times the span of the means
+MAX_GROUPS = len(COLOURS) * len(DASHES)
+REACH = 1.0  # bands are cut beyond this many times the span of the means
 
 
 class Curve(NamedTuple):
-    """A group in one score over the epochs that all its runs were evaluated at.
+    """A score of a group at the epochs that all its runs evaluated.
 
-    Means and half-widths of 95 % intervals are in percent where the score is a fraction.
+    Means and half-widths of 95 % intervals are in percent if the score is a fraction.
     """
 
     epochs: list[int]
@@ -36,7 +37,7 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A score: its heading, its unit (``%`` or nothing), and the curve of each group."""
+    """A score: heading, unit (``%`` or empty) and the curve of each group."""
 
     heading: str
     unit: str
@@ -44,34 +45,33 @@ class Panel(NamedTuple):
 
 
 def curve(groups: Groups, group: str, name: str) -> Curve:
-    """A group's curve of a score; without epochs where none is shared by all its runs."""
+    """Return the curve of a group in a score, empty if its runs share no epoch."""
     scale = 100 if is_fraction(name) else 1
     runs = [
         {row["epoch"]: scale * row[name] for row in result.run.rows if row.get(name) is not None}
         for result in groups[group].values()
     ]
     epochs = sorted(set.intersection(*map(set, runs)))
-    spread = [interval([run[epoch] for run in runs]) for epoch in epochs]
-    return Curve(epochs, [mean for mean, _ in spread], [half for _, half in spread], len(runs))
+    intervals = [interval([run[epoch] for run in runs]) for epoch in epochs]
+    means, halves = [mean for mean, _ in intervals], [half for _, half in intervals]
+    return Curve(epochs, means, halves, len(runs))
 
 
 def panels(
     groups: Groups, rows: Mapping[str, str], scores: Mapping[str, str]
 ) -> tuple[list[Panel], list[str]]:
-    """What is to be drawn, and notes on what is not.
+    """Return the panels to draw, and notes on what is missing from them.
 
-    Args:
-        rows: group to its name in the legend.
-        scores: name to heading.
+    ``rows`` maps groups to labels, ``scores`` names to headings.
     """
     found, notes = [], []
     for name, heading in scores.items():
         curves = {label: curve(groups, group, name) for group, label in rows.items()}
-        curves = {label: found for label, found in curves.items() if len(found.epochs) > 1}
+        curves = {label: points for label, points in curves.items() if len(points.epochs) > 1}
         if curves:
             found.append(Panel(heading, "%" if is_fraction(name) else "", curves))
         else:
-            notes.append(f"no curve of {name}: it was evaluated at one epoch alone")
+            notes.append(f"no curve of {name}: it was evaluated at only one epoch")
     uneven = [
         label
         for group, label in rows.items()
@@ -82,41 +82,27 @@ def panels(
     return found, notes
 
 
-def check_picture(path: Path) -> None:
-    """See that a picture of that suffix can be drawn.
-
-    Raises:
-        ValueError: it cannot; names the suffixes that can.
-    """
-    if path.suffix.lower() not in PICTURES:
-        raise ValueError(f"--curves {path} is no picture; end it in {', '.join(PICTURES)}")
+def check_path(path: Path) -> None:
+    """Refuse suffixes other than ``FORMATS``."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"--curves must end in {', '.join(FORMATS)}; got {path}")
 
 
 def draw(panels: Sequence[Panel], path: Path, caption: str = "") -> None:
-    """One panel per score: the mean of each group over the epochs, in a 95 % band.
+    """Draw a panel per score: the mean of each group over the epochs, in a 95 % band.
 
-    A group of one seed has no band. One wide band would flatten all curves, so a panel reaches
-    no further above and below the means than they span themselves, and cuts bands there.
-
-    Args:
-        path: a .png, .svg or .pdf.
-        caption: a line below the legend.
-
-    Raises:
-        ValueError: nothing to draw, or too many groups to tell apart.
+    A group of one seed has no band. A single wide band would flatten all curves, so the axis
+    reaches no further beyond the means than they span themselves, and cuts bands there.
+    ``caption`` is a line below the legend.
     """
-    # Built on the Figure itself, without pyplot: no display is asked for and no global state kept.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.ticker import MaxNLocator
 
     seeds = {group: curve.n_seeds for panel in panels for group, curve in panel.curves.items()}
     if not seeds:
         raise ValueError(f"--curves {path}: no score was evaluated at two epochs")
-    if len(seeds) > MOST_GROUPS:
+    if len(seeds) > MAX_GROUPS:
         raise ValueError(
-            f"--curves {path} would have {len(seeds)} groups, of which {MOST_GROUPS} can be told "
+            f"--curves {path} would draw {len(seeds)} groups, but only {MAX_GROUPS} can be told "
             "apart; choose some with --groups"
         )
     columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
@@ -127,20 +113,19 @@ def draw(panels: Sequence[Panel], path: Path, caption: str = "") -> None:
     below = LINE * (math.ceil(len(entries) / beside) + bool(caption)) + 0.15
     height = PANEL[1] * lines + below
     room = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height))
-    figure = Figure(figsize=(width, height), layout=room)
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, layout=room)
 
     handles: dict[str, Any] = {}
     axes = figure.subplots(lines, columns, squeeze=False).flat
     for panel, axis in zip(panels, axes, strict=False):
         for group, curve in panel.curves.items():
-            again, colour = divmod(list(seeds).index(group), len(COLOURS))
+            repeat, colour = divmod(list(seeds).index(group), len(COLOURS))
             (handles[group],) = axis.plot(
                 curve.epochs,
                 curve.means,
                 color=COLOURS[colour],
-                linestyle=DASHES[again],
-                marker=MARKERS[again],
+                linestyle=DASHES[repeat],
+                marker=MARKERS[repeat],
                 markersize=3,
                 linewidth=1.4,
             )
@@ -155,13 +140,8 @@ def draw(panels: Sequence[Panel], path: Path, caption: str = "") -> None:
         reach = REACH * max(max(means) - min(means), 1e-9)
         bottom, top = axis.get_ylim()
         axis.set_ylim(max(bottom, min(means) - reach), min(top, max(means) + reach))
-        axis.set_title(panel.heading, fontsize=9)
-        axis.set_xlabel("epoch", fontsize=8)
         axis.set_ylabel(panel.unit, fontsize=8)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
+        label_panel(axis, panel.heading)
     for axis in figure.axes[len(panels) :]:
         axis.set_visible(False)
     figure.legend(

@@ -1,10 +1,5 @@
-"""Reads runs from their folders, and chooses the epoch whose scores are reported.
+"""Reads runs from their folders and chooses the epoch whose scores are reported."""
 
-Only ``config.json`` and ``metrics.jsonl`` are read, with the standard library alone, since the
-early exit of main.py reads the same files before torch is imported.
-"""
-
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -12,19 +7,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utilities.registry import closest_first
+from utilities.run_files import Row, read_config, read_rows
 
 RULES = ("validation", "last", "test")
-# Scores of which more is not better; they are no fractions either, and no epoch is chosen by them.
-NO_FRACTION = re.compile(r"loss|distance|dists@|intra_over_inter|alignment|uniformity|rho_spectrum")
+# Scores that are neither fractions nor better when higher; no epoch is chosen by them.
+NOT_FRACTIONS = re.compile(
+    r"loss|distance|dists@|intra_over_inter|alignment|uniformity|rho_spectrum"
+)
 
-Row = dict[str, Any]  # {"epoch": int, score name: float or None}
-
-
-Seed = int | str  # 0, or 0f1 for seed 0 on fold 1
+Seed = int | str  # 0, or "0f1" for seed 0 on fold 1
 
 
 class Run(NamedTuple):
-    """One run as its folder tells it; ``rows`` are those of metrics.jsonl, oldest first."""
+    """A run as read from its folder; ``rows`` are those of metrics.jsonl, oldest first."""
 
     folder: Path
     config: dict[str, Any]
@@ -44,7 +39,7 @@ class Run(NamedTuple):
 
     @property
     def seed(self) -> Seed:
-        """What tells it from others of its group: the seed, and the fold where there are some."""
+        """The seed, with the fold in cross-validation: unique within a group."""
         seed, fold = self.flags["seed"], self.flags.get("cv_fold")
         return f"{seed}f{fold}" if self.flags.get("cv_folds") else seed
 
@@ -58,24 +53,19 @@ class Run(NamedTuple):
 
     @property
     def age(self) -> tuple[str, int]:
-        """Grows from older to newer: the date, then the number that the folder got (``_2``)."""
+        """Sorts runs from old to new: by date, then by the number of the folder (``_2``)."""
         attempt = re.search(r"_(\d+)$", self.folder.name)
         return str(self.config.get("date", "")), int(attempt[1]) if attempt else 1
 
 
 class Result(NamedTuple):
-    """What is reported of a run: the scores of one epoch, nan where they were not finite.
-
-    Attributes:
-        by: the score that chose the epoch; empty where none did.
-        choices: epochs that it chose among.
-    """
+    """The scores of a run at the epoch that is reported."""
 
     run: Run
     epoch: int
-    scores: dict[str, float]
-    by: str = ""
-    choices: int = 1
+    scores: dict[str, float]  # by name; nan where a score was not finite
+    by: str = ""  # the score that chose the epoch, if any
+    choices: int = 1  # number of epochs to choose from
 
 
 Groups = dict[str, dict[Seed, Result]]  # group, then seed
@@ -84,66 +74,10 @@ Groups = dict[str, dict[Seed, Result]]  # group, then seed
 # --------------------------------------------------------------------------------------------------
 # Folders
 # --------------------------------------------------------------------------------------------------
-def last_written(folder: Path) -> tuple[dict[str, Any], Row]:
-    """The flags of the run in ``folder``, and the last line of its metrics with the epoch.
-
-    Raises:
-        ValueError: the folder holds no run, or one without an evaluation.
-    """
-    try:
-        flags = json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"]
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return flags, json.loads(lines[-1])
-    except (OSError, LookupError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder} holds no run with scores ({error!r})") from None
-
-
-def ended_flags(folder: Path) -> dict[str, Any] | None:
-    """The flags of the run in ``folder`` if its last epoch is written; None where it is not.
-
-    That the program ended does not say so: a run that was stopped ends well, too.
-    """
-    try:
-        flags, last = last_written(folder)
-    except ValueError:
-        return None
-    return flags if last.get("epoch", -1) == flags.get("n_epochs") else None
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl, without a last line that was cut short; none without a file.
-
-    Raises:
-        ValueError: another line is no row; names it.
-    """
-    rows: list[Row] = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            int(row["epoch"])
-        except (json.JSONDecodeError, LookupError, TypeError) as error:
-            if number < len(lines):
-                raise ValueError(f"{path} line {number} is no row; remove the line") from error
-        else:
-            rows.append(row)
-    return rows
-
-
 def read(folder: Path) -> Run:
-    """The run in ``folder``, finished or not.
-
-    Raises:
-        ValueError: the folder holds no run, or a broken one.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        missing = {"dataset", "group", "seed", "n_epochs"} - set(config["flags"])
-    except OSError:
-        raise ValueError(f"{folder} holds no run (no config.json)") from None
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{folder} holds no run (config.json: {error!r})") from None
+    """Return the run in ``folder``, finished or not."""
+    config = read_config(folder)
+    missing = {"dataset", "group", "seed", "n_epochs"} - set(config["flags"])
     if missing:
         raise ValueError(f"{folder} holds no run (config.json lacks {', '.join(sorted(missing))})")
     return Run(folder, config, read_rows(folder / "metrics.jsonl"))
@@ -152,24 +86,18 @@ def read(folder: Path) -> Run:
 def collect(
     folders: Iterable[Path], wanted: Callable[[str], bool] = lambda group: True
 ) -> tuple[list[Run], list[str]]:
-    """The finished runs, and notes on what was left out.
+    """Return the finished runs, and notes on the folders that were left out.
 
-    Of runs of one dataset, group and seed the newest finished one is taken: by the date in
-    config.json, then by the number that its folder got.
-
-    Args:
-        wanted: whether a group is asked for; others are passed over in silence.
-
-    Raises:
-        ValueError: a folder does not exist, a line of metrics.jsonl is broken, or no run is left.
+    Of several finished runs of one dataset, group and seed, the newest is taken. Groups that are
+    not ``wanted`` are skipped silently.
     """
     found: dict[tuple[str, str, Seed], list[Run]] = {}
-    strangers, unfinished, notes = [], [], []
+    other_folders, unfinished, notes = [], [], []
     for folder in {folder.resolve(): folder for folder in folders}.values():
         if not folder.exists():
             raise ValueError(f"{folder} does not exist; give run folders, with config.json in them")
         if not (folder / "config.json").is_file():
-            strangers.append(folder.name)
+            other_folders.append(folder.name)
             continue
         run = read(folder)
         if not wanted(run.group):
@@ -179,8 +107,8 @@ def collect(
         else:
             epoch = run.rows[-1]["epoch"] if run.rows else 0
             unfinished.append(f"{run.name} (epoch {epoch} of {run.flags['n_epochs']})")
-    if strangers:
-        notes.append(f"left out, no run: {', '.join(strangers)}")
+    if other_folders:
+        notes.append(f"left out, not a run folder: {', '.join(other_folders)}")
     if unfinished:
         notes.append(f"left out, not finished: {', '.join(unfinished)}")
     runs = []
@@ -197,16 +125,16 @@ def collect(
 
 
 # --------------------------------------------------------------------------------------------------
-# Epochs
+# Scores
 # --------------------------------------------------------------------------------------------------
 def is_evaluation(name: str) -> bool:
-    """Whether a name is of a score that an evaluation gives, and not of the training itself."""
+    """Return whether a name is that of an evaluation score, not of training itself."""
     return not name.startswith(("train/", "miner/", "epoch")) or name.count("/") > 1
 
 
 def is_fraction(name: str) -> bool:
-    """Whether a score is a fraction of which more is better; it is printed in percent."""
-    return not NO_FRACTION.search(name)
+    """Return whether a score is a fraction (printed in percent) that is better when higher."""
+    return not NOT_FRACTIONS.search(name)
 
 
 def is_validation(name: str) -> bool:
@@ -214,17 +142,30 @@ def is_validation(name: str) -> bool:
 
 
 def is_test(name: str) -> bool:
-    """Whether a score is of what a table reports: test classes, or frozen features' datasets."""
+    """Return whether a score is on test classes, or on the datasets of frozen features."""
     return is_evaluation(name) and not name.startswith(("val/", "train/"))
 
 
-def default_rule(runs: Sequence[Run]) -> str:
-    """``validation`` where the runs have validation scores, ``last`` where none has.
+def check_scores(results: Sequence[Result], names: Iterable[str]) -> None:
+    """Refuse scores that a result lacks."""
+    for name in names:
+        for result in results:
+            if name not in result.scores:
+                epochs = [str(row["epoch"]) for row in result.run.rows if name in row]
+                raise ValueError(
+                    f"--scores {name} is missing in epoch {result.epoch} of {result.run.name}"
+                    + (f", which has it at {', '.join(epochs)}" if epochs else "")
+                    + "; known, closest first: "
+                    + ", ".join(closest_first(name, filter(is_evaluation, result.scores)))
+                )
 
-    Raises:
-        ValueError: some have them and others do not: one rule has to do for all.
-    """
-    having = [run for run in runs if any(map(is_validation, _names(run)))]
+
+# --------------------------------------------------------------------------------------------------
+# Epochs
+# --------------------------------------------------------------------------------------------------
+def default_rule(runs: Sequence[Run]) -> str:
+    """Return ``validation`` if the runs have validation scores, ``last`` if none has."""
+    having = [run for run in runs if any(map(is_validation, _score_names(run)))]
     if len(having) == len(runs):
         return "validation"
     if not having:
@@ -237,16 +178,12 @@ def default_rule(runs: Sequence[Run]) -> str:
 
 
 def choose(run: Run, rule: str, score: str | None = None) -> Result:
-    """The scores of the epoch that ``rule`` chooses.
+    """Return the scores of the epoch that ``rule`` chooses.
 
-    Args:
-        rule: ``validation`` or ``test``: where ``score`` is highest, the first of equal ones, as
-            ``best_<score>.pt`` is kept; epoch 0, before training, is no candidate of a run that
-            trains. ``last``: the last evaluation. A number: that epoch.
-        score: by default the first of ``--storage_metrics`` on the classes of the rule.
-
-    Raises:
-        ValueError: the run has no such score, no such epoch, or no evaluation.
+    ``validation`` and ``test`` choose the epoch with the highest ``score``, by default the first of
+    ``--storage_metrics`` on these classes; of equal ones the first, as for ``best_<score>.pt``.
+    Epoch 0 does not count if the run trains. ``last`` chooses the last evaluation, a number that
+    epoch.
     """
     rows = [row for row in run.rows if any(map(is_evaluation, row))]
     if not rows:
@@ -261,9 +198,9 @@ def choose(run: Run, rule: str, score: str | None = None) -> Result:
         raise ValueError(f"--epoch_by {rule}: {run.name} was evaluated at epochs {known}")
     score = score or _storage_score(run, rule)
     if not is_fraction(score):
-        raise ValueError(f"--epoch_score {score}: more of it is not better; choose another score")
+        raise ValueError(f"--epoch_score must be a score that is better when higher; got {score}")
     if (rule == "validation") != is_validation(score):
-        raise ValueError(f"--epoch_score {score} is no score of --epoch_by {rule}")
+        raise ValueError(f"--epoch_score {score} does not fit --epoch_by {rule}")
     candidates = [
         row
         for row in rows
@@ -271,48 +208,26 @@ def choose(run: Run, rule: str, score: str | None = None) -> Result:
     ]
     if not candidates:
         raise ValueError(
-            f"--epoch_score {score} is no number at any epoch of {run.name}; known, closest first: "
-            + ", ".join(closest_first(score, filter(is_evaluation, _names(run))))
+            f"--epoch_score {score} is missing at every epoch of {run.name}; known, closest first: "
+            + ", ".join(closest_first(score, filter(is_evaluation, _score_names(run))))
         )
     best = max(candidates, key=lambda row: row[score])
     return _result(run, best)._replace(by=score, choices=len(candidates))
 
 
 def by_group(results: Iterable[Result]) -> Groups:
-    """Group, then seed, to result; the groups in the order in which they come."""
+    """Return results by group, then seed; groups in order of appearance."""
     groups: Groups = {}
     for result in results:
         groups.setdefault(result.run.group, {})[result.run.seed] = result
     return groups
 
 
-def check_scores(results: Sequence[Result], names: Iterable[str]) -> None:
-    """See that each result has the scores ``names``.
-
-    Raises:
-        ValueError: one lacks a score; names it, and where the run has it.
-    """
-    for name in names:
-        for result in results:
-            if name not in result.scores:
-                at = [str(row["epoch"]) for row in result.run.rows if name in row]
-                raise ValueError(
-                    f"--scores {name} is missing in epoch {result.epoch} of {result.run.name}"
-                    + (f", which has it at {', '.join(at)}" if at else "")
-                    + "; known, closest first: "
-                    + ", ".join(closest_first(name, filter(is_evaluation, result.scores)))
-                )
-
-
 def _storage_score(run: Run, rule: str) -> str:
-    """The first of ``--storage_metrics`` on the classes of the rule.
-
-    Raises:
-        ValueError: the run has no such score.
-    """
+    """Return the first of ``--storage_metrics`` on the classes of the rule."""
     metric = (run.flags.get("storage_metrics") or ["e_recall@1"])[0]
     of_rule = is_validation if rule == "validation" else is_test
-    for name in _names(run):
+    for name in _score_names(run):
         if of_rule(name) and name.endswith(f"/{metric}"):
             return name
     raise ValueError(
@@ -321,7 +236,7 @@ def _storage_score(run: Run, rule: str) -> str:
     )
 
 
-def _names(run: Run) -> list[str]:
+def _score_names(run: Run) -> list[str]:
     return list(dict.fromkeys(name for row in run.rows for name in row if name != "epoch"))
 
 
@@ -331,5 +246,4 @@ def _value(row: Row, name: str) -> float:
 
 
 def _result(run: Run, row: Row) -> Result:
-    scores = {name: _value(row, name) for name in row if name != "epoch"}
-    return Result(run, int(row["epoch"]), scores)
+    return Result(run, int(row["epoch"]), {n: _value(row, n) for n in row if n != "epoch"})

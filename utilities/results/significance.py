@@ -1,22 +1,96 @@
-"""Intervals and tests over seeds: what a mean of few runs can say.
+"""Means of groups over their seeds, with confidence intervals and significance tests.
 
-scipy is imported inside the functions, so that the module costs nothing where none is called.
+scipy is imported inside the functions, so that importing this file stays cheap.
 """
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-LEAST_PAIRS = 6  # with fewer, no signed-rank test reaches p < 0.05: 2 / 2^5 = 0.0625
+from utilities.results.runs import Groups, Seed
+
+MIN_PAIRS = 6  # with fewer, no signed-rank test reaches p < 0.05: 2 / 2^5 = 0.0625
 
 K = TypeVar("K")
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % confidence interval (Student's t).
+class Difference(NamedTuple):
+    """Mean paired difference of a group from another, over the seeds that both have.
 
-    The half-width is nan for a single value; both are nan where a value is not finite.
+    Runs of one seed see the same batches, so that pairing narrows the interval. p-values are
+    two-sided, before and after Holm's correction over the groups compared in one score; nan where
+    no test is possible.
+    """
+
+    reference: str
+    mean: float
+    half: float  # of the 95 % interval
+    n: int
+    t: float = math.nan
+    t_holm: float = math.nan
+    wilcoxon: float = math.nan
+    wilcoxon_holm: float = math.nan
+
+
+class Summary(NamedTuple):
+    """Mean of a group in one score over its seeds, and half-width of the 95 % interval."""
+
+    mean: float
+    half: float
+    seeds: list[Seed]
+    epochs: list[int]  # distinct, ascending
+    difference: Difference | None = None
+
+
+Summaries = dict[str, dict[str, Summary]]  # group, then score
+
+
+def summarise(groups: Groups, names: Sequence[str], references: Mapping[str, str]) -> Summaries:
+    """Return a summary of each group in each score.
+
+    ``references`` maps a group to the one that it is compared with.
+    """
+    summaries: Summaries = {}
+    for group, by_seed in groups.items():
+        epochs = sorted({result.epoch for result in by_seed.values()})
+        seeds = sorted(by_seed, key=str)
+        for name in names:
+            mean, half = interval([result.scores[name] for result in by_seed.values()])
+            summaries.setdefault(group, {})[name] = Summary(mean, half, seeds, epochs)
+    for name in names:
+        for group, difference in _differences(groups, name, references).items():
+            summaries[group][name] = summaries[group][name]._replace(difference=difference)
+    return summaries
+
+
+def _differences(groups: Groups, name: str, references: Mapping[str, str]) -> dict[str, Difference]:
+    found = {}
+    for group, reference in references.items():
+        ours, theirs = groups[group], groups[reference]
+        changes = [
+            ours[seed].scores[name] - theirs[seed].scores[name] for seed in ours if seed in theirs
+        ]
+        if changes:
+            found[group] = Difference(
+                reference,
+                *interval(changes),
+                len(changes),
+                t=paired_t(changes),
+                wilcoxon=signed_rank(changes),
+            )
+    t_holm = holm({group: difference.t for group, difference in found.items()})
+    wilcoxon_holm = holm({group: difference.wilcoxon for group, difference in found.items()})
+    return {
+        group: difference._replace(t_holm=t_holm[group], wilcoxon_holm=wilcoxon_holm[group])
+        for group, difference in found.items()
+    }
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the half-width of its 95 % confidence interval (Student's t).
+
+    The half-width is nan for a single value; both are nan if a value is not finite.
     """
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
@@ -30,10 +104,10 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def paired_t(differences: Sequence[float]) -> float:
-    """p of the two-sided t-test that paired differences have mean 0 (Student, Biometrika 1908).
+    """Return p of the two-sided paired t-test (Student, Biometrika 1908).
 
-    nan for less than two differences or one that is not finite: nothing can be said. 1 where all
-    are 0, and 0 where all are equal and not 0.
+    nan for fewer than two differences or one that is not finite; 1 if all are 0; 0 if all are
+    equal and not 0.
     """
     if len(differences) < 2 or not all(map(math.isfinite, differences)):
         return math.nan
@@ -47,37 +121,35 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """p of the two-sided signed-rank test (Wilcoxon, Biometrics Bulletin 1945), by scipy.
+    """Return p of the two-sided signed-rank test (Wilcoxon, Biometrics Bulletin 1945).
 
-    It assumes symmetric differences and no normal ones. nan below ``LEAST_PAIRS`` differences that
-    are not 0, where it could not find anything, and where one is not finite.
+    It assumes that differences are symmetric, not that they are normal. nan for fewer than
+    ``MIN_PAIRS`` differences other than 0, which could not be significant, or one not finite.
     """
-    if not all(map(math.isfinite, differences)):
-        return math.nan
-    moved = [difference for difference in differences if difference]
-    if len(moved) < LEAST_PAIRS:
+    changed = [difference for difference in differences if difference]
+    if not all(map(math.isfinite, differences)) or len(changed) < MIN_PAIRS:
         return math.nan
     from scipy.stats import wilcoxon
 
-    return float(wilcoxon(moved).pvalue)
+    return float(wilcoxon(changed).pvalue)
 
 
 def holm(p_values: Mapping[K, float]) -> dict[K, float]:
-    """Adjusted for several tests at once (Holm, Scandinavian Journal of Statistics 1979).
+    """Return p-values corrected for multiple tests (Holm, Scandinavian Journal of Statistics 1979).
 
-    A test that could not be made (nan) stays nan and does not count as one.
+    A nan stands for a test that was not possible: it stays and does not count.
     """
-    made = sorted(
+    tested = sorted(
         (key for key in p_values if not math.isnan(p_values[key])), key=p_values.__getitem__
     )
-    adjusted = dict(p_values)
-    least = 0.0
-    for rank, key in enumerate(made):
-        least = max(least, min(1.0, (len(made) - rank) * p_values[key]))
-        adjusted[key] = least
-    return adjusted
+    corrected = dict(p_values)
+    lowest = 0.0
+    for rank, key in enumerate(tested):
+        lowest = max(lowest, min(1.0, (len(tested) - rank) * p_values[key]))
+        corrected[key] = lowest
+    return corrected
 
 
 def stars(p: float) -> str:
-    """``**`` below 0.01, ``*`` below 0.05, else nothing."""
+    """Return ``**`` below 0.01, ``*`` below 0.05, else nothing."""
     return "**" if p < 0.01 else "*" if p < 0.05 else ""

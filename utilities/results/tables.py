@@ -1,6 +1,6 @@
-"""Tables of summaries: Markdown, LaTeX (booktabs) and CSV.
+"""Tables as Markdown, LaTeX (booktabs) and CSV.
 
-Markdown and LaTeX print fractions in percent with two decimals, CSV prints all scores as recorded.
+Markdown and LaTeX print fractions in percent with two decimals; CSV prints scores as recorded.
 """
 
 import csv
@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from utilities.results.runs import is_fraction
-from utilities.results.significance import stars
-from utilities.results.summary import Summaries, Summary
+from utilities.results.significance import Summaries, Summary, stars
 
 FORMATS = ("markdown", "csv", "latex")
 
@@ -22,7 +21,7 @@ LATEX = {
     "≥": r"$\geq$", **{sign: f"\\{sign}" for sign in "_%&#${}"},
 }  # fmt: skip
 
-FEW = 4  # groups that a note names
+MAX_NAMED = 4  # groups that a note lists by name
 
 COLUMNS = (
     "dataset", "group", "score", "epoch_by", "epochs", "mean", "half_width", "n", "seeds",
@@ -32,34 +31,26 @@ COLUMNS = (
 
 
 class Number(NamedTuple):
-    """A mean as it is printed.
+    """A mean or a difference as printed."""
 
-    Attributes:
-        mean, half: already in percent where the score is a fraction; half may be nan.
-        digits: behind the point.
-        signed: with + before a gain.
-        marks: stars of significance.
-        best: the best of its score in the table.
-    """
-
-    mean: float
-    half: float
-    digits: int
-    signed: bool = False
-    marks: str = ""
-    best: bool = False
+    mean: float  # in percent if the score is a fraction
+    half: float  # of the interval, in the same unit; may be nan
+    digits: int  # after the decimal point
+    signed: bool = False  # print + before a positive mean
+    marks: str = ""  # significance stars
+    best: bool = False  # of its score in the table
 
     @property
     def text(self) -> str:
-        """The mean alone."""
+        """The mean without its interval."""
         return f"{self.mean:{'+' if self.signed else ''}.{self.digits}f}"
 
 
-Cell = str | tuple[Number, ...]  # a second number stands in brackets
+Cell = str | tuple[Number, ...]  # a second number is printed in brackets
 
 
 class Table(NamedTuple):
-    """What a page shows: a title, a row of headings, rows of cells, and notes below."""
+    """A title, a row of headings, rows of cells, and notes below."""
 
     title: str
     header: list[str]
@@ -70,68 +61,51 @@ class Table(NamedTuple):
 # --------------------------------------------------------------------------------------------------
 # From summaries
 # --------------------------------------------------------------------------------------------------
-def group_table(
+def score_table(
     title: str,
     summaries: Summaries,
     scores: Mapping[str, str],
     rows: Mapping[str, str],
     *,
+    suffix: str = "",
     epochs: str = "",
     notes: Sequence[str] = (),
 ) -> Table:
-    """A row per group, a column per score; beside each mean, in brackets, its difference.
+    """Return a table with one row per group.
 
-    Args:
-        scores: name to heading.
-        rows: group to what stands in its row.
-        epochs: heading of a column of epochs; none where it is empty.
+    A score takes one column: the mean, and in brackets its difference from the reference. With
+    ``suffix`` it takes three: the group, the group whose name adds the suffix, and the change.
+    ``scores`` maps names to headings, ``rows`` groups to labels; ``epochs`` heads a column of
+    epochs, if not empty.
     """
-    best = _best({group: summaries[group] for group in rows}, scores)
-    lines: list[list[Cell]] = []
-    for group, label in rows.items():
-        summary = summaries[group]
-        line: list[Cell] = [*_leading(label, summary, bool(epochs))]
-        for name in scores:
-            cell = _mean(name, summary[name], best)
-            line.append((cell, *_change(name, summary[name])))
-        lines.append(line)
-    header = ["group", "seeds", *([epochs] if epochs else []), *scores.values()]
-    return Table(title, header, lines, [*notes, *_said(summaries, rows)])
-
-
-def pair_table(
-    title: str,
-    summaries: Summaries,
-    scores: Mapping[str, str],
-    rows: Mapping[str, str],
-    suffix: str,
-    *,
-    epochs: str = "",
-    notes: Sequence[str] = (),
-) -> Table:
-    """A row per group; for each score itself, the group whose name adds ``suffix``, the change."""
-    shown = {name: summaries[name] for group in rows for name in (group, group + suffix)}
-    best = _best(shown, scores)
+    shown = [name for group in rows for name in dict.fromkeys((group, group + suffix))]
+    best = _best_means(summaries, shown, scores)
     lines: list[list[Cell]] = []
     for group, label in rows.items():
         one, other = summaries[group], summaries[group + suffix]
-        line: list[Cell] = [*_leading(label, one, bool(epochs))]
-        shared = set(one[next(iter(scores))].seeds) & set(other[next(iter(scores))].seeds)
-        line[1] = str(len(shared))
+        first, its_pair = (next(iter(summary.values())) for summary in (one, other))
+        line: list[Cell] = [label, str(len({*first.seeds} & {*its_pair.seeds}))]
+        if epochs:
+            line.append("/".join(map(str, first.epochs)))
         for name in scores:
-            line += [(_mean(name, one[name], best),), (_mean(name, other[name], best),)]
-            line.append(_change(name, other[name]) or "")
+            mean, change = _mean(name, one[name], best), _change(name, other[name])
+            if suffix:
+                line += [(mean,), (_mean(name, other[name], best),), change or ""]
+            else:
+                line.append((mean, *change))
         lines.append(line)
-    headings = [
-        cell for heading in scores.values() for cell in (heading, suffix.strip("_"), "change")
-    ]
-    header = ["group", "seeds", *([epochs] if epochs else []), *headings]
-    return Table(title, header, lines, [*notes, *_said(summaries, [row + suffix for row in rows])])
+    extra = (suffix.strip("_"), "change") if suffix else ()
+    headings = [cell for heading in scores.values() for cell in (heading, *extra)]
+    return Table(
+        title,
+        ["group", "seeds", *([epochs] if epochs else []), *headings],
+        lines,
+        [*notes, *_notes_on_differences(summaries, [group + suffix for group in rows])],
+    )
 
 
-def _leading(label: str, summary: Mapping[str, Summary], epochs: bool) -> list[str]:
-    first = next(iter(summary.values()))
-    return [label, str(len(first.seeds)), *(["/".join(map(str, first.epochs))] if epochs else [])]
+def _number(name: str, mean: float, half: float) -> Number:
+    return Number(100 * mean, 100 * half, 2) if is_fraction(name) else Number(mean, half, 4)
 
 
 def _mean(name: str, summary: Summary, best: Mapping[str, str]) -> Number:
@@ -147,31 +121,29 @@ def _change(name: str, summary: Summary) -> tuple[Number, ...]:
     return (number._replace(signed=True, marks=stars(difference.t_holm)),)
 
 
-def _number(name: str, mean: float, half: float) -> Number:
-    return Number(100 * mean, 100 * half, 2) if is_fraction(name) else Number(mean, half, 4)
-
-
-def _best(summaries: Summaries, scores: Mapping[str, str]) -> dict[str, str]:
-    """The highest mean of each score of which more is better, as printed: equal ones are all it."""
+def _best_means(
+    summaries: Summaries, groups: Sequence[str], scores: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the highest mean of each fraction, as printed, so that equal texts are all best."""
     best = {}
     for name in filter(is_fraction, scores):
-        means = [summary[name].mean for summary in summaries.values()]
+        means = [summaries[group][name].mean for group in groups]
         finite = [mean for mean in means if math.isfinite(mean)]
         if finite:
             best[name] = _number(name, max(finite), math.nan).text
     return best
 
 
-def _said(summaries: Summaries, groups: Mapping[str, str] | Sequence[str]) -> list[str]:
-    """What the differences of these groups allow to say."""
-    found = {
-        group: difference
+def _notes_on_differences(summaries: Summaries, groups: Sequence[str]) -> list[str]:
+    """Return how significance was tested, and for which groups it could not be."""
+    n_pairs = {
+        group: summary.difference.n
         for group in groups
         for summary in summaries[group].values()
-        if (difference := summary.difference) is not None
+        if summary.difference is not None
     }
-    tested = [group for group, difference in found.items() if difference.n > 1]
-    single = [group for group, difference in found.items() if difference.n == 1]
+    tested = [group for group, n in n_pairs.items() if n > 1]
+    single = [group for group, n in n_pairs.items() if n == 1]
     notes = []
     if tested:
         over = f", Holm's correction over {len(tested)} groups in each score"
@@ -181,8 +153,8 @@ def _said(summaries: Summaries, groups: Mapping[str, str] | Sequence[str]) -> li
             + "."
         )
     if single:
-        which = ", ".join(single) if len(single) <= FEW else f"{len(single)} groups"
-        notes.append(f"One shared seed says nothing about significance: {which}.")
+        names = ", ".join(single) if len(single) <= MAX_NAMED else f"{len(single)} groups"
+        notes.append(f"One shared seed says nothing about significance: {names}.")
     return notes
 
 
@@ -190,7 +162,7 @@ def _said(summaries: Summaries, groups: Mapping[str, str] | Sequence[str]) -> li
 # To text
 # --------------------------------------------------------------------------------------------------
 def markdown(table: Table) -> str:
-    """A Markdown table; the title above it in bold, notes below."""
+    """Return a table as Markdown, its title in bold above and its notes below."""
 
     def number(number: Number) -> str:
         half = "" if math.isnan(number.half) else f" ± {number.half:.{number.digits}f}"
@@ -201,8 +173,8 @@ def markdown(table: Table) -> str:
             return cell.replace("|", "\\|")
         return " ".join(number(c) if i == 0 else f"({number(c)})" for i, c in enumerate(cell))
 
-    under: list[Cell] = ["---", *["---:"] * (len(table.header) - 1)]
-    lines: list[list[Cell]] = [[*table.header], under, *table.rows]
+    rule: list[Cell] = ["---", *["---:"] * (len(table.header) - 1)]
+    lines: list[list[Cell]] = [[*table.header], rule, *table.rows]
     text = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
     title = f"**{table.title}**" if table.title else ""
     parts = [title, text if table.rows else "", *table.notes]
@@ -210,7 +182,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A LaTeX table that needs the package booktabs; the best of each score is bold."""
+    """Return a table as LaTeX that needs booktabs; the best of each score is bold."""
 
     def number(number: Number) -> str:
         if not math.isfinite(number.mean):
@@ -227,69 +199,56 @@ def latex(table: Table) -> str:
     caption = " ".join([*([f"{table.title}."] if table.title else []), *table.notes])
     lines: list[list[Cell]] = [[*table.header], *table.rows]
     header, *rows = (" & ".join(map(cell, line)) + r" \\" for line in lines)
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escaped(caption)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
-            r"\toprule",
-            header,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    body = "\n".join(["\\toprule", header, "\\midrule", *rows, "\\bottomrule"])
+    return rf"""% needs \usepackage{{booktabs}}
+\begin{{table}}
+\centering
+\caption{{{escaped(caption)}}}
+\begin{{tabular}}{{l{"r" * (len(table.header) - 1)}}}
+{body}
+\end{{tabular}}
+\end{{table}}
+"""
 
 
 def escaped(text: str) -> str:
-    """Text with the signs that LaTeX reads as commands written out; ``@`` needs nothing."""
+    """Return text with the characters escaped that LaTeX reads as commands."""
     text = re.sub(r"[\\~^±<>|−≥_%&#${}]", lambda match: LATEX[match[0]], text)
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
 
 
 def long_csv(summaries: Mapping[str, Summaries], rule: str) -> str:
-    """A line per dataset, group and score; what could not be computed is empty.
-
-    Args:
-        summaries: by dataset.
-        rule: how epochs were chosen.
-    """
+    """Return a CSV line per dataset, group and score; what could not be computed is empty."""
     lines = []
     for dataset, groups in summaries.items():
         for group, by_score in groups.items():
             for score, summary in by_score.items():
-                difference = summary.difference
-                compared = ("", "", "", "", "", "", "", "")
+                values = [
+                    *(dataset, group, score, rule_label(rule), " ".join(map(str, summary.epochs))),
+                    *(summary.mean, summary.half),
+                    *(len(summary.seeds), " ".join(map(str, summary.seeds))),
+                    *(summary.difference or [""] * 8),
+                ]
                 lines.append(
-                    (
-                        *(dataset, group, score, labelled_rule(rule), _joined(summary.epochs)),
-                        *map(_plain, (summary.mean, summary.half)),
-                        *(len(summary.seeds), _joined(summary.seeds)),
-                        *(map(_plain, difference) if difference else compared),
-                    )
+                    ["" if isinstance(v, float) and not math.isfinite(v) else v for v in values]
                 )
     return csv_text([COLUMNS, *lines])
 
 
-def labelled_rule(rule: str) -> str:
-    """The rule by which epochs were chosen, as CSV names it."""
-    return "test classes: optimistic" if rule == "test" else rule
-
-
 def csv_text(lines: Sequence[Sequence[object]]) -> str:
-    """Lines of cells as CSV."""
+    """Return lines of cells as CSV."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(lines)
     return file.getvalue()
 
 
-def signed_rank_note(summaries: Summaries) -> list[str]:
-    """Where the t-test and Wilcoxon's disagree at 0.05; the latter needs six pairs."""
+def rule_label(rule: str) -> str:
+    """Return the rule that chose the epochs, as CSV names it."""
+    return "test classes: optimistic" if rule == "test" else rule
+
+
+def signed_rank_notes(summaries: Summaries) -> list[str]:
+    """Return where the t-test and Wilcoxon's disagree at 0.05; the latter needs six pairs."""
     return [
         f"{group} in {name}: p {difference.t_holm:.3g} by the t-test, "
         f"{difference.wilcoxon_holm:.3g} by Wilcoxon's signed-rank test, both after Holm's "
@@ -300,11 +259,3 @@ def signed_rank_note(summaries: Summaries) -> list[str]:
         and not math.isnan(difference.wilcoxon_holm)
         and (difference.t_holm < 0.05) != (difference.wilcoxon_holm < 0.05)
     ]
-
-
-def _joined(values: Sequence[int | str]) -> str:
-    return " ".join(map(str, values))
-
-
-def _plain(value: object) -> object:
-    return "" if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,4 @@
-"""A search over flags of main.py: ``python -m utilities.search``, docs/search.md.
+"""Search over the flags of main.py: ``python -m utilities.search``, described in docs/search.md.
 
-``space`` reads what to draw flags from, ``trials`` runs main.py on folds, ``outcome`` says what
-came out.
+Functions raise ValueError with a message for the user that names the flag.
 """

@@ -1,6 +1,5 @@
-"""Trials: main.py on each fold, several at once, resumed where they were interrupted."""
+"""Trials: main.py on each fold, several at once, resumed after an interruption."""
 
-import json
 import os
 import queue
 import re
@@ -10,226 +9,213 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DatabaseError
 
-import parameters
 from utilities.interrupt import Interruption
 from utilities.registry import closest_first
-from utilities.results.runs import ended_flags
-from utilities.search.space import ACTIONS, Flags, command_line, words
+from utilities.run_files import finished_flags, read_rows
+from utilities.search.space import CommandLine, Flags
 
-MOST_FAILURES = 3  # in a row
+MAX_FAILURES = 3  # in a row
 POLL = 0.2  # seconds between two looks at a run
 
 
 class Fold(NamedTuple):
-    """What one run came to: the best validation score of an epoch, and that epoch, from 1."""
+    """The best validation score of a run, and its epoch, counted from 1."""
 
     score: float
     epoch: int
 
 
 class FailedError(Exception):
-    """A run that ended with an error; says which."""
+    """A run ended with an error."""
 
 
 class StoppedError(Exception):
-    """A run that was stopped along with the search, and will be gone on with."""
+    """A run was stopped along with the search and will be resumed."""
 
 
-class Search:
-    """Runs trials, ``jobs`` at once, the folds of each one after the other.
+def open_study(
+    storage: Path, name: str, settings: Mapping[str, Any], *, seed: int, minimize: bool
+) -> optuna.Study:
+    """Return the study of that name in a SQLite file, created if there is none.
 
-    Args:
-        study: where trials are drawn and kept.
-        space: what a trial's flags are drawn from, by name.
-        fixed: words of the command line that all runs share.
-        folder: of logs and runs, ``<folder>/<dataset>/trial0007_fold0``.
-        folds: K, runs per trial.
-        objective: score of metrics.jsonl, such as ``val/embeds/e_recall@1``.
-        minimize: less of it is better.
-        gpus: CUDA devices that runs are spread over; none: as ``--gpu`` says.
-        prune: end a trial whose folds so far are below the median.
-        keep_checkpoints: of finished runs; they take far more room than everything else.
-        program: what runs main.py.
-        lock: file that runs keep open, so that they hold the study's lock when this process dies.
+    ``settings`` are what all its trials share, by the flag that sets it.
     """
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{storage.resolve()}",
+            study_name=name,
+            load_if_exists=True,
+            direction="minimize" if minimize else "maximize",
+            pruner=optuna.pruners.MedianPruner(),
+        )
+    except (DatabaseError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--storage {storage} cannot be used ({reason}); give another") from None
+    before = study.user_attrs.get("asked")
+    if before is None:
+        study.set_user_attr("asked", dict(settings))
+    elif before != settings:
+        differ = [f"{flag} {before.get(flag)} (now {settings[flag]})" for flag in settings
+                  if before.get(flag) != settings[flag]]  # fmt: skip
+        raise ValueError(
+            f"--study {name} was started with {', '.join(differ)}; repeat these or give another "
+            "--study"
+        )
+    # Seeded by the number of trials too: the seed alone would repeat the first draws.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + 1000003 * len(study.trials))
+    return study
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        space: Mapping[str, BaseDistribution],
-        fixed: Sequence[str],
-        *,
-        folder: Path,
-        folds: int,
-        objective: str,
-        minimize: bool,
-        jobs: int,
-        gpus: Sequence[int],
-        prune: bool,
-        keep_checkpoints: bool,
-        program: Sequence[str],
-        lock: IO[str],
-    ) -> None:
-        self.study = study
-        self.space = dict(space)
-        self.fixed = list(fixed)
-        self.folder = folder
-        self.folds = folds
-        self.objective = objective
-        self.best_of = min if minimize else max
-        self.jobs = jobs
-        self.gpus: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        for job in range(jobs):
-            self.gpus.put(gpus[job % len(gpus)] if gpus else None)
-        self.prune = prune
-        self.keep_checkpoints = keep_checkpoints
-        self.program = list(program)
-        self.lock = lock
+
+@dataclass(kw_only=True)
+class Search:
+    """Runs trials, ``jobs`` at once, the folds of each in turn."""
+
+    study: optuna.Study  # draws and stores the trials
+    space: Mapping[str, BaseDistribution]  # by flag
+    fixed: Sequence[str]  # words of the command line that all runs share
+    line: CommandLine  # of the program
+    program: Sequence[str]  # the words that run main.py
+    folder: Path  # of logs and runs, <folder>/<dataset>/trial0007_fold0
+    folds: int  # K, runs per trial
+    objective: str  # score in metrics.jsonl, such as val/embeds/e_recall@1
+    minimize: bool  # lower is better
+    jobs: int  # trials at once
+    gpus: Sequence[int]  # CUDA devices to spread the jobs over; empty to follow --gpu
+    prune: bool  # end a trial whose folds so far are below the median
+    keep_checkpoints: bool  # of finished runs, which take most of the disk space
+    lock: IO[str]  # runs keep it open, so that they hold the study's lock if this process dies
+
+    def __post_init__(self) -> None:
+        self.free_gpus: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        for job in range(self.jobs):
+            self.free_gpus.put(self.gpus[job % len(self.gpus)] if self.gpus else None)
         self.interruption = Interruption()
-        self.hurry = False  # end runs at once
+        self.kill_runs = False
 
     def run(self, n_trials: int) -> str | None:
-        """Search until the study has ``n_trials``.
-
-        Returns:
-            why it ended before; None where it did not.
-        """
-        self.take_up()
+        """Search until the study has ``n_trials``; return why it ended early, or None."""
+        self.requeue_interrupted()
         running: dict[Future[float], Trial] = {}
         failures = 0
         with self.interruption, ThreadPoolExecutor(self.jobs) as pool:
             while True:
-                going_on = failures < MOST_FAILURES and self.interruption.asked is None
-                while going_on and len(running) < self.jobs and self.n_begun() < n_trials:
-                    trial = self.study.ask(self.space)
+                starting = failures < MAX_FAILURES and self.interruption.asked is None
+                while starting and len(running) < self.jobs and self.n_started() < n_trials:
+                    trial = self.study.ask(dict(self.space))
                     running[pool.submit(self.score, trial)] = trial
                 if not running:
                     break
                 try:
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
-                        failed = self.tell(running.pop(future), future)
+                        failed = self.record(running.pop(future), future)
                         failures = 0 if failed is False else failures + bool(failed)
                 except BaseException:  # a second Ctrl-C, a full disk
-                    self.hurry = True
+                    self.kill_runs = True
                     raise
         if self.interruption.asked:
-            return f"stopped by {self.interruption.asked}; the same command goes on"
-        if failures >= MOST_FAILURES:
-            return f"{failures} failures in a row, the last ones above; no further trial is begun"
+            return f"stopped by {self.interruption.asked}; repeat the command to resume"
+        if failures >= MAX_FAILURES:
+            return f"stopped after {failures} failures in a row; their errors are above"
         return None
 
-    def take_up(self) -> None:
-        """Put what a killed search left running back in line, with the same flags and runs."""
+    def requeue_interrupted(self) -> None:
+        """Queue trials that a killed search left running, with the same flags and runs."""
         for left in self.study.get_trials(states=[TrialState.RUNNING]):
-            self.study.enqueue_trial(left.params, user_attrs={"runs": number(left)})
+            self.study.enqueue_trial(left.params, user_attrs={"runs": run_number(left)})
             self.study.tell(left.number, state=TrialState.FAIL)  # the lock is ours: nobody runs it
 
-    def n_begun(self) -> int:
-        """Trials of the study, whatever came of them; one that was taken up again counts once."""
-        return sum(trial.state != TrialState.WAITING for trial in counted(self.study))
+    def n_started(self) -> int:
+        """Return the number of trials of the study; one that was resumed counts once."""
+        return sum(trial.state != TrialState.WAITING for trial in distinct_trials(self.study))
 
     def score(self, trial: Trial) -> float:
-        """The mean over the folds of a trial.
-
-        Raises:
-            FailedError, StoppedError: of a run.
-            optuna.TrialPruned: the folds so far are below the median of other trials'.
-        """
+        """Return the mean score over the folds of a trial; raise if it failed or was pruned."""
         for other in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
             if other.params == trial.params:
                 assert other.value is not None
-                print(f"trial {number(trial)}: has the flags of trial {number(other)}", flush=True)
+                say(trial, f"has the flags of trial {run_number(other)}")
                 trial.set_user_attr("folds", other.user_attrs["folds"])
                 return other.value
         done: list[Fold] = []
-        gpu = self.gpus.get()
+        gpu = self.free_gpus.get()
         try:
             for fold in range(self.folds):
-                done.append(self.one_fold(trial, fold, gpu))
+                done.append(self.run_fold(trial, fold, gpu))
                 trial.set_user_attr("folds", done)
                 trial.report(mean(done), fold)
                 if self.prune and len(done) < self.folds and trial.should_prune():
                     raise optuna.TrialPruned
         finally:
-            self.gpus.put(gpu)
+            self.free_gpus.put(gpu)
         return mean(done)
 
-    def tell(self, trial: Trial, ended: Future[float]) -> bool | None:
-        """Keep how a trial ended; returns whether it failed, None where that is not known yet."""
+    def record(self, trial: Trial, ended: Future[float]) -> bool | None:
+        """Store how a trial ended; return whether it failed, None if it was stopped."""
         try:
             value = ended.result()
         except StoppedError:
-            return None  # stays as running, so that it is taken up again
+            return None  # stays in the running state, to be queued again
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-            done = trial.user_attrs["folds"]
-            print(f"trial {number(trial)}: pruned after {len(done)} of {self.folds} folds")
+            say(trial, f"pruned after {len(trial.user_attrs['folds'])} of {self.folds} folds")
             return False
         except FailedError as error:
             trial.set_user_attr("error", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
-            print(f"trial {number(trial)}: failed: {error}", flush=True)
+            say(trial, f"failed: {error}")
             return True
         self.study.tell(trial, value)
-        chosen = " ".join(words(trial.params))
-        print(f"trial {number(trial)}: {value:.4f} of {chosen}", flush=True)
+        say(trial, f"{value:.4f} with {' '.join(self.line.words(trial.params))}")
         return False
 
-    def one_fold(self, trial: Trial, fold: int, gpu: int | None) -> Fold:
-        """Run main.py on one fold, or go on with it, and read its score.
-
-        Raises:
-            FailedError, StoppedError.
-        """
-        name = f"trial{number(trial):04d}_fold{fold}"
+    def run_fold(self, trial: Trial, fold: int, gpu: int | None) -> Fold:
+        """Run main.py on one fold, or resume it, and return its score."""
+        name = f"trial{run_number(trial):04d}_fold{fold}"
         cores = max(1, len(os.sched_getaffinity(0)) // self.jobs)
-        flags = trial_flags(
-            self.fixed, trial.params, self.objective, self.folder, fold=fold, folds=self.folds
-        )
+        flags = trial_flags(self.line, self.fixed, self.objective, self.folder, fold, self.folds)
+        flags |= self.line.given(self.line.words(trial.params))
         flags |= {"group": f"{self.folder.name}_{name.partition('_')[0]}", "savename": name}
-        flags["kernels"] = min(cores, flags.get("kernels", ACTIONS["kernels"].default))
+        flags["kernels"] = min(cores, flags.get("kernels", self.line.flags["kernels"].default))
         if gpu is not None:
             flags["gpu"] = gpu
         log = self.folder / "logs" / f"{name}.txt"
         log.parent.mkdir(exist_ok=True)
-        status, said = self.execute(command_line(flags), log, cores)
+        status, output = self.execute(self.line.words_of(flags), log, cores)
         folder = next(self.folder.glob(f"*/{name}"), None)
-        if status == 0 and folder and ended_flags(folder) is not None:
-            found = self.best_epoch(folder)
+        if status == 0 and folder and finished_flags(folder) is not None:
+            best = self.best_epoch(folder)
             if not self.keep_checkpoints:
                 for checkpoint in folder.glob("*.pt"):
                     checkpoint.unlink()
-            print(
-                f"trial {number(trial)}, fold {fold + 1} of {self.folds}: {found.score:.4f} in "
-                f"epoch {found.epoch}",
-                flush=True,
-            )
-            return found
+            text = f"fold {fold + 1} of {self.folds}: {best.score:.4f} in epoch {best.epoch}"
+            say(trial, text)
+            return best
         if self.interruption.asked:
             raise StoppedError
-        raise FailedError(f"{last_error(said, status)} ({log})")
+        raise FailedError(f"{last_error(output, status)} ({log})")
 
-    def execute(self, flags: Sequence[str], log: Path, cores: int) -> tuple[int, str]:
-        """Run the program to its end, or ask it to stop when the search is.
+    def execute(self, words: Sequence[str], log: Path, cores: int) -> tuple[int, str]:
+        """Run the program and return its exit status and output, also written to ``log``.
 
-        Returns:
-            its exit status, and what it said; the end of ``log`` has that, under the command.
+        The program is terminated when the search is interrupted.
         """
         environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
         with log.open("a+", encoding="utf-8", errors="replace", newline="") as output:
-            output.write(shlex.join(["python", "main.py", *flags]) + "\n")
+            output.write(shlex.join(["python", "main.py", *words]) + "\n")
             output.flush()
             begin = output.tell()
             process = subprocess.Popen(
-                [*self.program, *flags],
+                [*self.program, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -237,25 +223,20 @@ class Search:
                 start_new_session=True,  # a terminal's Ctrl-C comes through us, once
                 pass_fds=[self.lock.fileno()],
             )
-            told = False
+            terminated = False
             while process.poll() is None:
-                if self.hurry:
+                if self.kill_runs:
                     process.kill()
-                elif self.interruption.asked and not told:
+                elif self.interruption.asked and not terminated:
                     process.terminate()  # it saves and ends
-                    told = True
+                    terminated = True
                 time.sleep(POLL)
             output.seek(begin)
             return process.returncode, output.read()
 
     def best_epoch(self, folder: Path) -> Fold:
-        """The best score of the objective among a run's epochs.
-
-        Raises:
-            FailedError: no epoch has it.
-        """
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        """Return the best score of a run; raise FailedError if no epoch has one."""
+        rows = read_rows(folder / "metrics.jsonl")
         scored = [
             Fold(row[self.objective], row["epoch"])
             for row in rows
@@ -267,26 +248,19 @@ class Search:
                 f"{folder} has no {self.objective}; known, closest first: "
                 + ", ".join(closest_first(self.objective, known))
             )
-        return self.best_of(scored, key=lambda fold: fold.score)
+        return (min if self.minimize else max)(scored, key=lambda fold: fold.score)
 
 
 def trial_flags(
-    fixed: Sequence[str],
-    params: Mapping[str, Any],
-    objective: str,
-    folder: Path,
-    *,
-    fold: int,
-    folds: int,
+    line: CommandLine, fixed: Sequence[str], objective: str, folder: Path, fold: int, folds: int
 ) -> Flags:
-    """The flags of one run: those given, those drawn, and those of a fold; no test class is read.
+    """Return the flags of one run before any are drawn: those of all trials and of a fold.
 
-    ``objective`` is evaluated whatever else is, and checkpoints are chosen by it.
+    No test class is read. The objective is always evaluated, and chooses the checkpoint.
     """
-    asked = parameters.parse(fixed)
     _, evaltype, metric = objective.split("/")
     return {
-        **parameters.given([*fixed, *words(params)]),
+        **line.given(fixed),
         "cv_folds": folds,
         "cv_fold": fold,
         "save_path": str(folder),
@@ -295,28 +269,32 @@ def trial_flags(
         "no_train_metrics": True,
         "no_report": True,
         "evaluations": ["retrieval"],
-        "evaltypes": list(dict.fromkeys([evaltype, *(asked.evaltypes or [])])),
+        "evaltypes": list(dict.fromkeys([evaltype, *(line.parse(fixed)["evaltypes"] or [])])),
         "storage_metrics": [metric],
     }
 
 
-def last_error(said: str, status: int) -> str:
-    """The last line of a run's output that speaks of an error, else the last line."""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", said) if line.strip()]
+def last_error(output: str, status: int) -> str:
+    """Return the last line of a run's output that mentions an error, else the last line."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", output) if line.strip()]
     errors = [line for line in lines if re.search(r"\berror\b|\w+Error\b", line)]
     how = f"signal {-status}" if status < 0 else f"status {status}"
-    return [f"no word, {how}", *lines, *errors][-1] + (f", {how}" if status < 0 and lines else "")
+    return [f"no output, {how}", *lines, *errors][-1] + (f", {how}" if status < 0 and lines else "")
 
 
-def number(trial: Trial | FrozenTrial) -> int:
-    """Which trial: the number under which its runs began, before any interruption."""
+def run_number(trial: Trial | FrozenTrial) -> int:
+    """Return the number in the names of a trial's runs: the one before any interruption."""
     return int(trial.user_attrs.get("runs", trial.number))
 
 
-def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials of a study; of one that was interrupted, what it was taken up as."""
-    return list({number(trial): trial for trial in study.get_trials(deepcopy=False)}.values())
+def distinct_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials of a study; of one that was resumed, only its last attempt."""
+    return list({run_number(trial): trial for trial in study.get_trials(deepcopy=False)}.values())
 
 
 def mean(folds: Sequence[Fold]) -> float:
     return statistics.fmean(fold.score for fold in folds)
+
+
+def say(trial: Trial, text: str) -> None:
+    print(f"trial {run_number(trial)}: {text}", flush=True)

@@ -1,0 +1,63 @@
+"""Reads the files of a run folder: config.json and metrics.jsonl.
+
+Standard library only: main.py checks whether a run is finished before it imports torch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]  # {"epoch": int, score name: float or None}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a run folder.
+
+    Raises:
+        ValueError: the file is missing, damaged or without flags.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        dict(config["flags"])
+    except OSError:
+        raise ValueError(f"{folder} holds no run (no config.json)") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{folder} holds no run (config.json: {error!r})") from None
+    return config
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a metrics.jsonl, oldest first; an empty list if there is no file.
+
+    A last line that was cut short is skipped.
+
+    Raises:
+        ValueError: any other line is damaged; the message names it.
+    """
+    rows: list[Row] = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            int(row["epoch"])
+        except (ValueError, LookupError, TypeError) as error:
+            if number < len(lines):
+                raise ValueError(f"{path} line {number} is damaged; remove the line") from error
+        else:
+            rows.append(row)
+    return rows
+
+
+def finished_flags(folder: Path) -> dict[str, Any] | None:
+    """Return the flags of the run in ``folder`` if its last epoch is recorded, else None.
+
+    The exit status does not tell: a run that was stopped exits with 0 as well.
+    """
+    try:
+        flags = read_config(folder)["flags"]
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        last = json.loads(lines[-1])
+    except (OSError, LookupError, ValueError):
+        return None
+    return flags if last.get("epoch", -1) == flags.get("n_epochs") else None
