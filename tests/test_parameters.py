@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +13,6 @@ from datasampler import SAMPLERS
 from datasets import RECIPES, fill_by_recipe
 from language import neighbours
 from utilities.registry import hyperparameters
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -75,17 +71,12 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
     assert parameters.SCOPES == neighbours.SCOPES
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_samplers_of_one_flag_agree_on_its_default(name):
+def test_samplers_of_one_flag_and_the_distillation_agree_on_its_default():
     args = vars(parameters.parse([]))
-    for key, default in hyperparameters(SAMPLERS[name]).items():
-        assert args[f"data_{key}"] == default
-
-
-def test_language_flags_agree_with_the_distillation():
-    args = vars(parameters.parse([]))
-    for key, default in hyperparameters(LanguageDistillation).items():
-        assert args[f"language_{key}"] == default
+    for prefix, components in (("data", SAMPLERS.values()), ("language", [LanguageDistillation])):
+        for component in components:
+            for key, default in hyperparameters(component).items():
+                assert args[f"{prefix}_{key}"] == default
 
 
 def test_published_defaults():
@@ -340,8 +331,8 @@ def test_refusals_name_the_file(config, text, says, capsys):
     words = config(text)
     with pytest.raises(SystemExit) as stop:
         parameters.parse(words)
-    said = capsys.readouterr().err.replace("argument ", "")
-    assert stop.value.code == 2 and f"flags.yaml: {says}" in said
+    message = capsys.readouterr().err.replace("argument ", "")
+    assert stop.value.code == 2 and f"flags.yaml: {says}" in message
 
 
 def test_json_needs_no_yaml(config, monkeypatch, capsys):
@@ -354,13 +345,3 @@ def test_json_needs_no_yaml(config, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             parameters.parse(config(text, name))
         assert says in capsys.readouterr().err
-
-
-def test_help_needs_no_torch():
-    """``main.py --help`` ends before torch is imported, whose import takes seconds."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "main.py", "--help"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "--language_distill_w" in done.stdout
-    assert "torch" not in done.stderr and "numpy" not in done.stderr
