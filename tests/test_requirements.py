@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 TOOLS = ("awk", "bash", "df", "dirname", "grep", "head", "rm", "sed", "sort", "wc")
 
 PYTHON = f"""#!{sys.executable} -SE
-# Stands in for Python VERSION: makes a .venv of copies of itself and notes what pip is told.
+# Stands in for Python VERSION: makes a .venv of copies of itself and notes what pip installs.
 import os, pathlib, shutil, sys
 
 words, own = sys.argv[1:], pathlib.Path(sys.argv[0])
@@ -139,7 +139,7 @@ class Machine:
         path.chmod(0o755)
 
     def driver(self, header, capability="8.0"):
-        """An nvidia-smi that prints ``header``; None of a capability: too old to be asked."""
+        """Add an nvidia-smi that prints ``header``; too old to report a capability of None."""
         answer = "exit 2" if capability is None else f"echo '{capability}'"
         self.command(
             "nvidia-smi",
@@ -154,13 +154,13 @@ class Machine:
         )  # fmt: skip
 
     def succeed(self, *words, **environment):
-        """Run it; its messages without its name, one per line."""
+        """Run it; return its messages without its name, one per line."""
         done = self.run(*words, **environment)
         assert done.returncode == 0, done.stderr
         return (done.stderr + done.stdout).replace("requirements.sh: ", "")
 
     def refuse(self, *words, status=1, **environment):
-        """Run it where it should fail before anything is installed; its last line."""
+        """Run it where it should fail before anything is installed; return its last line."""
         done = self.run(*words, **environment)
         last = done.stderr.splitlines()[-1]
         assert done.returncode == status and last.startswith("requirements.sh: "), done.stderr
@@ -168,12 +168,12 @@ class Machine:
         return last
 
     def installed(self):
-        """What pip was told, in order."""
+        """Return what pip installed and removed, in order."""
         notes = self.folder / "installed"
         return notes.read_text().splitlines() if notes.exists() else []
 
     def builds(self):
-        """The pins that depend on the driver."""
+        """Return the installed pins that depend on the driver."""
         return [pin for pin in self.installed() if pin.startswith(("torch", "faiss"))]
 
     def packages(self):
@@ -268,9 +268,9 @@ def test_a_gpu_without_kernels_in_any_build_is_refused(machine):
 
 @pytest.mark.parametrize(("cuda", "builds"), [("12", CUDA_12), ("13", CUDA_13), ("none", CPU)])
 def test_cuda_overrides_the_driver(machine, cuda, builds):
-    machine.command("nvidia-smi", f"touch {machine.tmp}/asked; exit 1")
+    machine.command("nvidia-smi", f"touch {machine.tmp}/called; exit 1")
     machine.succeed("--cuda", cuda)
-    assert machine.builds() == builds and not (machine.tmp / "asked").exists()
+    assert machine.builds() == builds and not (machine.tmp / "called").exists()
 
 
 def test_python_3_14_searches_on_the_cpu(machine):
