@@ -61,7 +61,7 @@ def test_every_row_is_measured(table, in_this_process):
 
 def test_what_works_on_an_accelerator_is_measured_there(table):
     with pretend.accelerator():
-        only = ("step", "waits", "numbers", "evaluation", "memory")
+        only = ("step", "waits", "evaluation", "memory")
         status, rows = table("--only", *only)
     assert status == 0, rows
     assert rows["memory, evaluation"] == "not counted on pretend"
