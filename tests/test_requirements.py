@@ -95,6 +95,15 @@ def header(driver, cuda):
 """
 
 
+def nvidia_smi(header, capability="8.0"):
+    """Return a script that prints ``header``; one too old to report a capability of None."""
+    answer = "exit 2" if capability is None else f"echo '{capability}'"
+    return (
+        f'case "$*" in *compute_cap*) {answer}; exit ;; esac\n'
+        f"while read -r line; do echo \"$line\"; done <<'END'\n{header}\nEND"
+    )
+
+
 OLD, NEW = header("550.54.15", "12.4"), header("580.65.06", "13.0")
 UMD_HEADER = """
 | NVIDIA-SMI 595.45.04              KMD Version: 595.45.04     CUDA UMD Version: 13.0     |
@@ -139,13 +148,7 @@ class Machine:
         path.chmod(0o755)
 
     def driver(self, header, capability="8.0"):
-        """Add an nvidia-smi that prints ``header``; too old to report a capability of None."""
-        answer = "exit 2" if capability is None else f"echo '{capability}'"
-        self.command(
-            "nvidia-smi",
-            f'case "$*" in *compute_cap*) {answer}; exit ;; esac\n'
-            f"while read -r line; do echo \"$line\"; done <<'END'\n{header}\nEND",
-        )
+        self.command("nvidia-smi", nvidia_smi(header, capability))
 
     def run(self, *words, **environment):
         return subprocess.run(
@@ -190,26 +193,38 @@ CUDA_13 = ["torch==2.14.1", "torchvision==0.29.1", "faiss-gpu-cu12==1.14.1.post1
 CUDA_12 = ["torch==2.10.0", "torchvision==0.25.0", "faiss-gpu-cu12==1.14.1.post1"]
 
 
-@pytest.mark.parametrize(
-    ("header", "named", "builds"),
-    [
-        (header("525.60.13", "12.0"), "525.60.13, CUDA 12.0", CUDA_12),
-        (OLD, "550.54.15, CUDA 12.4", CUDA_12),
-        (NEW, "580.65.06, CUDA 13.0", CUDA_13),
-        (header("700.10", "14.2"), "700.10, CUDA 14.2", CUDA_13),
-        (UMD_HEADER, "595.45.04, CUDA 13.0", CUDA_13),
-        (header("535.104.05", "N/A"), "535.104.05", CUDA_12),
-        (header("580.65.06", "N/A"), "580.65.06", CUDA_13),
-        ("CUDA Version: 12.4", "of unknown version, CUDA 12.4", CUDA_12),
-    ],
-)
-def test_the_driver_decides_the_builds(machine, header, named, builds):
-    machine.driver(header)
+NO_VERSION = "nvidia-smi names no driver version ({}): installing for the CPU"
+DRIVERS = [  # script of nvidia-smi, builds, beginning of the messages
+    (nvidia_smi(header("525.60.13", "12.0")), CUDA_12, "NVIDIA driver 525.60.13, CUDA 12.0: "),
+    (nvidia_smi(OLD), CUDA_12, "NVIDIA driver 550.54.15, CUDA 12.4: installing for CUDA 12\n"),
+    (nvidia_smi(NEW), CUDA_13, "NVIDIA driver 580.65.06, CUDA 13.0: installing for CUDA 13\n"),
+    (nvidia_smi(header("700.10", "14.2")), CUDA_13, "NVIDIA driver 700.10, CUDA 14.2: "),
+    (nvidia_smi(UMD_HEADER), CUDA_13, "NVIDIA driver 595.45.04, CUDA 13.0: "),
+    (nvidia_smi(header("535.104.05", "N/A")), CUDA_12, "NVIDIA driver 535.104.05: "),
+    (nvidia_smi(header("580.65.06", "N/A")), CUDA_13, "NVIDIA driver 580.65.06: "),
+    (nvidia_smi("CUDA Version: 12.4"), CUDA_12, "NVIDIA driver of unknown version, CUDA 12.4: "),
+    # Volta has no kernels in the builds for CUDA 13, though its last driver is one for CUDA 13.
+    (nvidia_smi(NEW, "7.0"), CUDA_12, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, "7.5"), CUDA_13, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, "6.1\n8.6"), CUDA_13, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, "8.0\n10.0"), CUDA_13, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, ""), CUDA_13, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, None), CUDA_13, "NVIDIA driver 580.65.06"),
+    ("echo 'NVIDIA-SMI has failed: none.'; exit 9", CPU,
+     NO_VERSION.format("NVIDIA-SMI has failed: none.")),
+    ("echo 'No devices were found'", CPU, NO_VERSION.format("No devices were found")),
+    ("echo '| CUDA Version: 12.4 |'; exit 15", CPU, NO_VERSION.format("| CUDA Version: 12.4 |")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "builds", "says"), DRIVERS)
+def test_the_driver_decides_the_builds(machine, script, builds, says):
+    machine.command("nvidia-smi", script)
     messages = machine.succeed(GPU="NVIDIA H200")
-    assert machine.builds() == builds
-    cuda = "12" if builds is CUDA_12 else "13"
-    assert messages.startswith(f"NVIDIA driver {named}: installing for CUDA {cuda}\n")
+    assert machine.builds() == builds and messages.startswith(says)
     assert messages.endswith("ready, torch 2.14.1+cu130 on NVIDIA H200\n")
+    first = messages.splitlines()[0]
+    assert ("--cuda 12" in first and "--cuda 13" in first) == (builds is CPU)
 
 
 @pytest.mark.parametrize(
@@ -229,36 +244,6 @@ def test_without_a_driver_the_cpu_is_used(machine):
     messages = machine.succeed()
     assert "no NVIDIA driver found" in messages and machine.builds() == CPU
     assert messages.endswith("ready, torch 2.14.1+cu130 on CPU\n")
-
-
-@pytest.mark.parametrize(
-    ("script", "says"),
-    [
-        ("echo 'NVIDIA-SMI has failed: no driver.'; exit 9", "NVIDIA-SMI has failed: no driver."),
-        ("echo 'No devices were found'", "No devices were found"),
-        ("echo '| CUDA Version: 12.4 |'; exit 15", "| CUDA Version: 12.4 |"),
-    ],
-)
-def test_a_driver_that_names_no_version_is_reported(machine, script, says):
-    machine.command("nvidia-smi", script)
-    message = machine.succeed().splitlines()[0]
-    assert message.startswith(
-        f"nvidia-smi names no driver version ({says}): installing for the CPU"
-    )
-    assert "--cuda 12" in message and "--cuda 13" in message
-    assert machine.builds() == CPU
-
-
-@pytest.mark.parametrize(
-    ("capability", "builds"),
-    [("7.0", CUDA_12), ("7.5", CUDA_13), ("6.1\n8.6", CUDA_13), ("8.0\n10.0", CUDA_13),
-     ("", CUDA_13), (None, CUDA_13)],
-)  # fmt: skip
-def test_the_newest_gpu_must_have_kernels_in_the_build(machine, capability, builds):
-    """Volta has none in the builds for CUDA 13, though its last driver is one for CUDA 13."""
-    machine.driver(NEW, capability)
-    machine.succeed(GPU="a GPU")
-    assert machine.builds() == builds
 
 
 def test_a_gpu_without_kernels_in_any_build_is_refused(machine):
