@@ -115,6 +115,7 @@ import main
 
 COMMANDS = json.loads(pathlib.Path(os.environ["COMMANDS"]).read_text())
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_command(words, monkeypatch):
     monkeypatch.chdir(os.environ["PLACE"])
