@@ -21,7 +21,6 @@ def answers():
     """Return, by name, the answer of each function that calls FAISS for the same 200 points."""
     import torch
 
-    from language.nearest import nearest
     from metrics.clustering import kmeans
     from utilities.knn import nearest_neighbours
 
@@ -33,8 +32,7 @@ def answers():
         )
         found |= {f"rows {cosine=}": rows.numpy(), f"distances {cosine=}": distances.numpy()}
     found["clusters"] = kmeans(points, 5, seed=0).numpy()
-    graph = nearest(points.numpy(), 3, index="hnsw")
-    return found | {"partners": graph.partners, "similarities": graph.similarities}
+    return found
 
 
 def test_answers_are_the_same_with_torch_utils(tmp_path):
