@@ -1,19 +1,18 @@
-"""A pretend accelerator: finds on a CPU what would break on a GPU, or make the host wait for one.
+"""Pretend accelerator: finds on a CPU what a GPU would refuse or make the host wait for.
 
     with pretend.accelerator() as waits:
         model.to("pretend"); loss = model(images.to("pretend")).sum(); loss.backward()
     assert not waits.total()
 
-Tensors say that they are on ``pretend:0``, their numbers are computed on the CPU. What a GPU
-refuses raises `MixedError`: an operation on tensors of both devices, a CPU tensor indexed by one of
-the device, a generator of the CPU, ``numpy()``. What makes the host wait for a GPU is counted by
-operation and line, a copy from memory that is not pinned among it. A copy to the CPU that nobody
-waits for holds nonsense until its event says that it has arrived. Random numbers of the device have
-a state of their own. Not simulated: kernels, streams, how much memory there is, half precision,
-NCCL.
+Tensors report the device ``pretend:0``; their numbers are computed on the CPU. An operation that a
+GPU refuses raises `MixedError`: tensors of both devices, a CPU tensor indexed by one of the device,
+a generator of the CPU, ``numpy()``. Operations that make the host wait for a GPU are counted by
+operation and line, copies from memory that is not pinned included. A copy to the CPU that nobody
+waits for holds nonsense until its event has happened. Random numbers of the device have a state of
+their own. Not simulated: kernels, streams, memory, half precision, NCCL.
 
 The registration with torch is experimental, and for the whole process; outside of ``accelerator``
-the device says that it is not available.
+the device is not available.
 """
 
 import contextlib
@@ -47,11 +46,11 @@ NONSENSE = {torch.bool: True}  # of a copy that has not arrived yet; -77 of othe
 
 
 class MixedError(RuntimeError):
-    """What a GPU would refuse."""
+    """An operation that a GPU would refuse."""
 
 
 class _State:
-    """Of the pretend device."""
+    """State of the pretend device."""
 
     def __init__(self) -> None:
         self.available = False
@@ -76,7 +75,7 @@ STATE = _State()
 
 
 def line() -> str:
-    """The innermost line of this repository that is not of this file."""
+    """Return the innermost line of this repository outside of this file."""
     frame = inspect.currentframe()
     while frame is not None:
         path = frame.f_code.co_filename
@@ -88,25 +87,25 @@ def line() -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# What torch asks a device
+# The device module of torch
 # --------------------------------------------------------------------------------------------------
 class Event:
-    """Says that copies have arrived when it is asked for the second time, or waited for."""
+    """Happens at the second query, or when it is waited for; copies have arrived then."""
 
     def __init__(self, **_: Any) -> None:
-        self.asked = 0
+        self.queries = 0
 
     def record(self, _stream: Any = None) -> None:
-        self.asked = 0
+        self.queries = 0
 
     def query(self) -> bool:
-        self.asked += 1
-        if self.asked > 1:
+        self.queries += 1
+        if self.queries > 1:
             STATE.arrive()
-        return self.asked > 1
+        return self.queries > 1
 
     def synchronize(self) -> None:
-        if self.asked < 2:
+        if self.queries < 2:
             STATE.wait("event")
 
 
@@ -166,7 +165,7 @@ _autocast.fallback(torch.library.fallthrough_kernel)  # autocast is accepted and
 
 
 class Generator(torch.Generator):
-    """Stands for ``torch.Generator``, which knows no pretend device."""
+    """``torch.Generator`` for the pretend device, too."""
 
     def __new__(cls, device: torch.device | str = "cpu") -> Any:
         if torch.device(device).type != "pretend":
@@ -189,7 +188,7 @@ class Generator(torch.Generator):
 # Tensors and operations
 # --------------------------------------------------------------------------------------------------
 class Pretend(Tensor):
-    """A tensor of the device; its numbers are in ``raw``."""
+    """Tensor of the device; its numbers are in ``raw``."""
 
     raw: Tensor
     is_cuda = property(lambda self: True)
@@ -237,14 +236,14 @@ class Pretend(Tensor):
 
 
 class _Mode(TorchDispatchMode):
-    """Lets tensors be made on, and moved to, the device."""
+    """Dispatches factories and copies, whose arguments need not be tensors of the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return dispatch(func, args, kwargs)
 
 
 def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
-    """Do an operation on the CPU, as the device that its tensors say they are on."""
+    """Run an operation on the CPU as if on the device of its tensors."""
     kwargs, packet = dict(kwargs or {}), func.overloadpacket
     if packet is aten.is_pinned:
         return args[0].untyped_storage().data_ptr() in STATE.pinned
@@ -254,12 +253,12 @@ def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
         return copy
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     mine = [tensor for tensor in tensors if isinstance(tensor, Pretend)]
-    asked = kwargs.get("device")
-    here = asked is not None and torch.device(asked).type == "pretend"
+    place = kwargs.get("device")
+    here = place is not None and torch.device(place).type == "pretend"
     if not mine and not here:
         return func(*args, **kwargs)
     if packet in (aten.copy_, aten._to_copy):
-        return _copy(func, args, kwargs, elsewhere=asked is not None and not here)
+        return _copy(func, args, kwargs, elsewhere=place is not None and not here)
     _refuse_mixed(func, args, kwargs, tensors)
     if func in WAITING and kwargs.get("output_size") is None:
         STATE.wait(str(func))
@@ -271,7 +270,7 @@ def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _copy(func: Any, args: Any, kwargs: dict[str, Any], *, elsewhere: bool) -> Any:
-    """``copy_`` and ``to``: from, to or within the device."""
+    """Run ``copy_`` or ``to``, from, to or within the device."""
     into = func.overloadpacket is aten.copy_
     source = args[1] if into else args[0]
     patient = not kwargs.get("non_blocking", len(args) > 2 and args[2] if into else False)
@@ -339,7 +338,7 @@ def _refuse_mixed(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Te
 # --------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def accelerator() -> Iterator[Waits]:
-    """Make the device available; yields the waits, which are counted from zero."""
+    """Make the device available; yield the waits, counted from zero."""
     STATE.waits = Counter()
     STATE.available = True
     torch._C._set_only_lift_cpu_tensors(True)  # else torch.tensor(..., device=) wants a kernel

@@ -1,4 +1,4 @@
-"""The table of ``tests.benchmarks.device``, in very small: all of its rows, and what fails."""
+"""The table of ``tests.benchmarks.device`` on tiny sizes: all of its rows, and their failures."""
 
 import contextlib
 import re
@@ -24,7 +24,7 @@ TINY = device.SCALES["small"]._replace(
 
 @pytest.fixture
 def table(monkeypatch, capsys):
-    """Runs the command; returns its exit status, and each row's result by name."""
+    """Runs the command; returns its exit status and the result of each row by name."""
     monkeypatch.setattr(device, "SCALES", {"small": TINY, "full": TINY})
     monkeypatch.setattr(nn.Module, "compile", lambda self: None)  # takes a minute
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda _: None)  # refused by pretend
@@ -39,7 +39,7 @@ def table(monkeypatch, capsys):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Lets the processes that train together be this one, which is quicker."""
+    """Trains in this process instead of several, which is quicker."""
 
     def run(_module, _name, *words, timeout):
         with pytest.MonkeyPatch.context() as kept:
@@ -61,7 +61,7 @@ def test_every_row_is_measured(table, in_this_process):
 
 def test_what_works_on_an_accelerator_is_measured_there(table):
     with pretend.accelerator():
-        only = ("step", "waits", "numbers", "evaluation", "memory")
+        only = ("step", "waits", "evaluation", "memory")
         status, rows = table("--only", *only)
     assert status == 0, rows
     assert rows["memory, evaluation"] == "not counted on pretend"
@@ -81,9 +81,9 @@ def test_what_fails_is_one_line_and_the_rest_goes_on(table, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", fail)
     status, rows = table("--device", "cpu", "--only", "compile", "evaluation")
     assert status == 1
-    said = rows.pop("step, bf16, --compile")
-    assert said.startswith("FAILED: RuntimeError: Failed to find C compiler / Set TORCHDYNAMO")
-    assert len(said) < 300
+    failure = rows.pop("step, bf16, --compile")
+    assert failure.startswith("FAILED: RuntimeError: Failed to find C compiler / Set TORCHDYNAMO")
+    assert len(failure) < 300
     assert len(rows) == 3 and not any("FAILED" in result for result in rows.values())
 
 
@@ -129,8 +129,8 @@ def test_the_memory_of_an_evaluation_is_that_of_a_new_one(monkeypatch):
 @pytest.mark.parametrize(("most", "fails"), [(2, False), (1, True)])
 def test_waits_are_counted_by_what_cuda_says(monkeypatch, most, fails):
     def step():
-        for said in ("called a synchronizing CUDA operation", "something else") * 2:
-            warnings.warn(said, stacklevel=1)
+        for message in ("called a synchronizing CUDA operation", "something else") * 2:
+            warnings.warn(message, stacklevel=1)
 
     modes = []
     monkeypatch.setattr(device_checks, "steps", lambda args, where: {"step": step})

@@ -28,23 +28,23 @@ class Block(NamedTuple):
 
 
 def blocks(text):
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     return [Block(*found) for found in re.findall(r"^```(\w+) ?(.*)\n([\s\S]*?)^```$", text, re.M)]
 
 
 def section(title):
-    """The blocks under a heading of docs/extending.md."""
+    """Return the blocks under a heading of docs/extending.md."""
     [text] = re.findall(rf"^## {title}\n([\s\S]*?)(?=^## |\Z)", EXTENDING, re.M)
     return blocks(text)
 
 
 def file_of(block):
-    """What a block's ``file=`` names; None where it names nothing."""
+    """Return the ``file=`` of a block, None if there is none."""
     return block.info.removeprefix("file=") if block.info.startswith("file=") else None
 
 
 def patched(text, change):
-    """A file's text with a diff applied: its old lines must be there exactly once."""
+    """Apply a diff to a text, which must have its old lines exactly once."""
     lines = change.splitlines(keepends=True)
     old = "".join(line[1:] for line in lines if line[0] in " -")
     new = "".join(line[1:] for line in lines if line[0] in " +")
@@ -54,7 +54,7 @@ def patched(text, change):
 
 
 def changed(found):
-    """The files that some blocks write or change, by name: their new texts."""
+    """Return the new texts of the files that some blocks write or change, by name."""
     files = {}
     for block in found:
         name = file_of(block)
@@ -68,7 +68,7 @@ def changed(found):
 
 
 def commands(found):
-    """The words of the example commands of some blocks."""
+    """Yield the words of each example command of some blocks."""
     for block in found:
         if block.language == "bash" and block.info == "example":
             for line in block.text.replace("\\\n", " ").splitlines():
@@ -115,12 +115,13 @@ import main
 
 COMMANDS = json.loads(pathlib.Path(os.environ["COMMANDS"]).read_text())
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_command(words, monkeypatch):
     monkeypatch.chdir(os.environ["PLACE"])
     scores = main.main(words)
-    asked = words[words.index("--evaluation_metrics") + 1 :] if "nDCG@10" in words else []
-    for name in asked[: asked.index("mAP@R")] if asked else ["e_recall@1"]:
+    added = words[words.index("--evaluation_metrics") + 1 :] if "nDCG@10" in words else []
+    for name in added[: added.index("mAP@R")] if added else ["e_recall@1"]:
         assert 0 <= scores[f"test/embeds/{name}"] <= 1
     assert math.isfinite(scores["train/loss"])
 """

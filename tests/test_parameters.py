@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,11 +11,8 @@ from batchminer import MINERS
 from criteria import CRITERIA, LanguageDistillation
 from datasampler import SAMPLERS
 from datasets import RECIPES, fill_by_recipe
-from language import SCOPES
-from language.search import Options
+from language import neighbours
 from utilities.registry import hyperparameters
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -34,8 +29,7 @@ def test_choices_are_the_registry(choices, registry):
 
 def test_losses_are_grouped_by_what_they_compare():
     """Those of views take two or more of them, those of labels take one and read embeddings."""
-    for name, row in CRITERIA.items():
-        criterion = row.load()
+    for name, criterion in CRITERIA.items():
         labels, views = name in parameters.LABEL_LOSSES, name in parameters.VIEW_LOSSES
         assert views == (criterion.n_views > 1)
         assert labels == (criterion.reads == "embeds")
@@ -51,7 +45,7 @@ def test_flags_agree_with_constructors(prefix, registry):
     expected = {
         f"{prefix}_{name}_{key}": default
         for name, component in registry.items()
-        for key, default in hyperparameters(component.load()).items()
+        for key, default in hyperparameters(component).items()
     }
     flags = {key: value for key, value in args.items() if key.startswith(f"{prefix}_")}
     assert flags == expected
@@ -63,9 +57,9 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
     expected = {
         f"data_{key}": default
         for sampler in SAMPLERS.values()
-        for key, default in hyperparameters(sampler.load()).items()
+        for key, default in hyperparameters(sampler).items()
     }
-    options = Options()
+    options = neighbours.Options()
     expected |= {
         "data_sampler": "class_random", "data_pairs_by": "language", "data_pairs_checkpoint": None,
         "data_pairs_from": None,
@@ -74,20 +68,15 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
     }  # fmt: skip
     assert {key: value for key, value in args.items() if key.startswith("data_")} == expected
     assert {"data_pairs_threshold", "data_pairs_self"} <= set(expected)
-    assert parameters.SCOPES == SCOPES
+    assert parameters.SCOPES == neighbours.SCOPES
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_samplers_of_one_flag_agree_on_its_default(name):
+def test_samplers_of_one_flag_and_the_distillation_agree_on_its_default():
     args = vars(parameters.parse([]))
-    for key, default in hyperparameters(SAMPLERS[name].load()).items():
-        assert args[f"data_{key}"] == default
-
-
-def test_language_flags_agree_with_the_distillation():
-    args = vars(parameters.parse([]))
-    for key, default in hyperparameters(LanguageDistillation).items():
-        assert args[f"language_{key}"] == default
+    for prefix, components in (("data", SAMPLERS.values()), ("language", [LanguageDistillation])):
+        for component in components:
+            for key, default in hyperparameters(component).items():
+                assert args[f"{prefix}_{key}"] == default
 
 
 def test_published_defaults():
@@ -342,8 +331,8 @@ def test_refusals_name_the_file(config, text, says, capsys):
     words = config(text)
     with pytest.raises(SystemExit) as stop:
         parameters.parse(words)
-    said = capsys.readouterr().err.replace("argument ", "")
-    assert stop.value.code == 2 and f"flags.yaml: {says}" in said
+    message = capsys.readouterr().err.replace("argument ", "")
+    assert stop.value.code == 2 and f"flags.yaml: {says}" in message
 
 
 def test_json_needs_no_yaml(config, monkeypatch, capsys):
@@ -356,13 +345,3 @@ def test_json_needs_no_yaml(config, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             parameters.parse(config(text, name))
         assert says in capsys.readouterr().err
-
-
-def test_help_needs_no_torch():
-    """``main.py --help`` ends before torch is imported, whose import takes seconds."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "main.py", "--help"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "--language_distill_w" in done.stdout
-    assert "torch" not in done.stderr and "numpy" not in done.stderr

@@ -28,7 +28,8 @@ def commands(group, **environment):
     return [shlex.split(line)[3:] for line in printed.splitlines()]
 
 
-PUBLISHED = [*commands("cub200"), *commands("cars196")]
+# The second of each two differs in --tau and --gamma alone (tests/test_benchmark_script.py).
+PUBLISHED = [*commands("cub200"), *commands("cars196")][::2]
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,4 @@ def test_every_published_command_runs_dry(source, tmp_path, caplog, command):
 def test_baselines_of_other_benchmarks_run_dry(source, tmp_path, caplog, dataset, loss):
     command, *_ = commands("baselines", DATASETS=dataset, LOSSES=loss)
     scores = run_dry(source, tmp_path, caplog, *command, "--bs", "8")
-    assert 0 <= scores["test/embeds/e_recall@1"] <= 1
-
-
-@pytest.mark.parametrize("command", PUBLISHED[2::8], ids=lambda command: command[2])
-def test_published_commands_run_to_completion(source, tmp_path, command):
-    here = ("--source_path", str(source), "--save_path", str(tmp_path), "--n_epochs", "2")
-    scores = main.main([*command, *SMALL, *here])
-    [folder] = (tmp_path / command[command.index("--dataset") + 1]).iterdir()
-    assert folder.name.startswith(command[2]) and (folder / "classes_test.csv").is_file()
     assert 0 <= scores["test/embeds/e_recall@1"] <= 1

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 TOOLS = ("awk", "bash", "df", "dirname", "grep", "head", "rm", "sed", "sort", "wc")
 
 PYTHON = f"""#!{sys.executable} -SE
-# Stands in for Python VERSION: makes a .venv of copies of itself and notes what pip is told.
+# Stands in for Python VERSION: makes a .venv of copies of itself and notes what pip installs.
 import os, pathlib, shutil, sys
 
 words, own = sys.argv[1:], pathlib.Path(sys.argv[0])
@@ -85,11 +85,26 @@ class cuda:
     get_device_name = lambda: os.environ["GPU"]
 """
 
-HEADER = """Mon Jan  5 10:00:00 2026
+
+def header(driver, cuda):
+    """Return what nvidia-smi prints first."""
+    return f"""Mon Jan  5 10:00:00 2026
 +-----------------------------------------------------------------------------------------+
 | NVIDIA-SMI {driver:<15}    Driver Version: {driver:<15}  CUDA Version: {cuda:<10} |
 |-----------------------------------------+------------------------+----------------------+
 """
+
+
+def nvidia_smi(header, capability="8.0"):
+    """Return a script that prints ``header``; one too old to report a capability of None."""
+    answer = "exit 2" if capability is None else f"echo '{capability}'"
+    return (
+        f'case "$*" in *compute_cap*) {answer}; exit ;; esac\n'
+        f"while read -r line; do echo \"$line\"; done <<'END'\n{header}\nEND"
+    )
+
+
+OLD, NEW = header("550.54.15", "12.4"), header("580.65.06", "13.0")
 UMD_HEADER = """
 | NVIDIA-SMI 595.45.04              KMD Version: 595.45.04     CUDA UMD Version: 13.0     |
 """
@@ -133,13 +148,7 @@ class Machine:
         path.chmod(0o755)
 
     def driver(self, header, capability="8.0"):
-        """An nvidia-smi that prints ``header``; None of a capability: too old to be asked."""
-        answer = "exit 2" if capability is None else f"echo '{capability}'"
-        self.command(
-            "nvidia-smi",
-            f'case "$*" in *compute_cap*) {answer}; exit ;; esac\n'
-            f"while read -r line; do echo \"$line\"; done <<'END'\n{header}\nEND",
-        )
+        self.command("nvidia-smi", nvidia_smi(header, capability))
 
     def run(self, *words, **environment):
         return subprocess.run(
@@ -148,13 +157,13 @@ class Machine:
         )  # fmt: skip
 
     def succeed(self, *words, **environment):
-        """Run it; its messages without its name, one per line."""
+        """Run it; return its messages without its name, one per line."""
         done = self.run(*words, **environment)
         assert done.returncode == 0, done.stderr
         return (done.stderr + done.stdout).replace("requirements.sh: ", "")
 
     def refuse(self, *words, status=1, **environment):
-        """Run it where it should fail before anything is installed; its last line."""
+        """Run it where it should fail before anything is installed; return its last line."""
         done = self.run(*words, **environment)
         last = done.stderr.splitlines()[-1]
         assert done.returncode == status and last.startswith("requirements.sh: "), done.stderr
@@ -162,12 +171,12 @@ class Machine:
         return last
 
     def installed(self):
-        """What pip was told, in order."""
+        """Return what pip installed and removed, in order."""
         notes = self.folder / "installed"
         return notes.read_text().splitlines() if notes.exists() else []
 
     def builds(self):
-        """The pins that depend on the driver."""
+        """Return the installed pins that depend on the driver."""
         return [pin for pin in self.installed() if pin.startswith(("torch", "faiss"))]
 
     def packages(self):
@@ -184,33 +193,45 @@ CUDA_13 = ["torch==2.14.1", "torchvision==0.29.1", "faiss-gpu-cu12==1.14.1.post1
 CUDA_12 = ["torch==2.10.0", "torchvision==0.25.0", "faiss-gpu-cu12==1.14.1.post1"]
 
 
-@pytest.mark.parametrize(
-    ("header", "named", "builds"),
-    [
-        (HEADER.format(driver="525.60.13", cuda="12.0"), "525.60.13, CUDA 12.0", CUDA_12),
-        (HEADER.format(driver="550.54.15", cuda="12.4"), "550.54.15, CUDA 12.4", CUDA_12),
-        (HEADER.format(driver="580.65.06", cuda="13.0"), "580.65.06, CUDA 13.0", CUDA_13),
-        (HEADER.format(driver="700.10", cuda="14.2"), "700.10, CUDA 14.2", CUDA_13),
-        (UMD_HEADER, "595.45.04, CUDA 13.0", CUDA_13),
-        (HEADER.format(driver="535.104.05", cuda="N/A"), "535.104.05", CUDA_12),
-        (HEADER.format(driver="580.65.06", cuda="N/A"), "580.65.06", CUDA_13),
-        ("CUDA Version: 12.4", "of unknown version, CUDA 12.4", CUDA_12),
-    ],
-)
-def test_the_driver_decides_the_builds(machine, header, named, builds):
-    machine.driver(header)
+NO_VERSION = "nvidia-smi names no driver version ({}): installing for the CPU"
+DRIVERS = [  # script of nvidia-smi, builds, beginning of the messages
+    (nvidia_smi(header("525.60.13", "12.0")), CUDA_12, "NVIDIA driver 525.60.13, CUDA 12.0: "),
+    (nvidia_smi(OLD), CUDA_12, "NVIDIA driver 550.54.15, CUDA 12.4: installing for CUDA 12\n"),
+    (nvidia_smi(NEW), CUDA_13, "NVIDIA driver 580.65.06, CUDA 13.0: installing for CUDA 13\n"),
+    (nvidia_smi(header("700.10", "14.2")), CUDA_13, "NVIDIA driver 700.10, CUDA 14.2: "),
+    (nvidia_smi(UMD_HEADER), CUDA_13, "NVIDIA driver 595.45.04, CUDA 13.0: "),
+    (nvidia_smi(header("535.104.05", "N/A")), CUDA_12, "NVIDIA driver 535.104.05: "),
+    (nvidia_smi(header("580.65.06", "N/A")), CUDA_13, "NVIDIA driver 580.65.06: "),
+    (nvidia_smi("CUDA Version: 12.4"), CUDA_12, "NVIDIA driver of unknown version, CUDA 12.4: "),
+    # Volta has no kernels in the builds for CUDA 13, though its last driver is one for CUDA 13.
+    (nvidia_smi(NEW, "7.0"), CUDA_12, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, "7.5"), CUDA_13, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, "6.1\n8.6"), CUDA_13, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, "8.0\n10.0"), CUDA_13, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, ""), CUDA_13, "NVIDIA driver 580.65.06"),
+    (nvidia_smi(NEW, None), CUDA_13, "NVIDIA driver 580.65.06"),
+    ("echo 'NVIDIA-SMI has failed: none.'; exit 9", CPU,
+     NO_VERSION.format("NVIDIA-SMI has failed: none.")),
+    ("echo 'No devices were found'", CPU, NO_VERSION.format("No devices were found")),
+    ("echo '| CUDA Version: 12.4 |'; exit 15", CPU, NO_VERSION.format("| CUDA Version: 12.4 |")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "builds", "says"), DRIVERS)
+def test_the_driver_decides_the_builds(machine, script, builds, says):
+    machine.command("nvidia-smi", script)
     messages = machine.succeed(GPU="NVIDIA H200")
-    assert machine.builds() == builds
-    cuda = "12" if builds is CUDA_12 else "13"
-    assert messages.startswith(f"NVIDIA driver {named}: installing for CUDA {cuda}\n")
+    assert machine.builds() == builds and messages.startswith(says)
     assert messages.endswith("ready, torch 2.14.1+cu130 on NVIDIA H200\n")
+    first = messages.splitlines()[0]
+    assert ("--cuda 12" in first and "--cuda 13" in first) == (builds is CPU)
 
 
 @pytest.mark.parametrize(
     ("driver", "cuda"), [("470.256.02", "11.4"), ("520.61.05", "11.8"), ("510.47.03", "N/A")]
 )
 def test_a_driver_too_old_for_torch_is_refused_unless_the_cpu_is_chosen(machine, driver, cuda):
-    machine.driver(HEADER.format(driver=driver, cuda=cuda))
+    machine.driver(header(driver, cuda))
     message = machine.refuse()
     assert f"driver {driver}" in message and "needs driver 525 or newer (CUDA 12)" in message
     assert message.endswith("or use the CPU with --cuda none")
@@ -225,52 +246,22 @@ def test_without_a_driver_the_cpu_is_used(machine):
     assert messages.endswith("ready, torch 2.14.1+cu130 on CPU\n")
 
 
-@pytest.mark.parametrize(
-    ("script", "says"),
-    [
-        ("echo 'NVIDIA-SMI has failed: no driver.'; exit 9", "NVIDIA-SMI has failed: no driver."),
-        ("echo 'No devices were found'", "No devices were found"),
-        ("echo '| CUDA Version: 12.4 |'; exit 15", "| CUDA Version: 12.4 |"),
-    ],
-)
-def test_a_driver_that_names_no_version_is_reported(machine, script, says):
-    machine.command("nvidia-smi", script)
-    message = machine.succeed().splitlines()[0]
-    assert message.startswith(
-        f"nvidia-smi names no driver version ({says}): installing for the CPU"
-    )
-    assert "--cuda 12" in message and "--cuda 13" in message
-    assert machine.builds() == CPU
-
-
-@pytest.mark.parametrize(
-    ("capability", "builds"),
-    [("7.0", CUDA_12), ("7.5", CUDA_13), ("6.1\n8.6", CUDA_13), ("8.0\n10.0", CUDA_13),
-     ("", CUDA_13), (None, CUDA_13)],
-)  # fmt: skip
-def test_the_newest_gpu_must_have_kernels_in_the_build(machine, capability, builds):
-    """Volta has none in the builds for CUDA 13, though its last driver is one for CUDA 13."""
-    machine.driver(HEADER.format(driver="580.65.06", cuda="13.0"), capability)
-    machine.succeed(GPU="a GPU")
-    assert machine.builds() == builds
-
-
 def test_a_gpu_without_kernels_in_any_build_is_refused(machine):
-    machine.driver(HEADER.format(driver="580.65.06", cuda="13.0"), "6.1")
+    machine.driver(NEW, "6.1")
     assert "compute capability 6.1) is too old: torch needs 7.0" in machine.refuse()
 
 
 @pytest.mark.parametrize(("cuda", "builds"), [("12", CUDA_12), ("13", CUDA_13), ("none", CPU)])
 def test_cuda_overrides_the_driver(machine, cuda, builds):
-    machine.command("nvidia-smi", f"touch {machine.tmp}/asked; exit 1")
+    machine.command("nvidia-smi", f"touch {machine.tmp}/called; exit 1")
     machine.succeed("--cuda", cuda)
-    assert machine.builds() == builds and not (machine.tmp / "asked").exists()
+    assert machine.builds() == builds and not (machine.tmp / "called").exists()
 
 
 def test_python_3_14_searches_on_the_cpu(machine):
     """No build of FAISS for GPUs exists for it."""
     machine.python("python3", "3.14")
-    machine.driver(HEADER.format(driver="580.65.06", cuda="13.0"))
+    machine.driver(NEW)
     machine.succeed(GPU="a GPU")
     assert machine.builds() == CPU
 
@@ -278,7 +269,7 @@ def test_python_3_14_searches_on_the_cpu(machine):
 def test_two_builds_of_faiss_never_stay_together(machine):
     machine.succeed()
     before = len(machine.installed())
-    machine.driver(HEADER.format(driver="550.54.15", cuda="12.4"))
+    machine.driver(OLD)
     machine.succeed(GPU="a GPU")
     after = machine.installed()[before:]
     assert [path.name for path in machine.packages().glob("faiss*")] == [
@@ -289,7 +280,7 @@ def test_two_builds_of_faiss_never_stay_together(machine):
 
 
 def test_a_gpu_that_torch_cannot_use_is_reported(machine):
-    machine.driver(HEADER.format(driver="550.54.15", cuda="12.4"))
+    machine.driver(OLD)
     messages = machine.succeed()
     assert "ready, torch 2.14.1+cu130 on CPU\n" in messages
     assert (
@@ -357,42 +348,19 @@ def test_a_venv_without_pip_is_repaired(machine):
     assert (machine.folder / ".venv" / "own").exists() and machine.builds() == CPU
 
 
-def break_link(machine):
-    (machine.folder / ".venv" / "bin" / "python").unlink()
-    (machine.folder / ".venv" / "bin" / "python").symlink_to("/nowhere/python3.13")
-
-
-def leave_empty(machine):
-    shutil.rmtree(machine.folder / ".venv")
-    (machine.folder / ".venv").mkdir()
-
-
-def link_nowhere(machine):
-    shutil.rmtree(machine.folder / ".venv")
-    (machine.folder / ".venv").symlink_to("/nowhere/.venv")
-
-
-def lose_configuration(machine):
-    (machine.folder / ".venv" / "pyvenv.cfg").unlink()
-
-
-def age(machine):
-    machine.write(machine.folder / ".venv" / "bin" / "python", PYTHON.replace("VERSION", "3.10"))
-
-
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (break_link, "its Python does not start"),
-        (leave_empty, "its Python does not start"),
-        (lose_configuration, "its Python does not start"),
-        (age, "it has Python 3.10"),
+        ("ln -sf /nowhere/python3.13 .venv/bin/python", "its Python does not start"),
+        ("rm -r .venv; mkdir .venv", "its Python does not start"),
+        ("rm .venv/pyvenv.cfg", "its Python does not start"),
+        (r"sed -i s/3\.13/3.10/g .venv/bin/python", "it has Python 3.10"),
     ],
 )
 def test_a_venv_that_cannot_be_used_is_rebuilt(machine, damage, says):
     machine.succeed()
     (machine.folder / "installed").unlink()
-    damage(machine)
+    subprocess.run(damage, shell=True, cwd=machine.folder, check=True)
     assert f"rebuilding .venv: {says}\n" in machine.succeed()
     assert machine.builds() == CPU
     assert "rebuilding" not in machine.succeed()

@@ -1,8 +1,8 @@
-"""Whether a device computes what the CPU does: losses, gradients, mined triplets, embeddings.
+"""Compare a device with the CPU: losses, gradients, mined triplets, embeddings.
 
-``tests.benchmarks.device`` prints it. Both compute in single precision from the same numbers, so
-that they differ by the order in which they add. Where an objective draws, the CPU is given what the
-device drew, once the classes of its triplets are seen to be right.
+``tests.benchmarks.device`` prints the results. Both compute in single precision from the same
+numbers, so they differ only by the order of additions. Where an objective draws at random, the CPU
+replays the draws of the device, after the classes of its triplets have been checked.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from utilities.device import DTYPES, autocast
 from utilities.registry import hyperparameters
 from utilities.structures import Batch, Embedding, Triplets
 
-ROOM = 256  # roundings of a similarity that a result may be off; scales of 10 to 100 multiply them
-CANCELS = 1e-2  # share of the largest gradient, below which one may be nothing but rounding
-ANY_CLASS = ("intra_random", "rho_distance", "random_distance")  # what these miners may choose
+ROOM = 256  # rounding errors of a similarity that a result may be off; scales multiply them
+CANCELS = 1e-2  # share of the largest gradient below which another may be rounding alone
+ANY_CLASS = ("intra_random", "rho_distance", "random_distance")  # may choose wrong classes
 LEAST = {"fp32": 0.999, "bf16": 0.97, "fp16": 0.999}  # cosines; a GPU convolves fp32 in TF32
-FEATURE_DIM, SIDE = 256, 4  # of the features, and of the pictures that a momentum encoder reads
+FEATURE_DIM, SIDE = 256, 4  # of features, and of the pictures that a momentum encoder reads
 HEADS = {  # smaller than published, of which there are gigabytes
     "hidden_dim": 256, "proj_dim": 128, "pred_dim": 64, "n_prototypes": 300, "queue_size": 512,
     "width": 64, "layers": 2, "heads": 2, "tokens": 16,
@@ -37,7 +37,7 @@ CAPTIONS = ("fox", "redcar", "sea", "a", "mountain", "cats", "treehouse", "blue"
 
 
 class Seen(NamedTuple):
-    """What an objective makes of a batch, on the CPU."""
+    """Loss, gradients and random draws of an objective, on the CPU."""
 
     loss: Tensor
     gradients: list[Tensor]
@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 
 
 class Features(nn.Module):
-    """Pictures (B, 3, 4, 4) to features, of which an objective may keep a slow copy."""
+    """Embedder of pictures (B, 3, 4, 4), for objectives that keep a slow copy of it."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Features(nn.Module):
 
 
 class Given(nn.Module):
-    """Stands for an embedder; returns what was made before, a view at a time."""
+    """Embedder that returns given embeddings, a view at a time."""
 
     def __init__(self, views: list[Embedding]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Given(nn.Module):
 
 
 def tolerance(args: argparse.Namespace) -> float:
-    """Return how far results may be apart, of the largest number in them."""
+    """Return the largest difference allowed, as a share of the largest number."""
     return ROOM * torch.finfo(torch.float32).eps * math.sqrt(max(args.embed_dim, FEATURE_DIM))
 
 
@@ -81,8 +81,8 @@ def see(
     """Compute an objective and its guidance by words, and their gradients.
 
     Args:
-        args: main.py's, of which --loss, --batch_mining, --bs, --embed_dim and hyperparameters.
-        draws: to be drawn again; None leaves them to chance.
+        args: flags of main.py: --loss, --batch_mining, --bs, --embed_dim and hyperparameters.
+        draws: random draws to replay; None draws anew.
     """
     torch.manual_seed(0)  # for class vectors and heads
     n_classes = -(-args.bs // args.samples_per_class)
@@ -138,13 +138,13 @@ def leaves(labels: Tensor, dim: int, device: torch.device) -> Embedding:
 
 
 def off(args: argparse.Namespace, device: torch.device) -> float:
-    """Return how far the device is from the CPU, as a share of the largest number.
+    """Return the largest difference between device and CPU, as a share of the largest number.
 
-    A gradient is seen beside its own largest entry, or a hundredth of the largest of all: that of
-    a bias before a BatchNorm is rounding alone.
+    Each gradient is scaled by its own largest entry, or by a hundredth of the largest of all: the
+    gradient of a bias before a BatchNorm is rounding alone.
 
     Raises:
-        ValueError: a triplet is of the wrong classes, or there is none.
+        ValueError: a triplet has the wrong classes, or there are no triplets.
     """
     there = see(args, device)
     for draw in there.draws:
@@ -160,7 +160,7 @@ def off(args: argparse.Namespace, device: torch.device) -> float:
 
 
 def check_classes(triplets: Triplets, args: argparse.Namespace) -> None:
-    """Refuse triplets of the wrong classes, and none at all."""
+    """Raise ValueError if triplets have the wrong classes or there are none."""
     anchors, positives, negatives = (part // args.samples_per_class for part in triplets)
     right = (anchors == positives) & (anchors != negatives)
     if not len(anchors) or not (right.all() or args.batch_mining in ANY_CLASS):
@@ -192,8 +192,8 @@ def cases(args: argparse.Namespace) -> dict[str, dict[str, argparse.Namespace]]:
 def cosines(args: argparse.Namespace, device: torch.device, n_images: int) -> dict[str, float]:
     """Return, by precision, the least cosine of an embedding to that of the CPU in fp32.
 
-    The backbone has random weights and images of noise, normalised by the batch; embeddings are
-    seen from their mean, as those of noise are alike.
+    The backbone has random weights and sees noise, normalised by the batch. Embeddings of noise are
+    nearly equal, so their mean is subtracted.
     """
     torch.manual_seed(0)
     embedder = architectures.build(args)

@@ -1,13 +1,13 @@
-"""What to look at on a GPU that this code has not run on: a table to paste into an issue.
+"""Check a GPU that this code has not run on: print a table to paste into an issue.
 
     python -m tests.benchmarks.device                          # five minutes on a GPU
     python -m tests.benchmarks.device --only step memory --bs 64
-    python -m tests.benchmarks.device --device cpu             # the same in small
+    python -m tests.benchmarks.device --device cpu             # the same, smaller
 
-Each row is printed once it is measured. One that fails is a line that says why, the others go on,
-and the exit status is 1. What fails is an error, a wrong number, or a step that waits; speed and
-memory are there to be read beside their targets. Flags of main.py, such as --bs, --arch and
---image_size, are taken for the training steps.
+Each row is printed once it is measured. A row that fails gives the reason, the others still run,
+and the exit status is 1. An error, a wrong number or a step that waits for the device fails; speed
+and memory are printed beside their targets. Flags of main.py, such as --bs, --arch and
+--image_size, set the training steps.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 def row(name: str, target: str, measure: Callable[..., str], *given: Any) -> Row:
-    """Return a row that is measured with more than the setting."""
+    """Return a row whose measurement takes further arguments."""
     return Row(name, target, lambda setting: measure(setting, *given))
 
 
@@ -98,7 +98,7 @@ CHECKS = {
 
 
 def fill(setting: Setting, line: Row) -> tuple[str, bool]:
-    """Measure a row; returns what it says, and whether that is as it must be."""
+    """Measure a row; return its text and whether it passed."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             return line.measure(setting), True
@@ -109,14 +109,14 @@ def fill(setting: Setting, line: Row) -> tuple[str, bool]:
 
 
 def release(device: torch.device) -> None:
-    """Free what a row left on the device; FAISS and other processes do not share torch's memory."""
+    """Free torch's memory on the device, which FAISS and other processes cannot use."""
     if device.type != "cpu":
         gc.collect()
         getattr(torch.get_device_module(device), "empty_cache", lambda: None)()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; returns the exit status."""
+    """Print the table; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.device",
         description=(__doc__ or "").partition("\n")[0],
@@ -126,9 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--size", choices=[*SCALES], help="default: full on an accelerator, small on a CPU")
     add("--only", nargs="+", choices=[*CHECKS], default=[], metavar="CHECK", help=" ".join(CHECKS))
     own, words = parser.parse_known_args(argv)
-    asked = parse(words)
+    flags = parse(words)
     try:
-        device = devices.choose(asked.device, asked.gpu)
+        device = devices.choose(flags.device, flags.gpu)
     except ValueError as error:
         parser.error(str(error))
     size = own.size or ("small" if device.type == "cpu" else "full")

@@ -1,7 +1,6 @@
-"""What ``tests.benchmarks.device`` measures: a function for each kind of row.
+"""Measurements of ``tests.benchmarks.device``, a function for each kind of row.
 
-Each takes a ``Setting`` and returns what the row says; it raises ``MissedError`` where that is not
-as it must be.
+Each takes a ``Setting`` and returns the text of its row, or raises ``MissedError``.
 """
 
 import argparse
@@ -42,7 +41,7 @@ PATIENCE = 240  # seconds for processes to train together
 
 
 class Scale(NamedTuple):
-    """How much is computed."""
+    """Sizes of the checks."""
 
     flags: tuple[str, ...]  # of main.py
     rounds: int  # in which the bare step and the whole one take turns
@@ -52,7 +51,7 @@ class Scale(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What is measured where."""
+    """Device, sizes and flags of a run of the checks."""
 
     device: torch.device
     scale: Scale
@@ -70,11 +69,11 @@ class Setting(NamedTuple):
 
 
 class MissedError(Exception):
-    """What was measured is not as it must be."""
+    """A measurement misses its target."""
 
 
 def one_line(error: Exception) -> str:
-    """Return an error in a line that fits a table."""
+    """Return an error as one line that fits a table."""
     text = " ".join(str(error).split())
     text = text if len(text) <= 240 else f"{text[:240]} ..."
     return text if isinstance(error, MissedError) else f"{type(error).__name__}: {text}"
@@ -126,7 +125,7 @@ def speed(setting: Setting, *words: str) -> str:
 
 
 def waits(setting: Setting, most: int, *words: str) -> str:
-    """Count where the host waits for the device, by what CUDA says of it."""
+    """Count how often the host waits for the device, by the warnings of CUDA."""
     if setting.device.type != "cuda":
         return f"not counted on {setting.kind}"
     step = steps(setting.args(*words), setting.device)["step"]
@@ -140,8 +139,8 @@ def waits(setting: Setting, most: int, *words: str) -> str:
                 step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    found = [said for said in caught if "called a synchronizing" in str(said.message)]
-    lines = {f"{Path(said.filename).name}:{said.lineno}" for said in found}
+    found = [wait for wait in caught if "called a synchronizing" in str(wait.message)]
+    lines = {f"{Path(wait.filename).name}:{wait.lineno}" for wait in found}
     text = f"{len(found) / COUNTED:g} a step {', '.join(sorted(lines))}".strip()
     if len(found) > most * COUNTED:
         raise MissedError(text)
@@ -189,7 +188,7 @@ def agrees(setting: Setting, part: str) -> str:
             broken[name] = one_line(error)
     wrong = {name: f"off by {by:.1e}" for name, by in off.items() if not by <= allowed} | broken
     if wrong:
-        raise MissedError("; ".join(f"{name}: {said}" for name, said in wrong.items()))
+        raise MissedError("; ".join(f"{name}: {reason}" for name, reason in wrong.items()))
     worst = max(off, key=off.__getitem__)
     return f"{len(off)} agree, the worst is off by {off[worst]:.1e} ({worst})"
 
@@ -210,7 +209,7 @@ def gallery(setting: Setting) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(1)
 def ranks(setting: Setting) -> tuple[dict[str, float], float]:
-    """Score by our own search on the device; returns scores and seconds."""
+    """Score by our own search on the device; return scores and seconds."""
     embeds, labels = gallery(setting)
     names = ["recall@1", "mAP@R"]
     metrics.compute(names, metrics.Gallery(embeds[:500], labels[:500]))  # warms up

@@ -1,11 +1,11 @@
-"""Images per second of the input pipeline, beside the usual one of PIL and torchvision.
+"""Time the input pipeline against the usual one of PIL and torchvision, in images per second.
 
     python -m tests.benchmarks.inputs --workers 2 --rounds 5
 
 Synthetic photographs of 500 x 375 are written as JPEG of quality 90: noise with the amplitudes of
-natural images, 1 / f, and channels that go together. They take about as many bytes as the
-photographs of CUB-200 or ImageNet of that size (some 100 KB), and so as long to decode. They lie in
-the system's cache: a cold disk adds its own time.
+natural images, 1 / f, and correlated channels. They have about as many bytes as photographs of
+CUB-200 or ImageNet of that size (some 100 KB), and so take as long to decode. The operating system
+caches them: a cold disk adds its own time.
 
     plain    Image.open(path).convert("RGB"), RandomResizedCrop(224) or Resize(256) and
              CenterCrop(224), flip, ToTensor, Normalize, torch's DataLoader: the field's usual
@@ -13,10 +13,9 @@ the system's cache: a cold disk adds its own time.
     cached   the same with --cache_images, after the store was built
 
 All run in turn in each round, on the same rows with as many workers; the table has medians over the
-rounds, and the ratios are of these. What a round takes includes normalising on the device, which
+rounds, and the ratios are of these. The time of a round includes normalising on the device, which
 the plain pipeline does in its workers; the first round, in which workers start, is not counted.
-All processes keep freed memory, as main.py does (utilities.memory). Then come the stages, one after
-the other in one thread, in milliseconds of processor time per image.
+All processes keep freed memory, as main.py does (utilities.memory).
 """
 
 import argparse
@@ -38,8 +37,6 @@ from torchvision import transforms as usual
 import datasets
 from datasets import ImageSet
 from datasets.image_cache import cached
-from datasets.loading import Sample, collate
-from datasets.reading import Decoded, open_image, read_image
 from datasets.transforms import CropTransform, shorter_side
 from tests.benchmarks.machine import processor
 from utilities.memory import keep_freed_memory
@@ -49,7 +46,7 @@ RATIO = 0.875  # of the middle that evaluation takes: 224 of 256
 
 
 def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Noise of amplitude 1 / f^1.1 in each channel, three quarters of it common to all."""
+    """Draw noise of amplitude 1 / f^1.1 in each channel, three quarters of it common to all."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
 
@@ -73,7 +70,7 @@ def write(folder: Path, n: int, size: tuple[int, int], quality: int) -> ImageSet
 
 
 class Plain(Dataset):
-    """The usual dataset of files."""
+    """The usual dataset of image files."""
 
     def __init__(self, images: ImageSet, transform: Callable[[Image.Image], Any]) -> None:
         self.images = images
@@ -120,7 +117,7 @@ def our_loader(images: ImageSet, side: int, training: bool, bs: int, workers: in
 
 
 def seconds(loader: Iterable[Any], ours: bool, device: torch.device) -> float:
-    """Of one pass, until the network's input is on the device."""
+    """Time one pass, until the network's input is on the device."""
     start = time.perf_counter()
     for batch in loader:
         if ours:
@@ -164,77 +161,6 @@ def compare(
             )
 
 
-def milliseconds(work: Callable[[Any], Any], items: Sequence[Any], rounds: int) -> float:
-    """Of one item; the median over rounds."""
-    found = []
-    for _ in range(rounds):
-        start = time.process_time()
-        for item in items:
-            work(item)
-        found.append(1e3 * (time.process_time() - start) / len(items))
-    return median(found)
-
-
-def stages(images: ImageSet, kept: ImageSet, side: int, bs: int, rounds: int) -> None:
-    torch.set_num_threads(1)  # as in a worker
-    rows = range(min(len(images), bs))
-    paths = [images.paths[row] for row in rows]
-    decoded = [read_image(path) for path in paths]
-    opened = [open_image(path) for path in paths]
-    stored = [kept.open(row) for row in rows]
-    size = decoded[0].size
-
-    def open_and_decode(path: Path) -> None:
-        Image.open(path).convert("RGB")
-
-    def reduced(by: int) -> Callable[[Path], None]:
-        def decode(path: Path) -> None:
-            with Image.open(path) as image:
-                image.draft("RGB", (size[0] // by, size[1] // by))
-                image.load()
-
-        return decode
-
-    print("\n| stage, ms | plain | default | cached |\n|---|---|---|---|")
-
-    def line(name: str, *works: tuple[Callable[[Any], Any], Sequence[Any]] | None) -> None:
-        cells = ["" if work is None else f"{milliseconds(*work, rounds):.2f}" for work in works]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-
-    line(
-        "open and decode",
-        (open_and_decode, paths),
-        (lambda path: open_image(path).pixels(), paths),
-        (lambda row: kept.open(row).pixels(), rows),
-    )
-    line("  at an eighth: unpacking the bits", (reduced(8), paths), None, None)
-    for training, name in ((True, "random part and flip"), (False, "resize and middle")):
-        steps = plain_transform(side, training).transforms  # type: ignore[attr-defined]
-        geometry = usual.Compose(steps[:-2])
-        ours = our_transform(side, training)
-
-        def cut(picture: Any, ours: CropTransform[Any] = ours) -> Any:
-            return ours.crop(picture.pixels(), ours.draw(picture.size))
-
-        whole = [Decoded(picture.pixels().values) for picture in opened]
-        line(name, (geometry, decoded), (cut, whole), (cut, stored))
-    views = [geometry(image) for image in decoded]
-    to_input = usual.Compose(steps[-2:])
-    floats = [to_input(view) for view in views]
-    ours_cut = [cut(picture) for picture in stored]
-    samples = [Sample((view,), 0, 0, None) for view in ours_cut]
-    batch = collate(samples)
-
-    def per_image(work: Callable[[], Any]) -> str:
-        return f"{milliseconds(lambda _: work(), [0], rounds) / len(views):.2f}"
-
-    print(f"| to a tensor, normalise | {milliseconds(to_input, views, rounds):.2f} | | |")
-    together = per_image(lambda: collate(samples))
-    print(f"| collate | {per_image(lambda: torch.stack(floats))} | {together} | {together} |")
-    finished = per_image(lambda: datasets.finish(batch, MEAN, STD))
-    print(f"| normalise on the device, here the CPU | | {finished} | {finished} |")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, default=512)
@@ -260,10 +186,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         kept = cached(images, shorter_side(args.side, RATIO), args.workers)
         took = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in kept.reader.folder.iterdir())  # type: ignore
+        size = sum(path.stat().st_size for path in kept.store.folder.iterdir())  # type: ignore
         print(f"the store: {args.images / took:,.0f} images/s to build, {size / 1e6:.0f} MB\n")
         compare(images, kept, args.side, args.bs, args.workers, args.rounds)
-        stages(images, kept, args.side, args.bs, args.rounds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a benchmark says of the machine that it ran on."""
+"""Describes the machine that a benchmark runs on."""
 
 import platform
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""A training step of W processes, each with its share of the batch, beside the step of one.
+"""Compare a training step of W processes, each with its share of the batch, with that of one.
 
     python -m tests.benchmarks.processes OUT.json W --device cuda --bs 32
 
-Joined as main.py's are: by NCCL between GPUs, by gloo between CPUs. OUT.json gets how far the loss
-and the averaged gradient are from those of one process, as shares of their sizes. The other flags
-are main.py's. A single process joins a group of its own, so that one GPU is enough to try NCCL.
+They are joined as those of main.py: by NCCL between GPUs, by gloo between CPUs. OUT.json gets the
+relative differences of the loss and of the averaged gradient. The other flags are those of main.py.
+A single process joins a group of its own, so that one GPU is enough to try NCCL.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ import datasets
 from architectures import Embedder
 from tests.benchmarks.step import build_objective, noise, parse
 from utilities import device as devices
-from utilities import distributed
+from utilities import processes
 from utilities.structures import Batch
 
 
 def work(rank: int, out: Path, n_ranks: int, port: int, words: list[str]) -> None:
-    """Be one of the processes."""
+    """Run one of the processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     args = parse(words)
@@ -45,9 +45,9 @@ def work(rank: int, out: Path, n_ranks: int, port: int, words: list[str]) -> Non
     wanted = alone(batch).loss
     wanted.backward()
     with joined(n_ranks, device):
-        # A single process would be left alone; here it is to take the way of several.
-        with mock.patch.object(distributed, "world_size", lambda: max(n_ranks, 2)):
-            together = distributed.data_parallel(objective, device)
+        # A single process takes the code path of several, too.
+        with mock.patch.object(processes, "world_size", lambda: max(n_ranks, 2)):
+            together = processes.shared(objective, device)
         loss = together(share_of(batch, rank, n_ranks)).loss
         loss.backward()
         off = abs(float(loss.detach() / wanted.detach()) - 1)
@@ -60,7 +60,7 @@ def work(rank: int, out: Path, n_ranks: int, port: int, words: list[str]) -> Non
 def joined(n_ranks: int, device: torch.device) -> Iterator[None]:
     """Join the processes, or start a group of one."""
     if n_ranks > 1:
-        with distributed.process_group():
+        with processes.together():
             yield
         return
     backends = {"cpu": "gloo", device.type: dist.get_default_backend_for_device(device)}
@@ -102,6 +102,6 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # To differ by the processes alone, not by what cuDNN takes for a smaller batch.
+    # cuDNN may choose another algorithm for a smaller batch, which would change the numbers.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
     main(sys.argv[1:])

@@ -1,17 +1,17 @@
-"""A whole training step beside the bare one of the same backbone, batch and optimizer.
+"""Time a whole training step against the bare one of the same backbone, batch and optimizer.
 
     python -m tests.benchmarks.step --bs 32 --rounds 15
     python -m tests.benchmarks.step --bs 112 --precision bf16 --rounds 10     on a GPU
 
     bare     forward, the product with a fixed matrix as loss, backward, optimizer step
-    step     main.py's: uint8 views normalised on the device, objective with the guidance by class
-             names, gradients looked at, optimizer and schedule, what samplers and progress are told
+    step     as in main.py: uint8 views normalised on the device, objective with guidance by class
+             names, check of the gradients, optimizer and schedule, updates of sampler and progress
 
-Both in turn in each round, on a copy of the weights each; the table has medians and their ratio.
-A turn is one step on a CPU, and several on a GPU, between which nothing waits for it: the time that
-the host takes is hidden there, as it is in training. Images and words are noise, which costs what
-real ones do: loading has a benchmark of its own (tests.benchmarks.inputs). With --device, --arch,
---embed_dim, --image_size, --optim and the flags of an objective, as main.py takes them.
+Both take turns in each round, each on its own copy of the weights; the table has medians and their
+ratio. A turn is one step on a CPU, and several on a GPU with nothing that waits for it in between,
+which hides the time of the host as training does. Images and words are noise, which takes as long
+as real ones; loading has its own benchmark (tests.benchmarks.inputs). Takes --device, --arch,
+--embed_dim, --image_size, --optim and the flags of an objective, as main.py does.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def guidance(n_classes: int) -> LanguageGuide:
 
 
 def steps(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], None]]:
-    """Return what is timed, by name."""
+    """Return the bare and the whole step, by name."""
     batch = noise(args, device)
     objective = build_objective(args, device)
     embedder, criterion = objective.embedder, objective.criterion
@@ -173,11 +173,11 @@ def measure(
 
     Args:
         args: of ``parse``.
-        rounds: in each of which both have a turn.
+        rounds: each has one turn of both.
         repeats: steps of a turn.
     """
-    # Embeddings of noise are so alike that some gradients are denormal, on which a CPU is slow.
-    # Those of images are not: a run on emoji is neither faster nor other without them.
+    # Embeddings of noise are nearly equal, so that some gradients are denormal, on which a CPU is
+    # slow. Those of images are not: a run on emoji has the same speed and numbers either way.
     torch.set_flush_denormal(True)
     try:
         timed = steps(args, device)

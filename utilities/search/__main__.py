@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
         parser.error(str(error))
     if ended_early:
         print(ended_early, file=sys.stderr)
-        sys.exit(0 if search.interruption.asked else 1)
+        sys.exit(0 if search.interruption.signal else 1)
 
 
 def check(args: argparse.Namespace, given: Mapping[str, Any]) -> None:

@@ -108,7 +108,7 @@ class Search:
         failures = 0
         with self.interruption, ThreadPoolExecutor(self.jobs) as pool:
             while True:
-                starting = failures < MAX_FAILURES and self.interruption.asked is None
+                starting = failures < MAX_FAILURES and self.interruption.signal is None
                 while starting and len(running) < self.jobs and self.n_started() < n_trials:
                     trial = self.study.ask(dict(self.space))
                     running[pool.submit(self.score, trial)] = trial
@@ -122,8 +122,8 @@ class Search:
                 except BaseException:  # a second Ctrl-C, a full disk
                     self.kill_runs = True
                     raise
-        if self.interruption.asked:
-            return f"stopped by {self.interruption.asked}; repeat the command to resume"
+        if self.interruption.signal:
+            return f"stopped by {self.interruption.signal}; repeat the command to resume"
         if failures >= MAX_FAILURES:
             return f"stopped after {failures} failures in a row; their errors are above"
         return None
@@ -200,7 +200,7 @@ class Search:
             text = f"fold {fold + 1} of {self.folds}: {best.score:.4f} in epoch {best.epoch}"
             say(trial, text)
             return best
-        if self.interruption.asked:
+        if self.interruption.signal:
             raise StoppedError
         raise FailedError(f"{last_error(output, status)} ({log})")
 
@@ -227,7 +227,7 @@ class Search:
             while process.poll() is None:
                 if self.kill_runs:
                     process.kill()
-                elif self.interruption.asked and not terminated:
+                elif self.interruption.signal and not terminated:
                     process.terminate()  # it saves and ends
                     terminated = True
                 time.sleep(POLL)
