@@ -722,7 +722,7 @@ def judge(
     scores = Scores({}, {})
     for dataset in judged:
         scores.add(
-            evaluation.judge(
+            evaluation.evaluate_downstream(
                 [name for name in args.evaluations if name != "retrieval"],
                 embedder,
                 dataset,
@@ -785,7 +785,7 @@ def show(
     name, images = next(iter(sets.items()))
     embeds, rows = evaluate.embeds[name]
     comparable = before is not None and torch.equal(before[1], rows)  # all images were readable
-    exhibit = evaluation.build_exhibit(
+    exhibit = evaluation.build_report_data(
         images,
         embeds,
         rows,

@@ -23,7 +23,7 @@ def answers():
     """Return, by name, what each function that calls FAISS makes of the same 200 points."""
     import torch
 
-    from evaluation import retrieve
+    from evaluation import image_index
     from language.nearest import nearest
     from metrics.clustering import kmeans
     from utilities.knn import nearest_neighbours
@@ -39,10 +39,11 @@ def answers():
     graph = nearest(points.numpy(), 3, index="hnsw")
     found |= {"partners": graph.partners, "similarities": graph.similarities}
     with TemporaryDirectory() as folder:
-        source = retrieve.Source(Path("images"), Path("run"), 1, "digest", 8)
-        files = [retrieve.ImageFile(f"{row}.png", 1, 1) for row in range(200)]
-        retrieve._write_index(Path(folder), source, retrieve.Embedded(files, points.numpy(), {}))
-        found["index"] = retrieve.read_index(Path(folder))[1].vectors
+        provenance = image_index.Provenance(Path("images"), Path("run"), 1, "digest", 8)
+        files = [image_index.ImageFile(f"{row}.png", 1, 1) for row in range(200)]
+        embedded = image_index.EmbeddedFiles(files, points.numpy(), {})
+        image_index.write_index(Path(folder), image_index.ImageIndex(provenance, embedded))
+        found["index"] = image_index.read_index(Path(folder)).embedded.vectors
     assert all(type(values) is np.ndarray for values in found.values())
     return found
 
