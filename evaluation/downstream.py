@@ -68,8 +68,8 @@ class DownstreamEvaluation:
 
     def __post_init__(self) -> None:
         check_evaltypes([self.which])
-        if self.search_device is None:
-            self.search_device = self.device
+        self.compare_on = self.device if self.search_device is None else self.search_device
+        self.embedder_digest = digest_of_embedder(self.embedder) if self.cache else None
         self.groups = getattr(self.downstream.test, "class_groups", ()) or None
         scoring.validate(self.retrieval_metrics, None, self.groups)
 
@@ -88,10 +88,6 @@ class DownstreamEvaluation:
     @cached_property
     def train_and_val(self) -> LabelledFeatures:
         return self.train if self.val is None else joined(self.train, self.val)
-
-    @cached_property
-    def embedder_digest(self) -> str | None:
-        return digest_of_embedder(self.embedder) if self.cache else None
 
     def _extracted(self, images: Images) -> LabelledFeatures:
         extracted = cached_features(
@@ -128,7 +124,7 @@ class DownstreamEvaluation:
         found = linear_probe(
             *(self.train, self.val, self.test),
             per_class=self.downstream.per_class,
-            device=self.search_device or "cpu",
+            device=self.compare_on,
             seed=self.seed,
         )
         drawn = "" if self.downstream.val else " chosen on a drawn fifth of train"
@@ -154,9 +150,7 @@ class DownstreamEvaluation:
             seed=self.seed,
         )
         centre = self.train.features.mean(dim=0)
-        found = score_episodes(
-            pool.features, drawn, centre=centre, device=self.search_device or "cpu"
-        )
+        found = score_episodes(pool.features, drawn, centre=centre, device=self.compare_on)
         name = f"{self.downstream.name}/fewshot_{self.ways}w{self.shots}s"
         eligible = int((pool.labels.bincount() >= self.shots + drawn.queries).sum())
         protocol = self._protocol(
@@ -169,7 +163,7 @@ class DownstreamEvaluation:
         """``knn@20`` and the like: accuracy, or its mean over classes."""
         predicted = classify(
             *(*self.train_and_val, self.test.features, self.knn_k),
-            device=self.search_device or "cpu",
+            device=self.compare_on,
         )
         scores = Scores({}, {})
         for k, labels in predicted.items():
@@ -184,9 +178,7 @@ class DownstreamEvaluation:
     def retrieval(self) -> Scores:
         """``features/recall@1`` and the like: each test image queries all the others."""
         features, labels = self.test
-        gallery = Gallery(
-            features.to(self.search_device), labels, None, self.groups, seed=self.seed
-        )
+        gallery = Gallery(features.to(self.compare_on), labels, None, self.groups, seed=self.seed)
         set_name = f"{self.downstream.name}.downstream.test"
         scores = Scores({}, {})
         found = score(gallery, self.retrieval_metrics, set_name=set_name)

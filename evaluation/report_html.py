@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -85,7 +85,7 @@ def write_report(
         title=folder.resolve().name,
         shown=data,
         scores=scores,
-        compared=any(score.untrained != "–" for score in scores),
+        compared=any(score["untrained"] != "–" for score in scores),
         percent_only=all(map(is_fraction, names)),
         protocols=_by_protocol(names, protocols),
         curves=_curves(names, rows),
@@ -139,29 +139,25 @@ def _render(**values: Any) -> str:
     )
 
 
-class Score(NamedTuple):
-    """A line of the headline table, as text."""
-
-    name: str
-    untrained: str
-    trained: str
-    interval: str  # may be empty
-    change: str
-
-
 def _scores(
     names: Iterable[str], rows: Sequence[Mapping[str, Any]], intervals: Mapping[str, Interval]
-) -> list[Score]:
-    """Return the scores of the last epoch that has them beside those of epoch 0."""
+) -> list[dict[str, str]]:
+    """Format the scores of the last epoch that has them beside those of epoch 0."""
     scores = []
     for name in names:
         values = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         trained = values[-1][1] if values else math.nan
         untrained = values[0][1] if len(values) > 1 and values[0][0] == 0 else math.nan
         bounds = [number(name, bound) for bound in intervals.get(name, ())]
-        interval = "" if "–" in bounds else " – ".join(bounds)
-        cells = number(name, untrained), number(name, trained), interval
-        scores.append(Score(name, *cells, number(name, trained - untrained, "+")))
+        scores.append(
+            {
+                "name": name,
+                "untrained": number(name, untrained),
+                "trained": number(name, trained),
+                "interval": "" if "–" in bounds else " – ".join(bounds),
+                "change": number(name, trained - untrained, "+"),
+            }
+        )
     return scores
 
 
@@ -174,21 +170,11 @@ def _by_protocol(names: Iterable[str], protocols: Mapping[str, str]) -> dict[str
     return dict(sorted(measured.items(), key=lambda item: -len(item[1])))
 
 
-class Curve(NamedTuple):
-    """A score over the epochs as an SVG polyline in a 240 x 96 box, y downward."""
+def _curves(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return an SVG polyline in a 240 x 96 box, y downward, for each name with two values.
 
-    name: str
-    points: list[tuple[float, float]]
-    untrained: float | None  # y of epoch 0
-    first: str
-    last: str
-    low: str
-    high: str
-    epochs: tuple[int, int]
-
-
-def _curves(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Return a curve for each name with two values, headline scores first, in percent."""
+    Headline scores come first, their fractions in percent.
+    """
     curves = []
     for name in dict.fromkeys([*names, *(key for row in rows for key in row if key != "epoch")]):
         scale, form = (100, ".2f") if name in names and is_fraction(name) else (1, ".4g")
@@ -206,17 +192,17 @@ def _curves(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Cur
         low, high = values.min(), values.max()
         x = 240 * (epochs - epochs[0]) / max(epochs[-1] - epochs[0], 1)
         y = 96 - 96 * (values - low) / max(high - low, 1e-12)
+        first, last, lowest, highest = (
+            format(value, form) for value in (values[0], values[-1], low, high)
+        )
         curves.append(
-            Curve(
-                name,
-                [(round(float(a), 1), round(float(b), 1)) for a, b in zip(x, y, strict=True)],
-                round(float(y[0]), 1) if epochs[0] == 0 else None,
-                format(values[0], form),
-                format(values[-1], form),
-                format(low, form),
-                format(high, form),
-                (int(epochs[0]), int(epochs[-1])),
-            )
+            {
+                "name": name,
+                "points": list(zip(x.round(1).tolist(), y.round(1).tolist(), strict=True)),
+                "untrained": round(float(y[0]), 1) if epochs[0] == 0 else None,
+                "epochs": (int(epochs[0]), int(epochs[-1])),
+                **{"first": first, "last": last, "low": lowest, "high": highest},
+            }
         )
     return curves[:CURVES]
 

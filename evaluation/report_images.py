@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,33 +29,27 @@ NAME_LENGTH = 60  # of class names, in characters
 INK = (64, 120, 184)  # of the matrices; its opacity is the value, on light and dark pages alike
 
 
-class Tile(NamedTuple):
-    """An image of the retrieval grids."""
-
-    source: str  # data URI, empty if the image cannot be read
-    name: str  # of its class
-    right: bool
-    alt: str
-    file: str
-
-
 def query_tiles(
     data: ReportData, queries: Mapping[str, Sequence[Retrieved]]
-) -> dict[str, list[tuple[Retrieved, list[Tile]]]]:
-    """Return each query with its tiles, the query's own first."""
+) -> dict[str, list[tuple[Retrieved, list[dict[str, Any]]]]]:
+    """Return each query with its tiles, the query's own first.
+
+    The source of a tile, a data URI, is empty if the image cannot be read.
+    """
     wanted = {
         row: None for found in queries.values() for query in found
         for row in (query.row, *query.neighbours)
     }  # fmt: skip
     sources = dict(zip(wanted, _sources((data.paths[r] for r in wanted), *GRID_IMAGE), strict=True))
 
-    def tile(query: Retrieved, place: int, row: int) -> Tile:
+    def tile(query: Retrieved, place: int, row: int) -> dict[str, Any]:
         right = bool(data.labels[row] == data.labels[query.row])
         name = shorten(data.class_of(row), NAME_LENGTH)
         role = f"neighbour {place}, {'right' if right else 'wrong'}" if place else "query"
         path = data.paths[row]
         file = shorten(f"{path.parent.name}/{path.name}", 2 * NAME_LENGTH)
-        return Tile(sources[row], name, right, f"{role}: {name}", file)
+        about = {"name": name, "right": right, "alt": f"{role}: {name}", "file": file}
+        return {"source": sources[row], **about}
 
     return {
         name: [
@@ -94,18 +88,8 @@ def webp(image: Image.Image, most: int) -> str:
         image = image.resize([max(1, side // 2) for side in image.size])
 
 
-class Matrix(NamedTuple):
-    """A similarity matrix as a picture."""
-
-    name: str
-    title: str
-    source: str  # data URI of a PNG
-    low: float  # cosine that is transparent
-    high: float  # cosine that is opaque
-
-
-def matrix_images(found: Similarities) -> list[Matrix]:
-    """Return the matrices as pictures."""
+def matrix_images(found: Similarities) -> list[dict[str, Any]]:
+    """Return the matrices as PNGs, whose ink is transparent at ``low`` and opaque at ``high``."""
     matrices = []
     titles = matrix_titles(found)
     for name, matrix in found.matrices.items():
@@ -117,7 +101,9 @@ def matrix_images(found: Similarities) -> list[Matrix]:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
         source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-        matrices.append(Matrix(name, titles[name], source, low, high))
+        matrices.append(
+            {"name": name, "title": titles[name], "source": source, "low": low, "high": high}
+        )
     return matrices
 
 

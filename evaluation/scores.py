@@ -50,12 +50,6 @@ class Scores(dict[str, float]):
         self.intervals.update(_prefixed(other.intervals, prefix))
         self.by_class.update(_prefixed(other.by_class, prefix))
 
-    def lines(self) -> list[str]:
-        """``embeds/e_recall@1 70.12 | cub200.test n=5924 d=128 euclidean exact seed=2``."""
-        return [
-            f"{name} {number(name, value)} | {self.protocols[name]}" for name, value in self.items()
-        ]
-
 
 def _prefixed(values: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {prefix + name: value for name, value in values.items()}
