@@ -8,7 +8,8 @@ from torch import Tensor, nn
 import metrics as scoring
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
-from evaluation.retrieval import Scores, refuse_one_sided, run
+from evaluation.retrieval import refuse_one_sided, run
+from evaluation.scores import Scores
 
 
 class Evaluator:

@@ -1,7 +1,7 @@
 """Embeds an image set once, for whatever is computed from it afterwards."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,10 +15,11 @@ from utilities import distributed
 from utilities.device import PendingCopy, autocast
 from utilities.distributed import rank, world_size
 from utilities.progress import bar
+from utilities.structures import Batch
 
 
 class Features(NamedTuple):
-    """M embedded images in the order of the image set, all of it on the CPU.
+    """M embedded images in the order of the image set, on the CPU.
 
     M = N, the images of the set, unless some could not be read.
     """
@@ -40,17 +41,17 @@ def extract(
     precision: str = "fp32",
     shared: bool = False,
 ) -> Features:
-    """Embed all images of a set, in order, in evaluation mode; the embedder's mode is put back.
+    """Embed all images of a set, in order, in evaluation mode; the embedder's mode is restored.
 
     Args:
-        embedder: images (B, 3, H, W) -> ``Embedding``, on ``device`` already.
-        transform: image -> (3, H, W) float32, without chance. Of ``datasets.eval_transform`` the
-            workers do the part on bytes, and decode no more than it needs; the rest is done here.
-        bs: images at a time; it changes no result but for rounding.
-        workers: processes that load; 0 loads in this one.
+        embedder: images (B, 3, H, W) -> ``Embedding``, already on ``device``.
+        transform: image -> (3, H, W) float32, without randomness. The workers do only the part of
+            ``datasets.eval_transform`` that works on bytes, and decode no more than it needs.
+        bs: images at a time; changes results by rounding only.
+        workers: loading processes; 0 loads in this one.
         precision: of the computation, of ``utilities.device.DTYPES``; results are float32.
-        shared: processes that train together embed a share of the batches each, and all of them
-            get the whole; each of them has to call it.
+        shared: processes that train together embed a share of the batches each, and all get the
+            whole; each of them must call this.
 
     Raises:
         ValueError: the set has no images.
@@ -72,6 +73,30 @@ def extract(
     return Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
+def extract_readable(
+    embedder: nn.Module,
+    image_set: Images,
+    transform: Transform,
+    *,
+    bs: int = 112,
+    workers: int = 6,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Embed a set as ``extract`` does, but batch by batch, and however many images are unreadable.
+
+    Yields:
+        (B,) int64 rows and (B, D) float32 embeddings of a batch on the CPU, rows ascending.
+    """
+    for (embeds,), rows, _ in _outputs(
+        lambda images: embedder(images)[:1],
+        *(embedder, image_set, transform, _batches(image_set, bs), workers),
+        *(torch.device(device), precision),
+        skip_unreadable=True,
+    ):
+        yield rows, embeds
+
+
 def predict(
     classifier: nn.Module,
     image_set: Images,
@@ -81,9 +106,9 @@ def predict(
     workers: int = 6,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """(N, K) float32 logits of a classifier on the CPU; arguments as ``extract``.
+    """Return the (N, K) float32 logits of a classifier on the CPU; arguments as ``extract``.
 
-    A row whose image can no longer be read is zero: it looks like every class alike.
+    The row of an image that can no longer be read is zero, so that all classes are equally likely.
     """
     logits = torch.zeros(0)
     for (output,), rows, _ in _outputs(
@@ -98,7 +123,7 @@ def predict(
 
 
 def _batches(image_set: Images, bs: int) -> list[list[tuple[int, ...]]]:
-    """All rows in order, ``bs`` at a time."""
+    """Return all rows in order, ``bs`` at a time."""
     n = len(image_set)
     if not n:
         raise ValueError(f"{image_set.name} has no images to embed")
@@ -115,13 +140,14 @@ def _outputs(
     workers: int,
     device: torch.device,
     precision: str,
+    skip_unreadable: bool = False,
 ) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
-    """What ``read`` makes of each batch of images in turn, float32, with its rows and labels.
+    """Yield the float32 outputs of ``read`` for each batch, with its rows and labels, on the CPU.
 
-    All of it is on the CPU: a batch leaves the device while the device works on the next one.
+    A batch leaves the device while the device works on the next one.
     """
     n = sum(map(len, batches))
-    # A process that loads is worth starting where there is something to load meanwhile.
+    # A loading process pays off only if there is something to load meanwhile.
     workers = 0 if len(batches) < 2 else min(workers, len(batches))
 
     was_training = model.training
@@ -129,13 +155,14 @@ def _outputs(
     under_way: deque[tuple[PendingCopy, Tensor, Tensor]] = deque()
     try:
         with bar(total=n, desc=f"embedding {image_set.name}", unit="img") as shown:
-            for batch in loader(
+            loaded: Iterable[Batch] = loader(
                 *(image_set, (transform,), batches),
                 workers=workers,
                 seed=0,
                 pin_memory=device.type != "cpu",
-            ):
-                rows, labels = batch.rows.clone(), batch.labels.clone()  # of no shared memory
+            )
+            for batch in _readable(loaded) if skip_unreadable else loaded:
+                rows, labels = batch.rows.clone(), batch.labels.clone()  # out of shared memory
                 batch = batch.to(device)
                 if isinstance(transform, CenterCrop):
                     batch = finish(batch, transform.mean, transform.std)
@@ -150,6 +177,19 @@ def _outputs(
             yield from (_arrived(*batch) for batch in under_way)
     finally:
         model.train(was_training)
+
+
+def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches of which an image can be read; the loader names the images that cannot."""
+    loaded = iter(batches)
+    while True:
+        try:
+            batch = next(loaded)
+        except StopIteration:
+            return
+        except OSError:
+            continue
+        yield batch
 
 
 def _arrived(

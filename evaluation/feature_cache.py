@@ -1,13 +1,9 @@
 """Extracted features on disk, so that all protocols and later runs share one extraction.
 
-A file is named after everything that its features depend on: the embedder's tensors and settings,
-what the transform does, and which images there are. Whatever changes, the name does, and a stale
-file is never read.
+An entry of the cache is named after everything that its features depend on: the embedder's tensors
+and settings, the effect of the transform, and the images.
 """
 
-import hashlib
-import logging
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,12 +15,11 @@ from torch import Tensor, nn
 from datasets.image_set import Images, ImageSet
 from datasets.loading import Transform
 from evaluation.extract import Features, extract
-from utilities import checkpoint, distributed
-
-log = logging.getLogger(__name__)
+from utilities import distributed
+from utilities.disk_cache import Entry, digest, stamp
 
 PLAIN = (bool, int, float, str, tuple)
-LOOKED_AT = 16  # pictures whose pixels tell one set from another that is no set of files
+N_SAMPLED = 16  # images whose pixels identify a set that does not consist of files
 
 
 def cached_features(
@@ -39,69 +34,44 @@ def cached_features(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
 ) -> Features:
-    """As ``extract``; read from ``cache`` where it has been done before.
+    """Return the features of ``extract``, from the cache if they have been extracted before.
 
-    A file that is damaged is replaced, with a warning; a folder that cannot be written costs a
-    warning and the cache.
+    Processes that train together read them, or extract a share each if any of them cannot.
 
     Args:
-        cache: folder of the files; None keeps nothing.
-        embedder_digest: of ``digest_of_embedder``, when it is known already.
+        cache: folder of the entries; None keeps nothing.
+        embedder_digest: ``digest_of_embedder(embedder)``, if it is known already.
     """
-
-    def fresh() -> Features:
-        return extract(
-            *(embedder, images, transform),
-            bs=bs,
-            workers=workers,
-            device=device,
-            precision=precision,
-            shared=True,
+    entry = kept = None
+    if cache is not None:
+        fingerprint = digest(
+            [
+                embedder_digest or digest_of_embedder(embedder),
+                digest_of_transform(transform),
+                digest_of_images(images),
+                f"{precision} on {torch.device(device).type}",
+            ]
         )
-
-    if cache is None:
-        return fresh()
-    parts = (
-        embedder_digest or digest_of_embedder(embedder),
-        digest_of_transform(transform),
-        digest_of_images(images),
-        f"{precision} on {torch.device(device).type}",
+        entry = Entry(cache.name, images.name, fingerprint, root=cache.parent)
+        kept = entry.read_tensors()
+        missing = distributed.any_rank(kept is None)
+        if kept is not None and not missing:
+            return Features(**{name: kept[name] for name in Features._fields})
+    features = extract(
+        *(embedder, images, transform),
+        bs=bs,
+        workers=workers,
+        device=device,
+        precision=precision,
+        shared=True,
     )
-    name = re.sub(r"[^\w.-]+", "_", images.name)
-    file = cache / f"{name}-{_digest([part.encode() for part in parts])}.pt"
-    kept = None
-    if file.exists():
-        try:
-            kept = _read(file)
-        except (OSError, ValueError) as error:
-            log.warning("features in %s are damaged (%s); extracting them again", file, error)
-    missing = distributed.any_rank(kept is None)  # then all embed a share, those that have it too
-    if kept is not None and not missing:
-        return kept
-    features = fresh()
-    if not distributed.is_first():
-        return features
-    try:
-        checkpoint.save(file, {**features._asdict(), "digest": _digest_of_tensors(features)})
-    except OSError as error:
-        log.warning("features cannot be kept: %s", error)
-    return features
-
-
-def _read(file: Path) -> Features:
-    """The features in a file, checked to the last bit."""
-    parts = checkpoint.load(file)
-    digest = parts.pop("digest", None)
-    if set(parts) != set(Features._fields):
-        raise ValueError("it holds something else")
-    features = Features(**parts)
-    if _digest_of_tensors(features) != digest:
-        raise ValueError("it differs from its checksum")
+    if entry is not None and distributed.is_first():
+        entry.keep_tensors(features._asdict())
     return features
 
 
 def digest_of_embedder(embedder: nn.Module) -> str:
-    """Changes with any weight, buffer or setting of a module; not with device or mode."""
+    """Digest of the weights, buffers and settings of a module, whatever its device and mode."""
     settings = [
         f"{name} {type(module).__qualname__} {key}={value!r}"
         for name, module in embedder.named_modules()
@@ -109,49 +79,35 @@ def digest_of_embedder(embedder: nn.Module) -> str:
         if isinstance(value, PLAIN) and key != "training" and not key.startswith("_")
     ]
     state = embedder.state_dict()
-    texts = [*settings, *state]
-    return _digest([*map(str.encode, texts), *map(_bytes, state.values())])
+    return digest([*settings, *state, digest_of_tensors(state.values())])
 
 
 def digest_of_transform(transform: Transform) -> str:
-    """Changes when the transform makes something else of two pictures, wide and high."""
+    """Digest of what the transform makes of two images, one wide and one high."""
     rng = np.random.default_rng(0)
-    pictures = [
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    return digest_of_tensors(
+        transform(Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)))
         for size in ((97, 131), (211, 64))
-    ]
-    return _digest_of_tensors(transform(picture) for picture in pictures)
+    )
 
 
 def digest_of_images(images: Images) -> str:
-    """Changes with the name, the labels, and the files, or else some of the pictures, of a set."""
+    """Digest of a set's name and labels, and of its files or of a sample of its images."""
     labels = np.array([images.label(row) for row in range(len(images))], dtype=np.int64)
-    parts = [images.name.encode(), labels.tobytes()]
+    parts: list[str | bytes] = [images.name, labels.tobytes()]
     if isinstance(images, ImageSet):
-        for path in images.paths:
-            status = path.stat() if path.exists() else None
-            stamp = f"{status.st_size} {status.st_mtime_ns}" if status else "missing"
-            parts.append(f"{path} {stamp}".encode())
+        parts += map(stamp, images.paths)
     else:
-        for row in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)):
-            picture = images.read(int(row))
-            parts += [str(picture.size).encode(), picture.tobytes()]
-    return _digest(parts)
+        for row in np.unique(np.linspace(0, len(images) - 1, N_SAMPLED).astype(int)):
+            image = images.read(int(row))
+            parts += [str(image.size), image.tobytes()]
+    return digest(parts)
 
 
-def _digest_of_tensors(tensors: Iterable[Tensor]) -> str:
-    parts = [(f"{tuple(t.shape)} {t.dtype}".encode(), _bytes(t)) for t in tensors]
-    return _digest([part for pair in parts for part in pair])
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().data
-
-
-def _digest(parts: Iterable[bytes | memoryview]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))  # so that parts cannot run into each other
-        digest.update(part)
-    return digest.hexdigest()
+def digest_of_tensors(tensors: Iterable[Tensor]) -> str:
+    """Digest of the shapes, types and values of tensors."""
+    parts: list[str | memoryview] = []
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        parts += [f"{tuple(tensor.shape)} {tensor.dtype}", flat.numpy().data]
+    return digest(parts)

@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from datasets.reading import read_image
-from evaluation.exhibit import Exhibit, ImageMap, Retrieved, Similarities
+from evaluation.report_classes import Similarities
+from evaluation.report_data import ReportData
+from evaluation.report_retrieval import ImageMap, Retrieved
 from utilities.files import atomic_path
 
 GROUP_COLOURS = (
@@ -26,7 +28,7 @@ LABELLED = 50  # classes whose names fit beside a matrix
 
 
 def retrieval_picture(
-    exhibit: Exhibit, queries: Mapping[str, Sequence[Retrieved]], path: Path
+    data: ReportData, queries: Mapping[str, Sequence[Retrieved]], path: Path
 ) -> None:
     """Queries in rows, their neighbours beside them: a right one has a solid frame and a tick, a
     wrong one a dashed frame, a cross and its class.
@@ -38,9 +40,9 @@ def retrieval_picture(
 
     lines = [(name, query) for name, found in queries.items() for query in found]
     if not lines:
-        raise ValueError(f"{exhibit.name} has no query to draw in {path}")
+        raise ValueError(f"{data.name} has no query to draw in {path}")
     wanted = [row for _, query in lines for row in (query.row, *query.neighbours)]
-    images = dict(zip(wanted, thumbnails((exhibit.paths[r] for r in wanted), TILE), strict=True))
+    images = dict(zip(wanted, thumbnails((data.paths[r] for r in wanted), TILE), strict=True))
     columns = 1 + max(len(query.neighbours) for _, query in lines)
     width, height = 1.2 * columns + 0.25, 1.42 * len(lines)
     figure = _figure(max(width, 3.5), height, layout=None)
@@ -48,7 +50,7 @@ def retrieval_picture(
     panel.set(xlim=(-0.05, max(width, 3.5) - 0.05), ylim=(height, 0))
     panel.axis("off")
     for line, (name, query) in enumerate(lines):
-        label = int(exhibit.labels[query.row])
+        label = int(data.labels[query.row])
         for column, row in enumerate((query.row, *query.neighbours)):
             x, y = 1.2 * column + 0.25 * (column > 0), 1.42 * line + 0.28
             image = images[row]
@@ -56,12 +58,12 @@ def retrieval_picture(
                 panel.imshow(_squared(image), extent=(x, x + 1.1, y + 1.1, y), aspect="auto")
             else:
                 panel.text(x + 0.55, y + 0.55, "unreadable", fontsize=6, ha="center", va="center")
-            right = int(exhibit.labels[row]) == label
+            right = int(data.labels[row]) == label
             if not column:
                 score = f"{name}, mAP@R {100 * query.average_precision:.0f}"
-                title = f"{shorten(exhibit.class_of(row), 24)}\n{score}"
+                title = f"{shorten(data.class_of(row), 24)}\n{score}"
             else:
-                title = "✓" if right else f"✗ {shorten(exhibit.class_of(row), 17)}"
+                title = "✓" if right else f"✗ {shorten(data.class_of(row), 17)}"
             colour = "0.45" if not column else RIGHT if right else WRONG
             panel.add_patch(
                 Rectangle(
@@ -77,7 +79,7 @@ def retrieval_picture(
     _save(figure, path)
 
 
-def similarity_picture(exhibit: Exhibit, found: Similarities, path: Path) -> None:
+def similarity_picture(data: ReportData, found: Similarities, path: Path) -> None:
     """The matrices side by side in their one order, each shaded over its own range."""
     n = len(found.matrices)
     titles = matrix_titles(found)
@@ -92,25 +94,25 @@ def similarity_picture(exhibit: Exhibit, found: Similarities, path: Path) -> Non
         bar.set_label("cosine", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     if len(found.classes) <= LABELLED:
-        names = [shorten(exhibit.class_names[c], 22) for c in found.classes.tolist()]
+        names = [shorten(data.class_names[c], 22) for c in found.classes.tolist()]
         panels[0].set_yticks(range(len(names)), names, fontsize=4.5, parse_math=False)
     _save(figure, path)
 
 
-def map_picture(exhibit: Exhibit, found: ImageMap, path: Path) -> None:
+def map_picture(data: ReportData, found: ImageMap, path: Path) -> None:
     """The map as points, the largest groups in colours of their own."""
     figure = _figure(7, 6)
     panel = figure.subplots()
     points = found.points.numpy()
-    groups = group_numbers(exhibit, found)
-    for number, name in [(-1, "other"), *enumerate(largest_groups(exhibit, found))]:
+    groups = group_numbers(data, found)
+    for number, name in [(-1, "other"), *enumerate(largest_groups(data, found))]:
         of_it = groups == number
         colour = GROUP_COLOURS[number] if number >= 0 else OTHER_COLOUR
         panel.scatter(*points[of_it].T, s=9, color=colour, label=shorten(name, 30), linewidths=0)
     panel.set(xticks=[], yticks=[], aspect="equal")
     panel.invert_yaxis()  # as on a page, where y runs downward
-    panel.set_title(f"{exhibit.name}, {found.method} of {len(points):,} images", fontsize=9)
-    if exhibit.class_groups:
+    panel.set_title(f"{data.name}, {found.method} of {len(points):,} images", fontsize=9)
+    if data.class_groups:
         legend = figure.legend(fontsize=6.5, frameon=False, loc="outside right center")
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -181,20 +183,20 @@ def shading(matrix: np.ndarray) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-3))
 
 
-def largest_groups(exhibit: Exhibit, found: ImageMap) -> list[str]:
+def largest_groups(data: ReportData, found: ImageMap) -> list[str]:
     """The groups with most images on the map, as many as there are colours; equals by name."""
-    if not exhibit.class_groups:
+    if not data.class_groups:
         return []
-    groups = [exhibit.class_groups[label] for label in exhibit.labels[found.rows].tolist()]
+    groups = [data.class_groups[label] for label in data.labels[found.rows].tolist()]
     names, counts = np.unique(groups, return_counts=True)
     return [str(names[place]) for place in np.argsort(-counts, kind="stable")[: len(GROUP_COLOURS)]]
 
 
-def group_numbers(exhibit: Exhibit, found: ImageMap) -> np.ndarray:
+def group_numbers(data: ReportData, found: ImageMap) -> np.ndarray:
     """(M,) the place of each image's group among ``largest_groups``; -1 for all other groups."""
-    places = {name: place for place, name in enumerate(largest_groups(exhibit, found))}
-    groups = exhibit.class_groups or [""] * len(exhibit.class_names)
-    return np.array([places.get(groups[c], -1) for c in exhibit.labels[found.rows].tolist()])
+    places = {name: place for place, name in enumerate(largest_groups(data, found))}
+    groups = data.class_groups or [""] * len(data.class_names)
+    return np.array([places.get(groups[c], -1) for c in data.labels[found.rows].tolist()])
 
 
 def shorten(text: str, most: int) -> str:

@@ -1,11 +1,10 @@
-"""Image retrieval among classes: every image of a set queries all the others.
+"""Image retrieval among classes: each image of a set is a query, and the others are its gallery.
 
-Of a set that tells its queries from its gallery (``ImageSet.queries``), such as In-Shop's, only
-these query, and only that is searched.
+A set with separate queries (``ImageSet.queries``), such as In-Shop, is searched by these alone, and
+only its other images are the gallery.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,93 +14,21 @@ import metrics as scoring
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
 from evaluation.extract import Features, extract
-from evaluation.tables import number
-from metrics import Gallery, Interval, Queries
-from metrics.gallery import BLOCK_BYTES
+from evaluation.scores import Scores
+from metrics import Gallery, Queries
+from metrics.search import BLOCK_BYTES
 from utilities import distributed
-
-T = TypeVar("T")
 
 EVALTYPES = ("embeds", "features")
 
 
-class Scores(dict[str, float]):
-    """Scores by name, and of each how it was measured, how sure it is, and what it is by class.
-
-    Values are fractions but for words, distances and the like (see ``metrics``), and NaN where no
-    query counts. Only scores of single queries have an interval and a value for each class.
-
-    Attributes:
-        protocols: such as "cub200.test n=5924 d=128 euclidean exact seed=2"; where queries are a
-            set of their own also how many, "inshop.test q=14218 n=12612 d=...".
-        intervals: 95 % bootstrap confidence interval over the test classes.
-        by_class: (C,) float64, NaN where no query of a class counts.
-    """
-
-    def __init__(
-        self,
-        values: Mapping[str, float],
-        protocols: Mapping[str, str],
-        intervals: Mapping[str, Interval] | None = None,
-        by_class: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        super().__init__(values)
-        self.protocols = dict(protocols)
-        self.intervals = dict(intervals or {})
-        self.by_class = dict(by_class or {})
-
-    def add(self, other: "Scores", prefix: str = "") -> None:
-        """Take in other scores, ``prefix`` put before their names."""
-        self.update(_prefixed(other, prefix))
-        self.protocols.update(_prefixed(other.protocols, prefix))
-        self.intervals.update(_prefixed(other.intervals, prefix))
-        self.by_class.update(_prefixed(other.by_class, prefix))
-
-    def lines(self) -> list[str]:
-        """``embeds/e_recall@1 70.12 | cub200.test n=5924 d=128 euclidean exact seed=2``."""
-        return [
-            f"{name} {number(name, value)} | {self.protocols[name]}" for name, value in self.items()
-        ]
-
-
-def _prefixed(values: Mapping[str, T], prefix: str) -> dict[str, T]:
-    return {prefix + name: value for name, value in values.items()}
-
-
-def score(
-    gallery: Gallery, names: Sequence[str], *, set_name: str, block_bytes: int = BLOCK_BYTES
-) -> Scores:
-    """The named metrics of a gallery.
-
-    Args:
-        names: as ``metrics`` parses them.
-        set_name: of the image set, for the protocol.
-        block_bytes: what the search may take at a time.
-
-    Raises:
-        ValueError: as ``metrics.validate``.
-    """
-    protocols = {}
-    n, d = gallery.embeds.shape
-    asked = "" if gallery.queries is None else f"q={len(gallery.queries.labels)} "
-    values, queries = scoring.measure(names, gallery, block_bytes=block_bytes)
-    for name in values:
-        metric = scoring.parse(name)
-        distance = "cosine" if metric.cosine else "euclidean"
-        method = "k-means" if metric.compare else "exact"
-        protocols[name] = f"{set_name} {asked}n={n} d={d} {distance} {method} seed={gallery.seed}"
-    labels = gallery.asking.labels
-    by_class = scoring.per_class(queries, labels)
-    more = int(gallery.labels.max()) - int(labels.max())  # classes at the end that nothing asks for
-    return Scores(
-        values,
-        protocols,
-        scoring.bootstrap(queries, labels, seed=gallery.seed),
-        {
-            name: F.pad(found, (0, max(more, 0)), value=torch.nan)
-            for name, found in by_class.items()
-        },
-    )
+def check_evaltypes(evaltypes: Sequence[str]) -> None:
+    """Raise ValueError for a name that is not in ``EVALTYPES``."""
+    for evaltype in evaltypes:
+        if evaltype not in EVALTYPES:
+            raise ValueError(
+                f"--evaltypes {evaltype} is unknown; use one of {', '.join(EVALTYPES)}"
+            )
 
 
 def refuse_one_sided(images: ImageSet) -> None:
@@ -117,20 +44,58 @@ def refuse_one_sided(images: ImageSet) -> None:
 def gallery_of(
     images: ImageSet, embeds: Tensor, rows: Tensor, words: Tensor | None = None, seed: int = 0
 ) -> Gallery:
-    """What is searched of an embedded set, and its queries where they are apart from it.
+    """Return the gallery of an embedded set, with its queries if they are separate.
 
     Args:
         embeds: (M, D) of the images ``rows``, on any device.
-        rows: (M,) int64, of the set.
-        words: (C, Dw) of its classes.
+        rows: (M,) int64, rows of the set.
+        words: (C, Dw), embedded names of its classes.
         seed: as ``Gallery``.
     """
     labels, groups = torch.from_numpy(images.labels)[rows], images.class_groups or None
     if images.queries is None:
         return Gallery(embeds, labels, words, groups, seed=seed)
-    asks = torch.from_numpy(images.queries)[rows]
-    queries = Queries(embeds[asks.to(embeds.device)], labels[asks])
-    return Gallery(embeds[~asks.to(embeds.device)], labels[~asks], words, groups, seed, queries)
+    is_query = torch.from_numpy(images.queries)[rows]
+    queries = Queries(embeds[is_query.to(embeds.device)], labels[is_query])
+    in_gallery = ~is_query
+    return Gallery(
+        embeds[in_gallery.to(embeds.device)], labels[in_gallery], words, groups, seed, queries
+    )
+
+
+def score(
+    gallery: Gallery, names: Sequence[str], *, set_name: str, block_bytes: int = BLOCK_BYTES
+) -> Scores:
+    """Compute metrics of a gallery.
+
+    Args:
+        names: as ``metrics`` parses them.
+        set_name: of the image set, for the protocol.
+        block_bytes: memory that the search may take at a time.
+
+    Raises:
+        ValueError: as ``metrics.validate``.
+    """
+    protocols = {}
+    n, d = gallery.embeds.shape
+    n_queries = "" if gallery.queries is None else f"q={len(gallery.queries.labels)} "
+    values, per_query = scoring.measure(names, gallery, block_bytes=block_bytes)
+    for name in values:
+        metric = scoring.parse(name)
+        distance = "cosine" if metric.cosine else "euclidean"
+        method = "k-means" if metric.compare else "exact"
+        protocols[name] = (
+            f"{set_name} {n_queries}n={n} d={d} {distance} {method} seed={gallery.seed}"
+        )
+    labels = gallery.asking.labels
+    # The last classes of the gallery may have no query.
+    missing = max(int(gallery.labels.max()) - int(labels.max()), 0)
+    by_class = {
+        name: F.pad(means, (0, missing), value=torch.nan)
+        for name, means in scoring.per_class(per_query, labels).items()
+    }
+    intervals = scoring.bootstrap(per_query, labels, seed=gallery.seed)
+    return Scores(values, protocols, intervals, by_class)
 
 
 def run(
@@ -151,38 +116,31 @@ def run(
 ) -> tuple[Scores, Features]:
     """Embed a set once and score it, as ``<evaltype>/<metric>`` such as ``embeds/e_recall@1``.
 
-    What cannot be computed is refused before anything is embedded.
+    Arguments are checked before anything is embedded.
 
     Args:
         metrics: names as ``metrics`` parses them.
-        evaltypes: which of the embedder's outputs to score, of ``EVALTYPES``.
+        evaltypes: outputs of the embedder to score, of ``EVALTYPES``.
         class_words: (C, Dw) unit rows, for the metrics that compare the words of classes.
         device: where the embedder is.
-        search_device: where the images are compared; None for where they are embedded.
+        search_device: where images are compared; None: ``device``.
         seed: of the run; k-means starts from it.
         bs, workers, precision: as ``extract``.
-        block_bytes: what the search may take at a time.
+        block_bytes: memory that the search may take at a time.
 
     Returns:
-        the scores, and what they were computed from. Processes that train together embed a share
-        each, and the first of them scores; the others return no score.
+        the scores and the features that they were computed from. Processes that train together
+        embed a share each; the first of them scores, and the others return empty scores.
 
     Raises:
-        ValueError: a metric or evaltype is unknown, or needs words or groups that there are not;
-            the set has queries and no gallery, or the other way round.
+        ValueError: a metric or evaltype is unknown, or needs words or groups that are missing; the
+            set has queries and no gallery, or the other way round.
     """
     refuse_one_sided(image_set)
     scoring.validate(metrics, class_words, image_set.class_groups or None)
-    for evaltype in evaltypes:
-        if evaltype not in EVALTYPES:
-            raise ValueError(
-                f"--evaltypes {evaltype} is unknown; use one of {', '.join(EVALTYPES)}"
-            )
-
+    check_evaltypes(evaltypes)
     extracted = extract(
-        embedder,
-        image_set,
-        transform,
+        *(embedder, image_set, transform),
         bs=bs,
         workers=workers,
         device=device,

@@ -10,8 +10,8 @@ from torch import Tensor
 from evaluation.evaluator import Evaluator
 from evaluation.report_data import build_report_data
 from evaluation.report_html import write_report
-from evaluation.retrieval import Scores
-from evaluation.tables import listing, table, write_by_class
+from evaluation.scores import Scores
+from evaluation.scores import Scores, listing, table, write_by_class
 from utilities.run_folder import RunFolder
 
 Embedded = tuple[Tensor, Tensor]  # (M, D) embeddings and (M,) int64 rows of their set

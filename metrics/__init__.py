@@ -3,18 +3,19 @@
 A name is ``[e_|c_]<metric>``: ``e_`` ranks, clusters and measures by euclidean distance and is the
 default, ``c_`` by cosine; ``@k`` stands for any k >= 1. So ``e_recall@1``, ``c_recall@4``,
 ``mAP@R``, ``c_nmi`` and ``wrong_word_similarity@10`` are names. Values are fractions in [0, 1], and
-NaN where no query counts, but for words (cosines, in [-1, 1]), distances, logarithms and
-divergences; each function says its range. ``alignment``, ``uniformity`` and the legacy names
+NaN if no query counts, except for words (cosines, in [-1, 1]), distances, logarithms and
+divergences; each function gives its range. ``alignment``, ``uniformity`` and the legacy names
 ``dists@...`` are defined on unit rows and mean the same with either prefix.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from metrics.gallery import BLOCK_BYTES, Gallery, Queries, Ranking
+from metrics.gallery import Gallery, Queries
 from metrics.registry import METRICS, Metric, parse, validate
+from metrics.search import BLOCK_BYTES, Ranking, rank
 from metrics.summary import Interval, bootstrap, per_class
 
 __all__ = [
@@ -37,19 +38,19 @@ __all__ = [
 def compute(
     names: Iterable[str], gallery: Gallery, *, block_bytes: int = BLOCK_BYTES
 ) -> dict[str, float]:
-    """The named scores of a gallery; arguments as ``measure``."""
+    """Return the named scores of a gallery; arguments as ``measure``."""
     return measure(names, gallery, block_bytes=block_bytes)[0]
 
 
 def measure(
     names: Iterable[str], gallery: Gallery, *, block_bytes: int = BLOCK_BYTES
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """The named scores of a gallery, and of each query, as ``per_query``.
+    """Return the named scores of a gallery, and of each query, as ``per_query``.
 
     One search and one clustering for each kind of distance serve them all.
 
     Args:
-        block_bytes: what a block of the search may take; it bounds memory and changes no result.
+        block_bytes: memory that a block of the search may take; changes no result.
 
     Raises:
         ValueError: as ``validate``.
@@ -71,9 +72,9 @@ def measure(
 def per_query(
     names: Iterable[str], gallery: Gallery, *, block_bytes: int = BLOCK_BYTES
 ) -> dict[str, Tensor]:
-    """(Q,) float64 on the CPU: the score of each query, NaN where it does not count.
+    """Return (Q,) float64 on the CPU: the score of each query, NaN if it does not count.
 
-    A metric that no single query scores, of clusters or of the space, is passed over. Of
+    Metrics of clusters or of the space, which have no value for a single query, are skipped. For
     ``uniformity`` these are the values before the logarithm.
 
     Raises:
@@ -81,28 +82,23 @@ def per_query(
     """
     names = list(names)
     validate(names, gallery.class_words, gallery.class_groups)
-    metrics = {name: parse(name) for name in names}
-    metrics = {name: metric for name, metric in metrics.items() if metric.score}
+    metrics = {name: metric for name in names if (metric := parse(name)).score}
     n_queries = len(gallery.asking.labels)
     values = {name: torch.full((n_queries,), torch.nan, dtype=torch.float64) for name in metrics}
 
     views = {name: gallery.unit if metric.cosine else gallery for name, metric in metrics.items()}
     for view in {id(view): view for view in views.values()}.values():
         members = {name: metric for name, metric in metrics.items() if views[name] is view}
-        for ranking in _search(view, members, block_bytes):
+        reads = {metric.reads for metric in members.values()}
+        for ranking in rank(
+            view,
+            n_wrong=max(metric.k * (metric.reads == "wrong") for metric in members.values()),
+            group_ranks="group_ranks" in reads,
+            potentials="potentials" in reads,
+            block_bytes=block_bytes,
+        ):
             rows = ranking.rows.cpu()
             for name, metric in members.items():
                 assert metric.score is not None
                 values[name][rows] = metric.score(view, ranking, metric.k).cpu()
     return values
-
-
-def _search(gallery: Gallery, metrics: Mapping[str, Metric], block_bytes: int) -> Iterable[Ranking]:
-    """The search with all that the metrics read."""
-    reads = {metric.reads for metric in metrics.values()}
-    return gallery.search(
-        n_wrong=max(metric.k * (metric.reads == "wrong") for metric in metrics.values()),
-        group_ranks="group_ranks" in reads,
-        potentials="potentials" in reads,
-        block_bytes=block_bytes,
-    )

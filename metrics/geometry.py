@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metrics.gallery import Gallery, Ranking
+from metrics.gallery import Gallery
+from metrics.search import Ranking
 
 # --------------------------------------------------------------------------------------------------
 # Distances within and between classes

@@ -1,4 +1,4 @@
-"""Which function computes the metric of a name."""
+"""The metrics by name."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,45 +7,28 @@ from typing import Literal
 
 from torch import Tensor
 
-from metrics.clustering import ami, f1, nmi
-from metrics.gallery import Gallery, Ranking
-from metrics.geometry import (
-    alignment,
-    inter_distance,
-    intra_distance,
-    intra_over_inter,
-    potential,
-    rho_spectrum,
-)
-from metrics.retrieval import (
-    average_precision,
-    average_precision_1000,
-    average_precision_at_r,
-    average_precision_c,
-    average_precision_lim,
-    group_recall,
-    precision,
-    r_precision,
-    recall,
-    reciprocal_rank,
-)
-from metrics.semantic import wrong_group_share, wrong_word_similarity
+import metrics.clustering as clustering
+import metrics.geometry as geometry
+import metrics.retrieval as retrieval
+import metrics.semantic as semantic
+from metrics.gallery import Gallery
+from metrics.search import Ranking
 from utilities.registry import closest_first
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as a name asks for it; one of ``score``, ``compare`` and ``describe`` computes it.
+    """A metric, computed by one of ``score``, ``compare`` and ``describe``.
 
     Args:
         score: a block's ranking and k -> (B,) values of its queries, of which the mean is reported.
         compare: (N,) labels and (N,) clusters -> value.
         describe: the gallery, k and whether by cosine -> value.
-        needs: field of the gallery that may not be None.
-        reads: field of the ranking that ``score`` reads and that the search fills only when asked.
+        needs: field of the gallery that must not be None.
+        reads: field of the ranking that ``score`` reads and that the search fills only on request.
         log: whether the logarithm of the mean is reported.
         signed: whether ``@k`` may be negative.
-        fraction: whether the value is one, which is printed in percent.
+        fraction: whether the value is a fraction, which is printed in percent.
         cosine: by cosine instead of euclidean distance.
     """
 
@@ -61,47 +44,56 @@ class Metric:
     cosine: bool = False
 
     def finish(self, means: Tensor) -> Tensor:
-        """What to report for means of ``score`` over queries."""
+        """Return the value to report for means of ``score`` over queries."""
         return means.log() if self.log else means
 
 
+_intra, _inter, _ratio = (
+    Metric(describe=describe, fraction=False)
+    for describe in (geometry.intra_distance, geometry.inter_distance, geometry.intra_over_inter)
+)
+
 METRICS: dict[str, Metric] = {
     # of rankings
-    "recall@k": Metric(recall),
-    "precision@k": Metric(precision),
-    "R_precision": Metric(r_precision),
-    "mAP": Metric(average_precision),
-    "mAP@R": Metric(average_precision_at_r),
-    "mAP_1000": Metric(average_precision_1000),
-    "mAP_lim": Metric(average_precision_lim),
-    "mAP_c": Metric(average_precision_c),
-    "MRR": Metric(reciprocal_rank),
+    "recall@k": Metric(retrieval.recall),
+    "precision@k": Metric(retrieval.precision),
+    "R_precision": Metric(retrieval.r_precision),
+    "mAP": Metric(retrieval.average_precision),
+    "mAP@R": Metric(retrieval.average_precision_at_r),
+    "mAP_1000": Metric(retrieval.average_precision_1000),
+    "mAP_lim": Metric(retrieval.average_precision_lim),
+    "mAP_c": Metric(retrieval.average_precision_c),
+    "MRR": Metric(retrieval.reciprocal_rank),
     # of clusters
-    "nmi": Metric(compare=nmi),
-    "ami": Metric(compare=ami),
-    "f1": Metric(compare=f1),
+    "nmi": Metric(compare=clustering.nmi),
+    "ami": Metric(compare=clustering.ami),
+    "f1": Metric(compare=clustering.f1),
     # of errors
-    "group_recall@k": Metric(group_recall, needs="class_groups", reads="group_ranks"),
-    "wrong_word_similarity@k": Metric(wrong_word_similarity, needs="class_words", reads="wrong"),
-    "wrong_group_share@k": Metric(wrong_group_share, needs="class_groups", reads="wrong"),
+    "group_recall@k": Metric(retrieval.group_recall, needs="class_groups", reads="group_ranks"),
+    "wrong_word_similarity@k": Metric(
+        semantic.wrong_word_similarity, needs="class_words", reads="wrong"
+    ),
+    "wrong_group_share@k": Metric(semantic.wrong_group_share, needs="class_groups", reads="wrong"),
     # of the space
-    "intra_distance": Metric(describe=intra_distance, fraction=False),
-    "inter_distance": Metric(describe=inter_distance, fraction=False),
-    "intra_over_inter": Metric(describe=intra_over_inter, fraction=False),
-    "dists@intra": Metric(describe=intra_distance, fraction=False, cosine=True),
-    "dists@inter": Metric(describe=inter_distance, fraction=False, cosine=True),
-    "dists@intra_over_inter": Metric(describe=intra_over_inter, fraction=False, cosine=True),
-    "alignment": Metric(alignment, fraction=False, cosine=True),
-    "uniformity": Metric(potential, reads="potentials", log=True, fraction=False, cosine=True),
-    "rho_spectrum@k": Metric(describe=rho_spectrum, signed=True, fraction=False),
+    "intra_distance": _intra,
+    "inter_distance": _inter,
+    "intra_over_inter": _ratio,
+    "dists@intra": replace(_intra, cosine=True),
+    "dists@inter": replace(_inter, cosine=True),
+    "dists@intra_over_inter": replace(_ratio, cosine=True),
+    "alignment": Metric(geometry.alignment, fraction=False, cosine=True),
+    "uniformity": Metric(
+        geometry.potential, reads="potentials", log=True, fraction=False, cosine=True
+    ),
+    "rho_spectrum@k": Metric(describe=geometry.rho_spectrum, signed=True, fraction=False),
 }
 
 
 def parse(name: str) -> Metric:
-    """The metric that ``name`` asks for.
+    """Return the metric called ``name``.
 
     Raises:
-        ValueError: there is none; lists the known names, closest first.
+        ValueError: the name is unknown; lists the known names, closest first.
     """
     match = re.fullmatch(r"(?:([ec])_)?(.+?)(?:@(-?[1-9][0-9]*))?", name)
     space, base, k = match.groups() if match else (None, name, None)
@@ -115,8 +107,8 @@ def parse(name: str) -> Metric:
         raise ValueError(
             f"--evaluation_metrics {name} is unknown; known, closest first: "
             + ", ".join(closest_first(pattern, METRICS))
-            + "; k is a number from 1 (of rho_spectrum also from -1 down), and a leading c_ takes "
-            "cosine for euclidean distance"
+            + "; k is a number from 1 (for rho_spectrum also from -1 down), and a leading c_ means "
+            "cosine instead of euclidean distance"
         )
     return replace(metric, k=int(k or 0), cosine=metric.cosine or space == "c")
 
@@ -126,10 +118,10 @@ def validate(
     class_words: Tensor | None = None,
     class_groups: tuple[str, ...] | None = None,
 ) -> None:
-    """Refuse, before anything is embedded, what cannot be computed with these words and groups.
+    """Check, before anything is embedded, that metrics can be computed with these words and groups.
 
     Raises:
-        ValueError: a name is unknown, or its metric needs words or groups that there are not.
+        ValueError: a name is unknown, or its metric needs words or groups that are missing.
     """
     given = {"class_words": class_words, "class_groups": class_groups}
     for name in names:

@@ -8,7 +8,8 @@ scores NaN, and averages leave it out.
 import torch
 from torch import Tensor
 
-from metrics.gallery import Gallery, Ranking
+from metrics.gallery import Gallery
+from metrics.search import Ranking
 
 
 def recall(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:

@@ -9,7 +9,8 @@ their class count like any other.
 import torch
 from torch import Tensor
 
-from metrics.gallery import Gallery, Ranking
+from metrics.gallery import Gallery
+from metrics.search import Ranking
 
 
 def wrong_word_similarity(gallery: Gallery, ranking: Ranking, k: int) -> Tensor:

@@ -64,23 +64,14 @@ class Entry:
 
     def read(self) -> Path | None:
         """Return the folder if the entry is there and sound, else None; warns if it is damaged."""
+        if not self.folder.is_dir():
+            return None
         try:
-            contents = json.loads((self.folder / CONTENTS).read_text(encoding="utf-8"))
-            for name, (size, checksum) in contents.items():
-                file = self.folder / name
-                if file.stat().st_size != size:
-                    raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {size}")
-                if checksum and digest_of_file(file) != checksum:
-                    raise ValueError(f"{name} differs from its checksum")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if not self.folder.is_dir():
-                return None
-            self._warn_of_damage(error)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            self._warn_of_damage(error)
-        else:
-            return self.folder
-        return None
+            verify(self.folder)
+        except (OSError, ValueError) as error:
+            LOG.warning("%s in the cache is damaged (%s); computing it again", self.folder, error)
+            return None
+        return self.folder
 
     def write(self, fill: Callable[[Path], None]) -> Path:
         """Compute the entry: ``fill`` writes its files into the folder that it is given.
@@ -104,7 +95,7 @@ class Entry:
             shutil.rmtree(left, ignore_errors=True)
         with atomic_folder(folder) as fresh, undisturbed():
             fill(fresh)
-            self._seal(fresh)
+            seal(fresh, self.unhashed)
         return folder
 
     def get(self, fill: Callable[[Path], None]) -> Path:
@@ -122,7 +113,7 @@ class Entry:
         try:
             with atomic_folder(self.folder) as fresh:
                 checkpoint.save(fresh / TENSORS, tensors)
-                self._seal(fresh)
+                seal(fresh)
         except OSError as error:
             self._warn_of_folder(error)
 
@@ -158,27 +149,49 @@ class Entry:
         finally:
             lock.release()  # without effect if it was not acquired
 
-    def _seal(self, folder: Path) -> None:
-        """Write the sizes and checksums of the files in ``folder``."""
-        contents = {
-            str(file.relative_to(folder)): (
-                file.stat().st_size,
-                "" if file.name in self.unhashed else digest_of_file(file),
-            )
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        }
-        (folder / CONTENTS).write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-
-    def _warn_of_damage(self, error: Exception) -> None:
-        LOG.warning("%s in the cache is damaged (%s); computing it again", self.folder, error)
-
     def _warn_of_folder(self, error: OSError) -> None:
         LOG.warning(
             "cache folder %s cannot be written (%s); continuing without keeping %s. "
             "Set XDG_CACHE_HOME to a folder that can be written",
             *(self.folder.parent, error.strerror or error, self.name),
         )
+
+
+def seal(folder: Path, unhashed: Iterable[str] = ()) -> None:
+    """Write ``entry.json``: the sizes and checksums of the files in ``folder``.
+
+    Args:
+        unhashed: names of files of which only the size is kept.
+    """
+    contents = {
+        str(file.relative_to(folder)): (
+            file.stat().st_size,
+            "" if file.name in unhashed else digest_of_file(file),
+        )
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    (folder / CONTENTS).write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+
+
+def verify(folder: Path) -> None:
+    """Check the files of a sealed folder against their sizes and checksums.
+
+    Raises:
+        OSError: a file is missing or cannot be read.
+        ValueError: a file differs from its checksum, or ``entry.json`` is damaged.
+    """
+    try:
+        contents = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
+        sealed = [(name, size, checksum) for name, (size, checksum) in contents.items()]
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{CONTENTS} is damaged: {error}") from error
+    for name, size, checksum in sealed:
+        file = folder / name
+        if file.stat().st_size != size:
+            raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        if checksum and digest_of_file(file) != checksum:
+            raise ValueError(f"{name} differs from its checksum")
 
 
 def digest(parts: Iterable[str | bytes | memoryview]) -> str:

@@ -33,7 +33,7 @@ from torch import Tensor
 import metrics
 from datasets.recipes import Recipe
 from metrics.clustering import kmeans
-from metrics.gallery import BLOCK_BYTES
+from metrics.search import BLOCK_BYTES
 from tests.benchmarks.machine import processor
 
 SIZES = [f"{n}x{d}x{c}" for n in (6000, 20000, 60502) for d in (128, 512) for c in (100, 11316)]

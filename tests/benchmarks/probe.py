@@ -27,15 +27,15 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from evaluation.fewshot import Episodes, draw_episodes, score_episodes
-from evaluation.linear_probe import Labelled, choose_cost, hold_out, linear_probe
+from evaluation.linear_probe import LabelledFeatures, choose_cost, hold_out, linear_probe
 from tests.benchmarks.machine import processor
 
 
 class Task(NamedTuple):
     """Points to learn from and points to test on."""
 
-    train: Labelled
-    test: Labelled
+    train: LabelledFeatures
+    test: LabelledFeatures
 
 
 def digits(most: int) -> Task:
@@ -61,7 +61,7 @@ def synthetic(n: int, d: int, c: int) -> Task:
 def halves(features: Tensor, labels: Tensor) -> Task:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     parts = order.chunk(2)
-    return Task(*(Labelled(features[rows], labels[rows]) for rows in parts))
+    return Task(*(LabelledFeatures(features[rows], labels[rows]) for rows in parts))
 
 
 def ours(task: Task) -> tuple[float, float]:
@@ -70,7 +70,9 @@ def ours(task: Task) -> tuple[float, float]:
     return found.accuracy, found.cost
 
 
-def fit_scikit_learn(train: Labelled, cost: float, tolerance: float = 1e-4) -> LogisticRegression:
+def fit_scikit_learn(
+    train: LabelledFeatures, cost: float, tolerance: float = 1e-4
+) -> LogisticRegression:
     patience = 1000 if tolerance == 1e-4 else 20_000
     solver = LogisticRegression(C=cost, tol=tolerance, max_iter=patience)
     with warnings.catch_warnings():

@@ -26,7 +26,7 @@ import datasets
 from architectures import Embedder
 from tests.benchmarks.step import build_objective, noise, parse
 from utilities import device as devices
-from utilities import processes
+from utilities import distributed
 from utilities.structures import Batch
 
 
@@ -47,7 +47,7 @@ def work(rank: int, out: Path, n_ranks: int, port: int, words: list[str]) -> Non
     with joined(n_ranks, device):
         # A single process takes the code path of several, too.
         with mock.patch.object(processes, "world_size", lambda: max(n_ranks, 2)):
-            together = processes.shared(objective, device)
+            together = distributed.data_parallel(objective, device)
         loss = together(share_of(batch, rank, n_ranks)).loss
         loss.backward()
         off = abs(float(loss.detach() / wanted.detach()) - 1)
@@ -60,7 +60,7 @@ def work(rank: int, out: Path, n_ranks: int, port: int, words: list[str]) -> Non
 def joined(n_ranks: int, device: torch.device) -> Iterator[None]:
     """Join the processes, or start a group of one."""
     if n_ranks > 1:
-        with processes.together():
+        with distributed.process_group():
             yield
         return
     backends = {"cpu": "gloo", device.type: dist.get_default_backend_for_device(device)}

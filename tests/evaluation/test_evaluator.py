@@ -4,35 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from torch import nn
 
-from datasets.image_set import ImageSet
 from evaluation import Evaluator
-from utilities.structures import Embedding
-
-
-class Colour(nn.Module):
-    """Embeds an image as its mean colour."""
-
-    def forward(self, images):
-        features = images.mean(dim=(2, 3))
-        return Embedding(features, features[:, :2], images)
-
-
-def to_tensor(image):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+from tests.evaluation.conftest import Colour, to_tensor
 
 
 @pytest.fixture
-def image_set(tmp_path):
-    """Two classes of two images, of like colours within a class."""
-    paths = []
-    for row, colour in enumerate([(250, 0, 0), (240, 0, 0), (0, 250, 0), (0, 240, 0)]):
-        paths.append(tmp_path / f"{row}.png")
-        Image.new("RGB", (4, 4), colour).save(paths[-1])
-    return ImageSet("colours.test", tuple(paths), np.array([0, 0, 1, 1]), ("red", "green"))
+def image_set(colours):
+    """Two classes of two images, of similar colours within a class."""
+    shown = [(0, 250, 0), (0, 240, 0), (0, 0, 250), (0, 0, 240)]
+    return colours(shown, [0, 0, 1, 1], names=("green", "blue"))
 
 
 def test_every_set_and_output_under_its_name(image_set):
@@ -48,18 +29,15 @@ def test_every_set_and_output_under_its_name(image_set):
         for metric in ("e_recall@1", "nmi")
     }
     assert set(scores.values()) == {1.0}
-    assert scores.protocols["test/embeds/e_recall@1"].startswith("colours.test n=4 d=3 euclidean")
+    assert scores.protocols["test/embeds/e_recall@1"].startswith("colours.test n=4 d=2 euclidean")
     assert scores.protocols["test/features/nmi"].startswith(
-        "colours.test n=4 d=2 euclidean k-means"
+        "colours.test n=4 d=3 euclidean k-means"
     )
 
 
-def test_missing_words_are_refused_before_anything_is_embedded(image_set):
+def test_missing_words_or_gallery_are_refused_before_anything_is_embedded(image_set):
     with pytest.raises(ValueError, match="wrong_word_similarity@1 needs embedded words"):
         Evaluator(Colour(), {"test": image_set}, None, {}, metrics=["wrong_word_similarity@1"])
-
-
-def test_queries_without_a_gallery_are_refused_before_anything_is_embedded(image_set):
     queries = replace(image_set, queries=np.ones(4, dtype=bool))
     with pytest.raises(ValueError, match=r"colours.test has 4 queries and 0 gallery images"):
         Evaluator(Colour(), {"test": queries}, None, {}, metrics=["recall@1"])
@@ -73,5 +51,5 @@ def test_a_set_with_a_gallery_of_its_own_says_so(image_set):
     )  # fmt: skip
     scores = evaluate()
     assert scores == {"test/embeds/recall@1": 1.0}
-    assert scores.protocols["test/embeds/recall@1"].startswith("colours.test q=2 n=2 d=3")
+    assert scores.protocols["test/embeds/recall@1"].startswith("colours.test q=2 n=2 d=2")
     assert len(evaluate.embeds["test"][0]) == 4

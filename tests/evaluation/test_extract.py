@@ -9,41 +9,20 @@ from PIL import Image
 from torch import nn
 
 import datasets
-from datasets.image_set import ImageSet
 from evaluation import extract, predict
+from tests.evaluation.conftest import Colour, to_tensor
 from utilities.structures import Embedding
 
 extraction = import_module("evaluation.extract")  # evaluation.extract is its function
 
 
-class Colour(nn.Module):
-    """Embeds an image as its mean colour, and notes in what state it was asked."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(2.0))
-        self.asked = []
-
-    def forward(self, images):
-        layout = images.is_contiguous(memory_format=torch.channels_last)
-        self.asked.append((len(images), self.training, torch.is_grad_enabled(), layout))
-        features = images.mean(dim=(2, 3))
-        return Embedding(self.scale * features, features, images)
-
-
-def to_tensor(image):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-
-
 @pytest.fixture
-def image_set(tmp_path):
-    """Seven even images, of red 0, 10, ... 60."""
-    paths = []
-    for row in range(7):
-        paths.append(tmp_path / f"{row}.png")
-        Image.new("RGB", (6, 5), (10 * row, 1, 2)).save(paths[-1])
-    labels = np.array([1, 0, 1, 0, 2, 2, 1])
-    return ImageSet("colours.test", tuple(paths), labels, ("one", "two", "three"))
+def image_set(colours):
+    """Seven even images, of green 0, 10, ... 60."""
+    return colours([(1, 10 * row, 2) for row in range(7)], [1, 0, 1, 0, 2, 2, 1])
+
+
+GREENS = torch.arange(7) * 10 / 255
 
 
 @pytest.mark.parametrize(("bs", "workers"), [(3, 0), (7, 0), (100, 2)])
@@ -51,21 +30,20 @@ def test_in_order_whatever_the_batches(image_set, bs, workers):
     found = extract(Colour(), image_set, to_tensor, bs=bs, workers=workers)
     assert found.rows.tolist() == list(range(7))
     assert found.labels.tolist() == image_set.labels.tolist()
-    reds = torch.arange(7) * 10 / 255
-    torch.testing.assert_close(found.features[:, 0], reds)
-    torch.testing.assert_close(found.embeds[:, 0], 2 * reds)
+    torch.testing.assert_close(found.features[:, 1], GREENS)
+    torch.testing.assert_close(found.embeds[:, 0], GREENS)
     assert found.embeds.dtype == torch.float32 and not found.embeds.requires_grad
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluates_and_puts_the_mode_back(image_set, training):
+def test_evaluates_and_restores_the_mode(image_set, training):
     embedder = Colour().train(training)
     extract(embedder, image_set, to_tensor, bs=4, workers=0)
-    assert embedder.asked == [(4, False, False, True), (3, False, False, True)]
+    assert embedder.calls == [(4, False, False, True), (3, False, False, True)]
     assert embedder.training is training
 
 
-def test_puts_the_mode_back_after_an_error(image_set):
+def test_restores_the_mode_after_an_error(image_set):
     embedder = Colour().train()
 
     def broken(image):
@@ -80,12 +58,12 @@ def test_half_precision_gives_float32(image_set):
     class Linear(Colour):
         def forward(self, images):
             features = torch.nn.functional.linear(images.mean(dim=(2, 3)), torch.eye(3))
-            self.asked.append(features.dtype)
+            self.calls.append(features.dtype)
             return Embedding(features, features, images)
 
     embedder = Linear()
     found = extract(embedder, image_set, to_tensor, bs=7, workers=0, precision="bf16")
-    assert embedder.asked == [torch.bfloat16]
+    assert embedder.calls == [torch.bfloat16]
     assert found.embeds.dtype == found.features.dtype == torch.float32
 
 
@@ -96,6 +74,20 @@ def test_an_image_that_vanishes_is_left_out(image_set):
     assert found.labels.tolist() == [1, 0, 0, 2, 2, 1]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_which_no_image_can_be_read(image_set, workers):
+    """Stops an extraction, and is skipped by one of what is readable."""
+    for row in (2, 3):
+        image_set.paths[row].write_bytes(b"")
+    options = {"bs": 2, "workers": workers}
+    with pytest.raises(OSError, match="none of the 2 images"):
+        extract(Colour(), image_set, to_tensor, **options)
+    batches = list(extraction.extract_readable(Colour(), image_set, to_tensor, **options))
+    assert [rows.tolist() for rows, _ in batches] == [[0, 1], [4, 5], [6]]
+    embeds = torch.cat([embeds for _, embeds in batches])
+    torch.testing.assert_close(embeds[:, 0], GREENS[[0, 1, 4, 5, 6]])
+
+
 def test_predictions_stand_in_their_rows(image_set):
     """A classifier's plain output, by the row of its image."""
 
@@ -103,22 +95,21 @@ def test_predictions_stand_in_their_rows(image_set):
         def forward(self, images):
             return images.mean(dim=(2, 3))
 
+    image_set.paths[3].unlink()
     logits = predict(Reds(), image_set, to_tensor, bs=3, workers=0)
     assert logits.shape == (7, 3)
-    torch.testing.assert_close(logits[:, 0], torch.arange(7) * 10 / 255)
-
-
-class Input(Colour):
-    """Embeds an image as it is."""
-
-    def forward(self, images):
-        self.asked.append(images.dtype)
-        return Embedding(images.flatten(1), images.flatten(1), images)
+    torch.testing.assert_close(logits[:, 1], GREENS * (torch.arange(7) != 3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_transform_of_evaluation_gives_what_it_gives_for_one_image(image_set, workers):
     """Bytes come from the workers, and are normalised a batch at a time, to the same bits."""
+
+    class Input(Colour):
+        def forward(self, images):
+            self.calls.append(images.dtype)
+            return Embedding(images.flatten(1), images.flatten(1), images)
+
     for row, path in enumerate(image_set.paths):
         pixels = np.random.default_rng(row).integers(0, 256, (50 + row, 70, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
@@ -126,7 +117,7 @@ def test_the_transform_of_evaluation_gives_what_it_gives_for_one_image(image_set
     embedder = Input()
     found = extract(embedder, image_set, middle, bs=3, workers=workers)
     expected = torch.stack([middle(image_set.read(row)).flatten() for row in range(7)])
-    assert torch.equal(found.embeds, expected) and set(embedder.asked) == {torch.float32}
+    assert torch.equal(found.embeds, expected) and set(embedder.calls) == {torch.float32}
 
 
 @pytest.mark.parametrize(("bs", "started"), [(3, 3), (4, 2), (7, 0), (100, 0)])

@@ -6,15 +6,9 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression as SkLearn
 
-from evaluation.linear_probe import (
-    Labelled,
-    LogisticRegression,
-    choose_cost,
-    class_accuracies,
-    hold_out,
-    linear_probe,
-    principal_axes,
-)
+from evaluation.linear_probe import LabelledFeatures as Labelled
+from evaluation.linear_probe import choose_cost, class_accuracies, hold_out, joined, linear_probe
+from evaluation.logistic_regression import LogisticRegression, principal_axes
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +25,12 @@ def problem(points, n_classes=None):
     n_classes = n_classes or int(points.labels.max()) + 1
     rotated = axes.apply(points.features)
     return LogisticRegression(rotated, points.labels, axes.variances, n_classes), axes
+
+
+def in_features(fit, axes):
+    """The same classifier of the features themselves: weights (C, D) and bias (C,)."""
+    weights = fit.weights @ axes.rotation.T
+    return weights, fit.bias - weights @ axes.mean
 
 
 def centred(logits):
@@ -55,7 +55,7 @@ def test_equals_scikit_learn(digits, cost, share):
     accuracy = (ours.argmax(dim=1) == test.labels).double().mean()
     assert abs(accuracy - oracle.score(*(part.numpy() for part in test))) < 1e-3
 
-    weights, bias = fit.in_features(axes)
+    weights, bias = in_features(fit, axes)
     torch.testing.assert_close(test.features @ weights.T + bias, ours)
 
 
@@ -88,7 +88,7 @@ def test_the_minimum_is_of_the_squared_penalty():
     labels = torch.randint(3, (40,), generator=generator)
     cost = 0.3
     solver, axes = problem(Labelled(features, labels))
-    weights, bias = solver.fit(cost, tolerance=1e-10).in_features(axes)
+    weights, bias = in_features(solver.fit(cost, tolerance=1e-10), axes)
 
     def objective(flat, penalty):
         w, b = flat[:9].view(3, 3), flat[9:]
@@ -120,7 +120,9 @@ def test_blocks_of_rows_change_nothing(digits, monkeypatch):
     train, test = digits
     solver, axes = problem(train)
     whole = solver.fit(0.01)
-    monkeypatch.setattr("evaluation.linear_probe.BLOCK", 640)  # 64 rows of logits, 10 of features
+    monkeypatch.setattr(
+        "evaluation.logistic_regression.BLOCK", 640
+    )  # 64 rows of logits, 10 of features
     torch.testing.assert_close(axes.apply(test.features), problem(train)[1].apply(test.features))
     torch.testing.assert_close(solver.fit(0.01).weights, whole.weights)
 
@@ -132,7 +134,7 @@ def test_more_dimensions_than_points_and_a_feature_that_never_varies():
     labels = torch.arange(30) % 3
     solver, axes = problem(Labelled(features, labels))
     assert len(axes.variances) == 29
-    weights, _ = solver.fit(0.1, tolerance=1e-10).in_features(axes)
+    weights, _ = in_features(solver.fit(0.1, tolerance=1e-10), axes)
     oracle = SkLearn(C=0.1, solver="newton-cg", tol=1e-10).fit(features.numpy(), labels.numpy())
     torch.testing.assert_close(weights, torch.tensor(oracle.coef_), rtol=1e-4, atol=1e-5)
     assert weights[:, 7].abs().max() < 1e-10
@@ -146,7 +148,7 @@ def test_many_points_take_their_axes_from_some_and_keep_the_minimum():
     labels[5::7] = 2
     solver, axes = problem(Labelled(features, labels))
     assert axes.variances[0] == 0
-    weights, _ = solver.fit(1.0, tolerance=1e-10).in_features(axes)
+    weights, _ = in_features(solver.fit(1.0, tolerance=1e-10), axes)
     oracle = SkLearn(C=1.0, solver="newton-cg", tol=1e-10).fit(features.numpy(), labels.numpy())
     torch.testing.assert_close(weights, torch.tensor(oracle.coef_), rtol=1e-4, atol=1e-5)
 
@@ -203,7 +205,7 @@ def test_the_whole_protocol_equals_scikit_learns(digits, monkeypatch):
         return solver.fit(*(p.numpy() for p in points))
 
     cost, _, validation = choose_cost(fit, lambda fit: fit.score(*(p.numpy() for p in val)))
-    both = Labelled(*(torch.cat(pair) for pair in zip(part, val, strict=True)))
+    both = joined(part, val)
     accuracy = fit(cost, None, both).score(*(p.numpy() for p in test))
 
     found = linear_probe(part, val, test)
@@ -266,7 +268,7 @@ def test_refuses_what_cannot_be_probed():
     with pytest.raises(ValueError, match="no validation image"):
         linear_probe(points, None, points)
     alike = Labelled(torch.randn(6, 2), torch.zeros(6, dtype=torch.long))
-    with pytest.raises(ValueError, match="two classes or more, found 1"):
+    with pytest.raises(ValueError, match="at least two classes; got 1"):
         linear_probe(alike, None, alike)
     broken = Labelled(torch.full((6, 2), torch.nan), torch.arange(6) % 2)
     with pytest.raises(ValueError, match=r"finite features.*--precision fp32"):
@@ -276,4 +278,4 @@ def test_refuses_what_cannot_be_probed():
 def test_says_when_it_has_not_converged(digits, caplog):
     train, test = digits
     linear_probe(Labelled(train.features[:200], train.labels[:200]), None, test, iterations=1)
-    assert "not converged after 1 iterations" in caplog.text
+    assert "has not converged after 1 iterations" in caplog.text

@@ -1,6 +1,7 @@
 """The pictures of a run can be opened, hold what they say, and need no display."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from PIL import Image
 
 from evaluation import pictures
-from evaluation.exhibit import Exhibit, Retrieved, image_map, retrievals, similarities
+from evaluation.report_classes import similarities
+from evaluation.report_retrieval import Retrieved, image_map, retrievals
+from tests.evaluation.conftest import make_report_data
 
 HOSTILE = "$\\frac{1}$ 一 </style><script>" + "x" * 200
 
@@ -22,19 +25,15 @@ def shown(tmp_path):
         paths.append(tmp_path / f"{row}.png")
         Image.new("RGB", (40, 20), colours[row // 3]).save(paths[-1])
     paths[-1].write_bytes(b"no image")
-    rng = torch.Generator().manual_seed(0)
     scores = torch.linspace(0, 1, 12)
-    return Exhibit(
-        name="colours.test",
+    return make_report_data(
+        (3,) * 4,
         paths=paths,
         labels=torch.arange(12) // 3,
         class_names=["red", "green", "blue", HOSTILE],
-        after=torch.randn(12, 5, generator=rng),
         recall=scores,
         average_precision=scores,
-        before=torch.randn(12, 5, generator=rng),
         class_groups=["warm", "cold", "cold", HOSTILE],
-        class_words=torch.randn(4, 3, generator=rng),
     )
 
 
@@ -74,7 +73,7 @@ def test_a_right_neighbour_has_no_wrong_frame(shown, tmp_path):
 
 
 def test_no_query_is_refused(shown, tmp_path):
-    with pytest.raises(ValueError, match=r"colours\.test has no query"):
+    with pytest.raises(ValueError, match=r"made\.test has no query"):
         pictures.retrieval_picture(shown, {"best": []}, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
@@ -82,7 +81,7 @@ def test_no_query_is_refused(shown, tmp_path):
 def test_matrices_stand_side_by_side(shown, tmp_path):
     widths = []
     for before in (shown.before, None):
-        one = Exhibit(**{**vars(shown), "before": before})
+        one = replace(shown, before=before)
         pictures.similarity_picture(one, similarities(one), tmp_path / "similarities.png")
         pixels = opened(tmp_path / "similarities.png")
         assert pixels.std() > 10
@@ -113,14 +112,10 @@ def test_views_stand_side_by_side_over_their_captions(tmp_path, n, n_views):
 def test_groups_beyond_the_colours_share_one(shown):
     n = len(pictures.GROUP_COLOURS) + 3
     labels = torch.cat([torch.arange(n), torch.arange(n - 3)])
-    many = Exhibit(
-        name="groups.test",
-        paths=[shown.paths[0]] * len(labels),
+    many = make_report_data(
+        (2,) * (n - 3) + (1,) * 3,
         labels=labels,
-        class_names=[str(label) for label in range(n)],
-        after=torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0)),
-        recall=torch.ones(len(labels)),
-        average_precision=torch.ones(len(labels)),
+        paths=[shown.paths[0]] * len(labels),
         class_groups=[f"{label:02}" for label in range(n)],
     )
     found = image_map(many)

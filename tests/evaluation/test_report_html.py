@@ -11,19 +11,19 @@ import select
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from unittest import mock
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import metrics
-from evaluation import report_html
-from evaluation.exhibit import Exhibit
-from evaluation.report_html import webp, write_report
+from evaluation import report_html, report_images
+from evaluation.report_html import write_report
+from evaluation.report_images import webp
 from metrics import Interval
+from tests.evaluation.conftest import make_report_data
 
 HOSTILE = """<script>alert(1)</script>"'&</style></script>{{ 7 * 6 }}<img src=x onerror=alert(2)>"""
 BROWSER = next(
@@ -37,36 +37,11 @@ ROWS = [
 ]
 
 
-def make(folder, sizes=(4, 4, 4, 4), *, names=None, before=True, words=True, groups=True):
-    """Noisy images of classes of the given sizes and their report's other ingredients."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(len(sizes)), sizes)
-    images = folder / "<b>'images\" & more"
-    images.mkdir(exist_ok=True)
-    paths = [images / f'{row}"><script>alert(3)<script>.png' for row in range(len(labels))]
-    paths = [path.with_name(path.name.replace("/", "-")) for path in paths]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(path)
-    n, n_classes = len(labels), len(sizes)
-    labels = torch.from_numpy(labels)
-    draw = torch.Generator().manual_seed(0)
-    after = torch.randn(n, 5, generator=draw)
-    queries = metrics.per_query(["recall@1", "mAP@R"], metrics.Gallery(after, labels))
-    return Exhibit(
-        name="made.test",
-        paths=paths,
-        labels=labels,
-        class_names=names or [f"class {c}" for c in range(n_classes)],
-        after=after,
-        recall=queries["recall@1"],
-        average_precision=queries["mAP@R"],
-        before=torch.randn(n, 5, generator=draw) if before else None,
-        class_groups=[f"group {c % 2}" for c in range(n_classes)] if groups else (),
-        class_words=torch.randn(n_classes, 3, generator=draw) if words else None,
-    )
+def make(folder, sizes=(4, 4, 4, 4), **changes):
+    return make_report_data(sizes, folder=folder / "<b>'images\" & more", **changes)
 
 
-def report(folder, exhibit, rows=ROWS, protocols=None, intervals=None, config=None, *, draw=False):
+def report(folder, data, rows=ROWS, protocols=None, intervals=None, config=None, *, draw=False):
     """What was written and the page; the PNG files, which take longest, are mostly not needed."""
     folder.mkdir(exist_ok=True)
     pictures = ("retrieval_picture", "similarity_picture", "map_picture")
@@ -75,7 +50,7 @@ def report(folder, exhibit, rows=ROWS, protocols=None, intervals=None, config=No
             stack.enter_context(mock.patch.object(report_html, name))
         written = write_report(
             folder,
-            exhibit,
+            data,
             rows=rows,
             protocols=protocols or {},
             intervals=intervals,
@@ -204,8 +179,8 @@ def test_the_page_is_alone_and_admits_its_own_script_only(tmp_path):
 
 def test_names_are_escaped_wherever_they_stand(tmp_path):
     plain = Page(report(tmp_path / "plain", make(tmp_path))[1])
-    hostile = make(tmp_path, names=[f"{HOSTILE[at:]}" for at in (0, 8, 25, 30)])
-    hostile = Exhibit(**{**vars(hostile), "name": HOSTILE, "class_groups": [HOSTILE, "g"] * 2})
+    hostile = make(tmp_path, class_names=[f"{HOSTILE[at:]}" for at in (0, 8, 25, 30)])
+    hostile = replace(hostile, name=HOSTILE, class_groups=[HOSTILE, "g"] * 2)
     rows = [ROWS[0], *({**row, HOSTILE: 1.0} for row in ROWS[1:])]
     _, text = report(
         tmp_path / "hostile", hostile, rows, dict.fromkeys((R1, MAP), HOSTILE), None,
@@ -232,9 +207,9 @@ def test_names_are_escaped_wherever_they_stand(tmp_path):
 )
 @pytest.mark.parametrize("full", [True, False])
 def test_whatever_a_set_lacks_there_is_a_page(tmp_path, sizes, absent, full):
-    exhibit = make(tmp_path, sizes, before=full, words=full, groups=full)
+    data = make(tmp_path, sizes, before=full, words=full, groups=full)
     rows = [{"epoch": 0, R1: math.nan, MAP: None}] if full else []
-    written, text = report(tmp_path / "run", exhibit, rows, config={})
+    written, text = report(tmp_path / "run", data, rows, config={})
     assert {"retrieval", "similarities", "map", "report"} - set(written) == absent
     page = Page(text)
     assert "nan" not in page.text.lower()
@@ -244,10 +219,10 @@ def test_whatever_a_set_lacks_there_is_a_page(tmp_path, sizes, absent, full):
 
 
 def test_an_unreadable_image_leaves_a_mark(tmp_path):
-    exhibit = make(tmp_path, (2, 2))
-    for path in exhibit.paths:
+    data = make(tmp_path, (2, 2))
+    for path in data.paths:
         path.write_bytes(b"no image")
-    _, text = report(tmp_path / "run", exhibit)
+    _, text = report(tmp_path / "run", data)
     page = Page(text)
     assert not [tag for name, tag in page.tags if name == "img" and "webp" in tag["src"]]
     assert text.count('<div class="unreadable" role="img"') == sum(
@@ -257,24 +232,24 @@ def test_an_unreadable_image_leaves_a_mark(tmp_path):
 
 def test_the_page_is_no_larger_than_it_may_be(tmp_path, monkeypatch):
     # Noise is what compresses worst; the largest page holds the largest number of everything.
-    exhibit = make(tmp_path, (4,) * 40)
-    _, text = report(tmp_path / "run", exhibit)
+    data = make(tmp_path, (4,) * 40)
+    _, text = report(tmp_path / "run", data)
     images = [
         len(base64.b64decode(tag["src"].partition(",")[2]))
         for name, tag in Page(text).tags
         if name == "img" and "webp" in tag["src"]
     ]
-    assert max(images) <= report_html.GRID_IMAGE[1]
+    assert max(images) <= report_images.GRID_IMAGE[1]
     # Bytes of an escaped character: 5 in HTML (&#39;), 12 in JSON (a pair of surrogates).
-    grids = 3 * 6 * 9 * report_html.GRID_IMAGE[1] + 48 * report_html.PAIR_IMAGE[1]
-    dots = 1500 * report_html.MAP_IMAGE[1]
-    table = report_html.TABLE_CLASSES * (3 * 5 * report_html.NAME_LENGTH + 200)
-    names = 12 * report_html.NAME_LENGTH * (150 + 2 * 1500)
+    grids = 3 * 6 * 9 * report_images.GRID_IMAGE[1] + 48 * report_images.PAIR_IMAGE[1]
+    dots = 1500 * report_images.MAP_IMAGE[1]
+    table = report_html.TABLE_CLASSES * (3 * 5 * report_images.NAME_LENGTH + 200)
+    names = 12 * report_images.NAME_LENGTH * (150 + 2 * 1500)
     curves = report_html.CURVES * report_html.CURVE_POINTS * 12
     most = 4 / 3 * (grids + dots + 3 * 2 * 150**2) + table + names + curves + 1500 * 60
     assert len(text) < most < 0.95 * report_html.MAX_BYTES
     monkeypatch.setattr(report_html, "TABLE_CLASSES", 10)
-    _, text = report(tmp_path / "run", exhibit)
+    _, text = report(tmp_path / "run", data)
     assert len(Page(text).tables[-1]) == 1 + 10
     assert "The 5 classes with the lowest and the 5 with the highest mAP@R of 40" in Page(text).text
 
@@ -390,10 +365,10 @@ def browser(tmp_path_factory):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     names = ["class 10", "class 9", HOSTILE, "alone"]
-    exhibit = make(folder, (4, 3, 2, 1), names=names)
+    data = make(folder, (4, 3, 2, 1), class_names=names)
     intervals = {name: Interval(0.45, 0.55) for name in (R1, MAP)}
     protocols = {R1: "made.test n=10 d=5 euclidean exact seed=0"}
-    return report(folder / "run", exhibit, ROWS, protocols, intervals)[0]["report"]
+    return report(folder / "run", data, ROWS, protocols, intervals)[0]["report"]
 
 
 COLUMN = (

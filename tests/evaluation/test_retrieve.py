@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 import architectures
-import evaluation.retrieve as retrieve
 from architectures.load import load_embedder
 from datasets.reading import read_image
+from evaluation import contact_sheet, image_index, indexing, retrieve
 from evaluation.preprocessing import preprocessing
 from utilities import checkpoint
 
@@ -34,9 +34,9 @@ def run(tmp_path_factory):
     return save_run(tmp_path_factory.mktemp("run"))
 
 
-@pytest.fixture(scope="module")
-def trained(run):
-    return load_embedder(run)
+@pytest.fixture
+def where(tmp_path):
+    return tmp_path / "index"
 
 
 def draw(path, seed):
@@ -63,144 +63,174 @@ def folder(tmp_path):
 def embedded_paths(monkeypatch):
     """The names of the files that were embedded, in order."""
     names = []
-    embed_files = retrieve.embed_files
+    embed_files = indexing.embed_files
 
-    def noting(trained, transform, paths, **options):
+    def noting(model, paths, **options):
         names.extend(path.name for path in paths)
-        return embed_files(trained, transform, paths, **options)
+        return embed_files(model, paths, **options)
 
-    monkeypatch.setattr(retrieve, "embed_files", noting)
+    monkeypatch.setattr(indexing, "embed_files", noting)
     return names
 
 
-def index(folder, trained, where, bs=3, **options):
-    return retrieve.build_index(folder, trained, where, bs=bs, workers=0, **options)
+def index(folder, run, where, bs=3, workers=0):
+    """Index a folder; what is embedded, and what has changed."""
+    (_, embedded), changes = indexing.build_index(
+        folder, retrieve.load_model(run), where, bs=bs, workers=workers
+    )
+    return embedded, changes
+
+
+def query(images, where, run, k=10):
+    return indexing.search(images, image_index.read_index(where), retrieve.load_model(run), k=k)
+
+
+def run_command(capsys, *words):
+    retrieve.main([str(word) for word in words])
+    return capsys.readouterr().out
+
+
+def refusal(capsys, *words):
+    """What a command that ends with a usage error says."""
+    with pytest.raises(SystemExit) as stop:
+        retrieve.main([str(word) for word in words])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
 
 
 @torch.no_grad()
-def brute_force(trained, paths):
+def brute_force(run, paths):
     """(N, D) unit rows, an image at a time."""
+    trained = load_embedder(run)
     prepare = preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std).transform()
     rows = [trained.embedder(prepare(read_image(path))[None]).embeds for path in paths]
     return F.normalize(torch.cat(rows), dim=1).numpy()
 
 
-def test_every_format_in_every_folder(folder, trained, tmp_path):
-    source, embedded, changes = index(folder, trained, tmp_path / "index")
+def assert_holds(embedded, folder, run):
+    """The vectors are those of brute force."""
     paths = [folder / file.path for file in embedded.files]
+    np.testing.assert_allclose(embedded.vectors, brute_force(run, paths), atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_format_in_every_folder(folder, run, where, workers):
+    embedded, changes = index(folder, run, where, workers=workers)
     assert [file.path for file in embedded.files] == [
         "a/0.jpg", "a/2.webp", "a/4.bmp", "a/6.ppm", "b/1.PNG", "b/3.gif", "b/5.tiff", "b/7.jpg",
     ]  # fmt: skip
     assert changes == (8, 0, 0, 0, 0)
-    np.testing.assert_allclose(embedded.vectors, brute_force(trained, paths), atol=1e-5)
+    assert_holds(embedded, folder, run)
     np.testing.assert_allclose(np.linalg.norm(embedded.vectors, axis=1), 1, atol=1e-6)
-    read_source, read = retrieve.read_index(tmp_path / "index")
-    assert read_source == source
+    provenance, read = image_index.read_index(where)
+    assert provenance == retrieve.load_model(run).provenance(folder)
     assert read.files == embedded.files
     np.testing.assert_array_equal(read.vectors, embedded.vectors)
 
 
-def test_only_what_is_new_or_changed_is_embedded(folder, trained, tmp_path, embedded_paths):
+def test_only_what_is_new_or_changed_is_embedded(folder, run, embedded_paths):
     where = folder / "index"  # among the images
-    index(folder, trained, where)
-    manifest = (where / retrieve.MANIFEST).stat()
+    index(folder, run, where)
+    seal = (where / image_index.INDEX / "entry.json").stat()
     embedded_paths.clear()
-    assert index(folder, trained, where)[2] == (0, 0, 0, 8, 0)
-    assert (where / retrieve.MANIFEST).stat().st_mtime_ns == manifest.st_mtime_ns
+    assert index(folder, run, where)[1] == (0, 0, 0, 8, 0)
+    assert (where / image_index.INDEX / "entry.json").stat().st_mtime_ns == seal.st_mtime_ns
     assert embedded_paths == []
 
     draw(folder / "a" / "new.png", 20)
     draw(folder / "b" / "1.PNG", 21)
     os.utime(folder / "b" / "7.jpg", ns=(1, 1))  # the same bytes at another time
     (folder / "a" / "4.bmp").unlink()
-    _, embedded, changes = index(folder, trained, where)
+    embedded, changes = index(folder, run, where)
     assert changes == (1, 2, 1, 5, 0)
     assert sorted(embedded_paths) == ["1.PNG", "7.jpg", "new.png"]
-    paths = [folder / file.path for file in embedded.files]
-    assert folder / "a" / "4.bmp" not in paths
-    np.testing.assert_allclose(embedded.vectors, brute_force(trained, paths), atol=1e-5)
-    assert len(list(where.iterdir())) == 2  # no older embeddings, no parts
+    assert "a/4.bmp" not in [file.path for file in embedded.files]
+    assert_holds(embedded, folder, run)
+    assert [path.name for path in where.iterdir()] == [image_index.INDEX]  # nothing older, no parts
 
 
+def test_an_index_in_a_folder_of_other_files_leaves_them(folder, run):
+    index(folder, run, folder)
+    assert (folder / "notes.txt").exists() and len(list(folder.rglob("*.jpg"))) == 2
+    assert index(folder, run, folder)[1] == (0, 0, 0, 8, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_are_named_and_tried_once(
-    folder, trained, tmp_path, embedded_paths, caplog
+    folder, run, where, embedded_paths, caplog, workers
 ):
     (folder / "a" / "empty.jpg").touch()
     whole = (folder / "b" / "7.jpg").read_bytes()
     (folder / "b" / "7.jpg").write_bytes(whole[: len(whole) // 2])
-    _, embedded, changes = index(folder, trained, tmp_path / "index", bs=1)
+    embedded, changes = index(folder, run, where, bs=1, workers=workers)
     assert {file.path for file in embedded.unreadable} == {"a/empty.jpg", "b/7.jpg"}
+    assert all(embedded.unreadable.values())  # with a reason
     assert (len(embedded.files), changes.unreadable) == (7, 2)
     assert "empty.jpg" in caplog.text and "7.jpg" in caplog.text
     embedded_paths.clear()
-    index(folder, trained, tmp_path / "index")
+    index(folder, run, where)
     assert embedded_paths == []
     (folder / "b" / "7.jpg").write_bytes(whole)
-    _, embedded, changes = index(folder, trained, tmp_path / "index")
+    embedded, changes = index(folder, run, where)
     assert embedded_paths == ["7.jpg"]
     assert (len(embedded.files), changes.unreadable) == (8, 1)
 
 
-def test_an_interrupted_pass_goes_on(folder, trained, tmp_path, embedded_paths, monkeypatch):
+def test_an_interrupted_pass_is_resumed(folder, run, where, tmp_path, embedded_paths, monkeypatch):
     """Interrupted in its third batch of two: the old index is whole, four images are kept."""
-    where = tmp_path / "index"
     for path in sorted(folder.glob("b/*")):
         path.rename(tmp_path / path.name)
-    index(folder, trained, where)
-    before = retrieve.read_index(where)[1]
-    for seed in range(30, 36):
+    index(folder, run, where)
+    before = image_index.read_index(where).embedded
+    for seed in range(30, 38):
         draw(folder / "b" / f"{seed}.png", seed)
-    monkeypatch.setattr(retrieve, "PART_SECONDS", 0)
-    read = retrieve.read_image
+    monkeypatch.setattr(indexing, "PART_SECONDS", 0)
+    written = []
 
-    def interrupted(path):
-        if path.name == "34.png":
+    def interrupted(place, part):
+        if len(written) == 2:
             raise KeyboardInterrupt
-        return read(path)
+        written.append(place)
+        image_index.write_index(place, part)
 
-    monkeypatch.setattr(retrieve, "read_image", interrupted)
+    monkeypatch.setattr(indexing, "write_index", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        index(folder, trained, where, bs=2)
-    np.testing.assert_array_equal(retrieve.read_index(where)[1].vectors, before.vectors)
-    monkeypatch.setattr(retrieve, "read_image", read)
+        index(folder, run, where, bs=2)
+    np.testing.assert_array_equal(image_index.read_index(where).embedded.vectors, before.vectors)
+    monkeypatch.setattr(indexing, "write_index", image_index.write_index)
     embedded_paths.clear()
     (folder / "b" / "31.png").unlink()  # embedded already, and gone since
-    (where / "part_00009.pt").write_bytes(b"cut short")
-    _, embedded, changes = index(folder, trained, where, bs=2)
-    assert embedded_paths == ["34.png", "35.png"]
-    assert changes == (5, 0, 0, 4, 0)
-    paths = [folder / file.path for file in embedded.files]
-    np.testing.assert_allclose(embedded.vectors, brute_force(trained, paths), atol=1e-5)
-    assert not list(where.glob("part_*"))
+    damaged = where / image_index.PARTS / "00009"
+    shutil.copytree(written[0], damaged)
+    (damaged / image_index.INDEX / image_index.VECTORS).write_bytes(b"cut short")
+    embedded, changes = index(folder, run, where, bs=2)
+    assert embedded_paths == ["34.png", "35.png", "36.png", "37.png"]
+    assert changes == (7, 0, 0, 4, 0)
+    assert_holds(embedded, folder, run)
+    assert [path.name for path in where.iterdir()] == [image_index.INDEX]
 
 
-def test_parts_of_another_checkpoint_are_not_taken(
-    folder, trained, tmp_path, embedded_paths, monkeypatch
-):
-    where = tmp_path / "index"
-    monkeypatch.setattr(retrieve, "PART_SECONDS", 0)
-    monkeypatch.setattr(retrieve, "_write_index", None)  # fails after all parts are saved
-    with pytest.raises(TypeError):
-        index(folder, load_embedder(save_run(tmp_path / "other", seed=1)), where)
-    monkeypatch.undo()
-    assert list(where.glob("part_*"))
-    _, embedded, _ = index(folder, trained, where)
-    paths = [folder / file.path for file in embedded.files]
-    np.testing.assert_allclose(embedded.vectors, brute_force(trained, paths), atol=1e-5)
-    assert not list(where.glob("part_*"))
+def test_parts_of_another_checkpoint_are_not_used(folder, run, where, tmp_path):
+    other = retrieve.load_model(save_run(tmp_path / "other", seed=1))
+    files = indexing.image_files(folder.resolve(), where)
+    wrong = image_index.EmbeddedFiles(files, np.eye(8, dtype=np.float32), {})
+    place = where / image_index.PARTS / "00000"
+    image_index.write_index(place, image_index.ImageIndex(other.provenance(folder), wrong))
+    embedded, _ = index(folder, run, where)
+    assert_holds(embedded, folder, run)
+    assert not (where / image_index.PARTS).exists()
 
 
 @pytest.mark.parametrize("arch", ["test_resnet", "test_vit_normalize"])
-def test_a_query_finds_what_brute_force_finds(folder, tmp_path, arch):
+def test_a_query_finds_what_brute_force_finds(folder, where, tmp_path, arch):
     run = save_run(tmp_path / "run", arch=arch)
-    trained = load_embedder(run)
     shutil.copy(folder / "a" / "0.jpg", folder / "b" / "copy.jpg")
-    index(folder, trained, tmp_path / "index")
+    index(folder, run, where)
     draw(tmp_path / "asked.png", 50)
     queries = [tmp_path / "asked.png", folder / "a" / "0.jpg"]
-    found = retrieve.query_index(queries, tmp_path / "index", k=100)
+    found = query(queries, where, run, k=100)
     gallery = sorted(p for p in folder.glob("[ab]/*") if not p.name.startswith("."))
-    similarities = brute_force(trained, queries) @ brute_force(trained, gallery).T
+    similarities = brute_force(run, queries) @ brute_force(run, gallery).T
     for hits, expected in zip(found, similarities, strict=True):
         assert [hit.rank for hit in hits] == list(range(1, 10))  # all nine, fewer than k
         assert {hit.path for hit in hits} == set(gallery)
@@ -211,90 +241,86 @@ def test_a_query_finds_what_brute_force_finds(folder, tmp_path, arch):
             assert hit.similarity == pytest.approx(expected[gallery.index(hit.path)], abs=1e-5)
     assert [hit.path.name for hit in found[1][:2]] == ["0.jpg", "copy.jpg"]
     assert found[1][1].similarity == pytest.approx(1, abs=1e-5)
-    short = retrieve.query_index(queries, tmp_path / "index", k=2)
-    assert short == [hits[:2] for hits in found]
+    assert query(queries, where, run, k=2) == [hits[:2] for hits in found]
 
 
-def test_equally_similar_images_come_by_path(trained, tmp_path):
+def test_equally_similar_images_come_by_path(run, where, tmp_path):
     for name in ("c.png", "a.png", "d.png", "b.png"):
         draw(tmp_path / "photos" / name, 3)
-    index(tmp_path / "photos", trained, tmp_path / "index", bs=4)
+    index(tmp_path / "photos", run, where, bs=4)
     for k in (1, 2, 3, 4):
-        (hits,) = retrieve.query_index([tmp_path / "photos" / "d.png"], tmp_path / "index", k=k)
+        (hits,) = query([tmp_path / "photos" / "d.png"], where, run, k=k)
         assert [hit.path.name for hit in hits] == ["a.png", "b.png", "c.png", "d.png"][:k]
 
 
-def test_another_checkpoint_is_refused_and_a_copy_is_not(folder, run, trained, tmp_path):
-    where = tmp_path / "index"
-    index(folder, trained, where)
+def test_another_checkpoint_preprocessing_or_folder_is_refused(
+    folder, run, where, tmp_path, capsys
+):
+    index(folder, run, where)
+    asked = ("query", folder / "a" / "0.jpg", "--index", where)
     other = save_run(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match=r"was made by .*last.pt of epoch 2 .*Give the --checkp"):
-        retrieve.query_index([folder / "a" / "0.jpg"], where, run=other)
+    said = refusal(capsys, *asked, "--checkpoint", other)
+    assert "last.pt of epoch 2 " in said and "Give the --checkpoint that made it" in said
     with pytest.raises(ValueError, match=r"index .*photos with this one into another --index"):
-        index(folder, load_embedder(other), where)
-    same = save_run(tmp_path / "same", name="best_test_embeds_nmi") / "best_test_embeds_nmi.pt"
-    assert retrieve.query_index([folder / "a" / "0.jpg"], where, run=same)
-
-
-def test_another_preprocessing_is_refused(folder, trained, tmp_path):
-    index(folder, trained, tmp_path / "index")
-    other = save_run(tmp_path / "other", dataset="emoji")  # its recipe crops nothing
-    with pytest.raises(ValueError, match="embeds otherwise"):
-        retrieve.query_index([folder / "a" / "0.jpg"], tmp_path / "index", run=other)
-
-
-def test_another_folder_is_refused(folder, trained, tmp_path):
-    index(folder, trained, tmp_path / "index")
+        index(folder, other, where)
+    cropped = save_run(tmp_path / "cropped", dataset="emoji")  # its recipe crops nothing
+    assert "embeds differently" in refusal(capsys, *asked, "--checkpoint", cropped)
     with pytest.raises(ValueError, match=r"is of the folder .*photos, not of .*photos/a; give"):
-        index(folder / "a", trained, tmp_path / "index")
+        index(folder / "a", run, where)
+    same = save_run(tmp_path / "same", name="best_test_embeds_nmi") / "best_test_embeds_nmi.pt"
+    assert run_command(capsys, *asked, "--checkpoint", same)
 
 
-def test_embeddings_that_are_not_finite_are_refused(folder, tmp_path):
+def test_embeddings_that_are_not_finite_are_refused(folder, where, tmp_path):
     run = save_run(tmp_path / "run")
     parts = checkpoint.load(run / "last.pt")
     parts["embedder"]["embedding.bias"][0] = float("nan")
     checkpoint.save(run / "last.pt", parts)
     with pytest.raises(ValueError, match=r"last.pt gives embeddings that are not finite"):
-        index(folder, load_embedder(run), tmp_path / "index")
-    assert not (tmp_path / "index").exists()
+        index(folder, run, where)
+    assert not where.exists()
 
 
-def test_nothing_to_index(trained, tmp_path):
+def test_nothing_to_index(run, where, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        index(tmp_path / "absent", trained, tmp_path / "index")
+        index(tmp_path / "absent", run, where)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_text("no image")
     with pytest.raises(FileNotFoundError, match=r"no readable image \(1 that cannot be read\)"):
-        index(tmp_path / "bad", trained, tmp_path / "index")
+        index(tmp_path / "bad", run, where)
 
 
-@pytest.mark.parametrize("damage", ["manifest", "format", "vectors", "missing", "length"])
-def test_a_damaged_index_says_what_to_do(folder, trained, tmp_path, damage):
-    where = tmp_path / "index"
-    index(folder, trained, where)
-    manifest, (vectors,) = where / retrieve.MANIFEST, where.glob("*.faiss")
-    content = json.loads(manifest.read_text())
-    if damage == "manifest":
-        manifest.write_text(manifest.read_text()[:50])
-    elif damage == "format":
-        manifest.write_text(json.dumps({**content, "format": 2}))
-    elif damage == "vectors":
-        vectors.write_bytes(vectors.read_bytes()[:60])
-    elif damage == "missing":
-        vectors.unlink()
+@pytest.mark.parametrize("name", [image_index.IMAGES, image_index.VECTORS, "entry.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
+def test_a_damaged_index_says_what_to_do(folder, run, where, damage, name):
+    index(folder, run, where)
+    file = where / image_index.INDEX / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        file.unlink()
     else:
-        manifest.write_text(json.dumps({**content, "images": content["images"][1:]}))
+        file.write_bytes(content if damage == "flip" else content[:50])
     with pytest.raises(ValueError, match=r"index cannot be read .*; delete .* index the folder"):
-        retrieve.read_index(where)
+        image_index.read_index(where)
 
 
-def run_command(capsys, *words):
-    retrieve.main([str(word) for word in words])
-    return capsys.readouterr().out
+def test_an_index_of_another_version_says_what_to_do(folder, run, where, monkeypatch):
+    monkeypatch.setattr(image_index, "FORMAT", 3)
+    index(folder, run, where)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="format 3 is newer than this version's 2"):
+        image_index.read_index(where)
+    shutil.rmtree(where)
+    where.mkdir()
+    (where / "index.json").write_text("{}")
+    for attempt in (lambda: image_index.read_index(where), lambda: index(folder, run, where)):
+        with pytest.raises(ValueError, match=r"earlier version; delete index.json .* index the fo"):
+            attempt()
 
 
-def test_command_line(folder, run, tmp_path, capsys):
-    where, sheet = tmp_path / "index", tmp_path / "out" / "found.png"
+def test_command_line(folder, run, where, tmp_path, capsys):
+    sheet = tmp_path / "out" / "found.png"
     indexed = ("index", folder, "--checkpoint", run, "--index", where, "--kernels", 0)
     out = run_command(capsys, *indexed)
     assert "8 images x 8 dimensions" in out and "8 new, 0 changed" in out
@@ -310,13 +336,10 @@ def test_command_line(folder, run, tmp_path, capsys):
     assert lines[2].split() == ["1", "1.0000", str(queries[0])]
     with Image.open(sheet) as image:
         assert image.format == "PNG"
-        tile = retrieve.TILE + retrieve.GAP
-        assert image.size == (
-            9 * tile + 2 * retrieve.GAP,
-            2 * (tile + retrieve.LABEL) + retrieve.GAP,
-        )
-        middle = retrieve.TILE // 2
-        row = np.asarray(image)[retrieve.GAP + middle, 2 * retrieve.GAP + middle + tile :: tile]
+        assert image.size == sheet_size(columns=9, lines=2)
+        tile, middle = contact_sheet.TILE + contact_sheet.GAP, contact_sheet.TILE // 2
+        place = contact_sheet.GAP + middle
+        row = np.asarray(image)[place, contact_sheet.GAP + place + tile :: tile]
     assert len(row) == 8
     assert sum((colour == 238).all() for colour in row) == 1  # the one that is gone
 
@@ -326,37 +349,36 @@ def test_command_line(folder, run, tmp_path, capsys):
     assert told[0]["neighbours"][0]["path"] == str(queries[0])
 
 
+def sheet_size(columns, lines):
+    tile, gap = contact_sheet.TILE + contact_sheet.GAP, contact_sheet.GAP
+    return columns * tile + 2 * gap, lines * (tile + contact_sheet.LABEL) + gap
+
+
 def test_a_long_list_wraps_in_the_contact_sheet(folder, tmp_path):
     asked = folder / "a" / "0.jpg"
-    hits = [retrieve.Hit(rank, 0.5, asked) for rank in range(1, 14)]
-    retrieve.contact_sheet([asked], [hits], tmp_path / "sheet.png")
-    tile = retrieve.TILE + retrieve.GAP
+    hits = [indexing.Hit(rank, 0.5, asked) for rank in range(1, 14)]
+    contact_sheet.contact_sheet([asked], [hits], tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as image:
-        assert image.height == 2 * (tile + retrieve.LABEL) + retrieve.GAP
-        assert image.width == 11 * tile + 2 * retrieve.GAP
+        assert image.size == sheet_size(columns=11, lines=2)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--words", "a red fox"), "one space, and no run here does"),
         ((), "at least one IMAGE"),
         (("absent.png",), "no image absent.png"),
-        (("{image}", "--k", "0"), "--k 0 is below 1"),
-        (("{image}", "--save", "found.jpg"), "found.jpg is no .png"),
-        (("{image}",), "make an index first"),
+        (("{image}", "--k", "0"), "--k must be at least 1; got 0"),
+        (("{image}", "--save", "found.jpg"), "--save must name a .png file; got found.jpg"),
+        (("{image}",), "make one first"),
     ],
-    ids=["words", "nothing", "absent", "k", "save", "index"],
+    ids=["nothing", "absent", "k", "save", "index"],
 )
-def test_a_query_that_cannot_be_answered(folder, tmp_path, capsys, words, says):
+def test_a_query_that_cannot_be_answered(folder, where, capsys, words, says):
     words = [word.format(image=folder / "a" / "0.jpg") for word in words]
-    with pytest.raises(SystemExit) as stop:
-        retrieve.main(["query", *words, "--index", str(tmp_path / "index")])
-    assert stop.value.code == 2
-    assert says in capsys.readouterr().err
+    assert says in refusal(capsys, "query", *words, "--index", where)
 
 
-def test_a_query_that_is_no_image(folder, trained, tmp_path):
-    index(folder, trained, tmp_path / "index")
+def test_a_query_that_is_not_an_image(folder, run, where):
+    index(folder, run, where)
     with pytest.raises(ValueError, match=r"query cannot be read: .*notes.txt"):
-        retrieve.query_index([folder / "notes.txt"], tmp_path / "index")
+        query([folder / "notes.txt"], where, run)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 import metrics
+import metrics.search as search_module
 from metrics import Gallery, Queries
-from metrics import gallery as gallery_module
+from metrics.search import rank
 
 NAMES = [
     *("recall@1", "recall@3", "recall@50", "precision@1", "precision@5", "precision@90", "MRR"),
@@ -90,11 +91,11 @@ GALLERIES = {
 }
 
 
-@pytest.mark.parametrize("few", [gallery_module.FEW, 0, 1000])
+@pytest.mark.parametrize("few", [search_module.FEW, 0, 1000])
 @pytest.mark.parametrize("case", GALLERIES)
 def test_equals_plain_loops(case, few, monkeypatch):
     """However many positives are few enough to be counted one by one."""
-    monkeypatch.setattr(gallery_module, "FEW", few)
+    monkeypatch.setattr(search_module, "FEW", few)
     embeds, labels = GALLERIES[case]
     found = metrics.compute(NAMES, Gallery(embeds, labels))
     assert list(found) == NAMES
@@ -113,10 +114,10 @@ SEPARATE = {
 }
 
 
-@pytest.mark.parametrize("few", [gallery_module.FEW, 0])
+@pytest.mark.parametrize("few", [search_module.FEW, 0])
 @pytest.mark.parametrize("case", SEPARATE)
 def test_separate_queries_equal_plain_loops(case, few, monkeypatch):
-    monkeypatch.setattr(gallery_module, "FEW", few)
+    monkeypatch.setattr(search_module, "FEW", few)
     (embeds, labels), asked = SEPARATE[case]
     gallery = Gallery(embeds, labels, queries=Queries(*asked))
     expected = pytest.approx(oracle(embeds, labels, asked), abs=1e-12, nan_ok=True)
@@ -166,7 +167,7 @@ def test_block_size_changes_nothing(block_bytes):
     ]
     whole = metrics.compute(names, gallery)
     assert metrics.compute(names, gallery, block_bytes=block_bytes) == pytest.approx(whole)
-    blocks = list(gallery.search(block_bytes=block_bytes))
+    blocks = list(rank(gallery, block_bytes=block_bytes))
     assert sorted(torch.cat([block.rows for block in blocks]).tolist()) == list(range(70))
     assert (len(blocks) > 1) == (block_bytes < 1 << 30)
 
@@ -283,7 +284,7 @@ def test_no_block_takes_more_than_it_may():
     """One class, few or none alike: the rank table is as large as the scores at worst."""
     embeds, labels = awkward(0, 400, 8)
     for case in (labels, labels * 0, torch.arange(400)):
-        blocks = list(Gallery(embeds, case).search(block_bytes=100_000))
+        blocks = list(rank(Gallery(embeds, case), block_bytes=100_000))
         assert max(4 * 400 * len(block.rows) + 8 * block.ranks.numel() for block in blocks) <= 1e5
         assert len(blocks) < 400
 
@@ -305,7 +306,7 @@ def test_refuses_what_is_no_gallery(embeds, labels, message):
 
 def test_refuses_queries_of_another_model_or_unnamed_class():
     one = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match="queries are of 3 dimensions, the gallery of 2"):
+    with pytest.raises(ValueError, match="queries have 3 dimensions, the gallery has 2"):
         Gallery(torch.ones(1, 2), one, queries=Queries(torch.ones(1, 3), one))
     with pytest.raises(ValueError, match="class_groups describes 1 classes, labels need 3"):
         Gallery(torch.ones(1, 2), one, None, ("a",), queries=Queries(torch.ones(1, 2), one + 2))

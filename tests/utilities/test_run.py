@@ -112,7 +112,7 @@ def test_the_scores_before_training_are_kept_until_the_end(folder):
 
 
 def test_a_process_that_does_not_write_writes_nothing(folder, monkeypatch):
-    monkeypatch.setattr("utilities.processes.is_first", lambda: False)
+    monkeypatch.setattr("utilities.distributed.is_first", lambda: False)
     files, spy = sorted(folder.path.iterdir()), Spy()
     run = make(folder, best_of=["test/recall"], trackers=spy)
     run.record_untrained({"test/recall": 0.25}, (torch.ones(1, 1), torch.zeros(1)))

@@ -1,0 +1,225 @@
+"""Evaluates frozen features on a labelled dataset by several protocols, from one extraction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import metrics as scoring
+from datasets.downstream import Downstream
+from datasets.image_set import Images
+from datasets.loading import Transform
+from evaluation.feature_cache import cached_features, digest_of_embedder
+from evaluation.fewshot import draw_episodes, score_episodes
+from evaluation.knn_classifier import TEMPERATURE, classify
+from evaluation.linear_probe import LabelledFeatures, class_accuracies, joined, linear_probe
+from evaluation.retrieval import check_evaltypes, score
+from evaluation.scores import Scores
+from metrics import Gallery
+from utilities import distributed
+from utilities.distributed import world_size
+from utilities.registry import lookup
+
+
+@dataclass
+class DownstreamEvaluation:
+    """The protocols for a dataset's features, which are extracted when first needed.
+
+    Each protocol returns its scores as ``<dataset>/<protocol>``: values in [0, 1] (retrieval: as
+    its metrics), intervals of few-shot and retrieval, and values by class except for few-shot.
+
+    Args:
+        embedder: images (B, 3, H, W) -> ``Embedding``, already on ``device``; not trained.
+        transform: image -> (3, H, W) float32, without randomness.
+        bs, workers, device, precision: as ``extract``.
+        search_device: where classifiers are fitted and features compared; None: ``device``.
+        seed: of episodes and of the validation images, unless the dataset names some.
+        cache: folder that keeps features; None keeps none.
+        which: output of the embedder, of ``EVALTYPES``; "features" are the pooled ones.
+        retrieval_metrics: as ``metrics`` parses them, without those that read words.
+        knn_k: numbers of neighbours.
+        ways, shots, queries, episodes: as ``draw_episodes``.
+
+    Raises:
+        ValueError: an option is unknown, or a metric cannot be computed.
+    """
+
+    embedder: nn.Module
+    downstream: Downstream
+    transform: Transform
+    bs: int = 112
+    workers: int = 6
+    device: torch.device | str = "cpu"
+    search_device: torch.device | str | None = None
+    precision: str = "fp32"
+    seed: int = 0
+    cache: Path | None = None
+    which: str = "features"
+    retrieval_metrics: Sequence[str] = ("recall@1", "mAP@R")
+    knn_k: Sequence[int] = (20, 200)
+    ways: int = 5
+    shots: int = 5
+    queries: int = 6
+    episodes: int = 5000
+
+    def __post_init__(self) -> None:
+        check_evaltypes([self.which])
+        self.compare_on = self.device if self.search_device is None else self.search_device
+        self.embedder_digest = digest_of_embedder(self.embedder) if self.cache else None
+        self.groups = getattr(self.downstream.test, "class_groups", ()) or None
+        scoring.validate(self.retrieval_metrics, None, self.groups)
+
+    @cached_property
+    def train(self) -> LabelledFeatures:
+        return self._extracted(self.downstream.train)
+
+    @cached_property
+    def val(self) -> LabelledFeatures | None:
+        return None if self.downstream.val is None else self._extracted(self.downstream.val)
+
+    @cached_property
+    def test(self) -> LabelledFeatures:
+        return self._extracted(self.downstream.test)
+
+    @cached_property
+    def train_and_val(self) -> LabelledFeatures:
+        return self.train if self.val is None else joined(self.train, self.val)
+
+    def _extracted(self, images: Images) -> LabelledFeatures:
+        extracted = cached_features(
+            *(self.embedder, images, self.transform),
+            cache=self.cache,
+            embedder_digest=self.embedder_digest,
+            bs=self.bs,
+            workers=self.workers,
+            device=self.device,
+            precision=self.precision,
+        )
+        return LabelledFeatures(getattr(extracted, self.which), extracted.labels)
+
+    def _protocol(self, *words: str) -> str:
+        """Describe how a score was measured, in one line."""
+        d = self.train.features.shape[1]
+        text = " ".join(words)
+        return f"{self.downstream.name}.downstream {text} {self.which} d={d} seed={self.seed}"
+
+    def _classified(self, name: str, value: float, correct: Tensor, *words: str) -> Scores:
+        """Return the score of a classifier of the test images; ``words`` end its protocol."""
+        name = f"{self.downstream.name}/{name}"
+        n_train, n_test = len(self.train_and_val.labels), len(self.test.labels)
+        protocol = self._protocol(
+            f"n_train={n_train} n_test={n_test} classes={self.downstream.n_classes}",
+            "mean class accuracy" if self.downstream.per_class else "accuracy",
+            *words,
+        )
+        by_class = class_accuracies(self.test.labels, correct, self.downstream.n_classes)
+        return Scores({name: value}, {name: protocol}, by_class={name: by_class})
+
+    def linear_probe(self) -> Scores:
+        """``linear_probe``: accuracy, or the mean class accuracy for datasets scored by it."""
+        found = linear_probe(
+            *(self.train, self.val, self.test),
+            per_class=self.downstream.per_class,
+            device=self.compare_on,
+            seed=self.seed,
+        )
+        drawn = "" if self.downstream.val else " chosen on a drawn fifth of train"
+        setting = f"cost={found.cost:.3g}{drawn}"
+        return self._classified("linear_probe", found.accuracy, found.correct, setting)
+
+    def fewshot(self) -> Scores:
+        """``fewshot_5w5s``, with the 95 % interval of its mean over episodes.
+
+        Images are those of test, or of the whole dataset if test has too few of each class. They
+        are centred by the mean of train, whose labels play no part.
+        """
+        pool, source = self.test, "test"
+        sizes = self.test.labels.bincount()
+        if int((sizes >= self.shots + self.queries).sum()) < self.ways:
+            pool, source = joined(self.train_and_val, self.test), "all"
+        drawn = draw_episodes(
+            pool.labels,
+            ways=self.ways,
+            shots=self.shots,
+            queries=self.queries,
+            episodes=self.episodes,
+            seed=self.seed,
+        )
+        centre = self.train.features.mean(dim=0)
+        found = score_episodes(pool.features, drawn, centre=centre, device=self.compare_on)
+        name = f"{self.downstream.name}/fewshot_{self.ways}w{self.shots}s"
+        eligible = int((pool.labels.bincount() >= self.shots + drawn.queries).sum())
+        protocol = self._protocol(
+            f"{self.ways}-way {self.shots}-shot {drawn.queries} queries episodes={self.episodes}",
+            f"of {source} n={len(pool.labels)} classes={eligible} centred by train",
+        )
+        return Scores({name: found.accuracy}, {name: protocol}, {name: found.interval})
+
+    def knn(self) -> Scores:
+        """``knn@20`` and the like: accuracy, or its mean over classes."""
+        predicted = classify(
+            *(*self.train_and_val, self.test.features, self.knn_k),
+            device=self.compare_on,
+        )
+        scores = Scores({}, {})
+        for k, labels in predicted.items():
+            correct = labels == self.test.labels
+            accuracy = float(correct.double().mean())
+            if self.downstream.per_class:
+                accuracy = float(class_accuracies(self.test.labels, correct, 0).nanmean())
+            setting = f"cosine exact T={TEMPERATURE}"
+            scores.add(self._classified(f"knn@{k}", accuracy, correct, setting))
+        return scores
+
+    def retrieval(self) -> Scores:
+        """``features/recall@1`` and the like: each test image queries all the others."""
+        features, labels = self.test
+        gallery = Gallery(features.to(self.compare_on), labels, None, self.groups, seed=self.seed)
+        set_name = f"{self.downstream.name}.downstream.test"
+        scores = Scores({}, {})
+        found = score(gallery, self.retrieval_metrics, set_name=set_name)
+        scores.add(found, f"{self.downstream.name}/{self.which}/")
+        return scores
+
+
+PROTOCOLS = {
+    "retrieval": DownstreamEvaluation.retrieval,
+    "linear_probe": DownstreamEvaluation.linear_probe,
+    "fewshot": DownstreamEvaluation.fewshot,
+    "knn": DownstreamEvaluation.knn,
+}
+
+
+def evaluate_downstream(
+    names: Sequence[str],
+    embedder: nn.Module,
+    downstream: Downstream,
+    transform: Transform,
+    **options: Any,
+) -> Scores:
+    """Return the scores of the named protocols.
+
+    Processes that train together embed a share each; only the first returns scores.
+
+    Args:
+        names: of ``PROTOCOLS``.
+        options: further fields of ``DownstreamEvaluation``.
+
+    Raises:
+        ValueError: a name is unknown, before anything is embedded; or as the protocols.
+    """
+    protocols = [lookup(PROTOCOLS, name, "--evaluations") for name in dict.fromkeys(names)]
+    evaluation = DownstreamEvaluation(embedder, downstream, transform, **options)
+    scores = Scores({}, {})
+    if world_size() > 1:
+        for part in ("train", "val", "test"):  # all processes embed, the first one evaluates
+            getattr(evaluation, part)
+        if not distributed.is_first():
+            return scores
+    for protocol in protocols:
+        scores.add(protocol(evaluation))
+    return scores

@@ -1,0 +1,149 @@
+"""The index of a folder of images: their embeddings, and which model made them, on disk.
+
+An index folder holds ``retrieval_index``, which is replaced as a whole: ``images.json`` names the
+model and the images with their sizes and times of change, ``vectors.faiss`` (``IndexFlatIP``) has
+their embeddings, unit rows in the same order, and ``entry.json`` the checksums of both. While a
+folder is being indexed, ``retrieval_parts`` keeps what has been embedded, so that an interrupted
+pass can be resumed. One process at a time may write an index folder, and any number may read it.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from utilities.disk_cache import seal, verify
+from utilities.files import atomic_folder
+
+INDEX, PARTS = "retrieval_index", "retrieval_parts"
+IMAGES, VECTORS = "images.json", "vectors.faiss"
+EARLIER = "index.json"  # of format 1, which has no checksums and decoded large JPEGs differently
+FORMAT = 2  # raised when an older reader would misunderstand a newer index
+
+
+class ImageFile(NamedTuple):
+    """An image file in one state; another size or time of change is another image."""
+
+    path: str  # relative to the indexed folder, with forward slashes
+    size: int  # bytes
+    mtime_ns: int
+
+
+class EmbeddedFiles(NamedTuple):
+    """M image files with their embeddings, and those that cannot be read."""
+
+    files: list[ImageFile]  # (M,)
+    vectors: NDArray[np.float32]  # (M, D) unit rows
+    unreadable: dict[ImageFile, str]  # with the reason
+
+
+class Provenance(NamedTuple):
+    """The folder and the model of an index; only images of the same model can be compared."""
+
+    folder: Path
+    checkpoint: Path
+    epoch: int
+    digest: str  # of weights, architecture and preprocessing: copies of a checkpoint share it
+    embed_dim: int
+
+
+class ImageIndex(NamedTuple):
+    """An index in memory."""
+
+    provenance: Provenance
+    embedded: EmbeddedFiles
+
+
+def has_index(where: Path) -> bool:
+    """Return whether ``where`` holds an index, of whatever format."""
+    return (where / INDEX).is_dir() or (where / EARLIER).is_file()
+
+
+def read_index(where: Path) -> ImageIndex:
+    """Read the index in the folder ``where``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or was written by an earlier or a newer version.
+    """
+    folder = where / INDEX
+    if not has_index(where):
+        raise FileNotFoundError(
+            f"--index {where} holds no index; make one first: "
+            "python -m evaluation.retrieve index FOLDER --checkpoint RUN --index DIR"
+        )
+    if not folder.is_dir():
+        raise ValueError(
+            f"--index {where} was written by an earlier version; delete {EARLIER} and "
+            "vectors_*.faiss in it and index the folder again"
+        )
+    try:
+        verify(folder)
+        content = json.loads((folder / IMAGES).read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
+            raise ValueError(f"format {content['format']} is newer than this version's {FORMAT}")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--index {where} cannot be read ({error}); delete {folder} and index the folder again"
+        ) from error
+    indexed, checkpoint, *rest = content["provenance"].values()
+    index = faiss.read_index(str(folder / VECTORS))
+    # Without an array to fill, FAISS returns a tensor once its torch_utils are imported.
+    vectors = np.empty((index.ntotal, index.d), np.float32)
+    index.reconstruct_n(0, index.ntotal, vectors)
+    files = [ImageFile(*row) for row in content["images"]]
+    unreadable = {ImageFile(*row): why for *row, why in content["unreadable"]}
+    provenance = Provenance(Path(indexed), Path(checkpoint), *rest)
+    return ImageIndex(provenance, EmbeddedFiles(files, vectors, unreadable))
+
+
+def write_index(where: Path, index: ImageIndex) -> None:
+    """Write an index into the folder ``where``, in place of the one that is there."""
+    provenance, embedded = index
+    vectors = faiss.IndexFlatIP(provenance.embed_dim)
+    vectors.add(np.ascontiguousarray(embedded.vectors))
+    content = {
+        "format": FORMAT,
+        "provenance": provenance._asdict(),
+        "images": embedded.files,
+        "unreadable": [(*file, why) for file, why in embedded.unreadable.items()],
+    }
+    with atomic_folder(where / INDEX) as fresh:
+        faiss.write_index(vectors, str(fresh / VECTORS))
+        (fresh / IMAGES).write_text(json.dumps(content, default=str), encoding="utf-8")
+        seal(fresh)
+
+
+def check_provenance(found: Provenance, given: Provenance, where: Path) -> None:
+    """Raise ValueError unless the index in ``where`` was made as ``given``."""
+    if found.digest != given.digest:
+        raise ValueError(
+            f"--index {where} was made by {found.checkpoint} of epoch {found.epoch} (digest "
+            f"{found.digest[:12]}); --checkpoint {given.checkpoint} of epoch {given.epoch} "
+            f"embeds differently ({given.digest[:12]}). Give the --checkpoint that made it, or "
+            f"index {found.folder} with this one into another --index"
+        )
+    if found.folder != given.folder:
+        raise ValueError(
+            f"--index {where} is of the folder {found.folder}, not of {given.folder}; give "
+            "another --index"
+        )
+
+
+def read_parts(where: Path, provenance: Provenance) -> Iterator[EmbeddedFiles]:
+    """Yield what an interrupted pass of the same provenance has embedded; each part is an index."""
+    for folder in sorted((where / PARTS).glob("*")):
+        with contextlib.suppress(OSError, ValueError):
+            part = read_index(folder)
+            check_provenance(part.provenance, provenance, folder)
+            yield part.embedded
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text that any console accepts: bytes that are not UTF-8 become ``?``."""
+    return str(path).encode(errors="replace").decode()

@@ -1,0 +1,151 @@
+"""What a report's page holds of images, matrices and map, encoded so that their size is bounded."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from evaluation.pictures import (
+    GROUP_COLOURS,
+    group_numbers,
+    largest_groups,
+    matrix_titles,
+    shading,
+    shorten,
+    thumbnails,
+)
+from evaluation.report_classes import Pulled, Similarities
+from evaluation.report_data import ReportData
+from evaluation.report_retrieval import ImageMap, Retrieved
+
+GRID_IMAGE = (112, 8192)  # px and bytes
+PAIR_IMAGE = (56, 3072)
+MAP_IMAGE = (48, 1536)
+NAME_LENGTH = 60  # of class names, in characters
+INK = (64, 120, 184)  # of the matrices; its opacity is the value, on light and dark pages alike
+
+
+def query_tiles(
+    data: ReportData, queries: Mapping[str, Sequence[Retrieved]]
+) -> dict[str, list[tuple[Retrieved, list[dict[str, Any]]]]]:
+    """Return each query with its tiles, the query's own first.
+
+    The source of a tile, a data URI, is empty if the image cannot be read.
+    """
+    wanted = {
+        row: None for found in queries.values() for query in found
+        for row in (query.row, *query.neighbours)
+    }  # fmt: skip
+    sources = dict(zip(wanted, _sources((data.paths[r] for r in wanted), *GRID_IMAGE), strict=True))
+
+    def tile(query: Retrieved, place: int, row: int) -> dict[str, Any]:
+        right = bool(data.labels[row] == data.labels[query.row])
+        name = shorten(data.class_of(row), NAME_LENGTH)
+        role = f"neighbour {place}, {'right' if right else 'wrong'}" if place else "query"
+        path = data.paths[row]
+        file = shorten(f"{path.parent.name}/{path.name}", 2 * NAME_LENGTH)
+        about = {"name": name, "right": right, "alt": f"{role}: {name}", "file": file}
+        return {"source": sources[row], **about}
+
+    return {
+        name: [
+            (query, [tile(query, *at) for at in enumerate((query.row, *query.neighbours))])
+            for query in found
+        ]
+        for name, found in queries.items()
+    }
+
+
+def pair_images(data: ReportData, pulled: Pulled | None) -> dict[int, str]:
+    """Return the data URI of the first image of each class of the pairs."""
+    pairs = [*pulled.together, *pulled.apart] if pulled else []
+    labels = list(dict.fromkeys(label for pair in pairs for label in pair.classes))
+    first = {label: int((data.labels == label).nonzero()[0]) for label in labels}
+    sources = _sources((data.paths[row] for row in first.values()), *PAIR_IMAGE)
+    return dict(zip(labels, sources, strict=True))
+
+
+def _sources(paths: Iterable[Path], side: int, most: int) -> list[str]:
+    """Return data URIs of thumbnails, empty for an image that cannot be read."""
+    return [
+        f"data:image/webp;base64,{webp(image, most)}" if image else ""
+        for image in thumbnails(paths, side)
+    ]
+
+
+def webp(image: Image.Image, most: int) -> str:
+    """Return WebP in base64, in at most ``most`` bytes before base64: lower quality, then size."""
+    while True:
+        for quality in (75, 50, 25):
+            buffer = io.BytesIO()
+            image.save(buffer, "WEBP", quality=quality, method=4)
+            if buffer.tell() <= most:
+                return base64.b64encode(buffer.getvalue()).decode()
+        image = image.resize([max(1, side // 2) for side in image.size])
+
+
+def matrix_images(found: Similarities) -> list[dict[str, Any]]:
+    """Return the matrices as PNGs, whose ink is transparent at ``low`` and opaque at ``high``."""
+    matrices = []
+    titles = matrix_titles(found)
+    for name, matrix in found.matrices.items():
+        values = matrix.numpy()
+        low, high = shading(values)
+        pixels = np.empty((*values.shape, 4), dtype=np.uint8)
+        pixels[..., :3] = INK
+        pixels[..., 3] = 255 * ((values - low) / (high - low)).clip(0, 1)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+        source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        matrices.append(
+            {"name": name, "title": titles[name], "source": source, "low": low, "high": high}
+        )
+    return matrices
+
+
+def matrix_values(data: ReportData, found: Similarities) -> dict[str, Any]:
+    """Return class names and, for each matrix, M x M bytes in base64: 100 (1 + cosine), rounded."""
+    hundredths = {
+        name: (100 * (1 + matrix.clamp(-1, 1))).round().byte().numpy().tobytes()
+        for name, matrix in found.matrices.items()
+    }
+    return {
+        "names": [shorten(data.class_names[c], NAME_LENGTH) for c in found.classes.tolist()],
+        "values": {name: base64.b64encode(part).decode() for name, part in hundredths.items()},
+    }
+
+
+def map_circles(data: ReportData, found: ImageMap) -> dict[str, Any]:
+    """Return circles in a box 1000 wide, and the names of the groups that have a colour."""
+    groups = largest_groups(data, found)
+    circles = [
+        (round(20 + 960 * x), round(20 + 960 * y), group)
+        for (x, y), group in zip(
+            found.points.tolist(), group_numbers(data, found).tolist(), strict=True
+        )
+    ]
+    return {
+        "circles": circles,
+        "height": round(40 + 960 * float(found.points[:, 1].max())),
+        "groups": list(zip(groups, GROUP_COLOURS, strict=False)),
+        "others": len({*data.class_groups}) > len(groups),
+    }
+
+
+def map_images(data: ReportData, found: ImageMap) -> dict[str, Any]:
+    """Return class and thumbnail of each circle, and name and group of each class."""
+    labels = data.labels[found.rows]
+    classes = labels.unique().tolist()
+    places = {label: place for place, label in enumerate(classes)}
+    images = thumbnails((data.paths[row] for row in found.rows.tolist()), MAP_IMAGE[0])
+    groups = [data.class_groups[c] for c in classes] if data.class_groups else []
+    return {
+        "names": [shorten(data.class_names[c], NAME_LENGTH) for c in classes],
+        "groups": [shorten(group, NAME_LENGTH) for group in groups],
+        "classes": [places[label] for label in labels.tolist()],
+        "images": [webp(image, MAP_IMAGE[1]) if image else "" for image in images],
+    }

@@ -1,0 +1,138 @@
+"""Scores by name, each with its protocol, and how they are printed and written to files."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from datasets.image_set import ImageSet
+from metrics import Interval, parse
+from utilities.files import atomic_path
+
+T = TypeVar("T")
+
+ACCURACIES = ("linear_probe", "fewshot", "knn")
+NOTE = "in percent, with 95 % intervals over classes"
+
+
+class Scores(dict[str, float]):
+    """Scores by name, with how each was measured, its confidence interval and its values by class.
+
+    Values are fractions, except for words, distances and the like (see ``metrics``), and NaN if no
+    query counts. Only means over queries have an interval and a value for each class.
+
+    Attributes:
+        protocols: such as "cub200.test n=5924 d=128 euclidean exact seed=2"; with separate queries
+            their number comes first, "inshop.test q=14218 n=12612 d=...".
+        intervals: 95 % bootstrap confidence interval over the test classes.
+        by_class: (C,) float64, NaN for a class of which no query counts.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, float],
+        protocols: Mapping[str, str],
+        intervals: Mapping[str, Interval] | None = None,
+        by_class: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(values)
+        self.protocols = dict(protocols)
+        self.intervals = dict(intervals or {})
+        self.by_class = dict(by_class or {})
+
+    def add(self, other: "Scores", prefix: str = "") -> None:
+        """Add other scores, with ``prefix`` in front of their names."""
+        self.update(_prefixed(other, prefix))
+        self.protocols.update(_prefixed(other.protocols, prefix))
+        self.intervals.update(_prefixed(other.intervals, prefix))
+        self.by_class.update(_prefixed(other.by_class, prefix))
+
+
+def _prefixed(values: Mapping[str, T], prefix: str) -> dict[str, T]:
+    return {prefix + name: value for name, value in values.items()}
+
+
+def is_fraction(name: str) -> bool:
+    """Return whether a score is a fraction in [0, 1]: an accuracy, or a metric that is one."""
+    metric = name.rpartition("/")[2]
+    return metric.startswith(ACCURACIES) or parse(metric).fraction
+
+
+def number(name: str, value: float, sign: str = "") -> str:
+    """Format a score: fractions in percent, others unchanged, NaN as –.
+
+    Args:
+        name: of the score; the part after the last slash names the metric.
+        sign: "+" puts a sign in front of gains, too.
+    """
+    if math.isnan(value):
+        return "–"
+    if is_fraction(name):
+        return f"{100 * value:{sign}.2f}"
+    return f"{value:{sign}.4f}"
+
+
+def table(before: Scores, after: Scores) -> str:
+    """Format scores before and after training side by side, with the change in percentage points.
+
+    Each name of either has a row, in the order of ``after``; – stands for a missing value or NaN.
+    """
+    rows = [(_heading(after), "untrained", "trained", "", "change")]
+    for name in dict.fromkeys((*after, *before)):
+        old, new = (scores.get(name, math.nan) for scores in (before, after))
+        cells = number(name, old), number(name, new), _interval(name, after)
+        rows.append((name, *cells, number(name, new - old, "+")))
+    return _aligned(rows)
+
+
+def listing(scores: Scores) -> str:
+    """Format the scores of one embedder, each with its interval."""
+    rows = [(_heading(scores), "score", "")]
+    rows += [(name, number(name, value), _interval(name, scores)) for name, value in scores.items()]
+    return _aligned(rows)
+
+
+def write_by_class(path: Path, scores: Scores, prefix: str, images: ImageSet) -> None:
+    """Write a CSV file with the name, group, number of images and scores of each class of a set.
+
+    Args:
+        prefix: of the scores that belong to the set, such as "test/".
+    """
+    columns = {
+        name.removeprefix(prefix): values.tolist()
+        for name, values in scores.by_class.items()
+        if name.startswith(prefix) and len(values) == images.n_classes
+    }
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "group", "images", *columns])
+        for label, rows in enumerate(images.rows_by_class):
+            group = images.class_groups[label] if images.class_groups else ""
+            values = [column[label] for column in columns.values()]
+            cells = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
+            writer.writerow([images.class_names[label], group, len(rows), *cells])
+
+
+def _heading(scores: Scores) -> str:
+    few_shot = any("/fewshot" in name for name in scores)
+    return NOTE + (", few-shot over episodes" if few_shot else "")
+
+
+def _interval(name: str, scores: Scores) -> str:
+    """``[57.31, 60.77]``; empty if there is no interval."""
+    if name not in scores.intervals:
+        return ""
+    low, high = scores.intervals[name]
+    return f"[{number(name, low)}, {number(name, high)}]"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

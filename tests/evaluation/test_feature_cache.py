@@ -1,0 +1,120 @@
+"""Kept features are those of the same model, transform and images, and are never used damaged."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from datasets.downstream import Wrapped
+from datasets.image_set import ImageSet
+from evaluation.feature_cache import (
+    cached_features,
+    digest_of_embedder,
+    digest_of_images,
+    digest_of_transform,
+)
+from tests.evaluation.conftest import Colour, to_tensor
+from utilities.disk_cache import TENSORS
+
+
+class Scaled(Colour):
+    """Counts in a list, which is not part of its settings."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.1))
+
+
+@pytest.fixture
+def images(colours):
+    return colours([(9 * row, 3, 7) for row in range(6)], [0, 0, 1, 1, 2, 2])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "features"
+
+
+def kept(embedder, images, folder, transform=to_tensor, **options):
+    return cached_features(embedder, images, transform, cache=folder, workers=0, **options)
+
+
+def test_a_second_call_reads_the_same(images, folder):
+    embedder = Scaled()
+    first = kept(embedder, images, folder)
+    calls = len(embedder.calls)
+    second = kept(embedder, images, folder)
+    assert all(one.equal(two) for one, two in zip(first, second, strict=True))
+    assert len(list(folder.iterdir())) == 1 and len(embedder.calls) == calls
+
+
+def test_another_model_transform_set_or_precision_is_another_entry(images, folder):
+    embedder = Scaled()
+    kept(embedder, images, folder)
+    with torch.no_grad():
+        embedder.scale += 1e-7
+    kept(embedder, images, folder)
+    kept(embedder, images.subset([0, 2, 4], "colours.test"), folder)
+    kept(embedder, images, folder, lambda image: to_tensor(image) * 2)
+    kept(embedder, images, folder, precision="bf16")
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_damage_is_noticed_and_repaired(images, folder, caplog):
+    embedder = Scaled()
+    first = kept(embedder, images, folder)
+    (file,) = folder.glob(f"*/{TENSORS}")
+    whole = file.read_bytes()
+    place = whole.index(first.features.numpy().tobytes())
+    file.write_bytes(whole[:place] + b"else" + whole[place + 4 :])
+    second = kept(embedder, images, folder)
+    assert "damaged" in caplog.text and str(file.parent) in caplog.text
+    assert second.features.equal(first.features)
+    caplog.clear()
+    assert kept(embedder, images, folder).features.equal(first.features)
+    assert not caplog.text
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(images, tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    found = kept(Scaled(), images, blocked / "features")
+    assert len(found.rows) == len(images) and "cannot be written" in caplog.text
+
+
+def test_embedder_digest_is_of_weights_buffers_and_settings():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.1))
+    plain = digest_of_embedder(model)
+    assert digest_of_embedder(model.eval()) == plain  # whatever the mode
+    model[1].running_mean += 1
+    moved = digest_of_embedder(model)
+    model[1].eps = 1e-3
+    changed = digest_of_embedder(model)
+    assert len({plain, moved, changed}) == 3
+    assert digest_of_embedder(model.to(torch.bfloat16)) != changed
+
+
+def test_transform_digest_is_of_what_it_does():
+    assert digest_of_transform(lambda i: to_tensor(i)) == digest_of_transform(to_tensor)
+    assert digest_of_transform(lambda i: to_tensor(i)[:, :50]) != digest_of_transform(to_tensor)
+
+
+def test_images_digest_is_of_files_and_labels(images):
+    first = digest_of_images(images)
+    assert digest_of_images(images) == first
+    swapped = ImageSet(images.name, images.paths, images.labels[::-1], images.class_names)
+    assert digest_of_images(swapped) != first
+    Image.new("RGB", (50, 5), (9, 0, 0)).save(images.paths[1])
+    rewritten = digest_of_images(images)
+    images.paths[2].unlink()
+    assert len({first, rewritten, digest_of_images(images)}) == 3
+
+
+def test_images_digest_without_files_is_of_pixels():
+    def wrapped(shade):
+        return Wrapped("x", [(Image.new("L", (2, 2), shade),)] * 5, np.arange(5))
+
+    assert digest_of_images(wrapped(3)) == digest_of_images(wrapped(3))
+    assert digest_of_images(wrapped(3)) != digest_of_images(wrapped(4))
