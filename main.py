@@ -38,8 +38,7 @@ import datasets
 import evaluation
 import language
 import metrics
-from architectures.load import evaluation_flags, load_embedder
-from datasets import ImageSet
+from architectures.load import evaluation_flags, load_embedder, load_or_create
 from utilities import device as devices
 from utilities import distributed, dry_run, faults, log, optimization, run, trackers
 from utilities.interrupt import Interruption
@@ -88,24 +87,25 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
         data = datasets.build(args)
-    labelled = isinstance(data.train, ImageSet)
-    parameters.check_data(args, classes=labelled, captions=len(data.train.captions) > 0)
+    classes = getattr(data.train, "class_names", ())
+    parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)
     embedder = architectures.build(args).to(device)
-    classify = partial(
-        evaluation.imagenet_logits, args, architectures.classifier, data.train, device
-    )
+    classifier = partial(architectures.build_classifier, args)
+    classify = partial(evaluation.imagenet_logits, args, classifier, data.train, device)
     guide = language.build_guide(args, data.train, device, classify)
-    preparation = evaluation.preprocessing(vars(args), embedder.mean, embedder.std)
+    preparation = evaluation.preprocessing_of(embedder, vars(args))
     data = datasets.decoded(args, data, preparation.shorter_side)
 
     # Which images meet in a batch. In language_pairs their captions decide.
+    pairs = language.partners(args, data.train, device, partial(image_reader, args, data, device))
     n_views = criteria.CRITERIA[args.loss].load().n_views
     sampler = datasampler.build(
         args,
         data.train,
         n_views=n_views,
         class_words=language.sampler_words(args, data.train, device),
-        partners=language.partners(args, data.train, device),
+        partners=pairs.partners if pairs else None,
+        similarities=pairs.similarities if pairs else None,
     )
     batches = datasets.batches(args, data.train, sampler, n_views, pin=device.type != "cpu")
     length = Length.of(args.max_steps, args.n_epochs, len(batches))
@@ -114,11 +114,13 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     miner = batchminer.build(args)
     criterion = criteria.build(
         args,
-        n_classes=data.train.n_classes if isinstance(data.train, ImageSet) else 0,
+        n_classes=len(classes),
+        embed_dim=args.embed_dim,
+        feature_dim=embedder.feature_dim,
         embedder=embedder,
         miner=miner,
         n_steps=length.n_steps,
-        **language.readers(args, device),
+        **language.caption_readers(args, device),
     ).to(device)
     distill = criteria.build_distillation(args)
     if args.compile:
@@ -159,7 +161,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         run.State(device, **parts, batches=batches, progress=progress),
         flags=flags,
         n_epochs=n_epochs,
-        trackers=start_trackers(args, folder),
+        trackers=trackers.start(folder.path, folder.rows, flags),
         interruption=interruption,
         best_of=session.best_of(args.storage_metrics),
         keep_all=args.store_improvements,
@@ -173,7 +175,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         session.resume(*current.untrained())
     else:
         if args.data_sampler in parameters.PAIR_SAMPLERS and not args.no_report:
-            evaluation.draw_views(batches, data.train, embedder, folder)
+            looks = embedder.mean, embedder.std, folder.path
+            evaluation.draw_views(batches, data.train, *looks)
         scores, before = session.start()
         current.record_untrained(scores, before)
     for epoch in current.epochs():
@@ -220,7 +223,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     device, _ = set_up(args)
     data = datasets.build(args)
     embedder = trained.embedder.to(device)
-    preparation = evaluation.preprocessing(vars(args), embedder.mean, embedder.std)
+    preparation = evaluation.preprocessing_of(embedder, vars(args))
     read_names = language.names_reader(device)
     session = evaluation.build(args, embedder, data, preparation, device, 0, read_names)
 
@@ -228,9 +231,8 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     name = args.savename if named else f"{trained.file.parent.name}_evaluation"
     place = Path(args.save_path), args.dataset, name
     folder = run.open_folder(*place, flags=vars(args), device=device)
-    current = run.Run(
-        folder, run.State(device), flags=vars(args), trackers=start_trackers(args, folder)
-    )
+    tracking = trackers.start(folder.path, folder.rows, vars(args))
+    current = run.Run(folder, run.State(device), flags=vars(args), trackers=tracking)
     scores = session.due(0)
     current.write(trained.epoch, scores)
     current.finish(session.report(folder, vars(args)))
@@ -268,19 +270,22 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any]
     for name in args.evaluation_metrics:
         metrics.parse(name)  # refuses an unknown one before anything is loaded
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
+    if args.dry_run:
+        args.wandb_mode = "disabled"  # nothing is sent
     args.kernels = min(args.kernels, os.cpu_count() or 1)
     device = devices.set_up(args.device, args.gpu, deterministic=args.deterministic)
     return device, (chosen, why)
 
 
-def start_trackers(args: argparse.Namespace, folder: run.RunFolder) -> trackers.Trackers:
-    """Return W&B and TensorBoard if the flags name them."""
-    return trackers.start(
-        folder.path,
-        folder.rows,
-        wandb_mode="disabled" if args.dry_run else args.wandb_mode,
-        config=vars(args),
-        **pick(args, "project", "group", "tensorboard"),
+def image_reader(
+    args: argparse.Namespace, data: datasets.Data, device: torch.device
+) -> language.ImageEmbedder:
+    """Return what embeds the training images for ``--data_pairs_by visual``."""
+    embedder, name, flags = load_or_create(args.data_pairs_checkpoint or args.arch)
+    preparation = evaluation.preprocessing_of(embedder, flags)
+    extract = evaluation.embedding(args, embedder.to(device), preparation, device, shared=False)
+    return language.image_embedder(
+        data.train, embedder.backbone, name, settings=preparation, extract=extract
     )
 
 

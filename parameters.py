@@ -561,8 +561,10 @@ def summary(
 
 
 def fill_by_objective(args: argparse.Namespace) -> None:
-    """Choose sampler and augmentation as published for the objective if no flag does."""
+    """Choose sampler, augmentation and evaluated output for the objective if no flag does."""
     views = args.loss in VIEW_LOSSES
+    if args.evaltypes is None:
+        args.evaltypes = ["embeds" if args.loss in LABEL_LOSSES else "features"]
     if args.data_sampler is None:
         args.data_sampler = "class_random" if args.loss in LABEL_LOSSES else "augmented_pairs"
     if args.augmentation is None:

@@ -92,6 +92,21 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
     return Trained(embedder.eval(), flags, file, int(parts.get("epoch", 0)))
 
 
+def load_or_create(place: str) -> tuple[Embedder, str, dict[str, Any] | None]:
+    """Return the embedder of a run or checkpoint, or else one with pretrained weights.
+
+    Args:
+        place: a run folder, a checkpoint file, or the name of an architecture.
+
+    Returns:
+        the embedder in evaluation mode, a name to show, and the flags of its run, if it has one.
+    """
+    if not Path(place).exists():
+        return architectures.create(place).eval(), place, None
+    trained = load_embedder(Path(place))
+    return trained.embedder, f"{trained.file}, epoch {trained.epoch}", trained.flags
+
+
 def evaluation_flags(
     trained: Trained, defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:

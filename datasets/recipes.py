@@ -9,8 +9,8 @@ from typing import Any
 class Recipe:
     """Defaults of a dataset; a flag of the same name overrides each.
 
-    Those of the benchmarks are from Roth et al., Integrating Language Guidance into Vision-based Deep
-    Metric Learning, CVPR 2022.
+    Those of the benchmarks are from Roth et al., Integrating Language Guidance into Vision-based
+    Deep Metric Learning, CVPR 2022.
     """
 
     why: str  # one sentence for the summary that opens a run

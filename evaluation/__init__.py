@@ -12,17 +12,43 @@ from torch import Tensor, nn
 import datasets
 import metrics
 from datasets import Images
+from evaluation.downstream import evaluate_downstream
 from evaluation.evaluator import Evaluator
 from evaluation.extract import Features, extract, predict
 from evaluation.pictures import views_picture
-from evaluation.preprocessing import Preprocessing, preprocessing
-from evaluation.retrieval import EVALTYPES, Scores, run
+from evaluation.preprocessing import Preprocessing, preprocessing, preprocessing_of
+from evaluation.retrieval import EVALTYPES, run
+from evaluation.scores import Scores, listing, table, write_by_class
 from evaluation.session import EvaluationSession
-from evaluation.tables import listing, table
 from utilities import device as devices
 from utilities import distributed
 from utilities.files import cache_folder
 
+__all__ = [
+    "EVALTYPES",
+    "VIEWS",
+    "EmbedNames",
+    "EvaluationSession",
+    "Evaluator",
+    "Features",
+    "Preprocessing",
+    "Scores",
+    "build",
+    "draw_views",
+    "embedding",
+    "evaluate_downstream",
+    "extract",
+    "imagenet_logits",
+    "listing",
+    "predict",
+    "preprocessing",
+    "preprocessing_of",
+    "run",
+    "table",
+    "write_by_class",
+]
+
+VIEWS = "views.png"  # in the run folder
 N_DRAWN = 12  # tuples in the picture of views
 
 EmbedNames = Callable[[str, Sequence[str]], Tensor]  # text encoder, class names -> (C, D)
@@ -102,9 +128,18 @@ def _language_model(args: argparse.Namespace) -> str | None:
 
 
 def embedding(
-    args: argparse.Namespace, embedder: nn.Module, preparation: Preprocessing, device: torch.device
+    args: argparse.Namespace,
+    embedder: nn.Module,
+    preparation: Preprocessing,
+    device: torch.device,
+    *,
+    shared: bool = True,
 ) -> Callable[[Images], Features]:
-    """Return a function that embeds a set of images with the embedder as it is then."""
+    """Return a function that embeds a set of images with the embedder as it is then.
+
+    Args:
+        shared: processes that train together embed a share each; else each embeds all.
+    """
     return partial(
         extract,
         embedder,
@@ -113,14 +148,19 @@ def embedding(
         workers=args.kernels,
         device=device,
         precision=devices.precision(args.precision, device),
-        shared=True,
+        shared=shared,
     )
 
 
-def logits(
-    args: argparse.Namespace, classifier: Any, images: Images, device: torch.device
+def imagenet_logits(
+    args: argparse.Namespace, build: Callable[[], Any], images: Images, device: torch.device
 ) -> Tensor:
-    """Return the (N, K) logits of ``architectures.classifier`` for a set of images."""
+    """Return the (N, 1000) logits of a set of images by an ``architectures.Classifier``.
+
+    Args:
+        build: makes the classifier.
+    """
+    classifier = build()
     transform = datasets.eval_transform(
         classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
     )
@@ -133,11 +173,11 @@ def draw_views(
     images: Images,
     mean: Sequence[float],
     std: Sequence[float],
-    path: Path,
+    folder: Path,
 ) -> None:
     """Draw the tuples that training begins with, as the embedder will see them."""
     batch, tuples = datasets.preview(batches.loader, N_DRAWN)
     views = torch.stack(datasets.finish(batch, mean, std).views, dim=1).permute(0, 1, 3, 4, 2)
     pixels = (views * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1).mul(255).round().byte()
     captions = [[images.caption(row) or "" for row in rows] for rows in tuples]
-    views_picture(pixels.numpy(), captions, path)
+    views_picture(pixels.numpy(), captions, folder / VIEWS)

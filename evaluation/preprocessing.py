@@ -40,3 +40,17 @@ def preprocessing(
         tuple(mean),
         tuple(std),
     )
+
+
+def preprocessing_of(embedder: Any, flags: Mapping[str, Any] | None) -> Preprocessing:
+    """Return the preprocessing of a run's embedder, or of one as its backbone was pretrained.
+
+    Args:
+        embedder: an ``architectures.Embedder``.
+        flags: of the run; None for a backbone with pretrained weights.
+    """
+    if flags is not None:
+        return preprocessing(flags, embedder.mean, embedder.std)
+    return Preprocessing(
+        embedder.image_size, embedder.crop_ratio, tuple(embedder.mean), tuple(embedder.std)
+    )

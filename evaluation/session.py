@@ -10,7 +10,6 @@ from torch import Tensor
 from evaluation.evaluator import Evaluator
 from evaluation.report_data import build_report_data
 from evaluation.report_html import write_report
-from evaluation.scores import Scores
 from evaluation.scores import Scores, listing, table, write_by_class
 from utilities.run_folder import RunFolder
 
@@ -54,7 +53,8 @@ class EvaluationSession:
 
     def best_of(self, metrics: Sequence[str]) -> list[str]:
         """Return the scores of the first set that checkpoints are chosen by."""
-        return [f"{self.chosen_by}/{self.evaluator.options['evaltypes'][0]}/{metric}" for metric in metrics]
+        evaltype = self.evaluator.options["evaltypes"][0]
+        return [f"{self.chosen_by}/{evaltype}/{metric}" for metric in metrics]
 
     def start(self) -> tuple[Scores, Embedded | None]:
         """Evaluate the untrained embedder; return scores and embeddings of the first set."""

@@ -28,8 +28,8 @@ INDICES = ("auto", "flat", "ivf")  # of the search for partners
 
 _EXPORTED = {
     "language.build": (
-        "build_encoder", "build_guide", "class_word_embeds", "class_words", "evaluation_words",
-        "partners",
+        "build_encoder", "build_guide", "caption_readers", "class_word_embeds", "names_reader",
+        "partners", "sampler_words",
     ),
     "language.guide": ("LanguageGuide",),
     "language.pairing": ("ImageEmbedder", "image_embedder"),

@@ -2,7 +2,7 @@
 
 import argparse
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from language.pairing import ImageEmbedder, find, identity, rows_of
 from language.partner_folder import Partners, read
 from language.search import Options
 from language.text_encoder import TextEncoder
+from language.tokenizer import Tokenizer
 from language.words import Words
 from utilities.disk_cache import Entry, digest, stamp
 from utilities.files import cache_folder
@@ -77,35 +78,29 @@ def build_guide(
     return from_flags(LanguageGuide, args, "language_", embeds=embeds, words=chosen, seed=seed)
 
 
-def class_words(
-    args: argparse.Namespace, class_names: Sequence[str], device: torch.device
-) -> Tensor:
-    """Return (C, D) unit rows: the classes' names in ``--language_prompt``."""
-    encoder = build_encoder(args.language_model, device)
-    return class_word_embeds(encoder, class_names, args.language_prompt)
+def sampler_words(
+    args: argparse.Namespace, train: Captioned, device: torch.device
+) -> Tensor | None:
+    """Return (C, D) unit rows, the classes' names in ``--language_prompt``, for ``class_related``.
 
-
-def evaluation_words(
-    args: argparse.Namespace, sets: Mapping[str, Classified], device: torch.device, needed: bool
-) -> dict[str, Tensor]:
-    """Return the (C, D) words of each set's classes; of no set if nothing reads them.
-
-    Metrics read names without a prompt by ``--evaluation_language_model``, whatever the guidance
-    is, so that runs with other guidance are measured alike. If only the report of a guided run
-    reads them, they come from the encoder of the guidance.
-
-    Args:
-        needed: a metric reads them.
+    None for other samplers and for images without classes.
     """
-    if needed:
-        model = args.evaluation_language_model
-    elif args.language_distill_w and not args.no_report and not args.evaluate_only:
-        model = args.language_model
-    else:
-        return {}
-    encoder = build_encoder(model, device)
+    if args.data_sampler != "class_related" or not isinstance(train, Classified):
+        return None
+    encoder = build_encoder(args.language_model, device)
+    return class_word_embeds(encoder, train.class_names, args.language_prompt)
+
+
+def names_reader(device: torch.device) -> Callable[[str, Sequence[str]], Tensor]:
+    """Return a function from a text encoder's name and C names, without prompt, to (C, D) rows."""
+    return lambda model, names: class_word_embeds(build_encoder(model, device), names, "{}")
+
+
+def caption_readers(args: argparse.Namespace, device: torch.device) -> dict[str, Callable]:
+    """Return functions that make what ``criteria`` read captions with: tokenizer and encoder."""
     return {
-        name: class_word_embeds(encoder, images.class_names, "{}") for name, images in sets.items()
+        "tokenizer": lambda length: Tokenizer(args.language_model, length),
+        "encoder": lambda: build_encoder(args.language_model, device),
     }
 
 

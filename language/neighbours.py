@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,28 +141,20 @@ def visual(args: argparse.Namespace, images: Any, device: torch.device) -> Image
     Pooled features, before the embedding layer: every objective trains them, and without a run that
     layer is random.
     """
-    import architectures
-    from architectures.load import load_embedder
+    from architectures.load import load_or_create
     from evaluation.extract import extract
-    from evaluation.preprocessing import Preprocessing, preprocessing
+    from evaluation.preprocessing import preprocessing_of
 
-    if Path(args.checkpoint).exists():
-        trained = load_embedder(Path(args.checkpoint))
-        embedder, name = trained.embedder, f"{trained.file}, epoch {trained.epoch}"
-        prepare = preprocessing(trained.flags, embedder.mean, embedder.std)
-    else:
-        embedder, name = architectures.create(args.checkpoint), args.checkpoint
-        prepare = Preprocessing(
-            embedder.image_size, embedder.crop_ratio, embedder.mean, embedder.std
-        )
-    embedder = embedder.to(device).eval()
-    transform = prepare.transform()
-    workers = min(args.kernels, os.cpu_count() or 1)
-
-    def features(some: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        found = extract(embedder, some, transform, bs=args.bs, workers=workers, device=device)
-        return found.features, found.rows
-
+    embedder, name, flags = load_or_create(args.checkpoint)
+    prepare = preprocessing_of(embedder, flags)
+    features = partial(
+        extract,
+        embedder.to(device),
+        transform=prepare.transform(),
+        bs=args.bs,
+        workers=min(args.kernels, os.cpu_count() or 1),
+        device=device,
+    )
     return image_embedder(images, embedder.backbone, name, settings=prepare, extract=features)
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,6 +48,15 @@ class ImageEmbedder(NamedTuple):
     embed: Embed  # first row, last + 1 -> (rows, F); a zero row where an image cannot be read
     name: str  # for the reader
     fingerprint: str  # changes when an embedding may change
+
+
+class Extracted(Protocol):
+    """Pooled features of M images; ``evaluation.Features``."""
+
+    @property
+    def features(self) -> Tensor: ...  # (M, F)
+    @property
+    def rows(self) -> Tensor: ...  # (M,) int64
 
 
 class Rank(NamedTuple):
@@ -101,7 +110,7 @@ def image_embedder(
     name: str,
     *,
     settings: Sequence[object],
-    extract: Callable[[Any], tuple[Tensor, Tensor]],
+    extract: Callable[[Any], Extracted],
 ) -> ImageEmbedder:
     """Embed the images of a set by their pooled features.
 
@@ -110,14 +119,14 @@ def image_embedder(
         backbone: what computes the features.
         name: of it, for the reader.
         settings: whatever else decides the features, such as the preprocessing.
-        extract: called with some of the images as a set; returns features (M, F) and rows (M,),
-            fewer than images where some cannot be read.
+        extract: called with some of the images as a set; returns the pooled features (M, F) of
+            those that can be read, and their rows (M,).
     """
 
     def embed(start: int, stop: int) -> NDArray[np.float32]:
-        features, places = extract(_Span(images, start, stop))
-        rows = np.zeros((stop - start, features.shape[1]), np.float32)
-        rows[places.numpy()] = features.numpy()
+        found = extract(_Span(images, start, stop))
+        rows = np.zeros((stop - start, found.features.shape[1]), np.float32)
+        rows[found.rows.numpy()] = found.features.numpy()
         return rows
 
     state = backbone.state_dict()

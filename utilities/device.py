@@ -4,6 +4,7 @@ Everything goes through ``torch.accelerator``, so that CUDA and the pretend devi
 the same path. So do Apple's MPS and Intel's XPU, untested.
 """
 
+import logging
 import os
 import platform
 import re
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+LOG = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,6 +61,23 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
         raise ValueError(f"{source}: this machine has {count} of type {found.type}, from 0 on")
     torch.accelerator.set_device_index(index)
     return torch.device(wanted.type, index)
+
+
+def set_up(name: str, gpu: int = 0, *, deterministic: bool = False) -> torch.device:
+    """Choose the device of a run; warn of a GPU that cannot be used.
+
+    Args:
+        name, gpu: as ``choose``.
+        deterministic: fail on operations whose result varies from run to run.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    device = choose(name, gpu)
+    if device.type == "cpu" and name == "auto" and (idle := idle_driver()):
+        LOG.warning("%s; computing on the CPU", idle)
+    return device
 
 
 def idle_driver() -> str | None:

@@ -16,8 +16,8 @@ from utilities import checkpoint, distributed, log, plots
 from utilities import device as devices
 from utilities.finished import BEFORE, differing
 from utilities.interrupt import Interruption
-from utilities.run_folder import RunFolder
 from utilities.memory import peak_memory_mb
+from utilities.run_folder import RunFolder
 from utilities.trackers import Trackers
 
 LOG = logging.getLogger(__name__)

@@ -131,8 +131,8 @@ class RunFolder:
         """
         if self._place != _place(self.path):
             raise OSError(
-                f"run folder {self.path} was removed, or its disk has disappeared; once it is back, "
-                "continue with --resume"
+                f"run folder {self.path} was removed, or its disk has disappeared; once it is "
+                "back, continue with --resume"
             )
 
     @property

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from utilities import distributed
 from utilities.files import atomic_path
 
 LOG = logging.getLogger(__name__)
@@ -67,6 +68,32 @@ class Trackers:
                     "%s failed (%s: %s) and is dropped; every score is in metrics.jsonl",
                     *(tracker.name, type(error).__name__, _first_line(error)),
                 )
+
+
+def start(folder: Path, rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Trackers:
+    """Start W&B and TensorBoard as the flags say, in the process that writes.
+
+    Args:
+        folder: of the run.
+        rows: epochs that were recorded before the run was resumed.
+        config: every flag, of which wandb_mode, project, group and tensorboard are read here.
+    """
+    started: list[Tracker] = []
+    if config["wandb_mode"] != "disabled" and distributed.is_first():
+        started.append(
+            start_wandb(
+                config["wandb_mode"],
+                project=config["project"],
+                group=config["group"],
+                name=folder.name,
+                config=config,
+                folder=folder,
+            )
+        )
+    if config["tensorboard"] and distributed.is_first():
+        next_epoch = rows[-1]["epoch"] + 1 if rows else None
+        started.append(TensorBoard(folder / "tensorboard", next_epoch))
+    return Trackers(started)
 
 
 def refuse_missing(mode: WandbMode, tensorboard: bool) -> None:

@@ -46,7 +46,7 @@ def work(rank: int, out: Path, n_ranks: int, port: int, words: list[str]) -> Non
     wanted.backward()
     with joined(n_ranks, device):
         # A single process takes the code path of several, too.
-        with mock.patch.object(processes, "world_size", lambda: max(n_ranks, 2)):
+        with mock.patch.object(distributed, "world_size", lambda: max(n_ranks, 2)):
             together = distributed.data_parallel(objective, device)
         loss = together(share_of(batch, rank, n_ranks)).loss
         loss.backward()
