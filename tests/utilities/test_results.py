@@ -19,27 +19,27 @@ ROOT = Path(__file__).parents[2]
 RECALLS = {"baseline": (0.70, 0.72, 0.74), "guided": (0.71, 0.74, 0.74)}
 
 
-@pytest.fixture
-def leave(tmp_path):
-    """Writes the folder that a run leaves; its last row is its last epoch."""
-
-    def leave(group, seed, *rows, suffix="", date="2026-01-01", **flags):
-        folder = tmp_path / f"{group}_s{seed}{suffix}"
-        folder.mkdir()
-        known = {"dataset": "emoji", "group": group, "seed": seed, "n_epochs": rows[-1]["epoch"]}
-        config = {"flags": {**known, **flags}, "date": date, "git": None}
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return folder
-
-    return leave
+def leave(parent, group, seed, rows, *, suffix="", date="2026-01-01", **flags):
+    """Write the folder that a run leaves; its last row is its last epoch."""
+    folder = parent / f"{group}_s{seed}{suffix}"
+    folder.mkdir()
+    known = {"dataset": "emoji", "group": group, "seed": seed, "n_epochs": rows[-1]["epoch"]}
+    config = {"flags": {**known, **flags}, "date": date, "git": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 @pytest.fixture
-def runs(leave):
+def make(tmp_path):
+    return lambda group, seed, *rows, **options: leave(tmp_path, group, seed, rows, **options)
+
+
+@pytest.fixture
+def runs(make):
     """Two groups of three seeds; recalls that a hand can average."""
     return [
-        leave(
+        make(
             *(group, seed, {"epoch": 0, "recall": 0.1}),
             {"epoch": 4, "recall": recall, "train/loss": 2.0},
         )
@@ -96,9 +96,9 @@ def test_last_epochs_with_paired_gains(runs, cli):
     assert "** p < 0.01: two-sided paired t-test." in printed.out
 
 
-def test_folds_of_one_seed_are_runs_of_their_own(leave, cli):
+def test_folds_of_one_seed_are_runs_of_their_own(make, cli):
     folders = [
-        leave("cv", 0, {"epoch": 1, "recall": recall}, suffix=f"_f{fold}", cv_folds=3, cv_fold=fold)
+        make("cv", 0, {"epoch": 1, "recall": recall}, suffix=f"_f{fold}", cv_folds=3, cv_fold=fold)
         for fold, recall in enumerate((0.4, 0.5, 0.9))
     ]
     (_, row), printed = cli.table(*folders)
@@ -116,11 +116,11 @@ def test_one_shared_seed_says_nothing(runs, cli):
     assert "significance" not in printed.out  # no seed is shared, nothing is compared
 
 
-def test_stars_are_after_the_correction(leave, cli):
+def test_stars_are_after_the_correction(make, cli):
     """Gains of p 0.0371 each: alone a star, among two groups none."""
     assert stats.ttest_1samp([0.01, 0.02, 0.014], 0).pvalue == pytest.approx(0.0371, abs=1e-4)
     folders = [
-        leave(group, seed, {"epoch": 1, "recall": 0.5 + factor * gain})
+        make(group, seed, {"epoch": 1, "recall": 0.5 + factor * gain})
         for group, factor in (("base", 0), ("one", 1), ("two", 2))
         for seed, gain in enumerate((0.01, 0.02, 0.014))
     ]
@@ -132,12 +132,12 @@ def test_stars_are_after_the_correction(leave, cli):
     assert rows[2][2] == "51.47 ± 1.25 (+1.47 ± 1.25*)"
 
 
-def test_groups_beside_their_counterparts(runs, leave, tmp_path, cli):
+def test_groups_beside_their_counterparts(runs, make, tmp_path, cli):
     """The better group first; changes are over the seeds that both have."""
     for group, twin in (("margin", "baseline"), ("margin_guided", "guided")):
         for seed in (0, 1):
-            leave(group, seed, {"epoch": 4, "recall": RECALLS[twin][seed] + 0.1})
-    leave("baseline_guided", 2, {"epoch": 4, "recall": 0.8})
+            make(group, seed, {"epoch": 4, "recall": RECALLS[twin][seed] + 0.1})
+    make("baseline_guided", 2, {"epoch": 4, "recall": 0.8})
     words = (*sorted(tmp_path.iterdir()), "--versus")
     rows, printed = cli.table(*words, "_guided")
     assert rows == [
@@ -163,11 +163,11 @@ def test_rows_and_columns_are_named_chosen_and_sorted(runs, cli):
     assert [row[0] for row in cli.table(*words, "--sort")[0][1:]] == ["guided", "baseline"]
 
 
-def test_the_default_scores_are_the_headlines_or_all_evaluations(leave, cli):
+def test_the_default_scores_are_the_headlines_or_all_evaluations(make, cli):
     row = {"epoch": 1, "train/loss": 2.0, "train/embeds/nmi": 0.5, "other": 0.5}
     names = [f"test/embeds/{name}" for name in HEADLINES]
     plain, full, part = (
-        leave(name, 0, row | dict.fromkeys(scores, 0.5))
+        make(name, 0, row | dict.fromkeys(scores, 0.5))
         for name, scores in (("plain", ()), ("full", names), ("part", names[:2]))
     )
     assert cli.table(plain)[0][0][2:] == ["other"]
@@ -175,8 +175,8 @@ def test_the_default_scores_are_the_headlines_or_all_evaluations(leave, cli):
     assert cli.table(full, part)[0][0][2:] == names[:2]
 
 
-def test_each_dataset_has_its_table(runs, leave, cli):
-    cub = leave("cub", 0, {"epoch": 1, "test/embeds/nmi": 0.5}, dataset="cub200")
+def test_each_dataset_has_its_table(runs, make, cli):
+    cub = make("cub", 0, {"epoch": 1, "test/embeds/nmi": 0.5}, dataset="cub200")
     text = cli(*runs, cub).out
     places = [text.index(part) for part in ("**emoji**", "| baseline", "**cub200**", "| cub |")]
     assert places == sorted(places)
@@ -185,10 +185,10 @@ def test_each_dataset_has_its_table(runs, leave, cli):
     assert "--curves draws one dataset, but the runs are of emoji, cub200" in message
 
 
-def test_latex_is_escaped_and_the_best_is_bold(leave, tmp_path, cli):
+def test_latex_is_escaped_and_the_best_is_bold(make, tmp_path, cli):
     name = "test/embeds/wrong_word_similarity@10"
     folders = [
-        leave(group, seed, {"epoch": 1, name: value, "test/loss": -value})
+        make(group, seed, {"epoch": 1, name: value, "test/loss": -value})
         for group, values in {"a&b_50%": (0.5, 0.6, 0.61), "x#": (0.7, 0.7, 0.7)}.items()
         for seed, value in enumerate(values)
     ]
@@ -207,10 +207,10 @@ def test_latex_is_escaped_and_the_best_is_bold(leave, tmp_path, cli):
     assert text.count("{") == text.count("}")
 
 
-def test_csv_holds_every_digit_and_both_tests(leave, cli):
+def test_csv_holds_every_digit_and_both_tests(make, cli):
     gains = (0.013, 0.021, 0.008, 0.017, 0.011, -0.002)
     folders = [
-        leave(group, seed, {"epoch": 1, "recall": 0.5 + seed / 7 + factor * gain})
+        make(group, seed, {"epoch": 1, "recall": 0.5 + seed / 7 + factor * gain})
         for group, factor in (("base", 0), ("more", 1))
         for seed, gain in enumerate(gains)
     ]
@@ -230,7 +230,7 @@ def test_csv_holds_every_digit_and_both_tests(leave, cli):
 # Epochs
 # --------------------------------------------------------------------------------------------------
 @pytest.fixture
-def validated(leave):
+def validated(make):
     """Two seeds whose validation, test and last epochs differ; epoch 0 is above all of them."""
     val, test = "val/embeds/e_recall@1", "test/embeds/e_recall@1"
     rows = [
@@ -240,7 +240,7 @@ def validated(leave):
         {"epoch": 3, val: 0.8, test: 0.30, "train/loss": 1.0},
     ]
     later = [*rows[:2], {**rows[2], val: None}, rows[3]]
-    return [leave("g", 0, *rows), leave("g", 1, *later)]
+    return [make("g", 0, *rows), make("g", 1, *later)]
 
 
 def test_epochs_are_chosen_by_validation_where_there_is_one(validated, cli):
@@ -330,14 +330,14 @@ def test_folders_without_a_run_are_left_out_and_named(runs, tmp_path, cli):
     assert "lacks dataset, n_epochs, seed" in cli.refused(*runs)
 
 
-def test_of_one_seed_the_newest_run_is_taken(runs, leave, cli):
+def test_of_one_seed_the_newest_run_is_taken(runs, make, cli):
     for suffix, date, recall in (
         ("_2", "2026-01-02", 0.8),
         ("_10", "2026-01-02", 0.9),
         ("_11", "2025-01-01", 0.2),
     ):
         row = {"epoch": 4, "recall": recall}
-        runs.append(leave("baseline", 0, row, suffix=suffix, date=date))
+        runs.append(make("baseline", 0, row, suffix=suffix, date=date))
     rows, printed = cli.table(*runs, runs[0])  # one folder twice is one run
     assert rows[1] == ["baseline", "3", "78.67 ± 24.51"]  # 0.9, 0.72, 0.74
     assert "baseline seed 0: took baseline_s0_10, the newest, and left out" in printed.err
@@ -355,19 +355,19 @@ def test_scores_that_are_not_finite_leave_no_mean(runs, cli):
     assert guided["mean"] == guided["p_t"] == "" and guided["n"] == "3"
 
 
-def test_groups_that_mix_flags_are_named(runs, leave, cli):
+def test_groups_that_mix_flags_are_named(runs, make, cli):
     for seed, flags in ((3, {"lr": 0.1}), (4, {"lr": 0.2, "kernels": 9})):
-        runs.append(leave("baseline", seed, {"epoch": 8, "recall": 0.7}, **flags))
+        runs.append(make("baseline", seed, {"epoch": 8, "recall": 0.7}, **flags))
     rows, printed = cli.table(*runs)
     assert rows[0][2] == "epochs" and rows[1][2] == "4/8"
     note = "the runs of baseline differ in more than the seed: --n_epochs 4 / 8, --lr 0.1 / 0.2"
     assert note in printed.err.splitlines()
 
 
-def test_unknown_scores_and_groups_are_named(runs, leave, cli):
-    early = leave("early", 0, {"epoch": 1, "nmi": 0.2}, {"epoch": 2, "recall": 0.2})
-    bare = leave("bare", 0, {"epoch": 2, "train/loss": 0.2})
-    other = leave("other", 0, {"epoch": 2, "b": 0.1})
+def test_unknown_scores_and_groups_are_named(runs, make, cli):
+    early = make("early", 0, {"epoch": 1, "nmi": 0.2}, {"epoch": 2, "recall": 0.2})
+    bare = make("bare", 0, {"epoch": 2, "train/loss": 0.2})
+    other = make("other", 0, {"epoch": 2, "b": 0.1})
     for words, message in (
         ((*runs, "--baseline", "nobody"), "nobody is not among the groups: baseline, guided"),
         ((*runs, "--groups", "guidde"), "no finished run"),
@@ -398,12 +398,12 @@ def test_flags_that_do_not_go_together(runs, cli):
 # --------------------------------------------------------------------------------------------------
 # Two runs
 # --------------------------------------------------------------------------------------------------
-def test_two_runs_flag_by_flag_and_score_by_score(leave, cli):
+def test_two_runs_flag_by_flag_and_score_by_score(make, cli):
     row = {"epoch": 2, "train/loss": 1.5, "test/embeds/e_recall@1": 0.5}
     shared = {"lr": 0.1, "tau": [10, 20]}
-    a = leave("a", 0, row, **shared, bs=90, save_path="here", old=1)
+    a = make("a", 0, row, **shared, bs=90, save_path="here", old=1)
     other = row | {"test/embeds/e_recall@1": 0.515, "test/embeds/nmi": 0.25}
-    b = leave("b", 0, other, **shared, bs=112, save_path="there", new=None)
+    b = make("b", 0, other, **shared, bs=112, save_path="there", new=None)
     config = json.loads((b / "config.json").read_text())
     config |= {"git": {"commit": "abc", "dirty": True}, "packages": {"torch": "2.14"}}
     (b / "config.json").write_text(json.dumps(config))
