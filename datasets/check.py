@@ -107,13 +107,12 @@ def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
 
 def _examine_labels(name: str, source_path: Path, near: int, found: Findings) -> None:
     root, laid_out = splits.read_layout(name, source_path)
-    train, val, test = splits.split(name, root, laid_out)
+    parts = splits.split(name, root, laid_out)
+    train, val, test = parts
     counts = found.counts
     counts["images"] = sum(map(len, laid_out.values()))
     counts["classes"] = train.n_classes + test.n_classes  # val may share those of train
-    present = {
-        part: images for part, images in (("train", train), ("val", val), ("test", test)) if images
-    }
+    present = {part: images for part, images in parts._asdict().items() if images}
     for part, images in present.items():
         counts[f"{part} images"] = len(images)
         counts[f"{part} classes"] = images.n_classes

@@ -5,14 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import datasets
 from datasets.caption_set import CaptionSet
 from datasets.folders import clean
 from datasets.splits import fold, hold_out, read
 from tests.datasets.captioned import pair
-from tests.datasets.conftest import load
+from tests.datasets.conftest import load, save_image
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -130,46 +129,42 @@ def test_all_images_with_captions_are_trained_on(captioned, monkeypatch):
 
 
 def test_a_missing_folder_is_answered_with_what_is_known_and_present(cub200):
+    there = cub200.parent
     with pytest.raises(FileNotFoundError) as caught:
-        read("cub20", cub200.parent)
-    text = str(caught.value)
-    assert f"--dataset cub20: there is no folder {cub200.parent / 'cub20'}" in text
-    assert "closest first: cub200" in text
-    assert f"Datasets in --source_path {cub200.parent}: cub200" in text
-    assert f"{cub200.parent}/cub20/images/<first class>/*.jpg" in text
+        read("cub20", there)
+    for text in (
+        f"--dataset cub20: there is no folder {there / 'cub20'}",
+        "closest first: cub200",
+        f"Datasets in --source_path {there}: cub200",
+        f"{there}/cub20/images/<first class>/*.jpg",
+    ):
+        assert text in str(caught.value)
 
 
 def test_a_missing_benchmark_shows_its_own_tree(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(FileNotFoundError, match=r"Datasets in --source_path .*: none;") as caught:
         read("online_products", tmp_path / "nowhere")
     assert "online_products/Info_Files/Ebay_train.txt" in str(caught.value)
-    assert "Datasets in --source_path" in str(caught.value) and "none" in str(caught.value)
     assert "closest first" not in str(caught.value)
 
 
-def test_a_folder_without_images_folder_says_what_it_holds(tmp_path):
-    (tmp_path / "mine" / "train").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"no folder `images` \(it holds: train\)"):
-        read("mine", tmp_path)
-
-
-def test_images_outside_class_folders_are_refused(tmp_path):
-    (tmp_path / "mine" / "images").mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(tmp_path / "mine" / "images" / "1.jpg")
-    with pytest.raises(FileNotFoundError, match=r"holds 1 images directly.*\n.*<first class>"):
-        read("mine", tmp_path)
-
-
-def test_class_folders_without_images_are_refused(tmp_path):
-    (tmp_path / "mine" / "images" / "a" / "deeper").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"holds 1 class folders and no images in them"):
-        read("mine", tmp_path)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_too_few_classes_are_refused(mine, tmp_path, count):
-    mine(dict.fromkeys("abc"[:count], 2))
-    with pytest.raises(ValueError, match=rf"holds {count} classes .*at least 4 are needed"):
+@pytest.mark.parametrize(
+    ("entries", "error", "message"),
+    [
+        (["train/"], FileNotFoundError, r"no folder `images` \(it holds: train\)"),
+        (["images/1.jpg"], FileNotFoundError, r"holds 1 images directly.*\n.*<first class>"),
+        (["images/a/deeper/"], FileNotFoundError, "holds 1 class folders and no images in them"),
+        (["images/a/1.jpg"], ValueError, "holds 1 classes .*at least 4 are needed"),
+        ([f"images/{name}/1.jpg" for name in "abc"], ValueError, "holds 3 classes .*at least 4"),
+    ],
+)
+def test_a_wrong_layout_is_refused(tmp_path, entries, error, message):
+    for entry in entries:
+        if entry.endswith("/"):
+            (tmp_path / "mine" / entry).mkdir(parents=True)
+        else:
+            save_image(tmp_path / "mine" / entry, seed=0)
+    with pytest.raises(error, match=message):
         read("mine", tmp_path)
 
 
