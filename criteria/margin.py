@@ -22,21 +22,21 @@ class Margin(PairCriterion):
         L = 1/A Σ_(a,p,n) ( [d_ap - β_y(a) + α]₊ + [β_y(a) - d_an + α]₊ ) + ν Σ_{c in batch} β_c
 
     with Euclidean distances d. A counts the active pairs, positive and negative ones each, and is
-    at least 1; the code of Roth et al., ICML 2020, counts a triplet once when both are active. Of
-    the paper's β (global, class, image) there is the class's, as in that code.
+    at least 1; the code of Roth et al., ICML 2020, counts a triplet once when both are active. The
+    paper also has a β for all classes and one for each image.
 
     Args:
         n_classes: number of training classes, one boundary each.
         miner: chooses the triplets.
         margin: α, in units of distance: half the gap between the two sides.
         beta: initial boundary, in units of distance; in (0, 2) for unit embeddings.
-        beta_lr: learning rate of the boundaries. They take no weight decay: ν is theirs, and under
-            Adam a decay would move the classes that are not in the batch by full steps.
+        beta_lr: learning rate of the boundaries. They have no weight decay: ν regularises them, and
+            under Adam a decay would move the classes that are not in the batch by full steps.
         nu: ν >= 0, weight of the boundaries of the batch's classes.
-        beta_constant: the boundary stays at ``beta``.
+        beta_constant: keep the boundary at ``beta``.
 
     Shapes: embeds (B, D), labels (B,) int64 in [0, n_classes), references (R, D) or None; returns a
-    scalar. Without any triplet it is ν Σ β, which is 0 at the default.
+    scalar, which is ν Σ β without any triplet.
 
     Raises:
         ValueError: a label out of range (checked on CPU), or ``nu`` with a constant boundary.
