@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+pytest.register_assert_rewrite("tests.batchminer.mining")
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -1,42 +1,21 @@
 """What every miner promises, whatever triplets it looks for."""
 
 import argparse
+import inspect
 import io
 import itertools
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import batchminer
+from batchminer import Hard, IntraRandom, MultiSimilarity, RandomDistance, RhoDistance, Semihard
 from batchminer.base import NegativeMiner, rising
-from batchminer.distance import Distance
-from batchminer.hard import Hard
-from batchminer.intra_random import IntraRandom
-from batchminer.lifted import Lifted
-from batchminer.multisimilarity import MultiSimilarity
-from batchminer.npair import NPair
-from batchminer.random import Random
-from batchminer.random_distance import RandomDistance
-from batchminer.rho_distance import RhoDistance
-from batchminer.semihard import Semihard
-from batchminer.softhard import Softhard
+from tests.batchminer.mining import MINERS, SEVERAL, UNEVEN, points, rows
+from utilities.registry import hyperparameters
 from utilities.seeding import derive
 from utilities.structures import References
 
-MINERS = {
-    "distance": Distance,
-    "hard": Hard,
-    "intra_random": IntraRandom,
-    "lifted": Lifted,
-    "multisimilarity": MultiSimilarity,
-    "npair": NPair,
-    "random": Random,
-    "random_distance": RandomDistance,
-    "rho_distance": RhoDistance,
-    "semihard": Semihard,
-    "softhard": Softhard,
-}
 CERTAIN = ("hard", "lifted", "multisimilarity")  # the others draw
 OTHER_CLASSES = ("intra_random", "random_distance", "rho_distance")  # not only, as negatives
 
@@ -50,17 +29,19 @@ def only(*names):
     return each(*(MINERS.keys() - set(names)))
 
 
+each_seed = pytest.mark.parametrize("seed", range(3))
+
+
 def batch(labels, dim=8, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(len(labels), dim, generator=generator), dim=1), labels
+    return points(labels, dim, seed), labels
 
 
-def rows(triplets):
-    return list(zip(*(x.tolist() for x in triplets), strict=True))
-
-
-UNEVEN = torch.tensor([7, 7, 2, 2, 2, 9, 7, 30, 30])  # 9 is alone, order is mixed
-SEVERAL = torch.tensor([2, 30, 4, 7, 2, 11, 7, 2, 11, 7, 5])  # references: no 9, and some new ones
+def saved(miner):
+    """A state dict that went through a file."""
+    file = io.BytesIO()
+    torch.save(miner.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
 
 
 @each()
@@ -72,7 +53,7 @@ def test_triplets_are_three_columns_of_indices(miner):
 
 
 @each(*OTHER_CLASSES)
-@pytest.mark.parametrize("seed", range(5))
+@each_seed
 def test_positives_share_the_anchors_class_and_negatives_do_not(miner, seed):
     embeds, labels = batch(UNEVEN, seed=seed)
     anchors, positives, negatives = miner(seed)(embeds, labels)
@@ -81,15 +62,10 @@ def test_positives_share_the_anchors_class_and_negatives_do_not(miner, seed):
     assert (labels[anchors] == labels[positives]).all()
     assert (labels[anchors] != labels[negatives]).all()
 
-
-@each(*OTHER_CLASSES)
-@pytest.mark.parametrize("seed", range(5))
-def test_references_take_the_batchs_place(miner, seed):
-    embeds, labels = batch(UNEVEN, seed=seed)
     references = References(*batch(SEVERAL, seed=seed + 100))
     anchors, positives, negatives = miner(seed)(embeds, labels, references)
-    assert set(labels[anchors].tolist()) <= {2, 7, 30}
     assert len(anchors) > 0
+    assert set(labels[anchors].tolist()) <= {2, 7, 30}
     assert (labels[anchors] == references.labels[positives]).all()
     assert (labels[anchors] != references.labels[negatives]).all()
 
@@ -97,17 +73,13 @@ def test_references_take_the_batchs_place(miner, seed):
 @each()
 def test_references_may_be_one_image(miner):
     embeds, labels = batch(UNEVEN)
-    one = References(embeds[:1], labels[:1])
-    triplets = miner(0)(embeds, labels, one)
-    if miner is IntraRandom:
-        assert triplets.anchors.tolist() == [0, 1, 6]
-        assert not triplets.negatives.any()
-    else:
-        assert rows(triplets) == []
+    triplets = miner(0)(embeds, labels, References(embeds[:1], labels[:1]))
+    within = [(0, 0, 0), (1, 0, 0), (6, 0, 0)]
+    assert rows(triplets) == (within if miner is IntraRandom else [])
 
 
-@each(*CERTAIN, "npair", "softhard", "intra_random", "random_distance", "rho_distance")
-@pytest.mark.parametrize("seed", range(3))
+@only("random", "distance", "semihard", "parametric")
+@each_seed
 def test_each_pair_gets_one_negative(miner, seed):
     assert issubclass(miner, NegativeMiner)
     embeds, labels = batch(UNEVEN, seed=seed)
@@ -122,16 +94,12 @@ def test_each_image_with_a_positive_is_anchor_once(miner):
     assert miner(0)(*batch(UNEVEN)).anchors.tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
 
 
-@each("intra_random")
+@each()
 @pytest.mark.parametrize("labels", [[0], [0, 0], [0, 1], [3, 3, 3, 3], [0, 1, 2, 3]])
 def test_no_pair_or_no_negative_gives_no_triplet(miner, labels):
-    triplets = miner(0)(*batch(torch.tensor(labels)))
-    assert [len(x) for x in triplets] == [0, 0, 0]
-
-
-@pytest.mark.parametrize(("labels", "number"), [([0], 0), ([0, 1, 2], 0), ([3, 3, 3, 3], 4)])
-def test_triplets_within_a_class_need_no_other_class(labels, number):
-    assert len(IntraRandom(0)(*batch(torch.tensor(labels))).anchors) == number
+    """Triplets within a class need no other class."""
+    n = len(labels) if miner is IntraRandom and len(set(labels)) == 1 < len(labels) else 0
+    assert [len(x) for x in miner(0)(*batch(torch.tensor(labels)))] == [n] * 3
 
 
 POLE = torch.eye(4)[0]
@@ -165,7 +133,7 @@ def test_degenerate_embeddings_still_give_valid_triplets(miner, embeds, against)
         elif references is None:
             assert torch.equal(alike, positives == anchors)
             assert (negatives != anchors).all()
-        if miner is not MultiSimilarity:  # no similarity violates a margin where it is no number
+        if miner is not MultiSimilarity:  # NaN violates no margin
             assert set(anchors.tolist()) == {0, 1, 2, 3}
 
 
@@ -177,88 +145,46 @@ def test_degenerate_embeddings_with_shuffled_labels_give_indices(embeds):
 
 
 @each(*CERTAIN)
-def test_same_seed_same_triplets_and_each_call_moves_on(miner):
-    embeds, labels = batch(torch.arange(20).repeat_interleave(2) % 20, dim=3)
-    one, two, other = miner(1), miner(1), miner(2)
-    first = one(embeds, labels).negatives
-    assert torch.equal(first, two(embeds, labels).negatives)
-    assert not torch.equal(first, one(embeds, labels).negatives)
-    assert not torch.equal(first, other(embeds, labels).negatives)
-
-
-@only(*CERTAIN)
-def test_without_chance_each_call_gives_the_same(miner):
-    embeds, labels = batch(UNEVEN)
-    one = miner(1)
-    first = one(embeds, labels)
-    assert rows(first) == rows(one(embeds, labels)) == rows(miner(2)(embeds, labels))
-    assert one.get_extra_state() == {}
-
-
-@each()
-def test_global_generators_are_left_alone(miner):
-    before = torch.get_rng_state()
-    miner(0)(*batch(UNEVEN))
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@each(*CERTAIN)
 @pytest.mark.parametrize("calls", [0, 3])
-def test_state_round_trip_repeats_the_draws(miner, calls):
+def test_draws_follow_the_seed_and_the_state(miner, calls):
+    """The same seed gives the same triplets, each call other ones, and a state the next ones."""
     embeds, labels = batch(torch.arange(20).repeat_interleave(2), dim=3)
+
+    def draw(miner):
+        return miner(embeds, labels).negatives
+
+    one, same, other = miner(1), miner(1), miner(2)
+    first = draw(one)
+    assert torch.equal(first, draw(same))
+    assert not torch.equal(first, draw(one))
+    assert not torch.equal(first, draw(other))
+
     one = miner(1)
     for _ in range(calls):
-        one(embeds, labels)
-    file = io.BytesIO()
-    torch.save(one.state_dict(), file)
-    file.seek(0)
-    two = miner(1)
-    two(embeds, labels)  # a draw that restoring undoes
-    two.load_state_dict(torch.load(file, weights_only=True))
-    again = io.BytesIO()
-    torch.save(two.state_dict(), again)  # saving before the first draw loses nothing
-    again.seek(0)
-    two.load_state_dict(torch.load(again, weights_only=True))
+        draw(one)
+    two, three = miner(1), miner(1)
+    draw(two)  # undone by the state
+    two.load_state_dict(saved(one))
+    three.load_state_dict(saved(two))  # saving before the first draw loses nothing
     for _ in range(3):
-        assert torch.equal(one(embeds, labels).negatives, two(embeds, labels).negatives)
-
-
-@each()
-def test_mining_has_no_gradient_ignores_autocast_and_leaves_its_input_alone(miner):
-    embeds, labels = batch(UNEVEN)
-    given = embeds.clone().requires_grad_()
-    references = References(*batch(SEVERAL))
-    plain = miner(0)(embeds, labels), miner(0)(embeds, labels, references)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = miner(0)(given, labels), miner(0)(given, labels, references)
-    assert [rows(x) for x in plain] == [rows(x) for x in inside]
-    assert torch.equal(embeds, given)
-    assert torch.equal(references.embeds, batch(SEVERAL)[0])
-
-
-@each()
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_any_floating_type_is_mined_in_float32(miner, dtype):
-    embeds, labels = batch(UNEVEN)
-    given = embeds.to(dtype)
-    references = References(*batch(SEVERAL))
-    assert rows(miner(0)(given, labels)) == rows(miner(0)(given.float(), labels))
-    mixed = miner(0)(given, labels, references)
-    assert rows(mixed) == rows(miner(0)(given.float(), labels, references))
+        assert torch.equal(draw(one), draw(three))
 
 
 @only(*CERTAIN)
-@pytest.mark.parametrize("seed", range(3))
-def test_selection_does_not_depend_on_the_order_of_the_batch(miner, seed):
+@each_seed
+def test_without_chance_neither_call_nor_seed_nor_order_matters(miner, seed):
     embeds, labels = batch(UNEVEN, seed=seed)
+    one = miner(1)
+    first = rows(one(embeds, labels))
+    assert first == rows(one(embeds, labels)) == rows(miner(2)(embeds, labels))
+    assert one.get_extra_state() == {}
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     shuffled = miner(0)(embeds[order], labels[order])
-    back = [order[x] for x in shuffled]
-    assert sorted(rows(back)) == rows(miner(0)(embeds, labels))
+    assert sorted(rows([order[x] for x in shuffled])) == first
 
 
-@only("distance", "random", "semihard")
-@pytest.mark.parametrize("seed", range(3))
+@only("distance", "random", "semihard", "parametric")
+@each_seed
 def test_probabilities_do_not_depend_on_the_order_of_the_batch(miner, seed):
     embeds, labels = batch(UNEVEN, seed=seed)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -270,8 +196,26 @@ def test_probabilities_do_not_depend_on_the_order_of_the_batch(miner, seed):
     torch.testing.assert_close(here.float(), there.float()[:, place])
 
 
-@only("hard", "lifted", "multisimilarity")
-@pytest.mark.parametrize("seed", range(3))
+@each()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_mining_is_in_float32_without_gradient_or_global_draws(miner, dtype):
+    """Whatever autocast and the embeddings' type are; the input stays unchanged."""
+    embeds, labels = batch(UNEVEN)
+    given, references = embeds.to(dtype), References(*batch(SEVERAL))
+    before, copy = torch.get_rng_state(), given.clone()
+    for against in (None, references):
+        plain = rows(miner(0)(given.float(), labels, against))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            triplets = miner(0)(given.clone().requires_grad_(), labels, against)
+        assert rows(triplets) == plain
+        assert rows(miner(0)(given, labels, against)) == plain
+    assert torch.equal(given, copy)
+    assert torch.equal(references.embeds, batch(SEVERAL)[0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@only(*CERTAIN)
+@each_seed
 def test_references_that_are_the_batch_add_the_pairs_with_oneself(miner, seed):
     embeds, labels = batch(UNEVEN, seed=seed)
     alone = set(rows(miner(0)(embeds, labels)))
@@ -284,18 +228,50 @@ def test_references_that_are_the_batch_add_the_pairs_with_oneself(miner, seed):
     assert any(a == p == single for a, p, _ in both) or miner is MultiSimilarity
 
 
+# --------------------------------------------------------------------------------------------------
+# Flags
+# --------------------------------------------------------------------------------------------------
+def build(name, **chosen):
+    """The miner ``name`` from flags, at its defaults but for the chosen ones."""
+    keys = {**hyperparameters(MINERS[name]), **chosen}
+    flags = {f"miner_{name}_{key}": value for key, value in keys.items()}
+    return batchminer.build(argparse.Namespace(batch_mining=name, seed=4, **flags))
+
+
 def test_build_reads_the_flags_of_the_chosen_miner():
-    args = argparse.Namespace(batch_mining="semihard", miner_semihard_margin=0.3, seed=4)
-    miner = batchminer.build(args)
+    miner = build("semihard", margin=0.3)
     assert isinstance(miner, Semihard)
     assert miner.margin == 0.3
     assert miner.seed == derive(4, "batchminer")
-    args.batch_mining = "semi_hard"
     with pytest.raises(ValueError, match=r"--batch_mining semi_hard is unknown.*first: semihard"):
-        batchminer.build(args)
+        batchminer.build(argparse.Namespace(batch_mining="semi_hard", seed=4))
 
 
-def test_sums_of_a_parallel_scan_are_put_right():
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("rho_distance", "cp", (-0.1, 1.5, float("nan"))),
+        ("parametric", "every", (0,)),
+        ("parametric", "bins", (0,)),
+        ("parametric", "lower", (1.4, -0.1)),
+        ("parametric", "lr", (-1.0,)),
+        ("parametric", "init", ("high",)),
+    ],
+)
+def test_a_hyperparameter_out_of_range_is_named_with_its_flag_and_value(name, key, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"--miner_{name}_{key}\b.*{value}"):
+            build(name, **{key: value})
+
+
+@each()
+def test_hyperparameters_are_keyword_only(miner):
+    parameters = inspect.signature(miner).parameters.values()
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    assert [p.name for p in parameters if p.kind is not keyword] == ["seed"]
+
+
+def test_sums_of_a_parallel_scan_are_corrected():
     """Columns of zero weight grew, and one sum fell, by rounding."""
     weights = torch.tensor([[0.0, 1.0, 0.0, 2.0, 0.0, 1e-9, 3.0]])
     edges = torch.tensor([[1e-7, 1.0, 1.0000001, 3.0, 3.0000002, 2.9999998, 6.0]])

@@ -6,31 +6,36 @@ from itertools import product
 
 import pytest
 import torch
-import torch.nn.functional as F
 from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import miners as pml_miners
 from pytorch_metric_learning.utils import loss_and_miner_utils as pml_utils
 
-from batchminer.distance import Distance
-from batchminer.hard import Hard
-from batchminer.intra_random import IntraRandom
-from batchminer.lifted import Lifted
-from batchminer.multisimilarity import MultiSimilarity
-from batchminer.npair import NPair
-from batchminer.random import Random
-from batchminer.random_distance import RandomDistance
-from batchminer.rho_distance import RhoDistance
-from batchminer.semihard import Semihard
-from batchminer.softhard import Softhard
+from batchminer import (
+    Distance,
+    Hard,
+    IntraRandom,
+    Lifted,
+    MultiSimilarity,
+    NPair,
+    Random,
+    RandomDistance,
+    RhoDistance,
+    Semihard,
+    Softhard,
+)
+from tests.batchminer.mining import (
+    ANCHORS,
+    SEVERAL,
+    UNEVEN,
+    around,
+    assert_drawn_with,
+    normalised,
+    places_drawn,
+    points,
+    rows,
+    uniform,
+)
 from utilities.structures import References
-
-UNEVEN = torch.tensor([7, 7, 2, 2, 2, 9, 7, 30, 30])  # 9 is alone, order is mixed
-SEVERAL = torch.tensor([2, 30, 4, 7, 2, 11, 7, 2, 11, 7, 5])  # references: no 9, and some new ones
-
-
-def points(labels, dim=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(len(labels), dim, generator=generator), dim=1)
 
 
 class Case:
@@ -80,33 +85,12 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def rows(triplets):
-    return list(zip(*(x.tolist() for x in triplets), strict=True))
-
-
-def assert_drawn_with(probabilities, outcomes):
-    """The outcomes' frequencies pass Pearson's test against {outcome: probability}.
-
-    It fails for about 3 in 100,000 sets of draws; the seeds are fixed.
-    """
-    counts = Counter(outcomes)
-    assert sum(probabilities.values()) == pytest.approx(1)
-    assert counts.keys() <= probabilities.keys()
-    total = sum(counts.values())
-    statistic = sum((counts[x] - p * total) ** 2 / (p * total) for x, p in probabilities.items())
-    freedom = len(probabilities) - 1
-    assert statistic < freedom + 4 * math.sqrt(2 * freedom) + 8
-
-
-def uniform(outcomes):
-    outcomes = list(outcomes)
-    return {x: 1 / len(outcomes) for x in outcomes}
-
-
-def normalised(weights):
-    """Probabilities from weights; what has none is left out."""
-    total = math.fsum(weights.values())
-    return {x: w / total for x, w in weights.items() if w}
+# For what is drawn many times.
+DRAWN = pytest.mark.parametrize(
+    "case",
+    [Case(2, references, length=2.0) for references in (False, True)],
+    ids=["batch", "references"],
+)
 
 
 def probabilities_of(miner, case):
@@ -124,7 +108,7 @@ def probabilities_of(miner, case):
     return {x[:2]: normalised(dict(enumerate(row))) for x, row in zip(mined, weights, strict=True)}
 
 
-def drawn(miner, case, calls=400):
+def drawn(miner, case, calls=200):
     """The triplets of many calls."""
     return [triplet for _ in range(calls) for triplet in case.mined(miner)]
 
@@ -216,27 +200,6 @@ def test_distance_has_the_papers_probabilities_pair_by_pair(case):
         assert probabilities == pytest.approx(distance_probabilities(case, a), abs=1e-5)
 
 
-ANCHORS = 32  # copies of one point, whose 992 pairs all draw from the same distribution
-
-
-def around(distances, dim):
-    """The anchors at the pole of the sphere, class 0, then a class at each of the distances."""
-    sphere = torch.zeros(ANCHORS + len(distances), dim)
-    sphere[:ANCHORS, 0] = 1
-    cosines = 1 - torch.tensor(distances).square() / 2
-    sphere[ANCHORS:, 0] = cosines
-    sphere[ANCHORS:, 1] = (1 - cosines.square()).clamp(min=0).sqrt()
-    return sphere, torch.tensor([0] * ANCHORS + list(range(1, len(distances) + 1)))
-
-
-def places_drawn(miner, embeds, labels, calls=8):
-    """Which of the places around the anchors their pairs drew."""
-    pairs = ANCHORS * (ANCHORS - 1)
-    return [
-        n - ANCHORS for _ in range(calls) for n in miner(embeds, labels).negatives[:pairs].tolist()
-    ]
-
-
 @pytest.mark.parametrize("dim", [2, 3, 8])
 @pytest.mark.parametrize("length", [1.0, 7.0])
 def test_distance_draws_with_the_papers_probabilities(dim, length):
@@ -322,19 +285,13 @@ def test_rho_distance_switches_a_pair_with_its_probability(cp, against_reference
         assert_drawn_with(normalised(expected), mined)
 
 
-@pytest.mark.parametrize("cp", [-0.1, 1.5, math.nan])
-def test_rho_distance_refuses_what_is_no_probability(cp):
-    with pytest.raises(ValueError, match=r"cp must be in \[0, 1\]; got"):
-        RhoDistance(cp=cp)
-
-
 def test_random_distance_shuffles_the_labels_of_the_batch():
     """Each pair of images is as likely to be the one of a class; the negatives are by distance."""
     labels = torch.tensor([0, 1, 2, 0, 3])
     embeds, miner = points(labels), RandomDistance(0)
     ids = range(5)
     pairs, negatives = [], {}
-    for _ in range(2000):
+    for _ in range(800):
         (first, second) = rows(miner(embeds, labels))
         assert first[:2] == second[1::-1]
         pairs.append(first[:2])
@@ -353,7 +310,7 @@ def test_random_distance_shuffles_the_labels_of_references_among_themselves():
     references = References(points(others, seed=1), others)
     miner = RandomDistance(0)
     found = [
-        (a, p) for _ in range(800) for a, p, _ in rows(miner(points(labels), labels, references))
+        (a, p) for _ in range(400) for a, p, _ in rows(miner(points(labels), labels, references))
     ]
     assert_drawn_with(uniform(product(range(2), range(3))), found)
 
@@ -414,7 +371,7 @@ def test_semihard_has_the_sets_of_pytorch_metric_learning(seed):
 # Positives and negatives both drawn
 
 
-@CASES
+@DRAWN
 def test_softhard_draws_from_the_wrong_sides(case):
     found = of_anchors(drawn(Softhard(0), case))
     assert set(found) == set(usable(case))
@@ -430,7 +387,7 @@ def test_softhard_falls_back_to_all_where_no_side_is_wrong():
     assert_drawn_with(uniform(range(2)), places_drawn(Softhard(0), embeds, labels, calls=200))
 
 
-@CASES
+@DRAWN
 def test_intra_random_draws_twice_from_the_class(case):
     found = of_anchors(drawn(IntraRandom(0), case))
     assert set(found) == {a for a in case.batch if case.positives[a]}
@@ -439,7 +396,7 @@ def test_intra_random_draws_twice_from_the_class(case):
         assert_drawn_with(uniform(product(members, repeat=2)), mined)
 
 
-@CASES
+@DRAWN
 def test_npair_draws_one_positive_and_one_of_every_other_class(case):
     anchors = usable(case)
     miner = NPair(0)

@@ -1,9 +1,9 @@
-"""What each loss over all pairs of a batch is tested for, and the batches to do it with."""
+"""The contract of a loss over all pairs of a batch: a subclass gives the loss and its equation."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+from tests.criteria.scalars import shuffle, unit_rows
 from utilities.structures import References
 
 LABELS = [
@@ -14,9 +14,7 @@ LABELS = [
 
 
 def batch(labels, dim=4, seed=0, length=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    embeds = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
-    embeds = F.normalize(embeds, dim=1) * length
+    embeds = length * unit_rows(len(labels), dim, seed)
     return embeds.requires_grad_(), torch.tensor(labels)
 
 
@@ -25,12 +23,8 @@ def memory(seed=5):
     return References(embeds.detach(), labels)
 
 
-def dot(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
 def pairs_of(embeds, labels, references):
-    """Per anchor the rows of its positives and of its negatives, as lists of floats."""
+    """Yield each anchor, its positives and its negatives, as lists of floats."""
     itself = references is None
     others, other_labels = (embeds, labels) if itself else references
     others = others.tolist()
@@ -41,74 +35,90 @@ def pairs_of(embeds, labels, references):
         yield row, positives, negatives
 
 
-def along_the_sphere(gradient, embeds):
-    """Without the part along each unit row, which a normalisation inside the loss takes off."""
-    return gradient - (gradient * embeds).sum(dim=1, keepdim=True) * embeds
+each_batch = pytest.mark.parametrize("labels", LABELS, ids=["uneven", "pairs", "one large class"])
+each_way = pytest.mark.parametrize("references", [None, memory()], ids=["batch", "memory"])
 
 
 class PairLossTests:
-    """The tests of a loss, in whose file a subclass says which.
+    """Tests of a loss over pairs.
 
     Attributes:
-        make: the loss, with its default hyperparameters.
-        equation: the same in plain numbers, of (embeds, labels, references).
-        length: of the rows; one that is not 1 shows what the loss takes as it is.
-        at_one_place: how exactly the two agree where images coincide.
+        loss: the class.
+        equation: the paper's equation in plain numbers, of (embeds, labels, references) and the
+            loss's hyperparameters; 0 where its sums are empty.
+        settings: hyperparameters to test; the gradient is checked with the last.
+        length: of the rows; a length other than 1 shows where the loss normalises.
+        at_one_place: absolute tolerance where images coincide.
+        extreme: hyperparameters, and the length of rows, at which careless exponentials overflow.
     """
 
-    make: type[torch.nn.Module]
+    loss: type[torch.nn.Module]
     equation: staticmethod
+    settings = ({},)
     length = 1.0
     at_one_place = 1e-10
+    extreme: tuple[dict, float]
 
     def batch(self, labels):
         return batch(labels, length=self.length)
 
-    def assert_equals_the_equation(self, embeds, labels, references=None, *, within=1e-10):
-        """And has a finite gradient; returns the loss."""
-        loss = self.make()(embeds, labels, references)
+    def check(self, embeds, labels, references=None, within=1e-10, **setting):
+        """Compare the loss with its equation; return the loss and its gradient, which is finite."""
+        loss = self.loss(**setting)(embeds, labels, references)
         (gradient,) = torch.autograd.grad(loss, embeds)
-        expected = self.equation(embeds, labels, references)
+        expected = self.equation(embeds, labels, references, **setting)
         assert loss.item() == pytest.approx(expected, abs=within)
         assert gradient.isfinite().all()
-        return loss.item()
+        return loss.item(), gradient
 
-    @pytest.mark.parametrize("references", [None, memory()])
-    @pytest.mark.parametrize("labels", LABELS)
-    def test_equals_the_equation(self, labels, references):
-        self.assert_equals_the_equation(*self.batch(labels), references)
+    @each_way
+    @each_batch
+    def test_equals_the_equation(self, setting, labels, references):
+        self.check(*self.batch(labels), references, **setting)
 
-    @pytest.mark.parametrize("references", [None, memory()])
-    @pytest.mark.parametrize("labels", LABELS)
+    @each_way
+    @each_batch
     def test_gradient(self, labels, references):
         embeds, labels = self.batch(labels)
-        criterion = self.make()
+        criterion = self.loss(**self.settings[-1])
         assert torch.autograd.gradcheck(lambda x: criterion(x, labels, references), (embeds,))
 
-    def test_as_its_own_references_a_batch_has_the_self_pairs_too(self):
-        """Each image is then a positive of its own."""
+    def test_a_batch_as_its_own_references_has_the_self_pairs_too(self):
+        """Each image is then a positive of its own, and close to one of another class."""
+        embeds = torch.tensor([[1.0, 0.0], [0.995, 0.0998749]], dtype=torch.float64)
+        labels = torch.tensor([0, 1])
+        own = References(embeds.clone(), labels)
+        loss, _ = self.check(embeds.requires_grad_(), labels, own, within=self.at_one_place)
+        assert loss > self.loss()(embeds, labels).item() + 0.1
         embeds, labels = self.batch(LABELS[0])
         own = References(embeds.detach(), labels)
-        loss = self.assert_equals_the_equation(embeds, labels, own, within=self.at_one_place)
-        assert abs(loss - self.make()(embeds, labels).item()) > 1e-4
+        self.check(embeds, labels, own, within=self.at_one_place)
 
     def test_batch_order_does_not_matter(self):
         embeds, labels = self.batch(LABELS[0])
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))
-        criterion = self.make()
+        order, criterion = shuffle(len(labels)), self.loss()
         assert torch.allclose(criterion(embeds, labels), criterion(embeds[order], labels[order]))
 
-    @pytest.mark.parametrize("labels", [[8], [0, 1], [0, 0], [3, 3, 3], [0, 1, 2]])
+    @pytest.mark.parametrize("labels", [[8], [0, 1], [0, 0], [3, 3, 3], [0, 1, 2], [0, 0, 1, 1]])
     @pytest.mark.parametrize("collapsed", [False, True])
     def test_few_images_or_classes_at_one_place_or_apart(self, labels, collapsed):
         """The equation's sums may be empty."""
         embeds, labels = self.batch(labels)
         if collapsed:
             embeds = embeds[:1].detach().repeat(len(labels), 1).requires_grad_()
-        within = self.at_one_place if collapsed else 1e-10
-        self.assert_equals_the_equation(embeds, labels, within=within)
+        self.check(embeds, labels, within=self.at_one_place if collapsed else 1e-10)
 
-    def test_an_anchor_without_any_pair_among_the_references_is_no_trouble(self):
+    def test_anchors_without_any_positive_or_negative_among_the_references(self):
         embeds, labels = self.batch([0, 1, 2])
-        references = References(embeds.detach()[:1], torch.tensor([9]))
-        self.assert_equals_the_equation(embeds, labels, references)
+        for others in ([9], [0]):
+            self.check(embeds, labels, References(embeds.detach()[:1], torch.tensor(others)))
+
+    def test_extremes_do_not_overflow(self):
+        setting, length = self.extreme
+        embeds, labels = batch(LABELS[0], length=length)
+        embeds = embeds.detach().float().requires_grad_()
+        loss = self.loss(**setting)(embeds, labels)
+        (gradient,) = torch.autograd.grad(loss, embeds)
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
+        assert gradient.abs().sum() > 0

@@ -1,8 +1,8 @@
 """What holds for every criterion, through ``compute`` and the registry."""
 
-import argparse
 import inspect
 import io
+import math
 
 import pytest
 import torch
@@ -12,57 +12,28 @@ from torch import nn
 import batchminer
 import criteria
 import parameters
-from criteria import CRITERIA, Criterion, PairCriterion
-from tests.criteria.caption_losses import Letters, refuse
+from criteria import Criterion, PairCriterion
+from tests.criteria.registered import LOSSES, Embedder, build, flags
 from tests.rounding import rounding
 from utilities.registry import hyperparameters
 from utilities.structures import Batch, Embedding
 
-SMALL = {  # heads, queues and text towers, instead of the published sizes
-    "hidden_dim": 8, "proj_dim": 6, "pred_dim": 8, "queue_size": 12, "n_prototypes": 5,
-    "width": 8, "layers": 1, "heads": 2, "tokens": 9,
-}  # fmt: skip
-
-
-def flags(**overrides):
-    """Every flag of every criterion and miner at its default, but for sizes."""
-    chosen = {"seed": 0, "loss": "margin", "batch_mining": "distance"}
-    chosen |= {"xbm_size": 0, "xbm_start": 0, "xbm_weight": 1.0}
-    for prefix, registry in (("loss_", CRITERIA), ("miner_", batchminer.MINERS)):
-        for name, component in registry.items():
-            for key, value in hyperparameters(component.load()).items():
-                chosen[f"{prefix}{name}_{key}"] = SMALL.get(key, value)
-    for key, value in hyperparameters(criteria.LanguageDistillation).items():
-        chosen[f"language_{key}"] = value
-    return argparse.Namespace(**{**chosen, **overrides})
-
-
-def build(name, **overrides):
-    args = flags(loss=name, **overrides)
-    torch.manual_seed(args.seed)  # for class vectors and heads
-    return criteria.build(
-        args,
-        n_classes=4,
-        embed_dim=6,
-        feature_dim=3,
-        miner=batchminer.build(args),
-        embedder=Embedder(),
-        n_steps=5,
-        tokenizer=Letters,
-        encoder=refuse,
-    )
-
-
-class Embedder(nn.Module):
-    """Images (B, 3, H, W) to their mean colour, mixed: what a momentum encoder is a copy of."""
-
-    def __init__(self):
-        super().__init__()
-        self.mix = nn.Linear(3, 3)
-
-    def forward(self, images):
-        features = self.mix(images.mean(dim=(2, 3)))
-        return Embedding(features, features, features[:, :, None, None])
+FROZEN = {"loss_clip_text": "frozen"}
+CASES = {  # name -> (loss, flags)
+    **{name: (name, {}) for name in LOSSES},
+    "clip of frozen texts": ("clip", FROZEN),
+    "declip_nns of frozen texts": ("declip_nns", FROZEN),
+    "swav with its queue": ("swav", {"loss_swav_queue_start": 0, "loss_swav_freeze_steps": 1}),
+    "s2sd, distilled": (
+        "s2sd",
+        {"loss_s2sd_w": 5.0, "loss_s2sd_feat_distill": True, "loss_s2sd_feat_distill_delay": 3},
+    ),
+}
+each_case = pytest.mark.parametrize(("loss", "chosen"), CASES.values(), ids=CASES)
+each_loss = pytest.mark.parametrize("loss", LOSSES)
+PAIRS = [name for name, loss in LOSSES.items() if issubclass(loss, PairCriterion)]
+LABELS = [0, 0, 3, 3, 1, 1, 2, 2]
+CAPTIONS = ("fox", "redfox", "sea", "acar", "mountain", "cats", "tree", "ahouse")
 
 
 def embedding(n=8, dtype=torch.float32, seed=0):
@@ -73,186 +44,183 @@ def embedding(n=8, dtype=torch.float32, seed=0):
     return Embedding(embeds.requires_grad_(), features.requires_grad_(), feature_map)
 
 
-def views_for(name, n=8, dtype=torch.float32):
-    """As many views as the criterion asks for."""
-    return [embedding(n, dtype, seed) for seed in range(CRITERIA[name].load().n_views)]
+def views_for(loss, n=8, dtype=torch.float32):
+    """As many views as the criterion needs."""
+    return [embedding(n, dtype, seed) for seed in range(LOSSES[loss].n_views)]
 
 
-def read(name, views):
-    """What of each view the criterion is about."""
-    return [getattr(view, CRITERIA[name].load().reads) for view in views]
-
-
-CAPTIONS = ("fox", "red fox", "sea", "a car", "mountain", "cats", "tree", "a house")
+def read(loss, views):
+    """The part of each view that the criterion compares."""
+    return [getattr(view, LOSSES[loss].reads) for view in views]
 
 
 def batch(labels, dtype=torch.float32):
     n = len(labels)
-    images = torch.rand(3, n, 3, 4, 4, generator=torch.Generator().manual_seed(3)).to(dtype)
-    captions = tuple(text.replace(" ", "") for text in CAPTIONS[:n])
-    return Batch(tuple(images[:2]), torch.tensor(labels), torch.arange(n), captions)
+    images = torch.rand(2, n, 3, 4, 4, generator=torch.Generator().manual_seed(3)).to(dtype)
+    return Batch(tuple(images), torch.tensor(labels), torch.arange(n), CAPTIONS[:n])
 
 
-LABELS = [0, 0, 3, 3, 1, 1, 2, 2]
-
-
-@pytest.mark.parametrize("name", CRITERIA)
+@each_case
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_every_dtype_inside_autocast_gives_a_finite_loss_with_gradients(name, dtype):
-    views, criterion = views_for(name, dtype=dtype), build(name)
+def test_every_dtype_inside_autocast_gives_a_finite_loss_with_gradients(loss, chosen, dtype):
+    views, criterion = views_for(loss, dtype=dtype), build(loss, **chosen)
     if dtype == torch.float64:
         criterion.double()
     images = torch.promote_types(dtype, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = criterion.compute(views, batch(LABELS, images))
-    grads = torch.autograd.grad(loss, read(name, views))
-    assert loss.shape == ()
-    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert loss.isfinite()
-    for grad in grads:
-        assert grad.isfinite().all()
-        assert grad.abs().sum() > 0
+        value = criterion.compute(views, batch(LABELS, images))
+    trained = [p for p in criterion.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(value, [*read(loss, views), *trained], allow_unused=True)
+    assert value.shape == ()
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert value.isfinite()
+    assert all(grad.isfinite().all() for grad in grads if grad is not None)
+    assert all(grad.abs().sum() > 0 for grad in grads[: len(views)])
 
 
-@pytest.mark.parametrize("name", parameters.LABEL_LOSSES)  # heads of the others follow autocast
-def test_autocast_does_not_change_the_loss(name):
-    view = embedding()
-    plain = build(name).compute([view], batch(LABELS))
+@pytest.mark.parametrize("loss", parameters.LABEL_LOSSES)  # heads of the others follow autocast
+def test_autocast_does_not_change_the_loss(loss):
+    plain = build(loss).compute([embedding()], batch(LABELS))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = build(name).compute([view], batch(LABELS))
+        inside = build(loss).compute([embedding()], batch(LABELS))
     assert torch.equal(plain, inside)
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@each_case
 @pytest.mark.parametrize("labels", [[1, 1], [0, 3], [2, 2, 2, 2]])
-def test_a_batch_without_work_gives_a_finite_loss_and_gradient(name, labels):
-    views = views_for(name, len(labels))
-    loss = build(name).compute(views, batch(labels))
-    grads = torch.autograd.grad(loss, read(name, views))
-    assert loss.isfinite()
+def test_a_batch_without_work_gives_a_finite_loss_and_gradient(loss, chosen, labels):
+    views = views_for(loss, len(labels))
+    value = build(loss, **chosen).compute(views, batch(labels))
+    grads = torch.autograd.grad(value, read(loss, views))
+    assert value.isfinite()
     assert all(grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize("name", CRITERIA)
-def test_wrong_shapes_are_named(name):
-    criterion, views = build(name), views_for(name)
-    with pytest.raises(ValueError, match=r"got \(8, 6\) and \(7,\)"):
+@each_loss
+def test_wrong_shapes_and_numbers_of_views_are_named(loss):
+    criterion, views = build(loss), views_for(loss)
+    with pytest.raises(ValueError, match=r"\(8, 6\) and \(7,\)"):
         criterion.compute(views, batch(LABELS[:7]))
-    n = len(views)
-    with pytest.raises(ValueError, match=rf"needs {n} view\(s\) of each image, got {n + 1}"):
-        criterion.compute([*views, views[0]], batch(LABELS))
+    for given in ([*views, views[0]], views[:-1]):
+        with pytest.raises(ValueError, match=rf" {len(views)} view.*got {len(given)}"):
+            criterion.compute(given, batch(LABELS))
 
 
-@pytest.mark.parametrize("name", parameters.CAPTION_LOSSES)
-def test_missing_captions_are_named(name):
-    with pytest.raises(ValueError, match=r"of 8 images has 0; use a dataset of image-caption"):
-        build(name).compute(views_for(name), batch(LABELS)._replace(captions=()))
+@pytest.mark.parametrize("loss", parameters.CAPTION_LOSSES)
+@pytest.mark.parametrize("n", [0, 5])
+def test_missing_captions_are_named(loss, n):
+    with pytest.raises(ValueError, match=rf"caption.* of 8 images has {n};.*dataset"):
+        build(loss).compute(views_for(loss), batch(LABELS)._replace(captions=CAPTIONS[:n]))
 
 
-@pytest.mark.parametrize("name", CRITERIA)
-def test_the_state_resumes_losses_and_miner_alike(name):
-    """The losses after a checkpoint are those of a run that was never interrupted."""
-    criterion, views, embedder = build(name), views_for(name), Embedder()
+@each_case
+def test_training_resumes_exactly(loss, chosen):
+    """The losses after a checkpoint are those of an uninterrupted run, and keep the old state."""
+    views = views_for(loss)
 
-    def losses(criterion, steps):
-        for _ in range(steps):
-            yield criterion.compute(views, batch(LABELS)).item()
+    def losses(criterion, embedder, steps):
+        for step in steps:
+            view = embedding(seed=10 + step)
+            value = criterion.compute([view, *views[1:]], batch(LABELS))
+            for p in criterion.parameters():
+                p.grad = None
+            value.backward()
+            with torch.no_grad():
+                for p in criterion.parameters():
+                    if p.grad is not None:
+                        p -= 0.01 * p.grad
+                for p in embedder.parameters():
+                    p += 0.1
             criterion.after_step(embedder)
+            yield value.item()
 
-    list(losses(criterion, 2))
+    embedder = Embedder()
+    criterion = build(loss, embedder, **chosen)
+    list(losses(criterion, embedder, range(2)))
     file = io.BytesIO()
-    torch.save(criterion.state_dict(), file)
-    after = list(losses(criterion, 3))
+    torch.save([criterion.state_dict(), embedder.state_dict()], file)
+    after = list(losses(criterion, embedder, range(2, 6)))
     file.seek(0)
-    resumed = build(name, seed=5)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert list(losses(resumed, 3)) == after
+    states = torch.load(file, weights_only=True)
+    other = Embedder()
+    resumed = build(loss, other, **chosen, seed=5)
+    for part, state in zip((resumed, other), states, strict=True):
+        part.load_state_dict(state)
+    assert list(losses(resumed, other, range(2, 6))) == after
+    assert len(set(after)) > 1
 
 
-@pytest.mark.parametrize("name", CRITERIA)
-def test_the_embedder_is_no_part_of_the_criterion(name):
-    """Its weights are trained and saved once, as the embedder's."""
-    torch.manual_seed(0)
-    embedder, args = Embedder(), flags(loss=name)
-    made = criteria.build(
-        args, n_classes=4, embed_dim=6, feature_dim=3, miner=batchminer.build(args),
-        embedder=embedder, n_steps=5, tokenizer=Letters, encoder=refuse,
-    )  # fmt: skip
-    assert not {id(p) for p in embedder.parameters()} & {id(p) for p in made.parameters()}
-    assert embedder not in list(made.modules())
-
-
-@pytest.mark.parametrize("name", CRITERIA)
-def test_param_groups_hold_each_trainable_parameter_once(name):
-    criterion = build(name)
+@each_case
+def test_the_optimizer_gets_each_trainable_parameter_once_and_none_of_the_embedders(loss, chosen):
+    embedder = Embedder()
+    criterion = build(loss, embedder, **chosen)
     held = [p for group in criterion.param_groups(lr=1e-3) for p in group["params"]]
     trainable = [p for p in criterion.parameters() if p.requires_grad]
     assert sorted(map(id, held)) == sorted(map(id, trainable))
     if held:
         torch.optim.Adam(criterion.param_groups(lr=1e-3), lr=1e-5, weight_decay=4e-4)
+    assert not {id(p) for p in embedder.parameters()} & {id(p) for p in criterion.parameters()}
+    assert embedder not in list(criterion.modules())
 
 
-@pytest.mark.parametrize("name", CRITERIA)
-def test_language_distillation_goes_beside_every_criterion(name):
-    views, chosen = views_for(name), batch(LABELS)
-    first_view = read(name, views)[0]
+@each_loss
+def test_language_distillation_goes_beside_every_criterion(loss):
+    views, chosen = views_for(loss), batch(LABELS)
+    first_view = read(loss, views)[0]
     words = F.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(1)), dim=1)
+    value = build(loss).compute(views, chosen)
     distill = criteria.build_distillation(flags())
-    criterion = build(name)
-    loss = criterion.compute(views, chosen)
     match = distill(first_view, words @ words.T, chosen.labels)
-    (both,) = torch.autograd.grad(loss + 7.5 * match, first_view, retain_graph=True)
-    (first,) = torch.autograd.grad(loss, first_view, retain_graph=True)
+    (both,) = torch.autograd.grad(value + 7.5 * match, first_view, retain_graph=True)
+    (first,) = torch.autograd.grad(value, first_view, retain_graph=True)
     (second,) = torch.autograd.grad(match, first_view)
     assert second.abs().sum() > 0
     assert torch.allclose(both, first + 7.5 * second, atol=1e-5)
 
 
-DETERMINISTIC = sorted(set(CRITERIA) - set(parameters.MINED_LOSSES))
-
-
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_batch_order_does_not_matter(name):
-    views, order = views_for(name), torch.randperm(8, generator=torch.Generator().manual_seed(1))
-    shuffled = [Embedding(*(part[order] for part in view)) for view in views]
-    chosen = batch(LABELS)
-    moved_batch = Batch(
-        tuple(images[order] for images in chosen.views),
-        chosen.labels[order],
-        chosen.rows[order],
-        tuple(chosen.captions[i] for i in order),
+@pytest.mark.parametrize(
+    ("loss", "chosen"),
+    [case for case in CASES.values() if case[0] not in parameters.MINED_LOSSES],  # which draw
+)
+def test_batch_order_does_not_matter(loss, chosen):
+    views, order = views_for(loss), torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    moved_views = [Embedding(*(part[order] for part in view)) for view in views]
+    chosen_batch = batch(LABELS)
+    moved_batch = chosen_batch._replace(
+        views=tuple(view[order] for view in chosen_batch.views),
+        labels=chosen_batch.labels[order],
+        captions=tuple(CAPTIONS[i] for i in order),
     )
-    loss = build(name).compute(views, chosen)
-    moved = build(name).compute(shuffled, moved_batch)
-    assert moved.item() == pytest.approx(loss.item(), rel=1e-5, abs=rounding(8))
-
-
-PAIRS = [name for name, row in CRITERIA.items() if issubclass(row.load(), PairCriterion)]
+    value = build(loss, **chosen).compute(views, chosen_batch)
+    moved = build(loss, **chosen).compute(moved_views, moved_batch)
+    assert moved.item() == pytest.approx(value.item(), rel=1e-5, abs=rounding(8))
+    (grad,) = torch.autograd.grad(value, read(loss, views)[0])
+    (moved_grad,) = torch.autograd.grad(moved, read(loss, views)[0])
+    assert torch.allclose(moved_grad, grad, rtol=1e-3, atol=1e-5)
 
 
 def test_the_flags_know_which_losses_compare_images_with_images():
     assert sorted(parameters.PAIR_LOSSES) == sorted(PAIRS)
-    mined = [n for n, c in CRITERIA.items() if "miner" in inspect.signature(c.load()).parameters]
+    mined = [name for name, c in LOSSES.items() if "miner" in inspect.signature(c).parameters]
     assert sorted(parameters.MINED_LOSSES) == sorted(mined)
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name != "margin"])  # has boundaries
+@pytest.mark.parametrize("loss", [name for name in PAIRS if name != "margin"])  # has boundaries
 @pytest.mark.parametrize("labels", [[7, 7, -3, -3, 900, 900, 1, 1], [5, 5, 5, 2, 2, 9, 2, 40]])
-def test_labels_of_pair_losses_are_only_compared(name, labels):
-    """Any numbers will do, and only which are equal matters."""
+def test_pair_losses_compare_labels_and_read_nothing_else_of_them(loss, labels):
     view, labels = embedding(), torch.tensor(labels)
     renamed = torch.unique(labels, return_inverse=True)[1]
-    loss = build(name)(view.embeds, labels)
-    assert loss.isfinite()
-    assert torch.equal(loss, build(name)(view.embeds, renamed))
+    value = build(loss)(view.embeds, labels)
+    assert value.isfinite()
+    assert torch.equal(value, build(loss)(view.embeds, renamed))
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_every_pair_loss_takes_a_memory(name):
-    criterion, view = build(name, xbm_size=16), embedding()
-    plain = build(name).compute([view], batch(LABELS))
+@pytest.mark.parametrize("loss", PAIRS)
+def test_every_pair_loss_takes_a_memory(loss):
+    criterion, view = build(loss, xbm_size=16), embedding()
+    plain = build(loss).compute([view], batch(LABELS))
     first, second = (criterion.compute([view], batch(LABELS)) for _ in range(2))
-    if name in DETERMINISTIC:
+    if loss not in parameters.MINED_LOSSES:
         assert torch.equal(first, plain)  # nothing is remembered yet
     assert second.isfinite()
     assert second != first
@@ -261,12 +229,80 @@ def test_every_pair_loss_takes_a_memory(name):
 
 
 def test_a_memory_without_images_to_compare_is_refused():
-    with pytest.raises(ValueError, match=r"--xbm_size 16 .* --loss softmax does not compare"):
+    with pytest.raises(ValueError, match=r"--xbm_size 16 .* --loss softmax "):
         build("softmax", xbm_size=16)
 
 
+# --------------------------------------------------------------------------------------------------
+# Hyperparameters
+# --------------------------------------------------------------------------------------------------
+REFUSED = {
+    "multisimilarity": {"dim": [2]},
+    "supcon": {"temperature": [0.0, -0.1]},
+    "circle": {"gamma": [0]},
+    "npair": {"l2": [-1]},
+    "angular": {"alpha": [0, 80], "npair_ang_weight": [-1], "npair_l2": [-1]},
+    "lifted": {"l2": [-1]},
+    "histogram": {"nbins": [64, 1, 0, -3]},
+    "smooth_ap": {"temperature": [0, -0.1]},
+    "arcface": {"angular_margin": [28.6, 2, -0.1]},
+    "subcenter_arcface": {"angular_margin": [28.6, 2, -0.1]},
+    "oproxy": {"mode": ["proxy"]},
+    "s2sd": {"T": [0], "source": ["s2sd", "simclr"], "target": ["s2sd", "simclr"]},
+    "byol": {"momentum": [-0.1, 1.1]},
+    "clip": {"temperature": [0.0, 0.005, -1.0, math.inf, math.nan], "text": ["bert"]},
+    "declip_nns": {"weight": [-0.1, 1.1, math.nan], "queue_size": [0]},
+    **{
+        loss: {
+            key: [0 if key in ("temperature", "epsilon") else -1]
+            + ([math.nan] if isinstance(default, float) else [])
+            for key, default in hyperparameters(LOSSES[loss]).items()
+        }
+        for loss in ("simclr", "nnclr", "swav", "simsiam", "byol", "barlowtwins", "vicreg")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "key", "value"),
+    [(loss, key, value) for loss, of in REFUSED.items() for key in of for value in of[key]],
+)
+def test_a_hyperparameter_out_of_range_is_named_with_its_flag_and_value(loss, key, value):
+    with pytest.raises(ValueError, match=rf"--loss_{loss}_{key}\b") as refused:
+        build(loss, **{f"loss_{loss}_{key}": value})
+    assert str(value) in str(refused.value) or f"{value:g}" in str(refused.value)
+
+
+def test_a_combination_of_hyperparameters_is_refused():
+    with pytest.raises(ValueError, match=r"--loss_margin_nu\b.*0\.1"):
+        build("margin", loss_margin_nu=0.1, loss_margin_beta_constant=True)
+    for dims in ((8, 0), ()):
+        with pytest.raises(ValueError, match="--loss_s2sd_target_dims"):
+            build("s2sd", loss_s2sd_target_dims=dims)
+    for key, value in (("distill_dir", "sideways"), ("temp", 0)):
+        with pytest.raises(ValueError, match=rf"--language_{key}\b.*{value}"):
+            criteria.build_distillation(flags(**{f"language_{key}": value}))
+
+
+def test_flags_reach_the_component_of_their_prefix():
+    criterion = build("margin", loss_margin_beta=0.7, loss_margin_margin=0.1)
+    assert criterion.beta.tolist() == pytest.approx([0.7] * 4)
+    assert criterion.margin == 0.1
+    assert isinstance(criterion.miner, batchminer.Distance)
+    distill = criteria.build_distillation(flags(language_temp=0.1, language_distill_dir="forward"))
+    assert (distill.temp, distill.distill_dir) == (0.1, "forward")
+
+
+def test_an_unknown_loss_is_named_with_the_closest_first():
+    with pytest.raises(ValueError, match="--loss tripplet is unknown; known, closest first: trip"):
+        build("tripplet")
+
+
+# --------------------------------------------------------------------------------------------------
+# The base class
+# --------------------------------------------------------------------------------------------------
 class Scaled(Criterion):
-    """A criterion with a parameter, that says which precision reached it."""
+    """A criterion with a parameter that records the precision it computes in."""
 
     def __init__(self):
         super().__init__()
@@ -288,34 +324,6 @@ def test_a_subclass_writes_forward_only():
     assert group["params"] == [criterion.scale]
 
 
-class TwoViews(Criterion):
-    """An objective on two views, as it overrides ``compute``."""
-
-    n_views = 2
-
-    def compute(self, views, batch):
-        self.check(views, batch)
-        first, second = (view.embeds for view in views)
-        return (first - second).square().sum()
-
-
-def test_an_objective_on_two_views_overrides_compute():
-    assert TwoViews().compute([embedding(), embedding()], batch(LABELS)).item() == 0
-    with pytest.raises(ValueError, match=r"TwoViews needs 2 view\(s\) of each image, got 1"):
-        TwoViews().compute([embedding()], batch(LABELS))
-    with pytest.raises(NotImplementedError, match="TwoViews is called through compute"):
-        TwoViews()(embedding().embeds, torch.tensor(LABELS))
-
-
-def test_flags_reach_the_component_of_their_prefix():
-    criterion = build("margin", loss_margin_beta=0.7, loss_margin_margin=0.1)
-    assert criterion.beta.tolist() == pytest.approx([0.7] * 4)
-    assert criterion.margin == 0.1
-    assert isinstance(criterion.miner, batchminer.Distance)
-    distill = criteria.build_distillation(flags(language_temp=0.1, language_distill_dir="forward"))
-    assert (distill.temp, distill.distill_dir) == (0.1, "forward")
-
-
-def test_an_unknown_loss_is_named_with_the_closest_first():
-    with pytest.raises(ValueError, match="--loss tripplet is unknown; known, closest first: trip"):
-        build("tripplet")
+def test_an_objective_that_only_overrides_compute_has_no_forward():
+    with pytest.raises(NotImplementedError, match="Criterion is called through compute"):
+        Criterion()(embedding().embeds, torch.tensor(LABELS))

@@ -1,193 +1,140 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
-from batchminer import Distance, Random
-from criteria.quadruplet import Quadruplet
-from utilities.structures import References, Triplets
-
-# Uneven classes, a singleton, neither ordered nor contiguous.
-LABELS = torch.tensor([7, 3, 7, 40, 3, 7, 12, 12])
-TRIPLETS = [(0, 2, 1), (2, 5, 3), (5, 0, 6), (1, 4, 0), (4, 1, 7), (6, 7, 3), (7, 6, 1), (0, 5, 1)]
-INTRA = [(0, 2, 5), (2, 5, 0), (1, 4, 4)]  # a miner may give negatives of the anchor's class
-SECONDS = [7, 1, 3, 6, 3, 2, 0, 3]  # for each of TRIPLETS one image of a third class
+from criteria import Quadruplet
+from tests.criteria import mined_losses
+from tests.criteria.mined_losses import Given, MinedLossTests, squared_distance
+from tests.criteria.scalars import mean_above_zero, unit_rows
+from utilities.structures import References
 
 
-class Given(Random):
-    """A miner that returns the triplets it was made with; its generator is a real one."""
+def equation(
+    embeds,
+    labels,
+    triplets,
+    others,
+    margin_alpha_1=0.2,
+    margin_alpha_2=0.2,
+    seconds=None,
+):
+    """Equation 5, one quadruplet at a time, each sum over the number of its terms that count.
 
-    def __init__(self, triplets, seed=0):
-        super().__init__(seed)
-        self.triplets = Triplets(
-            *torch.tensor(triplets, dtype=torch.long).reshape(-1, 3).unbind(dim=1)
-        )
-
-    def forward(self, embeds, labels, references=None):
-        return self.triplets
-
-
-class Chosen(Quadruplet):
-    """The loss with given second negatives; None where there is none."""
-
-    def __init__(self, triplets, seconds, **margins):
-        super().__init__(Given(triplets), **margins)
-        self.seconds = torch.tensor([0 if second is None else second for second in seconds])
-        self.found = torch.tensor([second is not None for second in seconds])
-
-    def _second_negatives(self, first, second, labels):
-        return self.seconds, self.found
-
-
-def rows(n=8, dim=3, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(n, dim, generator=generator, dtype=dtype), dim=1)
-
-
-def oracle(embeds, triplets, seconds, alpha_1=0.2, alpha_2=0.2, others=None):
-    """Equation 5, one quadruplet at a time, each sum over the number of its terms that count."""
-    x = embeds.tolist()
-    z = x if others is None else others.tolist()
-
-    def square(p, q):
-        return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
-
+    Args:
+        seconds: for each triplet the second negative, None where there is no third class.
+    """
     near, far = [], []
-    for (a, p, n), m in zip(triplets, seconds, strict=True):
-        near.append(max(0.0, square(x[a], z[p]) - square(x[a], z[n]) + alpha_1))
+    for (a, p, n), m in zip(triplets, seconds or [None] * len(triplets), strict=True):
+        pull = squared_distance(embeds[a], others[p])
+        near.append(pull - squared_distance(embeds[a], others[n]) + margin_alpha_1)
         if m is not None:
-            far.append(max(0.0, square(x[a], z[p]) - square(z[n], z[m]) + alpha_2))
-    return sum(sum(hinges) / max(1, sum(hinge > 0 for hinge in hinges)) for hinges in (near, far))
+            far.append(pull - squared_distance(others[n], others[m]) + margin_alpha_2)
+    return mean_above_zero(near) + mean_above_zero(far)
 
 
-@pytest.mark.parametrize("margins", [(0.2, 0.2), (0.9, 0.4)])
-@pytest.mark.parametrize("seed", range(3))
-def test_equals_the_equation(margins, seed):
-    embeds = rows(seed=seed)
-    seconds = [None, *SECONDS[1:-1], None]
-    criterion = Chosen(TRIPLETS, seconds, margin_alpha_1=margins[0], margin_alpha_2=margins[1])
-    expected = oracle(embeds, TRIPLETS, seconds, *margins)
-    assert criterion(embeds, LABELS).item() == pytest.approx(expected, abs=1e-10)
+class FirstTerm(Quadruplet):
+    """The loss without its second term, which a random image enters."""
+
+    def __init__(self, miner, *, margin_alpha_1=0.2):
+        super().__init__(miner, margin_alpha_1=margin_alpha_1, margin_alpha_2=-1e3)
 
 
-def test_against_references_equals_the_equation():
-    embeds, others = rows(), rows(6, seed=1)
-    triplets, seconds = [(0, 5, 4), (1, 0, 5), (7, 3, 2), (7, 3, 2)], [0, 1, 5, 1]
-    references = References(others, torch.tensor([3, 40, 3, 12, 12, 7]))
-    loss = Chosen(triplets, seconds)(embeds, LABELS, references)
-    assert loss.item() == pytest.approx(oracle(embeds, triplets, seconds, others=others), abs=1e-10)
+class TestFirstTerm(MinedLossTests):
+    loss, equation = FirstTerm, staticmethod(equation)
+    settings = ({}, {"margin_alpha_1": 0.9})
 
 
-def test_negatives_among_references_only_pull():
-    """With the first term out of reach, what is left of the gradient is the positives'."""
-    embeds, others = rows().requires_grad_(), rows(6, seed=1)
-    references = References(others, torch.tensor([3, 40, 3, 12, 12, 7]))
-    criterion = Chosen([(0, 5, 4)], [0], margin_alpha_1=-100, margin_alpha_2=100)
-    (grad,) = torch.autograd.grad(criterion(embeds, LABELS, references), embeds)
-    expected = torch.zeros_like(embeds)
-    expected[0] = 2 * (embeds[0] - others[5]).detach()
-    assert torch.allclose(grad, expected, atol=1e-10)
+# Three classes, two of them of one image: the second negative is the image of the third class.
+LABELS = torch.tensor([7, 7, 7, 3, 40])
+TRIPLETS = [(a, p, n) for a in range(3) for p in range(3) for n in (3, 4) if a != p]
+SECONDS = [7 - n for _, _, n in TRIPLETS]
+BESIDE = References(unit_rows(3, 3, seed=1), torch.tensor([40, 7, 3]))
+AGAINST, SECONDS_AGAINST = [(0, 1, 0), (1, 1, 2), (3, 2, 0), (4, 0, 1)], [2, 0, 1, 2]
+WAYS = [(None, TRIPLETS, SECONDS), (BESIDE, AGAINST, SECONDS_AGAINST)]
+each_way = pytest.mark.parametrize(("references", "triplets", "seconds"), WAYS)
 
 
-def test_second_negatives_are_all_images_of_third_classes_alike_often():
-    first, second = LABELS[[0, 3, 1, 6, 2]], LABELS[[1, 0, 6, 6, 5]]  # the last two are one class
-    n = 20_000
-    criterion = Quadruplet(Given([], seed=1))
-    images, found = criterion._second_negatives(first.repeat(n), second.repeat(n), LABELS)
-    assert found.all()
-    for row, a, b in zip(images.view(n, 5).T, first, second, strict=True):
-        allowed = (a != LABELS) & (b != LABELS)
-        share = torch.bincount(row, minlength=8) / n
-        expected = allowed / allowed.sum()
-        # Five standard deviations of a share are at most 5 sqrt(0.25 / n).
-        assert (share - expected).abs().max() < 5 * (0.25 / n) ** 0.5
-        assert torch.equal(share > 0, allowed)
+@each_way
+@pytest.mark.parametrize("margins", [{}, {"margin_alpha_1": 0.9, "margin_alpha_2": 0.4}])
+def test_both_terms_equal_the_equation(references, triplets, seconds, margins):
+    n_active = 0
+    for seed in range(3):
+        embeds = unit_rows(5, 3, seed)
+        others = embeds if references is None else references.embeds
+        loss = Quadruplet(Given(triplets), **margins)(embeds, LABELS, references)
+        args = embeds.tolist(), LABELS.tolist(), triplets, others.tolist()
+        expected = equation(*args, seconds=seconds, **margins)
+        assert loss.item() == pytest.approx(expected, abs=1e-10)
+        n_active += expected > equation(*args, **margins)
+    assert n_active
 
 
-def test_second_negatives_of_an_anchor_whose_class_the_references_do_not_have():
-    first, second = torch.tensor([5, 50, 1] * 100), torch.tensor([3, 12, 40] * 100)
-    images, found = Quadruplet(Given([]))._second_negatives(first, second, LABELS)
-    assert found.all()
-    assert (LABELS[images] != second).all()
-    assert len(images.unique()) == 8
-
-
-@pytest.mark.parametrize("labels", [[1, 1, 4, 4], [4, 1, 1, 1], [2, 2, 2, 2]])
-def test_without_third_classes_there_is_the_first_term_alone(labels):
-    labels = torch.tensor(labels)
-    first, second = labels[[0, 1, 2]], labels[[3, 3, 3]]
-    images, found = Quadruplet(Given([]))._second_negatives(first, second, labels)
-    third = [any(x not in (a, b) for x in labels) for a, b in zip(first, second, strict=True)]
-    assert found.tolist() == third
-    assert ((images >= 0) & (images < 4)).all()
-
-    embeds, triplets = rows(4), [(2, 3, 1), (3, 2, 0)]
-    loss = Quadruplet(Given(triplets))(embeds, torch.tensor([1, 1, 4, 4]))
-    assert loss.item() == pytest.approx(oracle(embeds, triplets, [None, None]), abs=1e-10)
-
-
-def test_the_miner_s_generator_draws():
-    embeds = rows(8)
-    one, same, other = (Quadruplet(Given(TRIPLETS * 4, seed)) for seed in (0, 0, 1))
-    drawn = [criterion(embeds, LABELS).item() for criterion in (one, same, other)]
-    assert drawn[0] == drawn[1]
-    assert drawn[0] != drawn[2]
-    assert one(embeds, LABELS).item() != drawn[0]
-    resumed = Quadruplet(Given(TRIPLETS * 4, 5))
-    resumed.load_state_dict(same.state_dict())
-    assert resumed(embeds, LABELS).item() == same(embeds, LABELS).item()
-
-
-def test_the_batch_as_references_differs_by_the_gradient_of_the_other_three():
-    embeds = rows().requires_grad_()
-    criterion = Chosen(TRIPLETS, SECONDS)
-    inside = criterion(embeds, LABELS)
-    beside = criterion(embeds, LABELS, References(embeds.detach(), LABELS))
-    assert inside.item() == pytest.approx(beside.item(), abs=1e-12)
-    (one_end,) = torch.autograd.grad(beside, embeds)
-    (both_ends,) = torch.autograd.grad(inside, embeds)
-    assert both_ends.sum(dim=0).abs().max() < 1e-12  # what one image gets the other one gives
-    assert not torch.allclose(one_end, both_ends)
-
-
-def test_batch_order_does_not_matter():
-    embeds = rows()
-    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
-    place = order.argsort()
-    moved = [tuple(place[list(t)].tolist()) for t in TRIPLETS]
-    loss = Chosen(TRIPLETS, SECONDS)(embeds, LABELS)
-    there = Chosen(moved, place[SECONDS].tolist())(embeds[order], LABELS[order])
-    assert torch.allclose(loss, there)
-
-
-@pytest.mark.parametrize("triplets", [TRIPLETS, INTRA], ids=["mined", "intra"])
-@pytest.mark.parametrize("references", [None, References(rows(seed=1), LABELS)])
-def test_gradient(triplets, references):
-    criterion = Chosen(triplets, SECONDS[: len(triplets)], margin_alpha_1=0.5, margin_alpha_2=0.7)
-    embeds = rows().requires_grad_()
+@each_way
+def test_gradient_of_both_terms(references, triplets, seconds):
+    """Within a batch that of all four images; two negatives among references stay in place."""
+    criterion = Quadruplet(Given(triplets), margin_alpha_1=0.5, margin_alpha_2=0.7)
+    embeds = unit_rows(5, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: criterion(x, LABELS, references), (embeds,))
 
 
-@pytest.mark.parametrize("labels", [[0, 0], [0, 1], [2, 2, 2, 2], [5]])
-def test_no_triplet_gives_a_differentiable_zero(labels):
-    embeds = rows(len(labels)).requires_grad_()
-    loss = Quadruplet(Distance(0))(embeds, torch.tensor(labels))
-    (grad,) = torch.autograd.grad(loss, embeds)
-    assert loss.item() == 0
-    assert torch.equal(grad, torch.zeros_like(embeds))
+MANY = torch.tensor(mined_losses.LABELS)
 
 
-def test_no_active_term_gives_a_differentiable_zero():
-    embeds = torch.eye(4).repeat_interleave(2, dim=0).requires_grad_()
-    labels = torch.arange(4).repeat_interleave(2)
-    loss = Quadruplet(Distance(0, upper_cutoff=3.0))(embeds, labels)
-    (grad,) = torch.autograd.grad(loss, embeds)
-    assert loss.item() == 0
-    assert torch.equal(grad, torch.zeros_like(embeds))
+@pytest.mark.parametrize(("a", "p", "n"), [(0, 2, 1), (1, 4, 6), (6, 7, 3), (2, 5, 0)])
+def test_second_negatives_are_all_images_of_third_classes_alike_often(a, p, n):
+    """Read from the gradient, in which an image has as large a share as it was drawn often."""
+    embeds = unit_rows(8, 3).requires_grad_()
+    n_draws = 20_000
+    miner = Given([(a, p, n)] * n_draws, seed=1)
+    criterion = Quadruplet(miner, margin_alpha_1=-100, margin_alpha_2=100)
+    (grad,) = torch.autograd.grad(criterion(embeds, MANY), embeds)
+    x = embeds.detach()
+    others = [m for m in range(8) if m not in (a, p, n)]
+    shares = [(grad[m] / (2 * (x[n] - x[m]))).mean().item() for m in others]
+    allowed = [int(MANY[m] not in (MANY[a], MANY[n])) for m in others]
+    for share, able in zip(shares, allowed, strict=True):
+        # Five standard deviations of a share are at most 5 sqrt(0.25 / n).
+        assert share == pytest.approx(able / sum(allowed), abs=5 * (0.25 / n_draws) ** 0.5)
+        assert able or abs(share) < 1e-12
+
+
+def test_the_anchors_class_may_be_missing_among_the_references():
+    """As under a miner that shuffles labels: all classes but the negative's are third ones."""
+    embeds, n_draws = unit_rows(1, 3, seed=2), 20_000
+    references = References(unit_rows(8, 3), MANY)
+    criterion = Quadruplet(Given([(0, 0, 1)] * n_draws), margin_alpha_1=-100, margin_alpha_2=100)
+    z = references.embeds.tolist()
+    far = [squared_distance(z[1], z[m]) for m in range(8) if MANY[m] != MANY[1]]
+    pull = squared_distance(embeds[0].tolist(), z[0])
+    loss = criterion(embeds, torch.tensor([5]), references).item()
+    assert loss == pytest.approx(100 + pull - sum(far) / len(far), abs=5 * 4 / n_draws**0.5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "triplets"), [([1, 1, 4, 4], [(2, 3, 1), (3, 2, 0)]), ([4, 4, 1, 4], [(0, 1, 2)])]
+)
+def test_without_third_classes_there_is_the_first_term_alone(labels, triplets):
+    embeds = unit_rows(4, 3)
+    loss = Quadruplet(Given(triplets), margin_alpha_2=9.0)(embeds, torch.tensor(labels))
+    expected = equation(embeds.tolist(), labels, triplets, embeds.tolist())
+    assert loss.item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_the_miners_generator_draws():
+    embeds, triplets = unit_rows(8), mined_losses.TRIPLETS * 4
+    one, same, other = (Quadruplet(Given(triplets, seed)) for seed in (0, 0, 1))
+    drawn = [criterion(embeds, MANY).item() for criterion in (one, same, other)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    assert one(embeds, MANY).item() != drawn[0]
+    resumed = Quadruplet(Given(triplets, 5))
+    resumed.load_state_dict(same.state_dict())
+    assert resumed(embeds, MANY).item() == same(embeds, MANY).item()
 
 
 def test_a_collapsed_batch_has_both_margins_and_no_direction():
-    embeds = rows(1, dtype=torch.float32).repeat(8, 1).requires_grad_()
-    loss = Quadruplet(Given(TRIPLETS), margin_alpha_1=0.2, margin_alpha_2=0.1)(embeds, LABELS)
+    embeds = unit_rows(1, 3).repeat(8, 1).requires_grad_()
+    miner = Given(mined_losses.TRIPLETS)
+    loss = Quadruplet(miner, margin_alpha_1=0.2, margin_alpha_2=0.1)(embeds, MANY)
     (grad,) = torch.autograd.grad(loss, embeds)
     assert loss.item() == pytest.approx(0.3)
     assert torch.allclose(grad, torch.zeros_like(embeds), atol=1e-7)

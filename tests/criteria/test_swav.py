@@ -6,28 +6,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from criteria.swav import SwAV, sinkhorn
+from tests.criteria.scalars import assert_same, cross_entropy, dot, two_views, unit
 
 DIM = 4
 
 
-def build(**changes):
+def make(projector=None, **changes):
     torch.manual_seed(0)
     small = {"hidden_dim": 6, "proj_dim": DIM, "n_prototypes": 3, "freeze_steps": 0}
-    return SwAV(5, **{**small, "queue_size": 0, "queue_start": 0, **changes}).double()
+    criterion = SwAV(5, **{**small, "queue_size": 0, "queue_start": 0, **changes})
+    criterion.projector = projector or criterion.projector
+    return criterion.double()
 
 
 def views(n=6, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(n, 5, generator=generator, dtype=torch.float64) for _ in range(2)]
-
-
-def unit(x):
-    norm = math.sqrt(sum(a * a for a in x))
-    return [a / norm for a in x]
-
-
-def products(rows, prototypes):
-    return [[sum(a * b for a, b in zip(unit(r), c, strict=True)) for c in prototypes] for r in rows]
+    return two_views(n, 5, seed)
 
 
 def sinkhorn_by_loops(scores, epsilon, iterations):
@@ -43,44 +36,43 @@ def sinkhorn_by_loops(scores, epsilon, iterations):
     return [[x * n for x in row] for row in q]
 
 
-def by_loops(criterion, z1, z2, queue=((), ())):
+def equation(criterion, z1, z2, queue=((), ())):
     """Eq. 1-2 with assignments among the images of the queue and of the batch."""
-    prototypes = criterion.prototypes.tolist()
-    scores = [products(z.tolist(), prototypes) for z in (z1, z2)]
-    total, n = 0.0, len(z1)
+    prototypes, n, total = criterion.prototypes.tolist(), len(z1), 0.0
+
+    def scores(rows):
+        return [[dot(unit(row), c) for c in prototypes] for row in rows]
+
+    of_views = [scores(z.tolist()) for z in (z1, z2)]
     for own, other in ((0, 1), (1, 0)):
-        everyone = products(queue[own], prototypes) + scores[own]
+        everyone = scores(queue[own]) + of_views[own]
         q = sinkhorn_by_loops(everyone, criterion.epsilon, criterion.sinkhorn_iterations)[-n:]
-        for i in range(n):
-            logits = [s / criterion.temperature for s in scores[other][i]]
-            below = sum(map(math.exp, logits))
-            total -= sum(a * math.log(math.exp(x) / below) for a, x in zip(q[i], logits))  # noqa: B905
+        for assigned, row in zip(q, of_views[other], strict=True):
+            logits = [s / criterion.temperature for s in row]
+            total += sum(a * cross_entropy(logits, c) for c, a in enumerate(assigned))
     return total / (2 * n)
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("epsilon", [0.05, 0.5])
 def test_equals_the_equation(epsilon, iterations):
-    criterion = build(epsilon=epsilon, sinkhorn_iterations=iterations)
-    first, second = views()
-    z = [criterion.projector(x) for x in (first, second)]
-    expected = by_loops(criterion, *z)
-    assert criterion(first, second).item() == pytest.approx(expected, rel=1e-11)
+    criterion = make(epsilon=epsilon, sinkhorn_iterations=iterations)
+    z = [criterion.projector(x) for x in views()]
+    assert criterion(*views()).item() == pytest.approx(equation(criterion, *z), rel=1e-11)
 
 
 def test_equals_the_equation_with_a_queue():
-    """Filled from ``queue_start`` on, used once full, with the images that were the last then."""
-    criterion = build(queue_size=8, queue_start=2)
-    past = []
+    """Filled from ``queue_start`` on, used once full, with the latest images."""
+    criterion, past = make(queue_size=8, queue_start=2), []
     for step in range(7):
-        first, second = views(3, seed=step)
-        z = [criterion.projector(x) for x in (first, second)]
+        given = views(3, step)
+        z = [criterion.projector(x) for x in given]
         used = [
             [row for pair in past for row in pair[view].tolist()][-8:] if len(past) * 3 >= 8 else []
             for view in (0, 1)
         ]
-        expected = by_loops(criterion, *z, used)
-        assert criterion(first, second).item() == pytest.approx(expected, rel=1e-11)
+        expected = equation(criterion, *z, used)
+        assert criterion(*given).item() == pytest.approx(expected, rel=1e-11)
         assert bool(used[0]) == (step >= 5)
         if step >= 2:
             past.append([x.detach() for x in z])
@@ -112,66 +104,24 @@ def test_sinkhorn_does_not_overflow(epsilon, scale):
 
 def test_assignments_have_no_gradient():
     """The gradient is that of a cross-entropy with the assignments as constants."""
-    criterion = build()
-    criterion.projector = nn.Identity()
-    first, second = (x[:, :DIM].clone().requires_grad_() for x in views())
-    z1, z2 = (F.normalize(x, dim=1) for x in (first, second))
-    q1, q2 = (sinkhorn(z @ criterion.prototypes.T, 0.05, 3).detach() for z in (z1, z2))
-    expected = sum(
-        -(q * (z @ criterion.prototypes.T / 0.1).log_softmax(dim=1)).sum(dim=1).mean() / 2
-        for q, z in ((q1, z2), (q2, z1))
-    )
-    wanted = torch.autograd.grad(expected, [first, second, criterion.prototypes])
-    grads = torch.autograd.grad(criterion(first, second), [first, second, criterion.prototypes])
-    for grad, other in zip(grads, wanted, strict=True):
-        assert torch.allclose(grad, other, atol=1e-12)
-
-
-def test_the_softmax_is_over_prototypes():
-    """One image apart from the others changes no other image's prediction."""
-    criterion = build(n_prototypes=4)
-    criterion.projector = nn.Identity()
-    criterion._assign = lambda z: [torch.eye(4, dtype=torch.float64)] * 2
-    first, second = (x[:4, :DIM] for x in views())
-    moved = second.clone()
-    moved[3] = -moved[3]
-    terms = []
-    for other in (second, moved):
-        x = other.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(criterion(first, x), x)
-        terms.append(grad[:3])
-    assert torch.equal(*terms)
+    criterion = make(nn.Identity())
+    given = [x[:, :DIM].clone().requires_grad_() for x in views()]
+    scores = [F.normalize(x, dim=1) @ criterion.prototypes.T for x in given]
+    q1, q2 = (sinkhorn(s, 0.05, 3).detach() for s in scores)
+    expected = sum(F.cross_entropy(s / 0.1, q) / 2 for q, s in ((q1, scores[1]), (q2, scores[0])))
+    assert_same(criterion(*given), expected, [*given, criterion.prototypes], close=1e-13)
 
 
 def test_prototypes_are_frozen_first_and_unit_rows_always():
-    criterion = build(freeze_steps=3)
+    criterion = make(freeze_steps=3)
     start = criterion.prototypes.detach().clone()
     optimizer = torch.optim.AdamW(criterion.param_groups(0.1), lr=0.1, weight_decay=0.5)
     for step in range(6):
         optimizer.zero_grad()
         criterion(*views(seed=step)).backward()
+        assert (criterion.prototypes.grad is None) == (step < 3)
         optimizer.step()
         criterion.after_step(nn.Identity())
         assert torch.equal(criterion.prototypes, start) == (step < 3)
         norms = criterion.prototypes.norm(dim=1)
         assert torch.allclose(norms, torch.ones(3, dtype=torch.float64), atol=1e-12)
-
-
-def test_a_frozen_prototype_has_no_gradient():
-    criterion = build(freeze_steps=1)
-    criterion(*views()).backward()
-    assert criterion.prototypes.grad is None
-    criterion.after_step(nn.Identity())
-    criterion(*views()).backward()
-    assert criterion.prototypes.grad.abs().sum() > 0
-
-
-def test_the_step_and_the_queue_are_in_the_state():
-    criterion = build(queue_size=4, freeze_steps=2)
-    criterion(*views(3))
-    criterion.after_step(nn.Identity())
-    other = build(queue_size=4, freeze_steps=2)
-    other.load_state_dict(criterion.state_dict())
-    assert other.steps == 1
-    assert other.queue.filled == 3
-    assert torch.equal(other.queue.rows, criterion.queue.rows)
