@@ -1,4 +1,4 @@
-"""What every miner shares: masks of the pairs, its own generator, draws by weight."""
+"""The base of all miners: masks of the pairs, a generator, draws by weight."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -13,24 +13,22 @@ from utilities.structures import References, Triplets
 class Miner(nn.Module, ABC):
     """Chooses the triplets (anchor, positive, negative) that a loss looks at.
 
-    A subclass writes ``mine``; one that gives each pair a negative drawn by weight derives from
-    ``NegativeMiner`` and writes the weights.
-
-    It is a module so that the state of its generator travels in the ``state_dict`` of whatever
-    criterion holds it.
+    A subclass writes ``mine``; one that draws a negative for each pair by weight derives from
+    ``NegativeMiner`` and writes the weights. It is a module so that the ``state_dict`` of the
+    criterion that holds it has the state of its generator.
 
     Args:
         seed: of the miner's own generator, which is made on the device of the first batch. A state
-            restored on another kind of device starts anew from the seed.
+            restored on another kind of device starts again from the seed.
 
-    Shapes: embeds (B, D) of any floating type, labels (B,) int64; returns T triplets, T = 0 where
-    there are none, such as in a batch of one class. With ``references`` (R of them) positives and
-    negatives are indices into these, else into the batch. Unless a miner says otherwise, the
-    positive is another image of the anchor's class and the negative one of another class. Mining
-    runs in float32 also inside autocast, and has no gradient.
+    Shapes: embeds (B, D) of any floating type, labels (B,) int64; returns T triplets, T = 0 if
+    there are none, such as in a batch of one class. Positives and negatives are indices into
+    ``references`` (R of them) if these are given, else into the batch. Unless a miner says
+    otherwise, the positive is another image of the anchor's class and the negative one of another
+    class. Mining runs in float32 even inside autocast, and has no gradient.
     """
 
-    adapt_every: int = 0  # training iterations between calls of ``adapt``; 0: none are wanted
+    adapt_every: int = 0  # training iterations between calls of ``adapt``; 0: never
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -42,18 +40,18 @@ class Miner(nn.Module, ABC):
     def mine(
         self, embeds: Tensor, references: Tensor, positive: Tensor, negative: Tensor
     ) -> Triplets:
-        """The triplets of a batch.
+        """Return the triplets of a batch.
 
         Args:
             embeds: (B, D) float32.
-            references: (R, D) float32; ``embeds`` itself where there are no others.
+            references: (R, D) float32; ``embeds`` itself if there are no others.
             positive, negative: (B, R) bool, the candidates of each image.
         """
 
     def candidates(self, labels: Tensor, reference_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Which references each image may have as positives and which as negatives, (B, R) bool.
+        """Return masks (B, R) of the references that may be positives and negatives of each image.
 
-        All that are of its class and of another; the image itself is neither.
+        By default all of its class and all of other classes; the image itself is in neither.
         """
         return pair_masks(labels, reference_labels)
 
@@ -69,23 +67,23 @@ class Miner(nn.Module, ABC):
             return self.mine(embeds, references.embeds.float(), *masks)
 
     def adapt(self, embeds: Tensor, labels: Tensor) -> dict[str, float]:
-        """Learn from how validation images (M, D) of labels (M,) lie; returns what is worth a log.
+        """Learn from validation images, embeds (M, D) and labels (M,); return values to log.
 
         The training loop calls it every ``adapt_every`` iterations, always with the same images.
         """
         return {}
 
     def draw(self, weights: Tensor) -> Tensor:
-        """One column of each row of (N, R) weights, with probability proportional to them: (N,).
+        """Draw a column from each row of (N, R) weights, with probability in proportion: (N,).
 
-        Inverts the cumulative sum: one random number per row, where torch.multinomial takes one per
-        entry. It lies in (0, total], and the first column whose cumulative sum reaches it is taken.
-        The last one does reach it; the one before the taken does not, so that the sum grows there,
-        as it never does by a weight of zero: no rounding makes a negative of a positive.
+        This inverts the cumulative sum, with one random number per row where torch.multinomial
+        takes one per entry. The number lies in (0, total], and the first column whose cumulative
+        sum reaches it is drawn. The sum grows at that column, as it never does by a weight of zero:
+        no rounding turns a positive into a negative.
 
         Args:
-            weights: of any type, a mask too; finite, >= 0. A row's sum is at least 1e-30, so that
-                a fraction of it is no zero; a row of zeros gives any column.
+            weights: numbers or a mask; finite, >= 0. A row's sum must be at least 1e-30; a row of
+                zeros gives any column.
         """
         edges = weights.float().cumsum(dim=1)
         if edges.device.type != "cpu":
@@ -96,7 +94,7 @@ class Miner(nn.Module, ABC):
         return torch.searchsorted(edges, numbers * edges[:, -1:]).squeeze(1)
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """The miner's own source of chance, on ``device``."""
+        """Return the miner's own generator, on ``device``."""
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device)
             self._generator.manual_seed(self.seed)
@@ -116,11 +114,10 @@ class Miner(nn.Module, ABC):
 class NegativeMiner(Miner):
     """Gives every (anchor, positive) pair one negative, drawn by weight.
 
-    A subclass writes only ``weights``. With two images per class there is one pair per anchor, as
-    in Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric
-    Learning, ICML 2020; with more per class each of an anchor's positives is used, where they draw
-    one of them. T = the sum over classes of n (n - 1) in a batch without other references. Mining
-    takes O((B + T) R) memory.
+    A subclass writes only ``weights``. Each of an anchor's positives is used, where Roth et al.,
+    Revisiting Training Strategies and Generalization Performance in Deep Metric Learning, ICML
+    2020, draw one of them. T = Σ over classes of n (n - 1) in a batch without other references.
+    O((B + T) R) memory.
     """
 
     @abstractmethod
@@ -132,7 +129,7 @@ class NegativeMiner(Miner):
         anchors: Tensor,
         positives: Tensor,
     ) -> Tensor:
-        """Unnormalised probabilities of each reference as the negative of each pair.
+        """Return unnormalised probabilities of each reference as the negative of each pair.
 
         Args:
             embeds: (B, D) float32.
@@ -154,7 +151,7 @@ class NegativeMiner(Miner):
 
 
 def every_triplet(positive: Tensor, negative: Tensor) -> Triplets:
-    """Each anchor's positives with each of its negatives, from two (B, R) masks.
+    """Return each anchor's positives with each of its negatives, from two (B, R) masks.
 
     Sorted by anchor, then positive, then negative.
     """
@@ -169,7 +166,7 @@ def every_triplet(positive: Tensor, negative: Tensor) -> Triplets:
 
 
 def rising(edges: Tensor, weights: Tensor) -> Tensor:
-    """Cumulative sums (N, R) that grow at no column of zero weight and fall at none.
+    """Return cumulative sums (N, R) that never fall and do not grow where the weight is zero.
 
     A sequential sum has both properties; the parallel one of a GPU adds in another order for each
     column, so that neighbours may differ by rounding.
@@ -181,15 +178,15 @@ def rising(edges: Tensor, weights: Tensor) -> Tensor:
 
 
 def any_in_row(mask: Tensor) -> Tensor:
-    """Which rows of a (B, R) mask have any True: (B,) bool."""
+    """Return which rows of a (B, R) mask have any True: (B,) bool."""
     return mask.view(torch.uint8).amax(dim=1).bool()
 
 
 def places(mask: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the Trues of a (B, R) mask, row by row.
+    """Return the rows and columns of the Trues of a (B, R) mask, row by row.
 
     Args:
-        count: how many there are; waits for the device to know where it is None.
+        count: the number of Trues; if None, this waits for the device to count them.
     """
     mask = mask.view(torch.uint8)
     found = mask.nonzero() if count is None else mask.nonzero_static(size=count)

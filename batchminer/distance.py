@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .base import NegativeMiner
 
-# Log weight of a negative beyond the upper cutoff: nothing beside that of any nearer one, and the
-# same for all of them where there is no nearer one.
+# Log weight of a negative beyond the upper cutoff: negligible next to any nearer one, and the same
+# for all if there is no nearer one.
 BEYOND = -1e30
 
 
@@ -22,16 +22,15 @@ class Distance(NegativeMiner):
     q(d) ~ d^(D-2) (1 - d²/4)^((D-3)/2), nearly all of them around sqrt(2). A negative is drawn with
     weight 1/q(d), so that near and far ones are met alike.
 
-    Distances are those of the embeddings on the unit sphere, where q is defined: embeddings of
-    another length are normalised first, and one that is not finite counts as being at sqrt(2) from
-    all others. An anchor without any negative below ``upper_cutoff`` draws uniformly from all its
-    negatives. The code of Roth et al., ICML 2020, has the same flag and does not apply the upper
-    cutoff; one above 2 gives that.
+    Embeddings are normalised first, since q is defined on the unit sphere; one that is not finite
+    counts as being at sqrt(2) from all others. An anchor without any negative below
+    ``upper_cutoff`` draws uniformly from all its negatives. The code of Roth et al., ICML 2020,
+    does not apply the upper cutoff, as with one above 2 here.
 
     Args:
         lower_cutoff: nearer negatives weigh as much as those at this distance, in [0, 2]; it bounds
             the variance of the gradient.
-        upper_cutoff: negatives at or beyond it are not drawn, since the margin loss is zero there.
+        upper_cutoff: negatives at or beyond it are not drawn; the margin loss is zero there.
     """
 
     def __init__(
@@ -54,10 +53,10 @@ class Distance(NegativeMiner):
         others = units if references is embeds else on_the_sphere(references)
         squares = torch.addmm(units.new_full((), 2.0), units, others.T, alpha=-2)  # d², (B, R)
 
-        # For D in the hundreds 1/q spans more than a float's range: stay in logarithms until the
-        # row's maximum is off, which is what a softmax does, and with it any constant factor, so
-        # that 4 - d² stands for 1 - d²/4. At d = 0 and d = 2 there is no logarithm.
-        # The cutoff is a sum, as a choice by mask would take a CPU ten times as long.
+        # For D in the hundreds 1/q exceeds a float's range, so we stay in logarithms up to the
+        # softmax, which subtracts a row's maximum and cancels constant factors: 4 - d² stands for
+        # 1 - d²/4. Clamping avoids log 0 at d = 0 and d = 2. The cutoff is added, since a choice by
+        # mask takes a CPU ten times as long.
         log_weights = squares.clone().ge_(self.upper_cutoff**2).mul_(BEYOND)
         eps = torch.finfo(squares.dtype).eps
         squares.clamp_(min=max(self.lower_cutoff**2, eps), max=4 * (1 - eps))
@@ -68,5 +67,5 @@ class Distance(NegativeMiner):
 
 
 def on_the_sphere(embeds: Tensor) -> Tensor:
-    """The rows at length 1; one that is not finite is 0, and so at sqrt(2) from every other."""
+    """Return rows of length 1; one that is not finite becomes 0, at sqrt(2) from all others."""
     return F.normalize(embeds, dim=1).nan_to_num_()

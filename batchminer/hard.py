@@ -16,8 +16,7 @@ from .base import Miner, any_in_row
 class Hard(Miner):
     """Gives each anchor its farthest positive and its nearest negative.
 
-    Distances are Euclidean and of the embeddings as they are. Of several at the same distance one
-    is taken, which is the device's choice; there is no chance in it else.
+    Distances are Euclidean, of the embeddings as they are. Ties are broken by the device.
 
     T = the number of images that have a positive and a negative. O(B R) memory.
     """

@@ -1,4 +1,4 @@
-"""Random triplets within a class: what is left of a loss that never meets another class.
+"""Random triplets within a class: a control that never meets another class.
 
 Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric Learning,
 ICML 2020; their code.
@@ -14,11 +14,9 @@ from .base import Miner, any_in_row
 class IntraRandom(Miner):
     """Draws positive and negative both from the anchor's own class.
 
-    Two independent uniform draws among all images of the class, the anchor too, as in that code:
-    positive and negative may be one image, or the anchor. Without the anchor they would always be
-    one where a class has two images. That code draws B classes, and an anchor in each; here each
-    image that is not alone in its class is anchor once. Against other references the draws are
-    among its positives.
+    Two independent uniform draws among all images of the class, including the anchor, as in that
+    code: positive and negative may be the same image, or the anchor. That code draws B classes, and
+    an anchor in each; here each image that is not alone in its class is anchor once.
 
     T = the number of images that have a positive; a batch of one class has triplets too. O(B R)
     memory.

@@ -16,17 +16,15 @@ from .base import Miner, every_triplet
 class MultiSimilarity(Miner):
     """Takes the pairs that violate a margin against the anchor's hardest pair of the other kind.
 
-    A positive p counts where S_ap < max_n S_an + margin, a negative n where
-    S_an > min_p S_ap - margin, with cosine similarities S; embeddings of another length are
-    normalised first. The paper weighs the two sets of pairs apart; the triplets are each of an
-    anchor's mined positives with each of its mined negatives. An anchor has mined positives exactly
-    where it has mined negatives, and needs both kinds of images for either.
+    A positive p is mined if S_ap < max_n S_an + margin, a negative n if S_an > min_p S_ap - margin,
+    with cosine similarities S. The triplets are each of an anchor's mined positives with each of
+    its mined negatives; the paper weighs the two sets separately.
 
     Args:
         margin: ε, in cosine similarity.
 
-    T depends on the embeddings, from none to all triplets as in ``Lifted``. O(B R + T + P R) memory
-    with P mined positive pairs; two waits for the device.
+    T ranges from 0 to all triplets as in ``Lifted``. O(B R + T + P R) memory with P mined positive
+    pairs; two waits for the device.
     """
 
     def __init__(self, seed: int = 0, *, margin: float = 0.1) -> None:

@@ -40,11 +40,11 @@ class Parametric(NegativeMiner):
 
         w(a, n) = p_k / |negatives of a in bin k|,  k the bin of d_an
 
-    Negatives outside the bins are not drawn; an anchor that has no others draws uniformly from all.
+    Negatives outside the bins are drawn, uniformly, only by an anchor that has no others.
 
-    After every ``every`` iterations the training loop hands ``adapt`` the embeddings of some
-    validation images, always the same ones. A policy network reads how training goes and multiplies
-    each p_k by 0.8, 1 or 1.25:
+    Every ``every`` iterations the training loop calls ``adapt`` with the embeddings of some
+    validation images, always the same ones. A policy network observes the progress of training and
+    multiplies each p_k by 0.8, 1 or 1.25:
 
         p_k <- p_k · a_k / Σ_j p_j · a_j,  a ~ π_θ(a | s),  r = sign(e_now - e_before)
 
@@ -53,19 +53,18 @@ class Parametric(NegativeMiner):
     the progress; e = recall@1 + NMI. Until the first call the initial distribution is drawn from.
 
     The authors' code differs: it weighs a negative by p_k alone, so that crowded bins are drawn
-    more often than p says, and merges distances outside the support into the outermost bins. Its
-    advantage comes from a value network and each reward is used for one step; here the mean of the
-    last 32 rewards is the baseline and all of these enter each step, since a reward costs a pass
-    over validation images. Its bins outside the initial range start at 1e-15 and would need some
-    150 steps up to matter; here no p_k falls below 1e-4. Its progress is the share of the
-    iterations that are done; here it is n / (n + 100) after n adaptations, as the miner knows no
-    run's length.
+    more often, and merges distances outside the support into the outermost bins. Its advantage
+    comes from a value network and each reward is used for one step; here the mean of the last 32
+    rewards is the baseline and each step uses all of them, since a reward costs a pass over
+    validation images. Its bins outside the initial range start at 1e-15; here no p_k falls below
+    1e-4. Its progress is the share of iterations done; here it is n / (n + 100) after n
+    adaptations, since the miner does not know the length of the run.
 
-    The policy is no part of the module: it stays on the CPU under its own optimizer, and the
-    criterion that holds the miner has none of its parameters. It travels in the ``state_dict``.
+    The policy is not a submodule: it stays on the CPU with its own optimizer, and its parameters
+    are not those of the criterion that holds the miner. Its state is in the ``state_dict``.
 
     Args:
-        every: iterations from one adaptation to the next, >= 1; ``adapt_every`` tells the loop.
+        every: iterations from one adaptation to the next, >= 1.
         bins: K >= 1.
         lower, upper: first and last edge of the bins, distances with 0 <= lower < upper.
         lr: learning rate of the policy's Adam, >= 0; 0 keeps it choosing at random.
@@ -178,11 +177,11 @@ class Parametric(NegativeMiner):
         }
 
     def centres(self) -> Tensor:
-        """The middle of each bin, a distance, (K,)."""
+        """Return the middle of each bin, a distance, (K,)."""
         return self.lower + (torch.arange(self.bins) + 0.5) * (self.upper - self.lower) / self.bins
 
     def _state(self) -> Tensor:
-        """What the policy sees, (S,)."""
+        """Return the state s that the policy reads, (S,)."""
         recent = self._scores[-RECENT:]
         missing = recent[:1].expand(RECENT - len(recent), -1)
         averages = [self._scores[-window:].mean(dim=0) for window in WINDOWS]
@@ -208,7 +207,7 @@ class Parametric(NegativeMiner):
 
 
 class Decision(NamedTuple):
-    """One choice of the policy and what came of it."""
+    """One choice of the policy and its reward."""
 
     state: Tensor  # (S,)
     actions: Tensor  # (K,) int64, indices into FACTORS
@@ -223,7 +222,7 @@ class Policy:
         ρ = π_θ(a_tk | s_t) / (the same when a_tk was drawn)
 
     with one step of Adam per reward on the last ``memory`` decisions. A plain object on the CPU
-    with its own generator, no module, so that no module that holds it counts its parameters.
+    with its own generator, not a module, so that its parameters are not those of the criterion.
     """
 
     def __init__(self, inputs: int, bins: int, lr: float, seed: int, memory: int = 32) -> None:
@@ -244,7 +243,7 @@ class Policy:
 
     @torch.no_grad()
     def act(self, state: Tensor) -> tuple[Tensor, float]:
-        """The factors (K,) for the bins in a state (S,), and the mean entropy of their choice."""
+        """Return factors (K,) for the bins in a state (S,), and the mean entropy of the choice."""
         log_probs = self.network(state[None])[0].log_softmax(dim=1)  # (K, 3)
         actions = torch.multinomial(log_probs.exp(), 1, generator=self.generator)  # (K, 1)
         drawn = log_probs.gather(1, actions).squeeze(1)
@@ -254,7 +253,7 @@ class Policy:
 
     @torch.enable_grad()
     def learn(self, reward: float) -> None:
-        """Reward the last decision, and take one step on all that are remembered."""
+        """Reward the last decision, and take one step on all remembered ones."""
         self.decisions.append(self.decisions.pop()._replace(reward=reward))
         states, actions, drawn, rewards = zip(*self.decisions, strict=True)
         r = torch.tensor(rewards)[:, None]
@@ -277,7 +276,7 @@ class Policy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        # Adam would go on in the very tensors of the state.
+        # A copy, since Adam would update the tensors of the state in place.
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"].cpu())
         self.decisions.clear()
@@ -285,16 +284,16 @@ class Policy:
 
 
 def normalised(p: Tensor) -> Tensor:
-    """The distribution in proportion to ``p``, none of its values far below ``FLOOR``."""
+    """Return the distribution in proportion to ``p``, with no value far below ``FLOOR``."""
     p = (p / p.sum().clamp(min=FLOOR)).clamp(min=FLOOR)
     return p / p.sum()
 
 
 def validation_scores(embeds: Tensor, labels: Tensor, seed: int) -> list[float]:
-    """Recall@1, NMI and the mean distances within and between classes, on the unit sphere.
+    """Return recall@1, NMI and the mean distances within and between classes, on the unit sphere.
 
-    Equal embeddings have equal scores. A query is left out of its own neighbours by its place, and
-    does not count if it is the only one of its class. Without pairs a mean distance is 0.
+    A query is not its own neighbour, and does not count if it is alone in its class. Without pairs
+    a mean distance is 0.
     """
     embeds = F.normalize(embeds.float().nan_to_num(nan=0, posinf=0, neginf=0), dim=1)
     same, different = pair_masks(labels)
@@ -312,7 +311,7 @@ def validation_scores(embeds: Tensor, labels: Tensor, seed: int) -> list[float]:
 
 
 def kmeans(embeds: Tensor, k: int, seed: int, steps: int = 10) -> Tensor:
-    """Spherical k-means from k of the rows (M, D) that the seed alone chooses; (M,) clusters."""
+    """Return the (M,) clusters of spherical k-means, started from k of the rows (M, D)."""
     starts = torch.randperm(len(embeds), generator=torch.Generator().manual_seed(seed))[:k]
     centres = embeds[starts]  # (k, D)
     clusters = (embeds @ centres.T).argmax(dim=1)
@@ -325,9 +324,9 @@ def kmeans(embeds: Tensor, k: int, seed: int, steps: int = 10) -> Tensor:
 
 
 def nmi(a: Tensor, b: Tensor) -> Tensor:
-    """Mutual information of two labellings (M,), in [0, k), over the mean of their entropies.
+    """Return the mutual information of two labellings (M,) over the mean of their entropies.
 
-    In [0, 1]; 0 where both are constant.
+    In [0, 1]; 0 if both are constant.
     """
     width = int(b.max()) + 1
     joint = torch.bincount(a * width + b, minlength=(int(a.max()) + 1) * width)
@@ -337,5 +336,5 @@ def nmi(a: Tensor, b: Tensor) -> Tensor:
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Of a distribution, in nats."""
+    """Return the entropy of a distribution, in nats."""
     return torch.special.entr(p).sum()

@@ -13,8 +13,7 @@ from .distance import Distance
 class RandomDistance(Distance):
     """Mines as ``Distance`` does, after shuffling the labels over the images of the batch.
 
-    The sizes of the classes stay, their members are random and new at each call; positive and
-    negative are so by the shuffled labels, and by the true ones only by accident. Other references
+    The sizes of the classes stay, their members are random and new at each call. Other references
     have their labels shuffled among themselves. In that code the upper cutoff is not applied.
 
     Args:

@@ -16,20 +16,17 @@ from .distance import Distance
 class RhoDistance(Distance):
     """Mines as ``Distance`` does, but with some probability pushes a class's own images apart.
 
-    With probability ``cp`` the negative of a pair (a, p) is replaced by p, an image of the anchor's
-    own class, which works against embeddings that spread over too few directions. The anchor is
-    its own positive then, as in the code of the paper: the triplet (a, a, p) only pushes. Were p
-    both, a triplet loss would cancel. Against other references, which need not hold the anchor, its
-    nearest positive stands for it. In that code the upper cutoff is not applied.
-
-    T as of ``NegativeMiner``.
+    With probability ``cp`` the triplet (a, p, n) becomes (a, a, p), which only pushes apart two
+    images of one class, against embeddings that use too few directions. Other references need not
+    hold the anchor; there its nearest positive replaces it as the positive. In the paper's code the
+    upper cutoff is not applied.
 
     Args:
         lower_cutoff, upper_cutoff: as of ``Distance``.
-        cp: probability that a pair is switched, in [0, 1].
+        cp: probability that a triplet is switched, in [0, 1].
 
     Raises:
-        ValueError: ``cp`` is no probability.
+        ValueError: ``cp`` is not in [0, 1].
     """
 
     def __init__(

@@ -15,9 +15,9 @@ from .base import NegativeMiner
 class Semihard(NegativeMiner):
     """Draws a negative that is farther than the positive, but by less than the margin.
 
-    Eligible are the negatives n with d(a, p) < d(a, n) < d(a, p) + margin, all equally likely; a
-    pair that has none draws from all negatives, as in Roth et al., ICML 2020. Distances are
-    Euclidean (in the paper squared) and of the embeddings as they are.
+    Negatives n with d(a, p) < d(a, n) < d(a, p) + margin are drawn uniformly; a pair that has none
+    draws from all negatives, as in Roth et al., ICML 2020. Distances are Euclidean (in the paper
+    squared), of the embeddings as they are.
 
     Args:
         margin: in units of distance, > 0.

@@ -1,4 +1,4 @@
-"""Soft-hard triplets: positives and negatives that are on the wrong side of each other.
+"""Soft-hard triplets: positives farther away than negatives.
 
 Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric Learning,
 ICML 2020, as in their code.
@@ -14,14 +14,11 @@ from .base import Miner, any_in_row
 
 
 class Softhard(Miner):
-    """Draws, per anchor, a positive farther than its nearest negative and a negative nearer than
-    its farthest positive.
+    """Draws a positive beyond the nearest negative, and a negative before the farthest positive.
 
-    Eligible are the positives with d(a, p) > min_n d(a, n) and the negatives with
-    d(a, n) < max_p d(a, p), each set drawn from uniformly. The hardest triplet is among them, but
-    rarely drawn, hence soft. There is one such positive exactly where there is one such negative;
-    an anchor without them draws from all its positives and all its negatives. Distances are
-    Euclidean and of the embeddings as they are.
+    Positives with d(a, p) > min_n d(a, n) and negatives with d(a, n) < max_p d(a, p) are drawn
+    uniformly; an anchor without them draws from all its positives and all its negatives. Distances
+    are Euclidean, of the embeddings as they are.
 
     T = the number of images that have a positive and a negative. O(B R) memory.
     """

@@ -15,7 +15,7 @@ from utilities.structures import References
 
 from .base import PairCriterion, positives_and_negatives, require_at_least
 from .npair import n_pair
-from .primitives import mean_squared_length, similarities, soft_hinge_mean_of
+from .primitives import mean_squared_length, similarities, softplus_mean
 
 
 class Angular(PairCriterion):
@@ -61,7 +61,7 @@ class Angular(PairCriterion):
         positive, negative = positives_and_negatives(labels, references)
         others = None if references is None else references.embeds
         f = _LogSumOverNegatives.apply(sims, embeds, others, negative, self.tan2)  # (B, R)
-        angular = soft_hinge_mean_of(f, positive)
+        angular = softplus_mean(f, positive)
         npair = n_pair(sims, positive, negative)
         length = mean_squared_length(embeds)
         return npair + self.npair_ang_weight * angular + self.npair_l2 * length

@@ -13,17 +13,16 @@ from .class_vectors import ClassVectorCriterion, margin_softmax, own_class
 
 
 class ArcFace(ClassVectorCriterion):
-    """Classifies by cosine, with a margin added to the angle between an image and its own class.
+    """Classifies by cosine, with a margin added to the angle between an image and its class.
 
         L = -1/B Σ_i log  exp(s φ(θ_{i,y_i})) / (exp(s φ(θ_{i,y_i})) + Σ_{c ≠ y_i} exp(s cos θ_ic))
 
         φ(θ) = cos(θ + m)          where θ <= π - m,
                cos θ - m sin m     beyond,
 
-    since cos(θ + m) would rise again beyond π - m. The continuation is that of the authors' code
-    and of pytorch-metric-learning: decreasing throughout, with a step down at π - m. The code of
-    Roth et al., CVPR 2022, has cos(θ + m) alone, of a cosine clamped to [0, 1], so that images more
-    than 90° from their class have no gradient toward it.
+    since cos(θ + m) would rise again beyond π - m. The continuation is that of the authors' code,
+    which decreases throughout, with a step down at π - m. The code of Roth et al., CVPR 2022,
+    clamps the cosine to [0, 1], so that images more than 90° from their class get no gradient.
 
     Args:
         n_classes: C, number of training classes, one vector each.
@@ -35,7 +34,7 @@ class ArcFace(ClassVectorCriterion):
     Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
 
     Raises:
-        ValueError: ``angular_margin`` is no such angle, or a label out of range (checked on CPU).
+        ValueError: ``angular_margin`` or a label (checked on CPU) is out of range.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class ArcFace(ClassVectorCriterion):
 
 
 def add_angle(cosines: Tensor, margin: float) -> Tensor:
-    """φ of ``ArcFace`` as a function of cos θ, finite with its gradient in all of [-1, 1].
+    """Return φ of ``ArcFace`` from cos θ, finite with its gradient in all of [-1, 1].
 
     cos(θ + m) = cos θ cos m - sin θ sin m needs no angle. The gradient of sin θ = √(1 - cos² θ) is
     infinite at θ = 0 and π; within rounding error of these sin θ counts as constant.

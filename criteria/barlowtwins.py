@@ -16,13 +16,12 @@ EPS = 1e-5  # of the variance, as in the BatchNorm with which the authors standa
 
 
 class BarlowTwins(SelfSupervised):
-    """The correlations of the two views' projections over the batch become the identity.
+    """Turns the correlations of the two views' projections over the batch into the identity.
 
         L = Σ_d (1 - C_dd)² + λ Σ_d Σ_{e ≠ d} C_de²,   C = 1/B Σ_i z1_i z2_iᵀ
 
-    with z1 and z2 standardised over the batch: what an image says is the same in both views, and no
-    two dimensions say the same. The authors' first code scaled the loss by 1/32 for its optimiser
-    LARS; the paper does not, nor is it here.
+    with z1 and z2 standardised over the batch: a dimension agrees between both views, and no two
+    dimensions are redundant.
 
     Args:
         feature_dim: F.
@@ -59,7 +58,7 @@ class BarlowTwins(SelfSupervised):
 
 @full_precision
 def redundancy_reduction(first: Tensor, second: Tensor, weight: float) -> Tensor:
-    """The loss of projections (B, D) with λ = ``weight``, over the images of all processes.
+    """Return the loss of projections (B, D) with λ = ``weight``, over the images of all processes.
 
     Each process returns the whole of it. The sum of all C_de² takes the smaller of two ways, either
     C itself or, with Z the standardised projections, the (B, B) matrices of

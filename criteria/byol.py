@@ -19,7 +19,7 @@ from .self_supervised import SelfSupervised, head, mean_cosine
 
 
 class BYOL(SelfSupervised):
-    """Each view predicts what a slowly moving copy of the embedder makes of the other.
+    """Makes each view predict how a slowly moving copy of the embedder projects the other.
 
         L = (2 - 2 cos(p1, z'2)) + (2 - 2 cos(p2, z'1)),   p = h(g(f(x))), z' = g'(f'(x))
 
@@ -33,7 +33,7 @@ class BYOL(SelfSupervised):
 
     Args:
         feature_dim: F.
-        embedder: f; copied here, and given again to each ``after_step``.
+        embedder: f; copied here, and passed again to each ``after_step``.
         n_steps: optimizer steps of the run, at the end of which m is 1.
         momentum: m of the first step, in [0, 1].
         hidden_dim: width of projector and predictor.
@@ -85,7 +85,7 @@ class BYOL(SelfSupervised):
         self.steps += 1
 
     def _pairs(self, embedder: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        """The parameters of the target, each with the one that it follows."""
+        """Yield each parameter of the target with the one that it follows."""
         yield from zip(self.target_embedder.parameters(), embedder.parameters(), strict=True)
         yield from zip(self.target_projector.parameters(), self.projector.parameters(), strict=True)
 

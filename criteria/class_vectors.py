@@ -1,4 +1,4 @@
-"""What the losses with class vectors share: learned vectors, and images compared with them."""
+"""The base of the losses with class vectors: learned vectors, and images compared with them."""
 
 from typing import Any
 
@@ -18,9 +18,8 @@ class ClassVectorCriterion(Criterion):
 
     - the first vectors are drawn from a normal distribution, uniform in direction, as long as in
       the code that the rates were tuned with;
-    - they take no weight decay: it would not touch the loss, only shorten the vectors, and so speed
-      them up, by full steps under Adam wherever the loss itself has little gradient. The code of
-      Roth et al., CVPR 2022, decays the embedder alone, too.
+    - they have no weight decay: it would only shorten the vectors and so speed them up, by full
+      steps under Adam where the loss has little gradient.
 
     They are drawn with torch's global generator.
 
@@ -54,11 +53,11 @@ class ClassVectorCriterion(Criterion):
         self.class_vectors = nn.Parameter(std * torch.randn(per_class * n_classes, embed_dim))
 
     def unit_vectors(self, dtype: torch.dtype) -> Tensor:
-        """The class vectors at length 1, (K * C, D)."""
+        """Return the class vectors at length 1, (K * C, D)."""
         return F.normalize(self.class_vectors.to(dtype), dim=1)
 
     def cosines(self, embeds: Tensor, labels: Tensor, unit_vectors: Tensor | None = None) -> Tensor:
-        """Cosine of each image and each class vector: (B, C), or (B, K, C) where K > 1.
+        """Return the cosines of images and class vectors: (B, C), or (B, K, C) if K > 1.
 
         Args:
             unit_vectors: ``self.unit_vectors``, where the caller needs them for more than this.
@@ -78,19 +77,19 @@ class ClassVectorCriterion(Criterion):
 
 
 def own_class(similarities: Tensor, labels: Tensor) -> Tensor:
-    """Of (B, C) similarities each image's to its own class: (B, 1)."""
+    """Return each image's similarity to its own class, (B, 1), from (B, C)."""
     return similarities.gather(1, labels[:, None])
 
 
 def margin_softmax(similarities: Tensor, labels: Tensor, own: Tensor, scale: float) -> Tensor:
-    """Cross-entropy of similarities whose own-class entries have been made harder.
+    """Return the cross-entropy of similarities whose own-class entries were made harder.
 
         L = -1/B Σ_i log  exp(scale · own_i) / (exp(scale · own_i) + Σ_{c ≠ y_i} exp(scale · s_ic))
 
     Args:
         similarities: (B, C).
         labels: (B,) int64 in [0, C).
-        own: (B, 1), what stands for each image's similarity to its own class.
+        own: (B, 1), replaces each image's similarity to its own class.
         scale: an inverse temperature.
     """
     logits = scale * similarities.scatter(1, labels[:, None], own)

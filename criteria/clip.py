@@ -37,25 +37,25 @@ class CLIP(Criterion):
     step and has no weight decay. The other weights decay, but for biases and norms: projections,
     attention and, as published, the embeddings of tokens and positions.
 
-    Captions are read by a transformer that trains along ("transformer"), or by a frozen sentence
-    encoder under a linear projection that trains ("frozen"). A caption for which the frozen encoder
-    has no embedding is left out with its image, as a pair and as a negative of others; a batch of
-    nothing else has loss 0. Equal captions in a batch are negatives of each other, as published.
+    Captions are read by a transformer that is trained too ("transformer"), or by a frozen sentence
+    encoder with a trained linear projection ("frozen"). A caption that the frozen encoder cannot
+    embed is left out with its image, as a pair and as a negative; a batch of only such captions has
+    loss 0. Equal captions in a batch are negatives of each other, as published.
 
-    With several processes the pairs of all of them make up one batch, and each process has its
-    loss. The transformer follows autocast; all else is float32.
+    With several processes the pairs of all of them make up one batch, whose loss each process
+    returns. The transformer follows autocast; all else is float32.
 
     Args:
         feature_dim: F.
-        tokenizer: gives a tokenizer whose texts have at most so many tokens; called for
-            "transformer" only, so that for "frozen" none is loaded.
-        encoder: gives the frozen sentence encoder; called for "frozen" only.
+        tokenizer: makes a tokenizer for texts of at most a number of tokens; called only for
+            "transformer".
+        encoder: makes the frozen sentence encoder; called only for "frozen".
         text: "transformer" or "frozen".
         proj_dim: dimension of x and t.
         width: of the transformer.
         layers: of the transformer.
         heads: of its attention; divides ``width``.
-        tokens: most tokens of a caption that it reads, marks included.
+        tokens: maximum number of tokens of a caption, special tokens included.
         temperature: at the start; 0.01, the lowest that it learns, or more.
 
     Shapes: features (B, F), captions (B,); returns a scalar >= 0, which is 0 for a single pair.
@@ -111,7 +111,7 @@ class CLIP(Criterion):
         return self.contrast(*self.project(views, batch))
 
     def project(self, views: Sequence[Embedding], batch: Batch) -> tuple[Tensor, Tensor]:
-        """The pairs of all processes' batches that have a text embedding.
+        """Return the pairs of all processes' batches that have a text embedding.
 
         Returns:
             images, texts: (N, proj_dim) unit rows each, float32, row i of one belongs to row i of
@@ -136,7 +136,7 @@ class CLIP(Criterion):
 
     @full_precision
     def contrast(self, images: Tensor, texts: Tensor) -> Tensor:
-        """L of N pairs of unit rows (N, D), at the present scale; 0 for N = 0."""
+        """Return L of N pairs of unit rows (N, D) at the current scale; 0 for N = 0."""
         logits = self.log_scale.exp() * images @ texts.T  # (N, N)
         own = torch.arange(len(logits), device=logits.device)
         of_images = F.cross_entropy(logits, own, reduction="sum")
@@ -162,7 +162,7 @@ class CLIP(Criterion):
 
 
 class TrainedReader(nn.Module):
-    """Captions by a tower that trains: (B,) texts to (B, D), and None: it knows every text.
+    """Reads (B,) captions with a trained tower: (B, D), and None, since it knows every text.
 
     Args:
         tokenizer: its ids are those of the tower.
@@ -181,10 +181,10 @@ class TrainedReader(nn.Module):
 
 
 class FrozenReader(nn.Module):
-    """Captions by a sentence encoder that stays as it is, and a projection that trains.
+    """Reads (B,) captions with a frozen sentence encoder and a trained projection.
 
-    (B,) texts to (B, D), and which of them have an embedding: (B,) bool on the CPU, so that nothing
-    waits for the device to know how many. The encoder is no part of the state dict.
+    Returns (B, D) and which captions have an embedding, (B,) bool on the CPU, so that nothing waits
+    for the device to know how many. The encoder is not in the state dict.
 
     Args:
         encoder: of texts, on the CPU or with a cache there.
@@ -207,7 +207,7 @@ class FrozenReader(nn.Module):
 
 
 def _projection(in_dim: int, out_dim: int) -> nn.Linear:
-    """Linear without bias, started as CLIP's."""
+    """Return a linear layer without bias, initialised as in CLIP."""
     projection = nn.Linear(in_dim, out_dim, bias=False)
     nn.init.normal_(projection.weight, std=in_dim**-0.5)
     return projection

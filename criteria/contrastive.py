@@ -20,15 +20,15 @@ class Contrastive(PairCriterion):
         L = 1/A⁺ Σ_(a,p,n) [ d_ap - pos_margin ]₊  +  1/A⁻ Σ_(a,p,n) [ neg_margin - d_an ]₊
 
     with Euclidean distances d over the pairs of the mined triplets, as in Roth et al., ICML 2020;
-    the paper squares both hinges, and has no margin for positives. A⁺ and A⁻ count the positive
-    and the negative pairs that are active, at least 1 each, so that the few negatives within the
-    margin weigh as much as all positives; the code of Roth et al. averages over all triplets, with
-    which the push fades as negatives leave the margin.
+    the paper squares both hinges, and has no margin for positives. A⁺ and A⁻ count the active
+    positive and negative pairs, at least 1 each, so that the few negatives within the margin weigh
+    as much as all positives; the code of Roth et al. averages over all triplets, so its push fades
+    as negatives leave the margin.
 
     Args:
-        miner: chooses the triplets, whose two pairs count each for itself.
-        pos_margin: in units of distance, >= 0; positives nearer than it are left alone.
-        neg_margin: in units of distance; negatives farther than it are left alone.
+        miner: chooses the triplets, each of which is two pairs.
+        pos_margin: in units of distance, >= 0; nearer positives are left alone.
+        neg_margin: in units of distance; farther negatives are left alone.
 
     Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
     which is 0 without any triplet.

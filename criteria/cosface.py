@@ -9,7 +9,7 @@ from .class_vectors import ClassVectorCriterion, margin_softmax, own_class
 
 
 class CosFace(ClassVectorCriterion):
-    """Classifies by cosine, with a margin taken from the cosine of an image and its own class.
+    """Classifies by cosine, with a margin subtracted from the cosine of an image and its class.
 
         L = -1/B Σ_i log  exp(s (cos_{i,y_i} - m))
                           / (exp(s (cos_{i,y_i} - m)) + Σ_{c ≠ y_i} exp(s cos_ic))
@@ -19,8 +19,7 @@ class CosFace(ClassVectorCriterion):
         embed_dim: D.
         lr: learning rate of the class vectors, whatever the embedder's.
         margin: m >= 0, in cosine similarity.
-        feature_scale: s > 0, an inverse temperature. The paper's 64 is for ten thousand classes and
-            more; 16 is that of ``ArcFace`` here.
+        feature_scale: s > 0, an inverse temperature; the paper's 64 is for ten thousand classes.
 
     Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
 

@@ -21,11 +21,11 @@ class DeCLIPNNS(Criterion):
 
         L = (1 - w) L_CLIP(x, t) + w L_CLIP(x, nn(t)),    nn(t) = argmax_{q ∈ Q} t·q
 
-    The queue Q holds the texts t of the last batches, without gradient, so that nn(t) moves the
-    images and the scale only. A batch is searched first and stored then: no caption finds itself,
-    but in a queue longer than an epoch it finds its own t of the epoch before, so that Q should be
-    well below the number of images. Only stored texts are searched (the authors' queue starts with
-    random vectors); while there are none, before the first step, L = L_CLIP.
+    The queue Q holds the texts t of the last batches, without gradient, so nn(t) moves only the
+    images and the scale. A batch is searched before it is stored, so no caption finds itself; but a
+    queue longer than an epoch holds its t of the previous epoch, so Q should be much smaller than
+    the number of images. While Q is empty, L = L_CLIP (the authors' queue starts with random
+    vectors).
 
     This is the nearest-neighbour part of DeCLIP alone, as in El Banani et al., CVPR 2023: without
     its two image and text augmentations, masked language modelling and SimSiam.
@@ -34,8 +34,8 @@ class DeCLIPNNS(Criterion):
         make: builds the loss of a name for embeddings of a dimension; its "clip" is a ``CLIP``.
         embed_dim: D, which CLIP does not read.
         weight: w, in [0, 1].
-        queue_size: number of texts in Q; of a batch above it the last ones stay. They take
-            4 · queue_size · proj_dim bytes, twice while a batch is pushed.
+        queue_size: number of texts in Q. They take 4 · queue_size · proj_dim bytes, twice that
+            while a batch is pushed.
 
     Shapes: one view's features (B, F), captions (B,); returns a scalar. In eval mode the queue is
     read and not changed. The state dict holds it, so that a run resumes exactly. With several

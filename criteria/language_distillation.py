@@ -14,14 +14,14 @@ from .base import at_least_float32
 class LanguageDistillation(nn.Module):
     """Distils each image's distribution over the batch from its words' distribution.
 
-    Where two images are of one class both matrices hold 1 + shift, so that only the relations
-    between classes are taught; elsewhere S_img is the cosine of the images and S_lang the cosine of
-    their words, plus the shift. With the row-wise softmax σ at temperature T:
+    Where two images share their class, both matrices hold 1 + shift, so only the relations between
+    classes are taught. Elsewhere S_img is the cosine of the images and S_lang the cosine of their
+    words, plus the shift. With the row-wise softmax σ at temperature T:
 
         backward, the paper's:  L = T²/B Σ_i KL( σ(S_img[i]/T) ‖ σ(S_lang[i]/T) )
         forward:                L = T²/B Σ_i KL( σ(S_lang[i]/T) ‖ σ(S_img[i]/T) )
 
-    It goes beside a criterion, ``L = L_DML + w L_match``, and runs in float32 also inside autocast.
+    It is added to a criterion, ``L = L_DML + w L_match``, and runs in float32 even inside autocast.
 
     Args:
         shift: added to the words' similarities, in cosine.
@@ -58,5 +58,5 @@ class LanguageDistillation(nn.Module):
             return self.temp**2 * (p.exp() * (p - q)).sum() / len(embeds)  # T²/B Σ_i KL(p_i ‖ q_i)
 
     def _log_softmax(self, sims: Tensor, same: Tensor) -> Tensor:
-        """Row-wise log-probabilities (B, B) of similarities whose same-class entries are masked."""
+        """Return row-wise log-probabilities (B, B), with same-class similarities masked."""
         return (sims.masked_fill(same, 1 + self.shift) / self.temp).log_softmax(dim=1)

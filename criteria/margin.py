@@ -22,28 +22,27 @@ class Margin(PairCriterion):
         L = 1/A Σ_(a,p,n) ( [d_ap - β_y(a) + α]₊ + [β_y(a) - d_an + α]₊ ) + ν Σ_{c in batch} β_c
 
     with Euclidean distances d. A counts the active pairs, positive and negative ones each, and is
-    at least 1; the code of Roth et al., ICML 2020, counts a triplet once when both are active. Of
-    the paper's β (global, class, image) there is the class's, as in that code.
+    at least 1; the code of Roth et al., ICML 2020, counts a triplet once when both are active. The
+    paper also has a β for all classes and one for each image.
 
     Args:
         n_classes: number of training classes, one boundary each.
         miner: chooses the triplets.
         margin: α, in units of distance: half the gap between the two sides.
         beta: initial boundary, in units of distance; in (0, 2) for unit embeddings.
-        beta_lr: learning rate of the boundaries. They take no weight decay: ν is theirs, and under
-            Adam a decay would move the classes that are not in the batch by full steps.
+        beta_lr: learning rate of the boundaries. They have no weight decay: ν regularises them, and
+            under Adam a decay would move the classes that are not in the batch by full steps.
         nu: ν >= 0, weight of the boundaries of the batch's classes.
-        beta_constant: the boundary stays at ``beta``.
+        beta_constant: keep the boundary at ``beta``.
 
     Shapes: embeds (B, D), labels (B,) int64 in [0, n_classes), references (R, D) or None; returns a
-    scalar. Without any triplet it is ν Σ β, which is 0 at the default.
+    scalar, which is ν Σ β without any triplet.
 
     Raises:
         ValueError: a label out of range (checked on CPU), or ``nu`` with a constant boundary.
     """
 
     beta: Tensor  # (C,)
-    signs: Tensor  # (2, 1), of the positive and the negative hinge
 
     def __init__(
         self,
@@ -64,8 +63,6 @@ class Margin(PairCriterion):
         self.margin = margin
         self.beta_lr = beta_lr
         self.nu = nu
-        signs = torch.tensor([[1.0], [-1.0]])
-        self.register_buffer("signs", signs, persistent=False)
         boundaries = torch.full((n_classes,), float(beta))  # (C,)
         if beta_constant:
             self.register_buffer("beta", boundaries)
@@ -78,9 +75,9 @@ class Margin(PairCriterion):
         check_label_range(labels, self.n_classes)
         anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
         others = torch.stack((positives, negatives))
-        distances = chosen_distances(embeds, references, anchors, others)  # (2, T), d_ap and d_an
+        d_ap, d_an = chosen_distances(embeds, references, anchors, others)  # (T,) each
         beta = self.beta.index_select(0, labels.index_select(0, anchors))  # (T,)
-        loss = hinge_mean(self.signs * (distances - beta) + self.margin)
+        loss = hinge_mean(torch.stack((d_ap - beta + self.margin, beta - d_an + self.margin)))
         if self.nu:
             present = torch.zeros_like(self.beta).index_fill_(0, labels, self.nu)  # (C,), 0 or ν
             loss = loss + present @ self.beta

@@ -15,7 +15,7 @@ from .self_supervised import Queue, SelfSupervised, full_precision, head
 
 
 class NNCLR(SelfSupervised):
-    """The nearest neighbour of one view, in a queue of earlier images, finds the other view.
+    """Makes the nearest neighbour of one view, in a queue of earlier images, find the other view.
 
         L = -1/2B Σ_i [ log exp(n1_i·p2_i / τ) / Σ_k exp(n1_i·p2_k / τ)
                       + log exp(n2_i·p1_i / τ) / Σ_k exp(n2_i·p1_k / τ) ]
@@ -29,8 +29,8 @@ class NNCLR(SelfSupervised):
     Args:
         feature_dim: F.
         temperature: τ, > 0.
-        queue_size: rows of the queue; the paper has 98304, the language-guided system 16384. They
-            take 4 · queue_size · proj_dim bytes, twice while a batch is pushed.
+        queue_size: rows of the queue; the paper has 98304. They take 4 · queue_size · proj_dim
+            bytes, twice that while a batch is pushed.
         hidden_dim: width of the projector's two hidden layers. Each of its layers has a BatchNorm.
         proj_dim: dimension of z and p.
         pred_dim: width of the predictor's hidden layer.
@@ -74,20 +74,20 @@ class NNCLR(SelfSupervised):
 
 @full_precision
 def unit(rows: Tensor) -> Tensor:
-    """Rows (B, D) at length 1."""
+    """Return rows (B, D) at length 1."""
     return F.normalize(rows, dim=1)
 
 
 @torch.no_grad()
 @full_precision
 def nearest(rows: Tensor, queue: Tensor) -> Tensor:
-    """The row of the queue (Q, D), of length 1, that has the highest cosine with each of (B, D)."""
+    """Return the unit row of the queue (Q, D) that has the highest cosine with each of (B, D)."""
     return queue[(unit(rows) @ queue.to(rows.dtype).T).argmax(dim=1)]
 
 
 @full_precision
 def find(neighbours: Tensor, predictions: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of finding the own prediction among those of all processes' images.
+    """Return the cross-entropy of finding the own prediction among those of all processes.
 
     Args:
         neighbours: (B, D) unit rows.

@@ -9,7 +9,7 @@ from torch import Tensor
 from utilities.structures import References
 
 from .base import PairCriterion, positives_and_negatives, require_at_least
-from .primitives import masked_logsumexp, mean_squared_length, similarities, soft_hinge_mean_of
+from .primitives import masked_logsumexp, mean_squared_length, similarities, softplus_mean
 
 
 class NPair(PairCriterion):
@@ -55,4 +55,4 @@ def n_pair(sims: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         positive, negative: (B, R) bool.
     """
     totals = masked_logsumexp(sims, negative)[:, None]  # (B, 1), log Σ_n exp(S_an)
-    return soft_hinge_mean_of(totals - sims, positive)
+    return softplus_mean(totals - sims, positive)

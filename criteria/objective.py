@@ -1,4 +1,4 @@
-"""All that a training step computes, as one module: L = L_DML + w L_match of a batch.
+"""The whole loss of a training step as one module: L = L_DML + w L_match of a batch.
 
 Roth et al., Integrating Language Guidance into Vision-based Deep Metric Learning, CVPR 2022.
 """
@@ -17,38 +17,33 @@ from .language_distillation import LanguageDistillation
 
 
 class Outcome(NamedTuple):
-    """What a forward pass of an ``Objective`` gives."""
+    """The result of an ``Objective``'s forward pass."""
 
-    loss: Tensor  # scalar of the whole batch, whose gradient is this process's part
-    terms: dict[str, Tensor]  # what it is made of, detached: "loss_dml", "loss_match"
+    loss: Tensor  # scalar of the whole batch; its gradient is this process's part
+    terms: dict[str, Tensor]  # its summands, detached: "loss_dml", "loss_match"
     embeds: Tensor  # (B, D), detached, of the first view, of all processes in order of rank
     rows: Tensor  # (B,) int64, of these
 
 
 class Objective(nn.Module):
-    """An embedder, a criterion and, where asked, the guidance by words.
+    """An embedder, a criterion and optional language guidance.
 
-    One forward and one backward pass are a step, which is what DistributedDataParallel needs to
-    average gradients. Where several processes hold a share of the batch each, a criterion that does
-    not gather by itself is given the embeddings, labels and rows of all shares, and so is the
-    guidance: every process computes the loss of the whole batch, and the gradients averaged over
-    the processes are those of one process with that batch (``utilities.distributed``). Miners and
-    memories see the same batch everywhere, and come to the same state.
+    A step is one forward and one backward pass, as DistributedDataParallel needs. If several
+    processes hold a share of the batch each, the guidance and a criterion that does not gather by
+    itself get the embeddings, labels and rows of all shares: every process computes the loss of the
+    whole batch, and the gradients averaged over the processes are those of one process with that
+    batch (``utilities.distributed``). Miners and memories see the same batch everywhere and reach
+    the same state.
 
-    All shares are cut to the size of the smallest, where images of one could not be read: the step
-    is that of one process with the images that are left. BatchNorm normalises over a share, unless
-    it is frozen or converted by ``nn.SyncBatchNorm.convert_sync_batchnorm``.
-
-    For a criterion that does not gather by itself, 4 D + 16 bytes an image are gathered and 4 D
-    reduced on the way back: 231 and 229 kB for 112 images at D = 512, beside the 94 MB of a
-    ResNet50's gradient. Features are gathered by the criteria and for the guidance that read them,
-    a feature map never.
+    All shares are cut to the size of the smallest if images of one could not be read. BatchNorm
+    normalises over a share, unless it is frozen or converted by
+    ``nn.SyncBatchNorm.convert_sync_batchnorm``.
 
     Args:
         embedder: images (B, 3, H, W) -> ``Embedding``.
         criterion: L_DML.
         guide: similarities of words; None: no guidance.
-        distill: L_match; there with a guide.
+        distill: L_match; required with a guide.
         weight: w.
 
     Raises:
@@ -65,7 +60,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         if guide is not None and distill is None:
-            raise ValueError("a guide needs a distillation, or nothing follows its words")
+            raise ValueError("a guide needs a distillation")
         self.embedder = embedder
         self.criterion = criterion
         self.guide = guide
@@ -73,11 +68,11 @@ class Objective(nn.Module):
         self.weight = weight
 
     def forward(self, batch: Batch, guided: bool = True) -> Outcome:
-        """The loss of a batch whose views are what the embedder takes.
+        """Return the loss of a batch.
 
         Args:
             batch: this process's share.
-            guided: whether the guidance, if there is one, is in force yet.
+            guided: apply the guidance, if there is one.
         """
         batch = _cut(batch, smallest(len(batch.labels)))
         labels, rows = gather(torch.stack([batch.labels, batch.rows], dim=1)).unbind(dim=1)
@@ -101,7 +96,7 @@ class Objective(nn.Module):
 
 
 def _cut(batch: Batch, n: int) -> Batch:
-    """Its first n images, with their labels, rows and captions."""
+    """Return the first n images, with their labels, rows and captions."""
     if n == len(batch.labels):
         return batch
     views, captions = tuple(view[:n] for view in batch.views), batch.captions[:n]

@@ -129,14 +129,14 @@ def soft_hinge_mean(violations: Tensor, mask: Tensor, scale: float) -> Tensor:
     return _SoftHingeMean.apply(violations, mask, scale)
 
 
-def soft_hinge_mean_of(violations: Tensor, mask: Tensor) -> Tensor:
+def softplus_mean(violations: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of log(1 + exp(v_ij)) over all entries in the mask; 0 of an empty mask.
 
     Args:
         violations: v (B, R).
         mask: (B, R) bool, true for few.
     """
-    return _SoftHingeMeanOf.apply(violations, mask)
+    return _SoftplusMean.apply(violations, mask)
 
 
 def hinge_mean(violations: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ def _logsumexp_and_softmax(exponents: Tensor, mask: Tensor) -> tuple[Tensor, Ten
     return exponents.amax(dim=1, keepdim=True) - peak.log_(), softmax
 
 
-class _SoftHingeMeanOf(torch.autograd.Function):
+class _SoftplusMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, violations: Tensor, mask: Tensor) -> Tensor:
         ctx.shape = violations.shape

@@ -25,15 +25,14 @@ class ProxyAnchor(ClassVectorCriterion):
         L = 1/B Σ_i  log(1 + exp(-α⁺ (cos_{i,y_i} - δ⁺)))
                    + log(1 + Σ_{c ≠ y_i} exp(α⁻ (cos_ic - δ⁻)))
 
-    which is not Proxy-NCA; that is ``ProxyNCA``. Their code takes the positives from the batch's
-    proxies with repetition, so that there a class of n images counts n times in the mean over P⁺,
-    and in mode "nca" its exponential counts n times.
+    which is not Proxy-NCA; that is ``ProxyNCA``. In their code a class of n images counts n times
+    in the mean over P⁺, and in mode "nca" its exponential does.
 
     Args:
         n_classes: C, number of training classes, one proxy each.
         embed_dim: D.
         mode: "anchor" or "nca".
-        lrmulti: learning rate of the proxies, in embedder's learning rates. The first proxies are
+        lrmulti: learning rate of the proxies, as a multiple of the embedder's. The proxies start
             normal with standard deviation 1/8, as in the code of Roth et al.
         pos_alpha: α⁺ > 0, an inverse temperature.
         neg_alpha: α⁻ > 0, an inverse temperature.
@@ -84,7 +83,7 @@ class ProxyAnchor(ClassVectorCriterion):
 
 
 def log_one_plus_sum_exp(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-    """log(1 + Σ exp(value)) over the values of each group: (N,) to (n_groups,), 0 of an empty one.
+    """Return log(1 + Σ exp(value)) of each group of values: (N,) to (n_groups,), 0 if empty.
 
     Args:
         values: (N,).

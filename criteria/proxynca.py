@@ -11,7 +11,7 @@ from .class_vectors import ClassVectorCriterion, own_class
 
 
 class ProxyNCA(ClassVectorCriterion):
-    """Asks of each image that its class's proxy be nearer than all the others.
+    """Makes each image nearer to the proxy of its class than to all others.
 
         L = -1/B Σ_i log  exp(-d(x_i, p_{y_i})) / Σ_{c ≠ y_i} exp(-d(x_i, p_c))
 

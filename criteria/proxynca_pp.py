@@ -17,8 +17,7 @@ class ProxyNCAPlusPlus(ClassVectorCriterion):
 
     with squared Euclidean distances d of unit vectors. Unlike in ``ProxyNCA`` the own proxy is in
     the denominator, and there is a temperature. As d = 2 - 2 cos, it is ``Softmax`` at temperature
-    T / 2, with other first vectors and rates. The paper's max pooling, layer normalisation and
-    class-balanced batches belong to the architecture and the sampler.
+    T / 2, with other initial vectors and rates.
 
     Args:
         n_classes: C, number of training classes, one proxy each.

@@ -15,7 +15,7 @@ from .primitives import chosen_distances, hinge_mean
 
 
 class Quadruplet(PairCriterion):
-    """Asks of positives to be nearer than negatives, also than negatives of another anchor.
+    """Makes positives nearer than negatives, and than negatives of another anchor.
 
         L = 1/A₁ Σ [ d_ap² - d_an² + α₁ ]₊  +  1/A₂ Σ [ d_ap² - d_mn² + α₂ ]₊
 
@@ -26,7 +26,7 @@ class Quadruplet(PairCriterion):
     the paper sums.
 
     The code of Roth et al., ICML 2020, does not square the distances, averages over all triplets,
-    and takes for m another triplet's *position* as an image, of any class, the anchor's too.
+    and takes another triplet's *position* for m, an image of any class.
 
     Args:
         miner: chooses the triplets, and draws the second negatives.
@@ -63,18 +63,11 @@ class Quadruplet(PairCriterion):
     def _second_negatives(
         self, first: Tensor, second: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One image for each of T pairs of classes, of neither class.
+        """Draw an image of neither class for each of T pairs of labels, from images of ``labels``.
 
         In the images sorted by label the two classes are two stretches: a random number counts
-        through the rest, and skips them. That takes O(T) memory, where a mask takes O(T R).
-
-        Args:
-            first, second: (T,) int64 labels, which may be the same.
-            labels: (R,) int64, of the images to draw from.
-
-        Returns:
-            images: (T,) int64 in [0, R), and found: (T,) bool, false where there is no such image
-            (any one is returned then).
+        through the rest, and skips them. That takes O(T) memory, where a mask takes O(T R). Returns
+        the images (T,) and whether there was one (T,).
         """
         ordered, order = labels.sort()
         low, high = torch.minimum(first, second), torch.maximum(first, second)

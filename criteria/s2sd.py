@@ -18,25 +18,23 @@ from .base import Criterion, at_least_float32
 
 
 class S2SD(Criterion):
-    """Trains wider embeddings of the same features beside the embeddings, and distils from them.
+    """Trains wider embeddings of the same features as well, and distils from them.
 
         L = 1/2 (L_source(e) + 1/m Σ_i L_target(g_i)) + w/m Σ_i D(e, g_i) + feat_w D(e, φ)
         D(e, t) = T²/B Σ_a KL( σ(S_t[a]/T) ‖ σ(S_e[a]/T) )
 
     e are the embeddings; g_i the targets, made of the pooled features φ by a head Linear - ReLU -
-    Linear and normalised; S_t and S_e the (B, B) cosines, with the softmax σ over a row. D moves e
-    alone: its targets are constants. L_target moves the heads and the features under them, and the
-    last term is there with ``feat_distill`` once ``feat_distill_delay`` iterations have passed. At
-    test time the heads are gone.
+    Linear and normalised; S_t and S_e the (B, B) cosines, with the softmax σ over a row. D has a
+    gradient only for e; L_target trains the heads and the features below them. The last term is
+    added with ``feat_distill`` after ``feat_distill_delay`` iterations. The heads are not used at
+    test time.
 
     With w = 0, the default and that of the commands of Roth et al., CVPR 2022, nothing is distilled
-    from the targets. They still train the features that they share with the embeddings, since
-    L_target is averaged in. The paper's commands have w = 50, target dimensions 512 1024 1536 2048,
-    ``pool_aggr`` and ``feat_distill``.
+    from the targets, which still train the shared features. The paper's commands have w = 50,
+    target dimensions 512 1024 1536 2048, ``pool_aggr`` and ``feat_distill``.
 
-    Against the paper's code: a child trains at the learning rates of its own that it asks for, an
-    iteration counts only in training, and L_source gets the embeddings as they are, normalised or
-    not, as it would without S2SD.
+    Unlike in the paper's code, a child keeps its own learning rates, only training iterations are
+    counted, and L_source gets the embeddings as they are, normalised or not.
 
     Args:
         embed_dim: D of the embeddings.
@@ -48,7 +46,7 @@ class S2SD(Criterion):
         w: weight of the distillation from the targets.
         pool_aggr: φ is the sum of the feature map's average and maximum, instead of the features.
         target_dims: dimension of each target.
-        feat_distill: distil from the features, too.
+        feat_distill: also distil from the features.
         feat_w: weight of the distillation from the features.
         feat_distill_delay: training iterations before that.
 
@@ -128,7 +126,7 @@ class S2SD(Criterion):
         return loss
 
     def _log_softmax(self, embeds: Tensor) -> Tensor:
-        """σ(S[a]/T), in logarithms, of each row of (B, D)."""
+        """Return log σ(S[a]/T) for each row of (B, D)."""
         unit = F.normalize(embeds, dim=1)
         return (unit @ unit.T / self.T).log_softmax(dim=1)  # (B, B)
 

@@ -1,4 +1,4 @@
-"""What the self-supervised objectives share: two views, a head, full precision, a queue."""
+"""The base of the self-supervised objectives: two views, heads, full precision, a queue."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -72,13 +72,13 @@ class SelfSupervised(Criterion):
 
 
 def head(*dims: int, last_norm: bool = False, last_affine: bool = True) -> nn.Sequential:
-    """Linear layers from dims[0] to dims[-1], BatchNorm and ReLU after each but the last.
+    """Return linear layers from dims[0] to dims[-1], BatchNorm and ReLU after all but the last.
 
-    A layer before a BatchNorm has no bias, which the norm would take away again.
+    A layer before a BatchNorm has no bias, which the norm would remove.
 
     Args:
         last_norm: BatchNorm after the last layer, too.
-        last_affine: that norm has a scale and a shift.
+        last_affine: give that norm a scale and a shift.
     """
     layers: list[nn.Module] = []
     for dim_in, dim in pairwise(dims[:-1]):
@@ -90,7 +90,7 @@ def head(*dims: int, last_norm: bool = False, last_affine: bool = True) -> nn.Se
 
 
 def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Have a function of tensors run outside autocast, on float32 or wider.
+    """Run a function of tensors outside autocast, on float32 or wider.
 
     Exponentials of scaled similarities overflow half precision, and sums over a batch lose digits.
     """
@@ -108,12 +108,12 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 @full_precision
 def mean_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Mean cosine of rows (B, D) that belong together; 0 for a row of zeros."""
+    """Return the mean cosine of corresponding rows (B, D); a row of zeros has cosine 0."""
     return (F.normalize(first, dim=1) * F.normalize(second, dim=1)).sum(dim=1).mean()
 
 
 class Queue(nn.Module):
-    """The last ``size`` rows that were pushed: the first in is the first out.
+    """The last ``size`` rows that were pushed, first in, first out.
 
     The rows are a buffer, so that a run resumes with them. ``filled``, how many are in use, is a
     plain integer, so that reading it does not wait for the device.

@@ -15,7 +15,7 @@ from .self_supervised import SelfSupervised, full_precision, head
 
 
 class SimCLR(SelfSupervised):
-    """Two views of an image find each other among both views of all images of the batch.
+    """Makes two views of an image find each other among both views of all images of the batch.
 
     The loss is ``nt_xent`` of the projections. On language pairs (El Banani, Desai and Johnson,
     Learning Visual Representations via Language-Guided Sampling, CVPR 2023) the second view is
@@ -50,7 +50,7 @@ class SimCLR(SelfSupervised):
 
 @full_precision
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """The normalised, temperature-scaled cross-entropy, eq. 1, averaged over all views.
+    """Return the normalised, temperature-scaled cross-entropy, eq. 1, averaged over all views.
 
         l(i, j) = -log  exp(s_ij / τ) / Σ_{k ≠ i} exp(s_ik / τ)
 

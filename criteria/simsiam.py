@@ -10,14 +10,13 @@ from .self_supervised import SelfSupervised, head, mean_cosine
 
 
 class SimSiam(SelfSupervised):
-    """Each view predicts the projection of the other, which stands still.
+    """Makes each view predict the projection of the other, which gets no gradient.
 
         L = -1/2 cos(p1, stopgrad(z2)) - 1/2 cos(p2, stopgrad(z1)),   z = f(x), p = h(z)
 
     There are no negatives: the predictor h and the stop-gradient keep the projections from
     collapsing to a point. The projector f ends in a BatchNorm without scale and shift, as in the
-    authors' code. The authors keep the predictor's learning rate constant while the others fall;
-    here all follow the run's schedule.
+    authors' code, which also keeps the predictor's learning rate constant.
 
     Args:
         feature_dim: F.

@@ -18,12 +18,11 @@ class SLIP(Criterion):
 
         L = L_CLIP(view 1, caption) + w L_SimCLR(view 2, view 3)
 
-    Both have heads of their own; the flags of either apply. The paper's SimCLR has temperature 0.1
-    and, for a ViT, a head of 4096-4096-256; here it is that of ``--loss simclr``.
+    Both have heads of their own, with the hyperparameters of CLIP and SimCLR.
 
     Args:
         make: builds the loss of a name for embeddings of a dimension, with its own flags.
-        embed_dim: D, which neither loss reads.
+        embed_dim: D, passed to ``make``; neither loss reads it.
         ssl_weight: w; the paper has 1.
 
     Shapes: three views' features (B, F), captions (B,); returns a scalar.

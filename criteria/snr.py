@@ -22,11 +22,10 @@ class SNR(PairCriterion):
         L = 1/A Σ_(a,p,n) [ d(a,p) - d(a,n) + margin ]₊  +  reg_lambda 1/B Σ_i |Σ_k x_ik|
         d(a,x) = var(a - x) / var(a)
 
-    The variance is over the D components of an embedding, biased or not: it cancels in the ratio.
-    The second term keeps their mean near 0, where the distance is |a - x|² / |a|². A counts the
-    active triplets, at least 1, as in the code of Roth et al., ICML 2020; that code averages the
-    second term over the anchors of the triplets, here it is the batch's mean, and leaves it out
-    under distance mining, here ``reg_lambda`` alone decides.
+    The variance is over the D components of an embedding. The second term keeps their mean near 0,
+    where the distance is |a - x|² / |a|². A counts the active triplets, at least 1. The code of
+    Roth et al., ICML 2020, averages the second term over the anchors of the triplets instead of the
+    batch, and leaves it out under distance mining.
 
     Args:
         miner: chooses the triplets, by Euclidean distance where it uses one.
@@ -48,7 +47,7 @@ class SNR(PairCriterion):
     ) -> Tensor:
         anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
         others = torch.stack((positives, negatives))
-        # Rows less their own mean: D var(x) is their squared length, D var(a - x) the squared
+        # Of rows minus their own mean, D var(x) is the squared length and D var(a - x) the squared
         # distance of two.
         centred = _centred(embeds)
         if references is not None:

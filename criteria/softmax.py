@@ -14,9 +14,6 @@ class Softmax(ClassVectorCriterion):
 
         L = -1/B Σ_i log  exp(cos_{i,y_i} / T) / Σ_c exp(cos_ic / T)
 
-    The paper's layer normalisation of the embeddings and its subsampling of classes are no part of
-    the loss.
-
     Args:
         n_classes: C, number of training classes, one vector each.
         embed_dim: D.

@@ -19,11 +19,10 @@ class SoftTriplet(ClassVectorCriterion):
 
         S_ic = Σ_k  softmax_k(x_i · w_ck / γ)  x_i · w_ck
 
-    with unit x and w; ||w_ck - w_cl|| = √(2 - 2 w_ck · w_cl), which is held constant where two
-    centres meet to within rounding error, as its gradient has no limit there. (The authors' code
-    adds 1e-5 under the root.) γ divides, as in that code and in pytorch-metric-learning, which has
-    no τ. The code of Roth et al., ICML 2020, multiplies by γ, takes that softmax over the classes
-    and normalises across the centres; its λ = 8 and K = 2 are the defaults here, the paper's are 20
+    with unit x and w; ||w_ck - w_cl|| = √(2 - 2 w_ck · w_cl) is held constant where two centres
+    meet to within rounding error, as its gradient has no limit there. γ divides, as in the authors'
+    code; the code of Roth et al., ICML 2020, multiplies by γ, takes that softmax over the classes
+    and normalises across the centres. Its λ = 8 and K = 2 are the defaults here, the paper's are 20
     and 10.
 
     Args:

@@ -15,9 +15,9 @@ class SubcenterArcFace(ClassVectorCriterion):
 
         cos θ_ic = max_k cos(x_i, w_ck)
 
-    in the equation of ``ArcFace``. Images of a class may gather around different sub-centres, so
-    that mislabelled and unusual ones need not be pulled to the dominant one. The paper's second
-    stage, which drops the minor sub-centres and the images far from the dominant ones, is not here.
+    in the equation of ``ArcFace``. Mislabelled and unusual images may gather around a sub-centre of
+    their own. The paper's second stage, which drops the minor sub-centres and the images far from
+    the dominant ones, is left out.
 
     Args:
         n_classes: C, number of training classes.
@@ -30,7 +30,7 @@ class SubcenterArcFace(ClassVectorCriterion):
     Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
 
     Raises:
-        ValueError: ``angular_margin`` is no such angle, or a label out of range (checked on CPU).
+        ValueError: ``angular_margin`` or a label (checked on CPU) is out of range.
     """
 
     def __init__(

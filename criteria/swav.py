@@ -17,7 +17,7 @@ from .self_supervised import Queue, SelfSupervised, full_precision, head
 
 
 class SwAV(SelfSupervised):
-    """Each view predicts to which prototypes the other is assigned.
+    """Makes each view predict to which prototypes the other is assigned.
 
         L = -1/2B Σ_i Σ_c [ q1_ic log p2_ic + q2_ic log p1_ic ],   p = softmax over c of z·c / τ
 
@@ -30,8 +30,8 @@ class SwAV(SelfSupervised):
     Each process assigns the images of all processes, all with the same result, so that the sums
     over a prototype's images are those of the whole batch.
 
-    The softmax is over the prototypes, as in the paper; the released code of El Banani, Desai and
-    Johnson, CVPR 2023, takes it over the batch. Two views, as there: no smaller crops.
+    The softmax is over the prototypes, as in the paper; the code of El Banani, Desai and Johnson,
+    CVPR 2023, takes it over the batch. There are two views and no smaller crops.
 
     Args:
         feature_dim: F.
@@ -41,9 +41,9 @@ class SwAV(SelfSupervised):
         hidden_dim: width of the projector, F - hidden - ReLU - out.
         proj_dim: dimension of z.
         n_prototypes: K.
-        freeze_steps: first optimizer steps in which the prototypes stay as they are: they get no
-            gradient then (``find_unused_parameters`` of ``DistributedDataParallel``), so that
-            neither momentum nor weight decay moves them.
+        freeze_steps: number of first optimizer steps in which the prototypes are fixed: they get no
+            gradient (``find_unused_parameters`` of ``DistributedDataParallel``), so that neither
+            momentum nor weight decay moves them.
         queue_size: images of the queue, for all processes together; 0 has no queue.
         queue_start: optimizer steps before the first image is pushed.
 
@@ -92,7 +92,7 @@ class SwAV(SelfSupervised):
 
     @full_precision
     def _swapped(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss of projections (B, D)."""
+        """Return the loss of projections (B, D)."""
         z1, z2 = F.normalize(first, dim=1), F.normalize(second, dim=1)
         frozen = self.steps < self.freeze_steps
         prototypes = self.prototypes.detach() if frozen else self.prototypes  # (K, D)
@@ -103,7 +103,7 @@ class SwAV(SelfSupervised):
 
     @torch.no_grad()
     def _assign(self, views: Tensor) -> list[Tensor]:
-        """Assignments (B, K) of each view of this process's images, given as (B, 2, D)."""
+        """Return the assignments (B, K) of each view of this process's images (B, 2, D)."""
         everyone = gather(views)  # (B · processes, 2, D)
         earlier = self.queue.rows if self.queue.full else self.queue.rows[:0]
         if self.training and self.steps >= self.queue_start:
@@ -129,7 +129,7 @@ class SwAV(SelfSupervised):
 
 @full_precision
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Share images out over prototypes: near the highest scores, and evenly.
+    """Return a soft assignment of images to prototypes: near the highest scores, and even.
 
         Q = diag(u) exp(scores / ε) diag(v)
 

@@ -15,13 +15,13 @@ from .primitives import chosen_distances, hinge_mean
 
 
 class Triplet(PairCriterion):
-    """Asks of each anchor that its positive be nearer than its negative by a margin.
+    """Makes each anchor's positive nearer than its negative by a margin.
 
         L = 1/A Σ_(a,p,n) [ d_ap² - d_an² + margin ]₊
 
-    with squared Euclidean distances, as in the paper. A counts the triplets that are active, at
-    least 1 (Hermans et al., In Defense of the Triplet Loss, 2017); the paper sums, and the code of
-    Roth et al., ICML 2020, averages over all triplets.
+    with squared Euclidean distances, as in the paper. A counts the active triplets, at least 1
+    (Hermans et al., In Defense of the Triplet Loss, 2017); the paper sums, and the code of Roth et
+    al., ICML 2020, averages over all triplets.
 
     Args:
         miner: chooses the triplets.

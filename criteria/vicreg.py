@@ -17,7 +17,7 @@ EPS = 1e-4  # of the variance, so that its root has a gradient at zero
 
 
 class VICReg(SelfSupervised):
-    """Views agree, every dimension keeps a deviation of 1, no two dimensions vary together.
+    """Makes views agree, dimensions keep a deviation of 1, and no two dimensions vary together.
 
         L = λ s(Z1, Z2) + μ/2 (v(Z1) + v(Z2)) + ν (c(Z1) + c(Z2))
         s(Z1, Z2) = 1/BD Σ_i ‖z1_i - z2_i‖²
@@ -73,7 +73,7 @@ class VICReg(SelfSupervised):
 
 @full_precision
 def variance_invariance_covariance(first: Tensor, second: Tensor) -> Tensor:
-    """(3,): s, the mean v and the sum of c of projections (B, D), over the images of all processes.
+    """Return s, the mean v and the sum of c, (3,), of projections (B, D) of all processes.
 
     Each process returns the whole of it. The squares of the covariances are summed over the smaller
     of ZᵀZ (D, D) and ZZᵀ (B, B), whose sums are the same.

@@ -18,18 +18,18 @@ class CrossBatchMemory(Criterion):
 
         L = L_pair(batch, batch) + weight · L_pair(batch, memory)
 
-    The memory holds the last ``size`` embeddings, without gradient. The first ``start`` iterations,
-    in which embeddings still move fast, do without it and leave only their last batch in it.
+    The memory holds the last ``size`` embeddings, without gradient. It is not used in the first
+    ``start`` iterations, while embeddings still move fast; the last of these fills it.
 
     The authors' code stores a batch before it is compared with the memory, so that the pairs within
-    the batch count twice, and drops those of similarity 1 as an image with itself. Here a batch is
-    compared first and stored then: the memory holds other batches only, and duplicates count.
+    the batch count twice, and drops pairs of similarity 1. Here a batch is compared first and then
+    stored: the memory holds only other batches, and duplicates count.
 
     Args:
         criterion: L_pair, any loss over pairs.
         embed_dim: D.
-        size: number of embeddings to keep, of a batch above it the last ones. They take
-            4 · size · D bytes, twice while a new batch is stored.
+        size: number of embeddings to keep. They take 4 · size · D bytes, twice that while a new
+            batch is stored.
         start: number of training iterations before the first that uses the memory.
         weight: of the loss against the memory.
 

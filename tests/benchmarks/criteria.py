@@ -60,7 +60,6 @@ SMALL = {  # hyperparameters of --small: heads, queues and text towers
     "hidden_dim": 8, "proj_dim": 8, "pred_dim": 8, "n_prototypes": 8, "queue_size": 16,
     "width": 8, "heads": 2, "layers": 1,
 }  # fmt: skip
-TRIPLET_LOSSES = ("contrastive", "margin", "triplet")  # with distance mining: floor and PML targets
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (embeds, labels) -> scalar
 Objective = Callable[[Sequence[Embedding], Batch], Tensor]  # as Criterion.compute
@@ -82,28 +81,10 @@ class Size(NamedTuple):
         return 16 if self.small else MEMORY
 
 
-class Target(NamedTuple):
-    """At most ``floors`` times the floor, and at least ``faster`` times as fast as theirs."""
-
-    floors: float | None = None
-    faster: float | None = None
-
-    def __str__(self) -> str:
-        parts = [f"<= {self.floors:g} floors"] if self.floors else []
-        parts += [f">= {self.faster:g}x PML"] if self.faster else []
-        return ", ".join(parts) or "-"
-
-    def met(self, floors: float, faster: float | None) -> str:
-        checks = [floors <= self.floors] if self.floors else []
-        checks += [faster >= self.faster] if self.faster and faster else []
-        return ("yes" if all(checks) else "no") if checks else "-"
-
-
 class Times(NamedTuple):
     """Seconds of one forward and backward."""
 
     name: str
-    target: Target
     ours: float
     floor: float
     theirs: float | None
@@ -158,16 +139,6 @@ def in_mid_run(criterion: Criterion) -> Criterion:
         if isinstance(module, SwAV):
             module.steps = max(module.freeze_steps, module.queue_start)
     return criterion
-
-
-def target_of(name: str) -> Target:
-    """By what the constructor asks for: a miner, class vectors, or neither; heads have none."""
-    asked = inspect.signature(CRITERIA[name].load()).parameters
-    if name in TRIPLET_LOSSES:
-        return Target(floors=3, faster=5)
-    if "miner" in asked or "make" in asked or "feature_dim" in asked:
-        return Target()
-    return Target(faster=1) if "n_classes" in asked else Target(floors=2)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -351,12 +322,12 @@ class Bench:
         images = tuple(view.features.detach() for view in views)  # as Features reads them
         return views, Batch(images, self.labels, rows, ("a caption",) * n), leaves
 
-    def compare(self, name: str, target: Target, ours: Step, theirs: Step | None) -> Times:
+    def compare(self, name: str, ours: Step, theirs: Step | None) -> Times:
         steps = {"ours": ours, "floor": self.floor()}
         if theirs:
             steps["theirs"] = theirs
         times = self.interleaved(steps)
-        return Times(name, target, times["ours"], times["floor"], times.get("theirs"))
+        return Times(name, times["ours"], times["floor"], times.get("theirs"))
 
     def interleaved(self, steps: dict[str, Step]) -> dict[str, float]:
         """Seconds of each step: they take turns, and within a turn repeat until SLOT is spent."""
@@ -406,24 +377,20 @@ class Bench:
         return self.interleaved({"resnet50": step})["resnet50"]
 
 
-def bench_loss(bench: Bench, name: str, miner: str, row: str, target: Target) -> Times:
+def bench_loss(bench: Bench, name: str, miner: str, row: str) -> Times:
     """A criterion with a miner, if it takes one, and theirs."""
     criterion = build_criterion(name, bench.size, MINERS[miner].load()())
-    return bench.compare(row, target, *bench.steps(criterion, miner, name))
+    return bench.compare(row, *bench.steps(criterion, miner, name))
 
 
 def bench_losses(bench: Bench, names: Iterable[str]) -> list[Times]:
     """Each criterion, with distance mining where it takes a miner."""
-    return [bench_loss(bench, name, "distance", name, target_of(name)) for name in names]
+    return [bench_loss(bench, name, "distance", name) for name in names]
 
 
 def bench_miners(bench: Bench, names: Iterable[str]) -> list[Times]:
     """Each miner under the margin loss."""
-    targets = {"distance": target_of("margin")}
-    return [
-        bench_loss(bench, "margin", name, f"margin + {name}", targets.get(name, Target()))
-        for name in names
-    ]
+    return [bench_loss(bench, "margin", name, f"margin + {name}") for name in names]
 
 
 def bench_memory(bench: Bench, names: Iterable[str]) -> list[Times]:
@@ -440,7 +407,7 @@ def bench_memory(bench: Bench, names: Iterable[str]) -> list[Times]:
             miner=PML_MINERS["multisimilarity" if name == "multisimilarity" else "distance"](),
         )
         steps = map(bench.steps_of_many_batches, (ours, theirs))
-        rows.append(bench.compare(f"xbm + {name}", Target(), *steps))
+        rows.append(bench.compare(f"xbm + {name}", *steps))
     return rows
 
 
@@ -449,7 +416,7 @@ def bench_memory(bench: Bench, names: Iterable[str]) -> list[Times]:
 # --------------------------------------------------------------------------------------------------
 def table(title: str, rows: Sequence[Times], resnet50: float | None) -> str:
     """An aligned Markdown table."""
-    head = [title, "ours ms", "/ floor", "PML ms", "PML / ours", "target", "met"]
+    head = [title, "ours ms", "/ floor", "PML ms", "PML / ours"]
     if resnet50:
         head.append("of a ResNet50 step")
     cells = [head]
@@ -463,25 +430,22 @@ def table(title: str, rows: Sequence[Times], resnet50: float | None) -> str:
                 f"{floors:.1f}",
                 f"{row.theirs * 1e3:.2f}" if row.theirs else "-",
                 f"{faster:.1f}" if faster else "-",
-                str(row.target),
-                row.target.met(floors, faster),
             ]
         )
         if resnet50:
             cells[-1].append(f"{row.ours / resnet50:.2%}")
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    text = (0, 5)  # columns of words, to the left; numbers to the right
     lines = [
         "| "
         + " | ".join(
-            cell.ljust(width) if column in text else cell.rjust(width)
+            cell.rjust(width) if column else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         + " |"
         for line in cells
     ]
     rule = [
-        "-" * (width + 2) if column in text else "-" * (width + 1) + ":"
+        "-" * (width + 1) + ":" if column else "-" * (width + 2)
         for column, width in enumerate(widths)
     ]
     return "\n".join([lines[0], "|" + "|".join(rule) + "|", *lines[1:]])

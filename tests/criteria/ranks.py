@@ -1,12 +1,12 @@
 """Training steps as main.py takes them, in one process or on W gloo ranks, of every objective.
 
-``python ranks.py FOLDER W ...`` takes them on W ranks, for each W in turn. Rank r writes what it
-saw of each case to FOLDER/W.r.pt, for test_ranks.py to compare.
+``python ranks.py FOLDER W ...`` takes them on W ranks, for each W in turn. Rank r writes its
+results of each case to FOLDER/W.r.pt, for test_ranks.py to compare.
 """
 
 import importlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,7 @@ from criteria.objective import Objective
 from language.guide import LanguageGuide
 from language.words import Words
 from tests.criteria.caption_losses import Hashes, Letters
-from tests.criteria.test_contract import flags
+from tests.criteria.registered import MINERS, flags
 from tests.launch import join
 from utilities.distributed import data_parallel, rank, world_size
 from utilities.structures import Batch, Embedding
@@ -58,7 +58,7 @@ class Case(NamedTuple):
     lost: tuple[int, ...] = ()  # places of images that cannot be read, in each batch
 
 
-ALONE = Case("each share alone")  # a criterion that forgets to gather: must not pass
+ALONE = Case("each share alone")  # a criterion that forgets to gather
 
 
 class Alone(criteria.MultiSimilarity):
@@ -77,7 +77,7 @@ FORWARD = {"language_distill_dir": "forward", "language_temp": 0.2}
 
 CASES = {
     **{name: Case(name) for name in criteria.CRITERIA},
-    **{f"triplet, {name}": Case("triplet", {"batch_mining": name}) for name in batchminer.MINERS},
+    **{f"triplet, {name}": Case("triplet", {"batch_mining": name}) for name in MINERS},
     **{
         f"memory of {name}": Case(name, MEMORY)
         for name in ("multisimilarity", "smooth_ap", "lifted", "margin", "quadruplet")
@@ -173,7 +173,7 @@ def guidance(level, args):
 
 
 def kept(case: Case, n_shares: int) -> list[int]:
-    """Places of the images that a step is for: of each share as many as the smallest one has."""
+    """Places of the images of a step: from each share as many as the smallest one has."""
     shares = [
         [place for place in share.tolist() if place not in case.lost]
         for share in torch.arange(BS).chunk(n_shares)
@@ -192,7 +192,7 @@ def batch_of(case: Case, step: int, places: list[int], n_views: int, dtype: torc
 
 
 def train(case: Case, dtype: torch.dtype, n_steps: int, n_shares: int = 1) -> dict[str, Any]:
-    """What a rank, or one process, sees of a few steps.
+    """Take a few steps; return what a rank, or one process, sees of them.
 
     Args:
         n_shares: in one process, how many ranks it stands for where images are lost.
@@ -246,17 +246,21 @@ def train(case: Case, dtype: torch.dtype, n_steps: int, n_shares: int = 1) -> di
     }
 
 
-def singles(n_ranks: int) -> Collection[str]:
-    """The cases that so many ranks train in single precision, too."""
-    return CASES if n_ranks == 2 else criteria.CRITERIA
+def trained_by(n_ranks: int, digits: str) -> list[str]:
+    """The cases that so many ranks train: all by two in double precision, each loss by the rest."""
+    if n_ranks == 2 and digits == "double":
+        return list(CASES)
+    return [
+        name for name, case in CASES.items() if name == case.loss or (case.lost and n_ranks > 2)
+    ]
 
 
 def travelled() -> dict[str, int]:
-    """Bytes of a rank's own that a step of the commonest kind gathers and reduces, by call."""
-    told = {"all_gather": 0, "all_reduce": 0}
+    """Bytes that a rank contributes to a step of the most common kind, by collective call."""
+    sent = {"all_gather": 0, "all_reduce": 0}
 
     def count(name, send, *args, **kwargs):
-        told[name] += args[-1].nbytes if name == "all_gather" else args[0].nbytes
+        sent[name] += args[-1].nbytes if name == "all_gather" else args[0].nbytes
         return send(*args, **kwargs)
 
     case = CASES["multisimilarity"]
@@ -267,22 +271,20 @@ def travelled() -> dict[str, int]:
         patch.object(dist, "all_reduce", partial(count, "all_reduce", dist.all_reduce)),
     ):
         objective(batch_of(case, 0, share, 1, torch.float32)).loss.backward()
-    return told
+    return sent
 
 
 def work(own: int, folder: Path, n_ranks: int) -> None:
     join(own, n_ranks, folder / f"{n_ranks}.meet")
-    told: dict[str, Any] = {
-        name: {
-            digits: train(case, *precision)
-            for digits, precision in PRECISIONS.items()
-            if digits == "double" or name in singles(n_ranks)
+    seen: dict[str, Any] = {
+        digits: {
+            name: train(CASES[name], *PRECISIONS[digits]) for name in trained_by(n_ranks, digits)
         }
-        for name, case in CASES.items()
+        for digits in (PRECISIONS if n_ranks == 2 else ["double"])
     }
-    told["alone"] = train(ALONE, *PRECISIONS["double"])
-    told["travelled"] = travelled()
-    torch.save(told, folder / f"{n_ranks}.{own}.pt")
+    seen["alone"] = train(ALONE, *PRECISIONS["double"])
+    seen["travelled"] = travelled()
+    torch.save(seen, folder / f"{n_ranks}.{own}.pt")
     dist.barrier()
     dist.destroy_process_group()
 

@@ -16,8 +16,8 @@ SMALL = {  # heads, queues and text towers, instead of the published sizes
     "width": 8, "layers": 1, "heads": 2, "tokens": 9,
     "target_dims": (4, 7),
 }  # fmt: skip
-LOSSES = dict(criteria.CRITERIA)  # name -> class
-MINERS = dict(batchminer.MINERS)
+LOSSES = {name: row.load() for name, row in criteria.CRITERIA.items()}
+MINERS = {name: row.load() for name, row in batchminer.MINERS.items()}
 
 
 def flags(**overrides):

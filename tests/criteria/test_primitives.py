@@ -20,7 +20,7 @@ from criteria.primitives import (
     pair_logsumexp,
     similarities,
     soft_hinge_mean,
-    soft_hinge_mean_of,
+    softplus_mean,
 )
 from utilities.structures import References
 
@@ -229,12 +229,12 @@ def test_soft_hinge_mean(mask, scale):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_soft_hinge_mean_of_all_entries(mask):
+def test_softplus_mean(mask):
     violations = VALUES.clone().requires_grad_()
     chosen = [math.log(1 + math.exp(v)) for row in entries(VALUES, mask) for v in row]
-    mean = soft_hinge_mean_of(violations, mask)
+    mean = softplus_mean(violations, mask)
     assert mean.item() == pytest.approx(sum(chosen) / max(len(chosen), 1), abs=1e-12)
-    assert gradcheck(lambda v: soft_hinge_mean_of(v, mask), (violations,))
+    assert gradcheck(lambda v: softplus_mean(v, mask), (violations,))
 
 
 def test_large_values_neither_overflow_nor_lose_the_gradient():
@@ -243,7 +243,7 @@ def test_large_values_neither_overflow_nor_lose_the_gradient():
     for loss, expected in (
         (masked_logsumexp(values, mask).sum(), [0.5, 0, 0.5]),
         (soft_hinge_mean(values, mask, 40.0), [0.5, 0, 0.5]),
-        (soft_hinge_mean_of(values, mask), [1 / 3, 0, 1 / 3]),
+        (softplus_mean(values, mask), [1 / 3, 0, 1 / 3]),
     ):
         (gradient,) = torch.autograd.grad(loss, values)
         assert loss.isfinite() and gradient[0].tolist() == pytest.approx(expected)
