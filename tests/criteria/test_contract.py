@@ -109,7 +109,7 @@ def test_wrong_shapes_and_numbers_of_views_are_named(loss):
 @pytest.mark.parametrize("loss", parameters.CAPTION_LOSSES)
 @pytest.mark.parametrize("n", [0, 5])
 def test_missing_captions_are_named(loss, n):
-    with pytest.raises(ValueError, match=rf"caption.* of 8 images has {n};.*--dataset"):
+    with pytest.raises(ValueError, match=rf"caption.* of 8 images has {n};.*dataset"):
         build(loss).compute(views_for(loss), batch(LABELS)._replace(captions=CAPTIONS[:n]))
 
 
