@@ -151,9 +151,6 @@ class EmbeddingStore:
             )
         return rows
 
-    def __len__(self) -> int:
-        return self.n
-
     @property
     def shape(self) -> tuple[int, int]:
         return self.n, self._whole(0).shape[1]

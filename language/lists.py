@@ -87,17 +87,15 @@ class InvertedFile(Flat):
     """Approximate search: vectors lie on the list of their nearest centroid.
 
     Args:
-        vectors: as of Flat.
-        n_lists: L; the power of two near 4 * sqrt(U) by default. No list is left with fewer than
-            four vectors on average.
+        vectors: as of Flat. They go on L lists, the power of two near 4 * sqrt(U), with four or
+            more vectors each on average.
         seed: of the sample that k-means is trained on.
     """
 
-    def __init__(self, vectors: Tensor, n_lists: int | None = None, *, seed: int = 0) -> None:
+    def __init__(self, vectors: Tensor, *, seed: int = 0) -> None:
         super().__init__(vectors)
         n = len(vectors)
-        wanted = n_lists or 1 << round(math.log2(4 * math.sqrt(n)))
-        self.n_lists = max(1, min(wanted, n // 4))
+        self.n_lists = max(1, min(1 << round(math.log2(4 * math.sqrt(n))), n // 4))
         self.name = f"ivf, {self.n_lists} lists"
         generator = torch.Generator().manual_seed(derive(seed, "k-means"))
         sample = torch.randperm(n, generator=generator)[: POINTS_PER_LIST * self.n_lists]

@@ -66,7 +66,7 @@ SMALL = {
     ),
     "tests.benchmarks.neighbours": (
         *("--rows", "300", "--dim", "8", "--texts", "0", "--threads", "1"),
-        *("--index", "ivf", "flat", "faiss", "faiss_batch", "faiss_pq"),
+        *("--index", "ivf", "flat", "faiss", "faiss_batch", "faiss_pq", "faiss_flat"),
     ),
     "tests.benchmarks.probe": (
         *("--points", "200", "--dims", "8", "--classes", "5", "--episodes", "10"),

@@ -1,13 +1,13 @@
-"""How long the index of a caption set takes, and how much memory an open one.
+"""Measures how long the index of a caption set takes, and the memory of an open one.
 
     python -m tests.benchmarks.captions --rows 100000
 
 Two synthetic sets of N pairs are made: files (`<directory>/<id>.jpg` beside `<id>.json`, 4,000
 pairs in each directory; the images are hard links to a few, so that making them is quick) and
 shards (10,000 pairs in each, with .jpg, .json and .txt). Each measurement runs in a process of its
-own. The files were just written, so they lie in the system's cache: a cold disk adds its own time
-to the first build, and to nothing else. "Shared" memory is the index's own pages, which the system
-takes back when it needs them; "own" is what a worker adds.
+own. The files were just written, so they are in the system's cache: a cold disk adds its own time
+to the first build only. "Shared" memory is the pages of the index, which the system takes back when
+it needs them; "own" is what a worker adds.
 """
 
 import argparse
@@ -41,51 +41,41 @@ WORDS = np.array(
 )
 
 
-def images(rng: np.random.Generator) -> list[bytes]:
-    """Tiny JPEG files."""
+def material(rows: int) -> tuple[list[bytes], list[str]]:
+    """Sixteen tiny JPEG files, and a caption of eleven words for each row, as RedCaps has."""
+    rng = np.random.default_rng(0)
     files = []
     for _ in range(16):
         file = io.BytesIO()
-        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(file, "JPEG")
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file, "JPEG")
         files.append(file.getvalue())
-    return files
-
-
-def captions(rows: int, rng: np.random.Generator) -> list[str]:
-    """Eleven words each, as many as a RedCaps caption has."""
-    return [" ".join(words) for words in WORDS[rng.integers(0, len(WORDS), (rows, 11))]]
+    return files, [" ".join(words) for words in WORDS[rng.integers(0, len(WORDS), (rows, 11))]]
 
 
 def make_files(root: Path, rows: int, per_directory: int = 4000) -> None:
-    rng = np.random.default_rng(0)
-    sources = []
-    for number, content in enumerate(images(rng)):
-        sources.append(root.with_name(f"source{number}.jpg"))
-        sources[-1].write_bytes(content)
-    for row, caption in enumerate(captions(rows, rng)):
+    images, texts = material(rows)
+    for row, caption in enumerate(texts):
         folder = root / f"subreddit_2018_{row // per_directory}"
         if row % per_directory == 0:
             folder.mkdir(parents=True)
-        number = row // 50_000  # a file bears 65,000 names at most
-        source = sources[row % 16].with_suffix(f".{number}.jpg")
+        source = root.with_name(f"source{row % 16}.{row // 50_000}.jpg")  # 65,000 links at most
         if not source.exists():
-            shutil.copyfile(sources[row % 16], source)
+            source.write_bytes(images[row % 16])
         os.link(source, folder / f"{row:08d}.jpg")
         (folder / f"{row:08d}.json").write_text(json.dumps({"caption": caption}))
 
 
 def make_shards(root: Path, rows: int, per_shard: int = 10_000) -> None:
-    rng = np.random.default_rng(0)
-    sources, texts = images(rng), captions(rows, rng)
+    images, texts = material(rows)
     root.mkdir()
     for first in range(0, rows, per_shard):
         with tarfile.open(root / f"{first // per_shard:05d}.tar", "w") as tar:
             for row in range(first, min(first + per_shard, rows)):
+                text = texts[row]
                 for suffix, content in (
-                    ("jpg", sources[row % 16]),
-                    ("json", json.dumps({"caption": texts[row]}).encode()),
-                    ("txt", texts[row].encode()),
+                    ("jpg", images[row % 16]),
+                    ("json", json.dumps({"caption": text}).encode()),
+                    ("txt", text.encode()),
                 ):
                     member = tarfile.TarInfo(f"{row:09d}.{suffix}")
                     member.size = len(content)
@@ -100,59 +90,43 @@ def memory() -> dict[str, float]:
 
 
 def measure(step: str, root: Path) -> dict[str, Any]:
-    """One measurement, in a process that does nothing else."""
+    """Make one measurement, in a process that does nothing else."""
     before = memory()
-    start = time.perf_counter()
+
+    def grown() -> list[float]:
+        return [memory()[kind] - before[kind] for kind in ("own", "shared")]
+
+    def seconds(call: Any) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
     if step != "open":
+        start = time.perf_counter()
         index = caption_index.build(root, recheck=step == "recheck")
-        seconds = time.perf_counter() - start
-        return {
-            "seconds": seconds,
-            "peak": memory()["peak"] - before["own"] - before["shared"],
-            "megabytes": index.stat().st_size / 1e6,
-        }
-    caption_set = CaptionSet(root, root / "index.arrow")
-    seconds = time.perf_counter() - start
-    opened = memory()
-    rows = np.random.default_rng(1).integers(0, len(caption_set), 1000).tolist()
+        took = time.perf_counter() - start
+        peak = memory()["peak"] - before["own"] - before["shared"]
+        return {"seconds": took, "peak": peak, "megabytes": index.stat().st_size / 1e6}
     start = time.perf_counter()
-    for row in rows:
-        caption_set.caption(row)
-    looked = time.perf_counter() - start
-    touched = memory()
-    start = time.perf_counter()
-    for row in rows:
-        caption_set.read(row)
-    read = time.perf_counter() - start
-    start = time.perf_counter()
-    assert sum(1 for _ in caption_set.captions) == len(caption_set)
-    return {
-        "seconds": seconds,
-        "rows": len(caption_set),
-        "opened": [opened[kind] - before[kind] for kind in ("own", "shared")],
-        "touched": [touched[kind] - before[kind] for kind in ("own", "shared")],
-        "caption": looked / len(rows),
-        "read": read / len(rows),
-        "all": time.perf_counter() - start,
-    }
+    pairs = CaptionSet(root, root / "index.arrow")
+    found: dict[str, Any] = {"seconds": time.perf_counter() - start, "opened": grown()}
+    rows = np.random.default_rng(1).integers(0, len(pairs), 1000).tolist()
+    found["caption"] = seconds(lambda: [pairs.caption(row) for row in rows]) / len(rows)
+    found["touched"] = grown()
+    found["read"] = seconds(lambda: [pairs.read(row) for row in rows]) / len(rows)
+    found["all"] = seconds(lambda: sum(1 for _ in pairs.captions))
+    return found | {"rows": len(pairs)}
 
 
 def alone(step: str, root: Path) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.captions",
-        "--step",
-        step,
-        "--root",
-        str(root),
-    ]
+    command = [sys.executable, "-m", "tests.benchmarks.captions", "--step", step]
+    command += ["--root", str(root)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def add_one(root: Path) -> None:
-    """One more pair, in the last directory, or one more shard of one pair."""
+    """Add a pair to the last directory, or a shard of one pair."""
     if (root / "00000.tar").exists():
         make_shards(root.with_name("one"), 1)
         (root.with_name("one") / "00000.tar").rename(root / "one.tar")
@@ -163,10 +137,8 @@ def add_one(root: Path) -> None:
 
 
 def report(root: Path, rows: int) -> None:
-    time.sleep(caption_index.SETTLED)  # a set that was changed just now is waited for
-    first = alone("build", root)
-    again = alone("build", root)
-    rechecked = alone("recheck", root)
+    time.sleep(caption_index.SETTLED)  # a set that was just changed is waited for
+    first, again, rechecked = (alone(step, root) for step in ("build", "build", "recheck"))
     add_one(root)
     time.sleep(caption_index.SETTLED)
     grown = alone("build", root)
@@ -176,11 +148,11 @@ def report(root: Path, rows: int) -> None:
     touched_own, touched_shared = opened["touched"]
     for name, value in (
         ("first build", f"{first['seconds']:.1f} s, {rows / first['seconds']:,.0f} rows/s"),
-        ("  memory at its peak", f"+{first['peak']:.0f} MB"),
+        ("  peak memory", f"+{first['peak']:.0f} MB"),
         ("  size of the index", f"{first['megabytes']:.1f} MB"),
         ("build again, nothing changed", f"{1e3 * again['seconds']:.1f} ms"),
         ("build again, one pair added", f"{grown['seconds']:.2f} s"),
-        ("build again, every file looked at", f"{rechecked['seconds']:.1f} s"),
+        ("build again, every file checked", f"{rechecked['seconds']:.1f} s"),
         ("open", f"{1e3 * opened['seconds']:.1f} ms, own +{own:.1f} MB, shared +{shared:.1f} MB"),
         (
             "after 1,000 captions at random",

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import language
+import parameters
 from language import pairing, partner_folder
 from language.pseudolabels import imagenet_names
 
@@ -59,27 +60,12 @@ def args(tmp_path, own_cache):
     vectors.write_text(
         "kit 1 0 0\nfox 0 1 0\ntench 0 0 1\ncrane 1 1 1\ngoldfish 0 1 1\nphoto 0.5 0 0\n"
     )
-    return Namespace(
-        language_distill_w=1.0,
-        language_model=str(vectors),
-        language_prompt="{}",
-        language_words="classnames",
-        language_pseudoclass_model="a classifier",
-        language_pseudoclass_topk=2,
-        language_pseudoclass_level="class",
-        language_pseudoclass_average="logits",
-        language_control="none",
-        evaluation_language_model=str(vectors),
-        no_report=False,
-        evaluate_only=False,
-        data_sampler="language_pairs",
-        data_pairs_by="language",
-        data_pairs_from=None,
-        data_pairs_k=1,
-        data_pairs_scope="none",
-        data_pairs_distinct=False,
-        seed=0,
-    )
+    flags = ("--language_distill_w", "1", "--language_model", str(vectors))
+    flags += ("--evaluation_language_model", str(vectors), "--language_prompt", "{}")
+    args = parameters.parse([*flags, "--language_pseudoclass_topk", "2", "--seed", "0"])
+    args.language_words, args.data_sampler = "classnames", "language_pairs"
+    args.language_pseudoclass_model = "a classifier"  # by the recipe
+    return args
 
 
 def refuse():

@@ -38,19 +38,14 @@ def oracle(embeds, index, items):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_class_level_equals_scalar_loops(k):
-    embeds, words = make_words(k=k)
-    labels = [3, 0, 3, 6, 1]
-    sims = LanguageGuide(embeds, words).similarity(make_batch(labels))
-    torch.testing.assert_close(sims, oracle(embeds, words.index, labels), atol=CLOSE, rtol=0)
+@pytest.mark.parametrize("level", ["class", "row"])
+def test_equals_scalar_loops(k, level):
+    embeds, words = make_words(k=k, level=level)
+    items, others = [3, 0, 3, 6, 1], [0, 0, 1, 1, 2]
+    batch = make_batch(items, others) if level == "class" else make_batch(others, items)
+    sims = LanguageGuide(embeds, words).similarity(batch)
+    torch.testing.assert_close(sims, oracle(embeds, words.index, items), atol=CLOSE, rtol=0)
     torch.testing.assert_close(sims.diagonal(), torch.ones(5))
-
-
-def test_row_level_reads_rows_not_labels():
-    embeds, words = make_words(level="row")
-    rows = [5, 2, 6]
-    sims = LanguageGuide(embeds, words).similarity(make_batch([0, 0, 1], rows))
-    torch.testing.assert_close(sims, oracle(embeds, words.index, rows), atol=CLOSE, rtol=0)
 
 
 def test_ranks_meet_their_like_only():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from language import embedding_store, pairing, partner_folder
+from language import embedding_store, neighbours, pairing, partner_folder
 from language.embedding_store import EmbeddingStore
 from language.pairing import ImageEmbedder, Rank, Rows, find, identity, image_embedder, rows_of
 from language.partner_folder import from_released_json, read
@@ -276,3 +276,19 @@ def test_other_files_are_refused(tmp_path, text, message):
         from_released_json(file, KEYS)
     with pytest.raises(FileNotFoundError, match=r"--from_json .*nothing\.json does not exist"):
         from_released_json(tmp_path / "nothing.json", KEYS)
+
+
+# -------------------------------------------------------------------------------------- the command
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--index", "hnsw"), "--index must be one of auto, flat, ivf; got hnsw"),
+        (("--k", "0"), "--k must be >= 1; got 0"),
+        (("--bs", "0"), "--bs must be >= 1; got 0"),
+        (("--by", "visual"), "--by visual needs --checkpoint RUN"),
+    ],
+)
+def test_the_command_names_the_flag(capsys, flags, message):
+    with pytest.raises(SystemExit):
+        neighbours.main(["--dataset", "nothing", *flags])
+    assert message in capsys.readouterr().err

@@ -1,10 +1,8 @@
-import math
-
 import pytest
 import torch
 import transformers
 
-from language.text_tower import TextTower, quick_gelu
+from language.text_tower import TextTower
 
 VOCABULARY, WIDTH, LAYERS, HEADS, OUT, LENGTH, END = 11, 8, 3, 2, 6, 9, 10
 
@@ -31,8 +29,9 @@ def texts(*lengths, seed=0, width=None):
     return ids, torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
 
 
-def test_equals_the_text_model_of_transformers_with_the_same_weights():
-    ours = tower()
+@pytest.mark.parametrize("mode", [True, False])
+def test_equals_the_text_model_of_transformers_with_the_same_weights(mode):
+    ours = tower().train(mode)
     config = transformers.CLIPTextConfig(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
@@ -71,7 +70,8 @@ def test_equals_the_text_model_of_transformers_with_the_same_weights():
     theirs.text_projection.load_state_dict({"weight": state["projection.weight"]})
     ids, mask = texts(9, 2, 5, 1)
     expected = theirs(input_ids=ids, attention_mask=mask.long()).text_embeds
-    torch.testing.assert_close(ours(ids, mask), expected, atol=1e-10, rtol=1e-10)
+    with torch.set_grad_enabled(mode):  # inference has a faster path
+        torch.testing.assert_close(ours(ids, mask), expected, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -88,31 +88,6 @@ def test_padding_changes_nothing(mode):
         [made(ids[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate((5, 2, 3))]
     )
     torch.testing.assert_close(alone, expected)
-
-
-def test_every_token_of_the_text_counts():
-    ids = texts(6)[0]
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    plain = tower()(ids, mask)
-    for place in range(6):
-        changed = ids.clone()
-        changed[0, place] = ids[0, place] % (END - 1) + 1
-        assert (tower()(changed, mask) - plain).abs().max() > 1e-6
-
-
-def test_rows_are_independent_of_their_order():
-    ids, mask = texts(3, 6, 4, 6)
-    order = torch.tensor([2, 0, 3, 1])
-    made = tower()
-    torch.testing.assert_close(made(ids[order], mask[order]), made(ids, mask)[order])
-
-
-def test_inference_equals_training():
-    ids, mask = texts(3, 6)
-    made = tower()
-    with torch.no_grad():
-        inferred = made.eval()(ids, mask)
-    torch.testing.assert_close(inferred, made.train()(ids, mask))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, None])
@@ -153,12 +128,6 @@ def test_first_weights_have_the_published_deviations():
 def test_blocks_start_different():
     first, second = TextTower(9, width=8, layers=2, heads=2).blocks.layers
     assert not torch.equal(first.linear1.weight, second.linear1.weight)
-
-
-def test_quick_gelu():
-    for x in (-3.0, -0.5, 0.0, 2.0):
-        expected = x / (1 + math.exp(-1.702 * x))
-        assert quick_gelu(torch.tensor(x)).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_heads_that_do_not_divide_the_width():
