@@ -1,10 +1,15 @@
 """Fixtures that tests of several folders share."""
 
 import logging
+import os
 
 import pytest
 
 from utilities import log
+
+# Before torch and numpy are imported, and for the processes that tests start: one thread is fastest
+# on tensors as small as those of tests, and leaves the other cores to other test processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

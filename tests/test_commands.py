@@ -20,7 +20,6 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 import main
 from batchminer import MINERS
@@ -249,13 +248,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """One thread is fastest on tensors this small. Restores what commands set."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(threads)
+def _denormals_are_kept():
+    """Commands flush them, in the whole process."""
+    yield
     torch.set_flush_denormal(False)
 
 
