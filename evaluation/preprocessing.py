@@ -1,4 +1,4 @@
-"""From an image to an embedder's input, as at the evaluation of the run that trained it."""
+"""The preprocessing of a run's evaluation, from an image to the input of its embedder."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from datasets.transforms import MiddleCrop, shorter_side
 
 
 class Preprocessing(NamedTuple):
-    """What is done to an RGB image; nothing in it is left to chance."""
+    """The deterministic preprocessing of an RGB image."""
 
     image_size: int  # pixels, side S of the square input (3, S, S)
     crop_ratio: float  # S / shorter side after resizing, in (0, 1]
@@ -16,19 +16,19 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]  # (3,)
 
     def transform(self) -> MiddleCrop:
-        """image -> (3, S, S) float32."""
+        """Return the transform: image -> (3, S, S) float32."""
         return datasets.eval_transform(*self)
 
     @property
     def shorter_side(self) -> int:
-        """Pixels; what it becomes before the middle is cut out, and in an image cache."""
+        """The shorter side in pixels before the centre crop, and in an image cache."""
         return shorter_side(self.image_size, self.crop_ratio)
 
 
 def preprocessing(
     flags: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Preprocessing:
-    """The preprocessing of a run's flags.
+    """Return the preprocessing of a run's flags.
 
     Args:
         flags: dataset (its recipe knows the crop), image_size and augmentation.
