@@ -1,8 +1,8 @@
 """Few-shot classification by the nearest class mean.
 
-An episode shows a few images of each of some classes, the shots, and asks for the classes of other
-images of them, the queries. Features are centred, brought to length 1, and a query gets the class
-whose mean shot is nearest: Wang et al., SimpleShot, 2019 (arXiv 1911.04623), "CL2N".
+An episode has a few labelled images of some classes, the shots, and other images of these classes
+to classify, the queries. Features are centred and normalised to length 1, and a query gets the
+class whose mean shot is nearest: Wang et al., SimpleShot, 2019 (arXiv 1911.04623), "CL2N".
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ GPU_BLOCK_BYTES = 256 << 20
 
 
 class Episodes(NamedTuple):
-    """E episodes, drawn."""
+    """The images of E episodes."""
 
     rows: Tensor  # (E, ways, shots + queries) int64, the shots first
     shots: int
@@ -31,7 +31,7 @@ class Episodes(NamedTuple):
 
 
 class FewShotScore(NamedTuple):
-    """The mean over episodes, between which values it lies, and the episodes."""
+    """The mean accuracy over episodes, its confidence interval, and the single accuracies."""
 
     accuracy: float
     interval: Interval
@@ -47,16 +47,16 @@ def draw_episodes(
     episodes: int = 5000,
     seed: int = 0,
 ) -> Episodes:
-    """Classes of each episode, then images of each class, all without replacement.
+    """Draw the classes of each episode, then images of each class, all without replacement.
 
-    A class takes part if it has enough images for shots and queries. Where fewer than ``ways`` do,
-    there are only as many queries as leave ``ways`` classes.
+    Only classes with enough images for shots and queries take part. If these are fewer than
+    ``ways``, ``queries`` is lowered until ``ways`` classes have enough.
 
     Args:
         labels: (N,) int64.
 
     Raises:
-        ValueError: fewer than ``ways`` classes have an image beside their shots.
+        ValueError: fewer than ``ways`` classes have an image besides their shots.
     """
     classes, of, sizes = np.unique(labels.cpu().numpy(), return_inverse=True, return_counts=True)
     largest = np.sort(sizes)[::-1]
@@ -79,10 +79,10 @@ def draw_episodes(
 
 
 def _without_replacement(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(M, count): of each of M sets of numbers below ``sizes`` a draw, in random order.
+    """Draw (M, count) numbers, those of row m below ``sizes[m]`` and distinct, in random order.
 
-    Floyd's way: of j = n − count, …, n − 1 in turn draw t from 0 … j, and take j where t is taken.
-    Source: Bentley and Floyd, A Sample of Brilliance, Communications of the ACM, 1987.
+    For j = n − count, …, n − 1 in turn draw t from 0 … j, or take j if t is taken already (Bentley
+    and Floyd, A Sample of Brilliance, Communications of the ACM, 1987).
     """
     drawn = np.empty((len(sizes), count), dtype=np.int64)
     for place in range(count):
@@ -101,13 +101,12 @@ def score_episodes(
     device: torch.device | str = "cpu",
     block_bytes: int | None = None,
 ) -> FewShotScore:
-    """Accuracy of the nearest class mean, averaged over episodes, with its 95 % interval.
+    """Return the accuracy of the nearest class mean over episodes, with its 95 % interval.
 
     Args:
-        features: (N, D), the episodes' rows.
-        centre: (D,) what is subtracted before features are brought to length 1; None: their mean.
-        block_bytes: what a block of episodes may take; it changes no result. None: what suits the
-            device.
+        features: (N, D), by the rows of the episodes.
+        centre: (D,), subtracted before features are normalised; None: their mean.
+        block_bytes: memory of a block of episodes; changes no result. None: what suits the device.
     """
     features = features.to(device).float()
     centre = features.mean(dim=0) if centre is None else centre.to(features)
@@ -131,7 +130,7 @@ def score_episodes(
 
 
 def interval(accuracies: Tensor) -> Interval:
-    """mean ± 1.96 s / √E, the 95 % confidence interval of the mean of E episodes."""
+    """Return mean ± 1.96 s / √E, the 95 % confidence interval of the mean of E episodes."""
     mean = float(accuracies.mean())
     half = 1.96 * float(accuracies.std()) / len(accuracies) ** 0.5 if len(accuracies) > 1 else 0.0
     return Interval(mean - half, mean + half)

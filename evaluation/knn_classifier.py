@@ -24,17 +24,17 @@ def classify(
     temperature: float = TEMPERATURE,
     device: torch.device | str = "cpu",
 ) -> dict[int, Tensor]:
-    """(M,) int64 predicted classes for each k, from one exact search.
+    """Return the (M,) int64 predicted classes for each k, from one exact search.
 
-    A k beyond the training images takes them all. Of classes with equal votes the lower wins.
+    A k beyond the training images takes them all. Among classes with equal votes the lowest wins.
 
     Args:
         train: (N, D).
         train_labels: (N,) int64, >= 0.
         test: (M, D).
         ks: numbers of neighbours, each >= 1.
-        temperature: T; small lets the nearest decide.
-        device: where the images are compared.
+        temperature: T; the smaller, the more the nearest images decide.
+        device: where images are compared.
     """
     k_most = min(max(ks), len(train))
     near = nearest_neighbours(test, train, k_most, cosine=True, device=device)

@@ -1,5 +1,6 @@
-"""The pictures of a run as PNG files, for papers, slides and Weights & Biases: the views that it is
-trained on, and what ``report.html`` shows, retrieved images, similarities of classes, a map.
+"""The pictures of a run as PNG files, for papers, slides and Weights & Biases.
+
+They show the views of training, and the retrieved images, class similarities and map of the report.
 """
 
 import os
@@ -30,8 +31,9 @@ LABELLED = 50  # classes whose names fit beside a matrix
 def retrieval_picture(
     data: ReportData, queries: Mapping[str, Sequence[Retrieved]], path: Path
 ) -> None:
-    """Queries in rows, their neighbours beside them: a right one has a solid frame and a tick, a
-    wrong one a dashed frame, a cross and its class.
+    """Draw queries in rows with their neighbours beside them.
+
+    A right neighbour has a solid frame and a tick; a wrong one a dashed frame, a cross, its class.
 
     Raises:
         ValueError: there is no query.
@@ -80,7 +82,7 @@ def retrieval_picture(
 
 
 def similarity_picture(data: ReportData, found: Similarities, path: Path) -> None:
-    """The matrices side by side in their one order, each shaded over its own range."""
+    """Draw the matrices side by side, each shaded over its own range."""
     n = len(found.matrices)
     titles = matrix_titles(found)
     figure = _figure(4.2 * n + 0.8, 4.6)
@@ -100,7 +102,7 @@ def similarity_picture(data: ReportData, found: Similarities, path: Path) -> Non
 
 
 def map_picture(data: ReportData, found: ImageMap, path: Path) -> None:
-    """The map as points, the largest groups in colours of their own."""
+    """Draw the map as points, the largest groups in colours of their own."""
     figure = _figure(7, 6)
     panel = figure.subplots()
     points = found.points.numpy()
@@ -119,12 +121,12 @@ def map_picture(data: ReportData, found: ImageMap, path: Path) -> None:
     _save(figure, path)
 
 
-def views_picture(views: np.ndarray, said: Sequence[Sequence[str]], path: Path) -> None:
-    """What an objective is told is alike: the views of some tuples of a batch, side by side.
+def views_picture(views: np.ndarray, captions: Sequence[Sequence[str]], path: Path) -> None:
+    """Draw the views of some tuples of a batch, which an objective takes as similar.
 
     Args:
         views: (T, V, S, S, 3) uint8, as the embedder gets them but in the colours of the images.
-        said: for each tuple the captions under its views; one that is the same for all stands once.
+        captions: of each tuple, one for each view; a caption that all share is drawn once.
     """
     n, n_views = views.shape[:2]
     columns = max(1, 6 // n_views)
@@ -133,13 +135,13 @@ def views_picture(views: np.ndarray, said: Sequence[Sequence[str]], path: Path) 
     figure = _figure(width * columns, height * lines, layout=None)
     panel = figure.add_axes((0, 0, 1, 1))
     panel.axis("off")
-    for number, (images, captions) in enumerate(zip(views, said, strict=True)):
+    for number, (images, texts) in enumerate(zip(views, captions, strict=True)):
         left, top = width * (number % columns) + 0.1, height * (number // columns) + 0.06
         for place, image in enumerate(images):
             x = left + place
             panel.imshow(image, extent=(x, x + 0.97, top + 0.97, top), interpolation="lanczos")
-        once = len(set(captions)) == 1
-        for place, caption in enumerate(captions[:1] if once else captions):
+        once = len(set(texts)) == 1
+        for place, caption in enumerate(texts[:1] if once else texts):
             across = 23 * (n_views if once else 1)  # characters
             text = "\n".join(textwrap.wrap(shorten(caption, 3 * across - 6), across)[:3])
             panel.text(left + place, top + 1.01, text, fontsize=5, va="top", parse_math=False)
@@ -148,10 +150,10 @@ def views_picture(views: np.ndarray, said: Sequence[Sequence[str]], path: Path) 
 
 
 # --------------------------------------------------------------------------------------------------
-# What pictures and page share
+# Shared by pictures and page
 # --------------------------------------------------------------------------------------------------
 def thumbnails(paths: Iterable[Path], side: int) -> list[Image.Image | None]:
-    """The images, in RGB and at most ``side`` px high and wide; None where one is unreadable."""
+    """Return images in RGB, at most ``side`` px high and wide; None for an unreadable one."""
 
     def load(path: Path) -> Image.Image | None:
         try:
@@ -166,7 +168,7 @@ def thumbnails(paths: Iterable[Path], side: int) -> list[Image.Image | None]:
 
 
 def matrix_titles(found: Similarities) -> dict[str, str]:
-    """What each matrix is of; images are trained ones only where there are untrained ones."""
+    """Return the titles of the matrices; "trained" is needed only beside "untrained"."""
     if "before" in found.matrices:
         titles = {"words": "words", "before": "images, untrained", "after": "images, trained"}
     else:
@@ -175,7 +177,7 @@ def matrix_titles(found: Similarities) -> dict[str, str]:
 
 
 def shading(matrix: np.ndarray) -> tuple[float, float]:
-    """The range to shade: the 1st to the 99th percentile off the diagonal, which is always 1."""
+    """Return the 1st and 99th percentile off the diagonal, which is always 1."""
     off = matrix[~np.eye(len(matrix), dtype=bool)]
     if not len(off):
         return 0.0, 1.0
@@ -184,7 +186,7 @@ def shading(matrix: np.ndarray) -> tuple[float, float]:
 
 
 def largest_groups(data: ReportData, found: ImageMap) -> list[str]:
-    """The groups with most images on the map, as many as there are colours; equals by name."""
+    """Return the groups with most images on the map, as many as there are colours."""
     if not data.class_groups:
         return []
     groups = [data.class_groups[label] for label in data.labels[found.rows].tolist()]
@@ -193,20 +195,20 @@ def largest_groups(data: ReportData, found: ImageMap) -> list[str]:
 
 
 def group_numbers(data: ReportData, found: ImageMap) -> np.ndarray:
-    """(M,) the place of each image's group among ``largest_groups``; -1 for all other groups."""
+    """Return the (M,) place of each image's group in ``largest_groups``; -1 for other groups."""
     places = {name: place for place, name in enumerate(largest_groups(data, found))}
     groups = data.class_groups or [""] * len(data.class_names)
     return np.array([places.get(groups[c], -1) for c in data.labels[found.rows].tolist()])
 
 
 def shorten(text: str, most: int) -> str:
-    """The text in one line and at most ``most`` characters."""
+    """Return the text in one line of at most ``most`` characters."""
     text = " ".join(str(text).split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _squared(image: Image.Image) -> np.ndarray:
-    """(S, S, 3) uint8: the image centred on a light square."""
+    """Return (S, S, 3) uint8: the image centred on a light square."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), "#f2f2f2")
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -214,7 +216,7 @@ def _squared(image: Image.Image) -> np.ndarray:
 
 
 def _figure(width: float, height: float, layout: Any = "constrained") -> Any:
-    # Built on the Figure itself, without pyplot: no display is asked for and no global state kept.
+    # Without pyplot, which would look for a display and keep global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

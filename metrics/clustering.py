@@ -1,4 +1,4 @@
-"""How well k-means finds the classes again: mutual information and pairwise F1."""
+"""Agreement of k-means clusters with classes: mutual information and pairwise F1."""
 
 import faiss
 import numpy as np
@@ -19,15 +19,15 @@ def kmeans(
 ) -> Tensor:
     """Cluster by FAISS's k-means, on the GPU of the points if FAISS can.
 
-    It starts from points drawn by ``seed`` and stops when an iteration betters the objective by no
-    more than ``tolerance`` of itself. An empty cluster takes half of a large one.
+    It starts from points drawn by ``seed`` and stops when an iteration improves the objective by at
+    most ``tolerance`` of itself. An empty cluster takes half of a large one.
 
     Args:
         points: (N, D) float32, N >= n_clusters.
-        spherical: cluster by cosine, with unit centroids; points are unit rows then.
+        spherical: cluster by cosine, with unit centroids; points must be unit rows.
 
     Returns:
-        (N,) int64, each point's cluster, on the device of ``points``.
+        (N,) int64, the cluster of each point, on the device of ``points``.
     """
     data = np.ascontiguousarray(points.detach().cpu().numpy(), dtype=np.float32)
     solver = faiss.Kmeans(
@@ -35,8 +35,8 @@ def kmeans(
         n_clusters,
         niter=1,
         spherical=spherical,
-        min_points_per_centroid=1,  # classes of two images are the rule here, not a mistake
-        max_points_per_centroid=len(data),  # all points count
+        min_points_per_centroid=1,  # classes of two images are common
+        max_points_per_centroid=len(data),  # use all points
     )
     solver.index = on_gpu(solver.index, points.device)
     centroids = data[np.random.default_rng(seed).choice(len(data), n_clusters, replace=False)]
@@ -52,7 +52,7 @@ def kmeans(
 
 
 def nmi(labels: Tensor, clusters: Tensor) -> float:
-    """Normalised mutual information, 2 I(class; cluster) / (H(class) + H(cluster)), in [0, 1].
+    """Return normalised mutual information, 2 I / (H(class) + H(cluster)), in [0, 1].
 
     One class in one cluster gives 1, as in scikit-learn.
 
@@ -64,13 +64,13 @@ def nmi(labels: Tensor, clusters: Tensor) -> float:
 
 
 def ami(labels: Tensor, clusters: Tensor) -> float:
-    """Adjusted mutual information: NMI that is 0 on average for clusters drawn at random.
+    """Return adjusted mutual information, which is 0 on average for random clusters, at most 1.
 
-    (I - E) / ((H(class) + H(cluster)) / 2 - E), at most 1, where E is the mean of I over all ways
-    to deal the images into clusters of the same sizes. Unlike NMI it does not grow with the number
-    of clusters. Source: Vinh et al., Information Theoretic Measures for Clusterings Comparison,
-    JMLR 2010, with the arithmetic mean of entropies. Images that are all in one class and one
-    cluster, or each in their own, give 1, as in scikit-learn.
+    (I - E) / ((H(class) + H(cluster)) / 2 - E), where E is the mean of I over all partitions of the
+    images into clusters of the same sizes; scikit-learn's takes far longer for thousands of classes
+    (docs/evaluation.md). Unlike NMI it does not grow with the number of clusters. One class in one
+    cluster, or each image in its own, give 1. Source: Vinh et al., Information Theoretic Measures
+    for Clusterings Comparison, JMLR 2010, with the arithmetic mean of entropies.
 
     Args:
         labels, clusters: (N,) int64, >= 0.
@@ -81,17 +81,16 @@ def ami(labels: Tensor, clusters: Tensor) -> float:
     shared, entropy = _information(joint, classes, groups)
     expected = _expected_information(classes.cpu(), groups.cpu())
     scale = entropy - expected
-    # Where chance already explains everything, rounding may leave any sign; scikit-learn's remedy.
+    # If chance explains everything, rounding may leave any sign; scikit-learn's remedy.
     least = torch.finfo(torch.float64).eps
     return (shared - expected) / (min(scale, -least) if scale < 0 else max(scale, least))
 
 
 def f1(labels: Tensor, clusters: Tensor) -> float:
-    """F1 of the pairs that share a cluster against the pairs that share a class, in [0, 1].
+    """Return the F1 of pairs that share a cluster against pairs that share a class, in [0, 1].
 
-    Source: Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016,
-    whose precision and recall over pairs combine to 2 TP / (pairs in clusters + pairs in classes).
-    NaN when there is no such pair.
+    2 TP / (pairs in clusters + pairs in classes); NaN if there is no such pair. Source: Oh Song et
+    al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016.
 
     Args:
         labels, clusters: (N,) int64, >= 0.
@@ -104,7 +103,7 @@ def f1(labels: Tensor, clusters: Tensor) -> float:
 
 
 def _counts(labels: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Points in each filled cell of the class-cluster table, in each class, in each cluster."""
+    """Count points in each filled cell of the class-cluster table, each class, each cluster."""
     cells = labels.to(clusters.device) * (int(clusters.max()) + 1) + clusters
     joint, classes, groups = (
         ids.unique(return_counts=True)[1] for ids in (cells, labels, clusters)
@@ -113,7 +112,7 @@ def _counts(labels: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _information(joint: Tensor, classes: Tensor, groups: Tensor) -> tuple[float, float]:
-    """I(class; cluster) >= 0 and the mean of H(class) and H(cluster), in nats."""
+    """Return I(class; cluster) >= 0 and the mean of H(class) and H(cluster), in nats."""
     n = classes.sum()
     h_joint, h_class, h_cluster = (
         float(-(p * p.log()).sum())
@@ -123,14 +122,11 @@ def _information(joint: Tensor, classes: Tensor, groups: Tensor) -> tuple[float,
 
 
 def _expected_information(classes: Tensor, groups: Tensor) -> float:
-    """Mean of I over random partitions of these sizes, in nats.
+    """Return the mean of I over random partitions of these (C,) and (K,) sizes, in nats.
 
     Vinh et al., eq. 24a: a class of a and a cluster of b images share h with hypergeometric
-    probability, and h of N images add (h/N) log(N h / (a b)). It depends on sizes alone, of which
-    there are few, so classes and clusters of equal size are taken together.
-
-    Args:
-        classes, groups: sizes, (C,) and (K,) int64, which sum to N alike.
+    probability, and h of N images add (h/N) log(N h / (a b)). Classes and clusters of equal size
+    are taken together.
     """
     n = int(classes.sum())
     log_factorial = torch.arange(n + 1).double().add(1).lgamma()

@@ -1,8 +1,7 @@
-"""How embeddings lie in space: spread of and between classes, alignment, uniformity, spectrum.
+"""Geometry of embeddings: distances within and between classes, alignment, uniformity, spectrum.
 
-Sums over the images of a class and the search that is run anyway give all of it; no other pass
-compares pairs. Distances and spectrum describe the gallery; alignment and uniformity also look from
-separate queries, where there are some.
+All follow from sums over classes and from the search, without another pass over pairs. Distances
+and spectrum describe the gallery; alignment and uniformity are averaged over queries.
 """
 
 import math
@@ -17,29 +16,23 @@ from metrics.search import Ranking
 # --------------------------------------------------------------------------------------------------
 # Distances within and between classes
 # --------------------------------------------------------------------------------------------------
-# Means over pairs, by euclidean metrics of |x - y|^2, by cosine metrics of 1 - cos(x, y), which is
-# half of that on unit rows.
-#
-# The cosine values are those of Roth et al., Revisiting Training Strategies and Generalization
-# Performance in Deep Metric Learning, ICML 2020, where they are called dists@intra, dists@inter and
-# dists@intra_over_inter. Classes of one image, to which that code gives the largest distance of
-# another class, are left out of the first here.
+# Means over pairs of |x - y|^2, or by cosine of 1 - cos(x, y), half of it on unit rows. The cosine
+# values are dists@intra, dists@inter and dists@intra_over_inter of Roth et al., Revisiting
+# Training Strategies and Generalization Performance in Deep Metric Learning, ICML 2020. Their code
+# gives classes of one image the largest distance of another class; here they are left out.
 
 
 def intra_distance(gallery: Gallery, _k: int, cosine: bool) -> float:
-    """Mean distance of two images of a class, averaged over the classes that have two; >= 0.
-
-    NaN where no class has two images.
-    """
+    """Return the mean distance of two images of a class over classes, >= 0; NaN if none has two."""
     view = gallery.unit if cosine else gallery
     sizes = view.classes.sizes.double()
-    # Over pairs of n points |x - y|^2 is 2 n / (n - 1) times |x - centre|^2 in the mean.
+    # The mean of |x - y|^2 over pairs of n points is 2 n / (n - 1) times that of |x - centre|^2.
     pairs = (2 * sizes / (sizes - 1) * view.moments.variances)[sizes > 1]
     return float(pairs.mean()) / (2 if cosine else 1)
 
 
 def inter_distance(gallery: Gallery, _k: int, cosine: bool) -> float:
-    """Mean distance of the centres of two classes, >= 0; NaN for a single class.
+    """Return the mean distance of the centres of two classes, >= 0; NaN for a single class.
 
     By euclidean distance the centre of a class is its mean, by cosine the direction of that mean.
     """
@@ -53,9 +46,9 @@ def inter_distance(gallery: Gallery, _k: int, cosine: bool) -> float:
 
 
 def intra_over_inter(gallery: Gallery, k: int, cosine: bool) -> float:
-    """Ratio of the two, >= 0, small where classes are compact and apart.
+    """Return the ratio of the two, >= 0, small for compact and separate classes.
 
-    Where all centres are one point it is inf, or NaN if the images are, too.
+    If all centres are one point it is inf, or NaN if the images are too.
     """
     intra, inter = (f(gallery, k, cosine) for f in (intra_distance, inter_distance))
     return intra / inter if inter else math.nan if math.isnan(intra) or not intra else math.inf
@@ -70,21 +63,18 @@ def intra_over_inter(gallery: Gallery, k: int, cosine: bool) -> float:
 
 
 def alignment(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
-    """(B,) mean of |q - g|^2 over the images of the query's class, itself aside; in [0, 4].
-
-    NaN where there are none.
-    """
+    """(B,) mean of |q - g|^2 over the other images of the query's class, in [0, 4]; NaN if none."""
     classes = gallery.classes.asked[ranking.rows]
     centres, variances = (part[classes] for part in gallery.moments)
     asked = gallery.asking.embeds[ranking.rows].double()
-    # The mean over the whole class, in which the query itself, if it is there, adds nothing.
+    # The mean over the whole class, to which the query itself adds nothing.
     whole = (asked - centres).square().sum(dim=1) + variances
     mean = whole * gallery.classes.sizes[classes] / ranking.n_positives
     return mean.where(ranking.n_positives > 0, torch.nan)
 
 
 def potential(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
-    """(B,) mean of exp(-2 |q - g|^2) over all images but the query; NaN where there is none.
+    """(B,) mean of exp(-2 |q - g|^2) over all images but the query; NaN if there is none.
 
     In [e^-8, 1]. The logarithm of its mean over queries is the uniformity, in [-8, 0]; about
     -4 + 8/D for points spread evenly over the sphere.
@@ -96,11 +86,11 @@ def potential(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
 # Spectrum
 # --------------------------------------------------------------------------------------------------
 def rho_spectrum(gallery: Gallery, mode: int, cosine: bool) -> float:
-    """How far singular values are from being equal: 0 where they are, more for fewer directions.
+    """Return how far singular values are from uniform: 0 if equal, more for fewer directions.
 
-    With s the singular values of the (N, D) embeddings but the |mode| - 1 largest, divided by their
-    sum, and u the uniform distribution: KL(u || s) for mode > 0, KL(s || u) for mode < 0. >= 0; inf
-    for mode > 0 where some direction is not used at all, NaN where no value is left.
+    With s the singular values of the (N, D) embeddings except the |mode| - 1 largest, divided by
+    their sum, and u the uniform distribution: KL(u || s) for mode > 0, KL(s || u) for mode < 0.
+    >= 0; inf for mode > 0 if a direction is not used at all, NaN if no value is left.
 
     Source: Roth et al., ICML 2020, section 5 (spectral decay); its code estimates all but the
     smallest singular value by a randomised method, this computes all.
@@ -117,7 +107,7 @@ def rho_spectrum(gallery: Gallery, mode: int, cosine: bool) -> float:
 
 
 def _singular_values(points: Tensor) -> Tensor:
-    """(min(N, D),) float64, descending; what rounding leaves of a zero is 0."""
+    """Return (min(N, D),) float64, descending; values of rounding size are 0."""
     n, d = points.shape
     # The triangles of QR carry the singular values from block to block.
     triangle = points.new_empty(0, d, dtype=torch.float64)

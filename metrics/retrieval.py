@@ -1,8 +1,8 @@
 """Scores of a ranking: one value for each query of a block.
 
-In the formulas r_1 < r_2 < ... are the ranks of the R images of the query's class, itself aside, so
-that precision at r_j is j / r_j. All scores are in [0, 1]. A query that has none to find (R = 0)
-scores NaN, and averages leave it out.
+In the formulas r_1 < r_2 < ... are the ranks of the R other images of the query's class, so that
+precision at r_j is j / r_j. All scores are in [0, 1]. A query with R = 0 scores NaN and is left out
+of averages.
 """
 
 import torch
@@ -13,31 +13,27 @@ from metrics.search import Ranking
 
 
 def recall(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
-    """(B,) 1 where one of the k nearest is of the query's class: r_1 <= k."""
+    """(B,) 1 if one of the k nearest is of the query's class: r_1 <= k."""
     hit = ranking.ranks[:, :1].sum(dim=1).le(k)
     return _where_positives(ranking, hit.double())
 
 
 def precision(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
-    """(B,) share of the k nearest that are of the query's class; a smaller gallery's rest missed.
-
-    With R < k images to find it cannot reach 1: a perfect ranking scores R / k.
-    """
+    """(B,) share of the k nearest that are of the query's class; at most R / k."""
     near = (ranking.ranks > 0) & (ranking.ranks <= k)
     return _where_positives(ranking, near.sum(dim=1).double() / k)
 
 
 def reciprocal_rank(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
-    """(B,) 1 / r_1, of which the mean is known as MRR."""
+    """(B,) 1 / r_1; its mean is known as MRR."""
     first = ranking.ranks[:, :1].sum(dim=1)
     return _where_positives(ranking, 1 / first.double())
 
 
 def group_recall(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
-    """(B,) 1 where one of the k nearest is of the query's group, its own class included.
+    """(B,) recall@k with groups of classes instead of classes; NaN if the group has no other image.
 
-    Coarse recall: recall@k with groups of classes in the place of classes, and with its rule for
-    ties. NaN where no other image is of the query's group.
+    Images of the query's own class count; among equal distances other groups come first.
     """
     hit = ranking.group_ranks.le(k).double()
     return hit.where(ranking.group_ranks > 0, torch.nan)
@@ -49,7 +45,7 @@ def average_precision(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
 
 
 def average_precision_at_r(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
-    """(B,) the same sum over hits among the R nearest: (1/R) sum over r_j <= R of j / r_j.
+    """(B,) AP among the R nearest: (1/R) sum over r_j <= R of j / r_j.
 
     Source: Musgrave et al., A Metric Learning Reality Check, ECCV 2020 (MAP@R).
     """
@@ -63,13 +59,12 @@ def r_precision(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
     return _where_positives(ranking, near.sum(dim=1).double() / ranking.n_positives)
 
 
-# The next three are definitions of earlier work, for comparison with its tables only. Source: the
-# code of Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric
-# Learning, ICML 2020. They divide by the size of the class in the gallery, which counts a query
-# that is in there, so that a perfect ranking scores R / (R + 1) where images query each other. That
-# code drops the first neighbour for the query itself, counts queries that are alone in their class
-# as zeros, and in a gallery of too few images takes the last image for the missing ones; here a
-# query leaves by its row, the lonely do not count, and what is missing is no hit.
+# The next three are only for comparison with the tables of Roth et al., Revisiting Training
+# Strategies and Generalization Performance in Deep Metric Learning, ICML 2020. They divide by the
+# size of the class in the gallery, the query included, so that a perfect ranking scores R / (R + 1)
+# if images query each other. Their code drops the first neighbour as the query itself, counts
+# queries alone in their class as zeros, and repeats the last image of a gallery that is too small;
+# here a query is dropped by its row, such queries do not count, and missing images are no hits.
 
 
 def average_precision_1000(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
@@ -78,15 +73,12 @@ def average_precision_1000(gallery: Gallery, ranking: Ranking, _k: int) -> Tenso
 
 
 def average_precision_lim(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
-    """(B,) mAP_lim: the same over r_j <= 1023, as far as FAISS lists neighbours on a GPU."""
+    """(B,) mAP_lim: the same over r_j <= 1023, the longest list of FAISS on a GPU."""
     return _legacy_precision(ranking, 1023, _class_size(gallery, ranking))
 
 
 def average_precision_c(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
-    """(B,) mAP_c: the same over as many neighbours as the class has images, r_j <= R + 1.
-
-    Nearly mAP@R, which looks at R neighbours and divides by R.
-    """
+    """(B,) mAP_c: the same over r_j <= R + 1, the size of the class; nearly mAP@R."""
     size = _class_size(gallery, ranking)
     return _legacy_precision(ranking, size[:, None], size)
 
@@ -97,12 +89,12 @@ def _legacy_precision(ranking: Ranking, depth: Tensor | int, divisor: Tensor) ->
 
 
 def _class_size(gallery: Gallery, ranking: Ranking) -> Tensor:
-    """(B,) images of the query's class in the gallery, the query included where it is one."""
+    """(B,) images of the query's class in the gallery, the query included if it is there."""
     return ranking.n_positives + int(gallery.queries is None)
 
 
 def _precisions(ranking: Ranking) -> Tensor:
-    """(B, R) float64: j / r_j, 0 in the filler."""
+    """(B, R) float64: j / r_j, 0 in the padding."""
     j = torch.arange(1, ranking.ranks.shape[1] + 1, device=ranking.ranks.device)
     return (ranking.ranks > 0) * j.double() / ranking.ranks.clamp(min=1)
 

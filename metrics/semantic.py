@@ -1,9 +1,8 @@
-"""How reasonable errors are: what the nearest images of *other* classes have to do with the query.
+"""How reasonable errors are: how the nearest images of *other* classes are related to the query.
 
-One value for each query of a block. Images of the query's own class are passed over, not counted
-as right, so the scores say nothing of how often the retrieval errs. Fewer than k images of other
-classes are all taken; a query that has none scores NaN, and averages leave it out. Queries alone in
-their class count like any other.
+One value for each query of a block. Images of the query's own class are ignored, so the scores do
+not depend on how often retrieval errs. If there are fewer than k images of other classes, all are
+used; without any, a query scores NaN and is left out of averages.
 """
 
 import torch
@@ -14,7 +13,7 @@ from metrics.search import Ranking
 
 
 def wrong_word_similarity(gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
-    """(B,) mean cosine, in [-1, 1], of the query's class's words and its k wrong images'."""
+    """(B,) mean cosine, in [-1, 1], between the words of the query and of its k wrong images."""
     assert gallery.class_words is not None
     asked, wrong, found = _wrong(gallery, ranking, k)
     words = gallery.class_words.to(wrong.device)
@@ -25,7 +24,7 @@ def wrong_word_similarity(gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
 
 
 def wrong_group_share(gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
-    """(B,) share of the query's k wrong images that are of its own group, in [0, 1]."""
+    """(B,) share of the query's k wrong images that belong to its group, in [0, 1]."""
     asked, wrong, found = _wrong(gallery, ranking, k)
     groups = gallery.groups.to(wrong.device)
     same = groups[wrong] == groups[asked][:, None]  # (B, k)
@@ -33,7 +32,7 @@ def wrong_group_share(gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
 
 
 def _wrong(gallery: Gallery, ranking: Ranking, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Classes of the queries (B,) and of their wrong images (B, <= k); which of these are any."""
+    """Return classes of queries (B,) and of wrong images (B, <= k), and a mask of the padding."""
     device = ranking.rows.device
     asked = gallery.asking.labels.to(device)[ranking.rows]
     wrong = ranking.wrong[:, :k]
@@ -41,5 +40,5 @@ def _wrong(gallery: Gallery, ranking: Ranking, k: int) -> tuple[Tensor, Tensor, 
 
 
 def _mean_found(values: Tensor, found: Tensor) -> Tensor:
-    """(B,) float64 mean of the values that are found, NaN where none is."""
+    """Return the (B,) float64 mean of the found values, NaN without any."""
     return (values.double() * found).sum(dim=1) / found.sum(dim=1)

@@ -1,4 +1,4 @@
-"""What the scores of single queries say of each class, and how sure their mean is."""
+"""Scores of each class, and confidence intervals of means over queries."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from metrics.registry import parse
 
 
 class Interval(NamedTuple):
-    """Between which values a mean lies at some level of confidence."""
+    """A confidence interval of a mean."""
 
     low: float
     high: float
 
 
 def per_class(queries: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """(C,) float64: each class's mean over its queries, for each name; C is the largest label + 1.
+    """Return the (C,) float64 mean over the queries of each class; C is the largest label + 1.
 
     Queries that score NaN do not count; a class of which none counts is NaN.
 
@@ -41,17 +41,15 @@ def bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile confidence interval of each mean over queries, for other classes of the same kind.
+    """Return the percentile interval of each mean over queries, for other classes of the same kind.
 
-    Classes are drawn with replacement, each with all its queries, because test classes are what a
-    new test set would exchange and images of a class are far from independent: intervals over
-    images would be too narrow. All names see the same draws. NaN where no query counts; of one
-    class alone nothing can be said, and the interval is its value. Source: Efron and Tibshirani,
-    An Introduction to the Bootstrap, 1993, chapter 13; clusters in place of single observations.
+    Classes are drawn with replacement, each with all its queries: images of a class are far from
+    independent, and intervals over images would be too narrow. All names share the draws. NaN if no
+    query counts; with one class the interval is its value. Source: Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13, with clusters instead of single observations.
 
     Args:
-        queries: (Q,) float64 by name, as of ``metrics.per_query``.
-        labels: (Q,) int64, >= 0, classes of the queries.
+        queries, labels: as ``per_class``.
         level: of confidence, in (0, 1).
         resamples: draws of as many classes as there are.
         seed: of the draws.
@@ -81,7 +79,7 @@ def bootstrap(
 
 
 def _class_sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) sum and (C,) number of the values of each class that are not NaN, float64 on the CPU."""
+    """Return sum and number of the values of each class that are not NaN, (C,) float64 each."""
     counted = ~values.isnan()
     classes = labels.cpu()
     n_classes = int(classes.max()) + 1

@@ -1,14 +1,13 @@
-"""How long an evaluation takes and how much memory, beside FAISS lists and pytorch-metric-learning.
+"""Time and memory of an evaluation, compared with FAISS lists and pytorch-metric-learning.
 
     python -m tests.benchmarks.evaluation                     # all sizes; an hour on two cores
     python -m tests.benchmarks.evaluation --sizes 5924x128x100 --rounds 5 --threads 2
 
-The floor is the bare matrix product of all images with all others, block by block, of which nothing
-is kept. Each contestant runs in a process of its own, so that its peak memory is its own, with
-imports, the embeddings and whatever its libraries hold; the clock runs from the embeddings to the
-scores. Contestants take turns (floor, ours, theirs, floor, ...), and a time is the median over
-rounds. Sizes are N x D x C; their C are the test classes of CUB200-2011 and of Stanford Online
-Products, and class sizes vary as they do there.
+The floor is the bare matrix product of all images with all others, block by block. Each contestant
+runs in a separate process, whose peak memory includes imports, embeddings and libraries; the clock
+runs from the embeddings to the scores. Contestants take turns (floor, ours, theirs, floor, ...),
+and a time is the median over rounds. Sizes are N x D x C; C are the test classes of CUB200-2011 and
+of Stanford Online Products, and class sizes vary as they do there.
 """
 
 import argparse
@@ -28,6 +27,7 @@ import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 import metrics
@@ -61,9 +61,6 @@ class Size(NamedTuple):
     c: int
 
 
-# --------------------------------------------------------------------------------------------------
-# Contestants: from embeddings (N, D) and labels (N,) to scores
-# --------------------------------------------------------------------------------------------------
 def floor(embeds: Tensor, _labels: Tensor) -> None:
     """The product of all images with all others, a block at a time in one buffer."""
     n_rows = max(1, BLOCK_BYTES // (4 * len(embeds)))
@@ -97,7 +94,6 @@ def lists(embeds: Tensor, labels: Tensor) -> dict[str, float]:
     index.add(points)
     near = index.search(points, min(1001, len(points)))[1][:, 1:]
     sizes = np.bincount(classes)[classes]
-    n_classes = len(np.unique(classes))
     recalls, legacy = [], []
     for start in range(0, len(points), 1000):
         rows = slice(start, start + 1000)
@@ -106,15 +102,7 @@ def lists(embeds: Tensor, labels: Tensor) -> dict[str, float]:
         recalls.append([hits[:, :k].any(axis=1) for k in (1, 2, 4, 10)])
         legacy.append(precisions.sum(axis=1) / sizes[rows])
 
-    solver = faiss.Kmeans(
-        points.shape[1],
-        n_classes,
-        niter=20,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
-    solver.train(points)
-    clusters = solver.index.search(points, 1)[1][:, 0]
+    clusters = plain_clusters(embeds, labels)
     (_, false), (missed, true) = pair_confusion_matrix(classes, clusters)
     scores = [
         *np.concatenate(recalls, axis=1).mean(axis=1),
@@ -125,20 +113,14 @@ def lists(embeds: Tensor, labels: Tensor) -> dict[str, float]:
     return dict(zip(DEFAULT, map(float, scores), strict=True))
 
 
-def clusters(embeds: Tensor, labels: Tensor) -> Tensor:
-    """Our k-means, in as many clusters as classes."""
-    return kmeans(embeds, int(labels.max()) + 1, seed=0)
-
-
-def plain_clusters(embeds: Tensor, labels: Tensor) -> Any:
-    """FAISS's k-means of 20 iterations, and each point's cluster."""
-    n_classes = int(labels.max()) + 1
+def plain_clusters(embeds: Tensor, labels: Tensor) -> NDArray[np.int64]:
+    """FAISS's k-means of 20 iterations in as many clusters as classes, and each point's cluster."""
     solver = faiss.Kmeans(
-        embeds.shape[1], n_classes, niter=20, min_points_per_centroid=1,
+        embeds.shape[1], len(labels.unique()), niter=20, min_points_per_centroid=1,
         max_points_per_centroid=len(embeds),
     )  # fmt: skip
     solver.train(embeds.numpy())
-    return solver.index.search(embeds.numpy(), 1)
+    return solver.index.search(embeds.numpy(), 1)[1][:, 0]
 
 
 def pml(*include: str) -> Callable[[Tensor, Tensor], Any]:
@@ -164,7 +146,7 @@ CONTESTANTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "ours: ranks": ours(RANKS),
     "ours: default": ours(DEFAULT),
     "ours: full": ours(FULL),
-    "ours: k-means": clusters,
+    "ours: k-means": lambda embeds, labels: kmeans(embeds, int(labels.max()) + 1, seed=0),
     "FAISS: 20 iterations": plain_clusters,
     "FAISS lists: default": lists,
     "PML: 4 of ranks": pml(*PML_RANKS),
@@ -172,9 +154,6 @@ CONTESTANTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
 }
 
 
-# --------------------------------------------------------------------------------------------------
-# Measuring
-# --------------------------------------------------------------------------------------------------
 class Cost(NamedTuple):
     """Of one run of a contestant."""
 
@@ -233,61 +212,39 @@ def compare(names: Iterable[str], size: Size, rounds: int, threads: int) -> dict
     }
 
 
-# --------------------------------------------------------------------------------------------------
-# Printing
-# --------------------------------------------------------------------------------------------------
 def table(costs: dict[str, Cost]) -> str:
-    """An aligned Markdown table."""
+    """Format costs as a Markdown table."""
     base = costs["floor"].seconds
-    cells = [["contestant", "seconds", "/ floor", "peak MiB"]]
-    for name, cost in costs.items():
-        ratio = cost.seconds / base
-        cells.append([name, f"{cost.seconds:.2f}", f"{ratio:.2f}", f"{cost.mebibytes:.0f}"])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in cells
+    lines = [f"| {'contestant':20} |  seconds | / floor | peak MiB |", "|---|--:|--:|--:|"]
+    lines += [
+        f"| {name:20} | {cost.seconds:8.2f} | {cost.seconds / base:7.2f} | {cost.mebibytes:8.0f} |"
+        for name, cost in costs.items()
     ]
-    rule = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], "|" + "|".join(rule) + "|", *lines[1:]])
+    return "\n".join(lines)
 
 
-def machine(threads: int) -> str:
-    """Device, threads and versions, on one line."""
-    packages = ("torch", "numpy", "faiss-cpu", "scikit-learn", "pytorch-metric-learning")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{processor()}, {threads} threads of {os.cpu_count()}; {versions}"
-
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.evaluation")
-    add = parser.add_argument
-    add("--sizes", nargs="+", default=SIZES, metavar="NxDxC", help="images x dimensions x classes")
-    add("--only", nargs="+", choices=[*CONTESTANTS], default=[*CONTESTANTS], metavar="NAME")
-    add("--rounds", type=int, default=3, help="turns of each contestant")
-    add("--threads", type=int, default=os.cpu_count(), help="of torch, numpy and FAISS")
-    add("--run", choices=[*CONTESTANTS], help="run this one here and print what it cost, as JSON")
-    args = parser.parse_args(argv)
-    try:
-        args.sizes = [Size(*map(int, text.split("x"))) for text in args.sizes]
-    except (TypeError, ValueError):
-        parser.error(f"--sizes {' '.join(args.sizes)}: give NxDxC, such as 60502x512x11316")
-    return args
+def size_of(text: str) -> Size:
+    return Size(*map(int, text.split("x")))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.evaluation")
+    add = parser.add_argument
+    add("--sizes", nargs="+", type=size_of, default=[*map(size_of, SIZES)], metavar="NxDxC",
+        help="images x dimensions x classes, such as 60502x512x11316")  # fmt: skip
+    add("--only", nargs="+", choices=[*CONTESTANTS], default=[*CONTESTANTS], metavar="NAME")
+    add("--rounds", type=int, default=3, help="turns of each contestant")
+    add("--threads", type=int, default=os.cpu_count(), help="of torch, numpy and FAISS")
+    add("--run", choices=[*CONTESTANTS], help="run this one here and print its cost as JSON")
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     faiss.omp_set_num_threads(args.threads)
     if args.run:
         print(json.dumps(run(args.run, args.sizes[0])))
         return
-    print(machine(args.threads))
+    packages = ("torch", "numpy", "faiss-cpu", "scikit-learn", "pytorch-metric-learning")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    print(f"{processor()}, {args.threads} threads of {os.cpu_count()}; {versions}")
     names = dict.fromkeys(["floor", *args.only])
     for size in args.sizes:
         classes = min(size.c, size.n // 2)

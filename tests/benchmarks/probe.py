@@ -1,4 +1,4 @@
-"""How long a linear probe and few-shot episodes take, beside scikit-learn and a loop.
+"""Time of a linear probe and of few-shot episodes, compared with scikit-learn and a loop.
 
     python -m tests.benchmarks.probe                        # minutes on two cores
     python -m tests.benchmarks.probe --only digits fewshot --rounds 3
@@ -6,9 +6,9 @@
 
 The probe is the whole protocol: costs 1e-6 to 1e6, refinement, refit. scikit-learn searches the
 same costs by its own LogisticRegression (L-BFGS, 1,000 iterations, tolerance 1e-4), each from zero,
-as it is commonly run. That stops early at weak penalties, so that accuracies are compared once more
-at the cost of ours, where scikit-learn may go on to a tolerance of 1e-7. Both choose on the same
-validation images. The contestants take turns, and times are medians.
+as it is commonly run. That stops early at weak penalties, so accuracies are also compared at our
+cost and a tolerance of 1e-7. Both choose on the same validation images. The contestants take turns,
+and times are medians.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ from torch import Tensor
 from evaluation.fewshot import Episodes, draw_episodes, score_episodes
 from evaluation.linear_probe import LabelledFeatures, choose_cost, hold_out, linear_probe
 from tests.benchmarks.machine import processor
+
+T = TypeVar("T")
 
 
 class Task(NamedTuple):
@@ -90,25 +92,30 @@ def scikit_learn(task: Task) -> tuple[float, float]:
     return fit_scikit_learn(task.train, cost).score(*(part.numpy() for part in task.test)), cost
 
 
+def take_turns(contestants: dict[str, Callable[[], T]], rounds: int) -> dict[str, tuple[float, T]]:
+    """Return the median seconds and the last result of each contestant."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    results = {}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            results[name] = contestant()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: (median(seconds[name]), results[name]) for name in contestants}
+
+
 def compare_probes(name: str, task: Task, rounds: int) -> None:
     n, d = task.train.features.shape
-    seconds: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
-    found = {}
-    for _ in range(rounds):
-        for contestant, run in (("ours", ours), ("scikit-learn", scikit_learn)):
-            start = time.perf_counter()
-            found[contestant] = run(task)
-            seconds[contestant].append(time.perf_counter() - start)
+    contestants = {"ours": lambda: ours(task), "scikit-learn": lambda: scikit_learn(task)}
+    found = take_turns(contestants, rounds)
     print(f"\nlinear probe, {name}: N {n}, D {d}, {int(task.train.labels.max()) + 1} classes")
-    for contestant, (accuracy, cost) in found.items():
-        taken = median(seconds[contestant])
-        print(f"  {contestant:14} {taken:8.2f} s   {100 * accuracy:.2f} %   C {cost:.3g}")
-    ratio = median(seconds["scikit-learn"]) / median(seconds["ours"])
-    accuracy, cost = found["ours"]
+    for contestant, (seconds, (accuracy, cost)) in found.items():
+        print(f"  {contestant:14} {seconds:8.2f} s   {100 * accuracy:.2f} %   C {cost:.3g}")
+    ratio = found["scikit-learn"][0] / found["ours"][0]
+    accuracy, cost = found["ours"][1]
     converged = fit_scikit_learn(task.train, cost, 1e-7).score(*(p.numpy() for p in task.test))
-    print(
-        f"  time ratio {ratio:.1f}; scikit-learn at our C, tolerance 1e-7: {100 * converged:.2f} %"
-    )
+    print(f"  time ratio {ratio:.1f}")
+    print(f"  scikit-learn at our C, tolerance 1e-7: {100 * converged:.2f} %")
     print(f"  difference at the same C: {100 * (accuracy - converged):+.3f} points", flush=True)
 
 
@@ -127,33 +134,30 @@ def loop(features: Tensor, episodes: Episodes, centre: Tensor) -> float:
 def compare_fewshot(task: Task, n_episodes: int, rounds: int) -> None:
     centre = task.train.features.mean(dim=0)
     episodes = draw_episodes(task.test.labels, episodes=n_episodes)
-    contestants: dict[str, Callable[[], float]] = {
-        "vectorised": lambda: score_episodes(task.test.features, episodes, centre=centre).accuracy,
-        "loop": lambda: loop(task.test.features, episodes, centre),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    values = {}
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            start = time.perf_counter()
-            values[name] = contestant()
-            seconds[name].append(time.perf_counter() - start)
-    d = task.test.features.shape[1]
-    print(f"\nfew-shot, {len(episodes.rows)} episodes of 5 ways, 5 shots, 6 queries, D {d}")
-    for name, found in seconds.items():
-        print(f"  {name:12}  {median(found):8.2f} s   {100 * values[name]:.3f} %")
+    features = task.test.features
+    found = take_turns(
+        {
+            "vectorised": lambda: score_episodes(features, episodes, centre=centre).accuracy,
+            "loop": lambda: loop(features, episodes, centre),
+        },
+        rounds,
+    )
+    print(f"\nfew-shot, {n_episodes} episodes of 5 ways, 5 shots, 6 queries, D {features.shape[1]}")
+    for name, (seconds, accuracy) in found.items():
+        print(f"  {name:12}  {seconds:8.2f} s   {100 * accuracy:.3f} %")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.probe")
     names = ("digits", "synthetic", "fewshot")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--points", type=int, default=10_000, help="half for train, half for test")
-    parser.add_argument("--dims", type=int, default=1280, help="of synthetic points")
-    parser.add_argument("--classes", type=int, default=100, help="of synthetic points")
-    parser.add_argument("--episodes", type=int, default=5000, help="of few-shot")
-    parser.add_argument("--rounds", type=int, default=1, help="turns; medians are printed")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    add = parser.add_argument
+    add("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    add("--points", type=int, default=10_000, help="half for train, half for test")
+    add("--dims", type=int, default=1280, help="of synthetic points")
+    add("--classes", type=int, default=100, help="of synthetic points")
+    add("--episodes", type=int, default=5000, help="of few-shot")
+    add("--rounds", type=int, default=1, help="turns; medians are printed")
+    add("--threads", type=int, default=os.cpu_count(), help="of torch")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "scikit-learn", "scipy"))

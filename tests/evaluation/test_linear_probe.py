@@ -20,10 +20,9 @@ def digits():
     return Labelled(pixels[:1000], labels[:1000]), Labelled(pixels[1000:], labels[1000:])
 
 
-def problem(points, n_classes=None):
+def problem(points):
     axes = principal_axes(points.features)
-    n_classes = n_classes or int(points.labels.max()) + 1
-    rotated = axes.apply(points.features)
+    rotated, n_classes = axes.apply(points.features), int(points.labels.max()) + 1
     return LogisticRegression(rotated, points.labels, axes.variances, n_classes), axes
 
 
@@ -31,6 +30,12 @@ def in_features(fit, axes):
     """The same classifier of the features themselves: weights (C, D) and bias (C,)."""
     weights = fit.weights @ axes.rotation.T
     return weights, fit.bias - weights @ axes.mean
+
+
+def oracle(points, cost, tolerance=1e-10):
+    """scikit-learn by Newton's method: its own L-BFGS is not converged after 1,000 steps."""
+    solver = SkLearn(C=cost, solver="newton-cg", tol=tolerance, max_iter=1000)
+    return solver.fit(*(part.numpy() for part in points))
 
 
 def centred(logits):
@@ -46,14 +51,12 @@ def test_equals_scikit_learn(digits, cost, share):
     fit = solver.fit(cost, tolerance=1e-9)
     assert fit.converged
     ours = fit.logits(axes.apply(test.features))
-    # Newton's method, because scikit-learn's own L-BFGS is not converged after 1,000 steps.
-    oracle = SkLearn(C=cost, solver="newton-cg", tol=1e-10, max_iter=1000)
-    oracle.fit(train.features.numpy(), train.labels.numpy())
-    theirs = torch.tensor(oracle.decision_function(test.features.numpy()))
+    newton = oracle(train, cost)
+    theirs = torch.tensor(newton.decision_function(test.features.numpy()))
     difference = (centred(ours) - centred(theirs)).abs().max()
     assert difference < share * theirs.abs().max()
     accuracy = (ours.argmax(dim=1) == test.labels).double().mean()
-    assert abs(accuracy - oracle.score(*(part.numpy() for part in test))) < 1e-3
+    assert abs(accuracy - newton.score(*(part.numpy() for part in test))) < 1e-3
 
     weights, bias = in_features(fit, axes)
     torch.testing.assert_close(test.features @ weights.T + bias, ours)
@@ -76,8 +79,7 @@ def test_two_classes_are_scikit_learns_at_twice_the_cost(digits):
     train, test = (Labelled(*(p[part.labels < 2] for p in part)) for part in digits)
     solver, axes = problem(train)
     logits = solver.fit(0.01, tolerance=1e-9).logits(axes.apply(test.features))
-    oracle = SkLearn(C=0.02, solver="newton-cg", tol=1e-10).fit(*(p.numpy() for p in train))
-    theirs = torch.tensor(oracle.decision_function(test.features.numpy()))
+    theirs = torch.tensor(oracle(train, 0.02).decision_function(test.features.numpy()))
     torch.testing.assert_close(logits[:, 1] - logits[:, 0], theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -128,15 +130,14 @@ def test_blocks_of_rows_change_nothing(digits, monkeypatch):
 
 
 def test_more_dimensions_than_points_and_a_feature_that_never_varies():
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(30, 50, generator=generator, dtype=torch.float64)
+    features = torch.randn(30, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     features[:, 7] = 3.0
-    labels = torch.arange(30) % 3
-    solver, axes = problem(Labelled(features, labels))
+    points = Labelled(features, torch.arange(30) % 3)
+    solver, axes = problem(points)
     assert len(axes.variances) == 29
     weights, _ = in_features(solver.fit(0.1, tolerance=1e-10), axes)
-    oracle = SkLearn(C=0.1, solver="newton-cg", tol=1e-10).fit(features.numpy(), labels.numpy())
-    torch.testing.assert_close(weights, torch.tensor(oracle.coef_), rtol=1e-4, atol=1e-5)
+    expected = torch.tensor(oracle(points, 0.1).coef_)
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
     assert weights[:, 7].abs().max() < 1e-10
 
 
@@ -146,11 +147,12 @@ def test_many_points_take_their_axes_from_some_and_keep_the_minimum():
     labels = (features[:, 0] + torch.randn(200, generator=generator)).gt(0).long()
     features[::16, 2] = 0  # the rows that are looked at for the axes do not differ in it
     labels[5::7] = 2
-    solver, axes = problem(Labelled(features, labels))
+    points = Labelled(features, labels)
+    solver, axes = problem(points)
     assert axes.variances[0] == 0
     weights, _ = in_features(solver.fit(1.0, tolerance=1e-10), axes)
-    oracle = SkLearn(C=1.0, solver="newton-cg", tol=1e-10).fit(features.numpy(), labels.numpy())
-    torch.testing.assert_close(weights, torch.tensor(oracle.coef_), rtol=1e-4, atol=1e-5)
+    expected = torch.tensor(oracle(points, 1.0).coef_)
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
 
 
 class Hill:
@@ -186,11 +188,7 @@ def test_the_search_stays_within_its_bounds(top, expected):
     hill = Hill(top)
     assert choose_cost(hill.fit, hill.score)[0] == pytest.approx(expected)
     assert all(-6 <= exponent <= 6 for exponent, _ in hill.asked)
-
-
-def test_of_equal_scores_the_smaller_cost_wins():
-    hill = Hill(0)
-    assert choose_cost(hill.fit, lambda _: 0.5)[0] == pytest.approx(1e-6)
+    assert choose_cost(hill.fit, lambda _: 0.5)[0] == pytest.approx(1e-6)  # smallest among equals
 
 
 def test_the_whole_protocol_equals_scikit_learns(digits, monkeypatch):
@@ -199,14 +197,10 @@ def test_the_whole_protocol_equals_scikit_learns(digits, monkeypatch):
     train, test = digits
     train = Labelled(train.features[:500], train.labels[:500])
     part, val = hold_out(train, 0)
-
-    def fit(cost, _, points=part):
-        solver = SkLearn(C=cost, solver="newton-cg", tol=1e-8, max_iter=1000)
-        return solver.fit(*(p.numpy() for p in points))
-
-    cost, _, validation = choose_cost(fit, lambda fit: fit.score(*(p.numpy() for p in val)))
-    both = joined(part, val)
-    accuracy = fit(cost, None, both).score(*(p.numpy() for p in test))
+    cost, _, validation = choose_cost(
+        lambda cost, _: oracle(part, cost, 1e-8), lambda fit: fit.score(*(p.numpy() for p in val))
+    )
+    accuracy = oracle(joined(part, val), cost, 1e-8).score(*(p.numpy() for p in test))
 
     found = linear_probe(part, val, test)
     assert found.cost == pytest.approx(cost) and found.validation == pytest.approx(validation)

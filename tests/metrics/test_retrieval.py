@@ -91,17 +91,6 @@ GALLERIES = {
 }
 
 
-@pytest.mark.parametrize("few", [search_module.FEW, 0, 1000])
-@pytest.mark.parametrize("case", GALLERIES)
-def test_equals_plain_loops(case, few, monkeypatch):
-    """However many positives are few enough to be counted one by one."""
-    monkeypatch.setattr(search_module, "FEW", few)
-    embeds, labels = GALLERIES[case]
-    found = metrics.compute(NAMES, Gallery(embeds, labels))
-    assert list(found) == NAMES
-    assert found == pytest.approx(oracle(embeds, labels), abs=1e-12, nan_ok=True)
-
-
 SEPARATE = {
     **{f"awkward {seed}": (awkward(seed, 50, 8), awkward(seed + 50, 23, 6)) for seed in range(4)},
     "copies of the gallery": (awkward(0, 30, 5), awkward(0, 30, 5)),
@@ -114,36 +103,37 @@ SEPARATE = {
 }
 
 
-@pytest.mark.parametrize("few", [search_module.FEW, 0])
-@pytest.mark.parametrize("case", SEPARATE)
-def test_separate_queries_equal_plain_loops(case, few, monkeypatch):
+CASES = {
+    **{name: (gallery, None) for name, gallery in GALLERIES.items()},
+    **{f"separate queries, {name}": case for name, case in SEPARATE.items()},
+}
+
+
+@pytest.mark.parametrize("few", [search_module.FEW, 0, 1000])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_plain_loops(case, few, monkeypatch):
+    """However many positives are few enough to be counted one by one."""
     monkeypatch.setattr(search_module, "FEW", few)
-    (embeds, labels), asked = SEPARATE[case]
-    gallery = Gallery(embeds, labels, queries=Queries(*asked))
+    (embeds, labels), asked = CASES[case]
+    gallery = Gallery(embeds, labels, queries=asked and Queries(*asked))
     expected = pytest.approx(oracle(embeds, labels, asked), abs=1e-12, nan_ok=True)
-    assert metrics.compute(NAMES, gallery) == expected
+    found = metrics.compute(NAMES, gallery)
+    assert found == expected and list(found) == NAMES
     assert metrics.compute(NAMES, gallery, block_bytes=1) == expected
 
 
-def test_cosine_of_separate_queries_ignores_length():
-    (embeds, labels), (points, classes) = awkward(1, 40, 5, 8, 30), awkward(2, 15, 5, 8, 30)
-    lengths = torch.arange(1, 16)[:, None]
-    queries = Queries(lengths * points, classes)
-    found = metrics.compute(
-        [f"c_{name}" for name in NAMES], Gallery(embeds, labels, queries=queries)
-    )
-    expected = oracle(F.normalize(embeds, dim=1), labels, (F.normalize(points, dim=1), classes))
-    assert list(found.values()) == pytest.approx(list(expected.values()), abs=1e-12)
-
-
-def test_cosine_is_euclidean_of_unit_rows():
+@pytest.mark.parametrize("separate", [False, True])
+def test_cosine_is_euclidean_of_unit_rows(separate):
     embeds, labels = awkward(3, 50, 5, d=8, span=30)
     embeds = embeds * torch.arange(1, 51)[:, None]  # lengths that change the euclidean order
-    found = metrics.compute([f"c_{name}" for name in NAMES], Gallery(embeds, labels))
-    unit = F.normalize(embeds, dim=1)
-    assert list(found.values()) == pytest.approx(list(oracle(unit, labels).values()), abs=1e-12)
-    euclidean = metrics.compute(["e_mAP"], Gallery(embeds, labels))
-    assert abs(euclidean["e_mAP"] - found["c_mAP"]) > 0.001
+    points, classes = awkward(2, 15, 5, d=8, span=30)
+    asked = (points * torch.arange(1, 16)[:, None], classes) if separate else None
+    gallery = Gallery(embeds, labels, queries=asked and Queries(*asked))
+    found = metrics.compute([f"c_{name}" for name in NAMES], gallery)
+    unit = asked and (F.normalize(points, dim=1), classes)
+    expected = oracle(F.normalize(embeds, dim=1), labels, unit)
+    assert list(found.values()) == pytest.approx(list(expected.values()), abs=1e-12)
+    assert abs(metrics.compute(["e_mAP"], gallery)["e_mAP"] - found["c_mAP"]) > 0.001
 
 
 def test_e_is_the_default_and_unit_rows_have_one_answer():
@@ -211,73 +201,46 @@ def test_per_query_values_stand_at_their_rows():
         assert found["mAP"][row] == pytest.approx(expected)
 
 
-def test_legacy_map_cuts_at_1000():
-    """One far positive: rank 1200 counts for mAP and not for mAP_1000."""
-    embeds = torch.arange(1202).float()[:, None]
-    labels = torch.ones(1202, dtype=torch.int64)
-    labels[0] = labels[1200] = 0
-    row_0 = {
-        n: v[0] for n, v in metrics.per_query(["mAP", "mAP_1000"], Gallery(embeds, labels)).items()
-    }
-    assert row_0["mAP"] == pytest.approx(1 / 1200)
-    assert row_0["mAP_1000"] == 0
+@pytest.mark.parametrize(
+    ("n", "rows", "expected"),
+    [
+        # one far positive, of rank 1200
+        (1202, [1200], {"mAP": 1 / 1200, "mAP_1000": 0}),
+        # ranks 1001 and 1023 are within 1023, rank 1024 is not
+        (1100, [1001, 1023, 1024], {"mAP_1000": 0, "mAP_lim": (1 / 1001 + 2 / 1023) / 4}),
+        # as far as the class is large: ranks 1 and 3 of a class of 3, and mAP@R sees only the first
+        (5, [1, 3], {"mAP_c": (1 + 2 / 3) / 3, "mAP@R": 1 / 2}),
+    ],
+)
+def test_legacy_map_cuts_at_1000(n, rows, expected):
+    """Points on a line, of which row 0 has its class at some ranks; so too for 1023 and R + 1."""
+    labels = torch.ones(n, dtype=torch.int64)
+    labels[[0, *rows]] = 0
+    found = metrics.per_query(expected, Gallery(torch.arange(n).float()[:, None], labels))
+    assert {name: float(values[0]) for name, values in found.items()} == pytest.approx(expected)
 
 
-def test_legacy_map_lim_cuts_at_1023():
-    """Positives at ranks 1001 and 1023 are beyond mAP_1000 and within mAP_lim, 1024 is not."""
-    embeds = torch.arange(1100).float()[:, None]
-    labels = torch.ones(1100, dtype=torch.int64)
-    labels[[0, 1001, 1023, 1024]] = 0
-    found = metrics.per_query(["mAP_1000", "mAP_lim"], Gallery(embeds, labels))
-    assert found["mAP_1000"][0] == 0
-    assert found["mAP_lim"][0] == pytest.approx((1 / 1001 + 2 / 1023) / 4)
-
-
-def test_legacy_map_c_looks_as_far_as_the_class_is_large():
-    """Class of 3: hits at ranks 1 and 3 count with divisor 3, and mAP@R sees only the first."""
-    embeds = torch.tensor([[0.0], [1.0], [2.0], [3.0], [50.0]])
-    found = metrics.per_query(["mAP_c", "mAP@R"], Gallery(embeds, torch.tensor([0, 0, 1, 0, 1])))
-    assert found["mAP_c"][0] == pytest.approx((1 + 2 / 3) / 3)
-    assert found["mAP@R"][0] == pytest.approx(1 / 2)
-
-
-def test_agrees_with_pytorch_metric_learning():
+@pytest.mark.parametrize("separate", [False, True])
+def test_agrees_with_pytorch_metric_learning(separate):
     calculator = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
     generator = torch.Generator().manual_seed(0)
-    embeds = F.normalize(torch.randn(300, 16, generator=generator), dim=1)
-    labels = torch.randint(0, 25, (300,), generator=generator)
+    embeds, points = (torch.randn(n, 16, generator=generator) for n in (300, 70))
+    embeds = embeds if separate else F.normalize(embeds, dim=1)
+    labels, classes = (torch.randint(0, 25, (n,), generator=generator) for n in (300, 70))
     ours = {
         "precision_at_1": "recall@1",
         "r_precision": "R_precision",
         "mean_average_precision_at_r": "mAP@R",
     }
-    theirs = calculator.AccuracyCalculator(include=tuple(ours), k="max_bin_count").get_accuracy(
-        embeds, labels
-    )
-    found = metrics.compute(ours.values(), Gallery(embeds, labels))
-    for name, value in theirs.items():
-        assert found[ours[name]] == pytest.approx(value, abs=1e-6), name
-
-
-def test_agrees_with_pytorch_metric_learning_on_separate_queries():
-    calculator = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
-    generator = torch.Generator().manual_seed(0)
-    embeds, points = (torch.randn(n, 8, generator=generator) for n in (200, 70))
-    labels, classes = (torch.randint(0, 20, (n,), generator=generator) for n in (200, 70))
-    ours = {
-        "precision_at_1": "recall@1",
-        "r_precision": "R_precision",
-        "mean_average_precision_at_r": "mAP@R",
-        "mean_reciprocal_rank": "MRR",
-        "mean_average_precision": "mAP",
-    }
-    theirs = calculator.AccuracyCalculator(include=tuple(ours), k=200).get_accuracy(
-        points, classes, embeds, labels
-    )
-    gallery = Gallery(embeds, labels, queries=Queries(points, classes))
+    if separate:
+        ours |= {"mean_reciprocal_rank": "MRR", "mean_average_precision": "mAP"}
+    asked = (points, classes) if separate else ()
+    theirs = calculator.AccuracyCalculator(
+        include=tuple(ours), k=300 if separate else "max_bin_count"
+    ).get_accuracy(*asked, embeds, labels)
+    gallery = Gallery(embeds, labels, queries=Queries(*asked) if separate else None)
     found = metrics.compute(ours.values(), gallery)
-    for name, value in theirs.items():
-        assert found[ours[name]] == pytest.approx(value, abs=1e-6), name
+    assert found == pytest.approx({ours[name]: theirs[name] for name in ours}, abs=1e-6)
 
 
 def test_no_block_takes_more_than_it_may():
