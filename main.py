@@ -3,10 +3,9 @@
     python main.py --loss multisimilarity --language_distill_w 7.5
 
 Roth, Vinyals and Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
-CVPR 2022. A metric-learning criterion pulls images of one class together; the distillation beside
-it pulls the similarities of a batch's images toward those of their words: L = L_DML + w L_match.
-With --data_sampler language_pairs, captions choose the two images of a contrastive pair instead: El
-Banani et al., Learning Visual Representations via Language-Guided Sampling, CVPR 2023.
+CVPR 2022: a metric-learning loss, and a distillation that pulls the similarities of a batch's
+images toward those of their words, L = L_DML + w L_match. Or captions choose contrastive pairs:
+El Banani et al., Learning Visual Representations via Language-Guided Sampling, CVPR 2023.
 """
 
 import parameters
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, float]:
     """Train and evaluate one run; as ``main``."""
     start = time.perf_counter()
-    device, recipe = set_up(args)
+    device, chosen = set_up(args)
     place = Path(args.save_path), args.dataset, parameters.run_name(args)
     saved = run.to_resume(*place, vars(args)) if args.resume else None
 
@@ -90,23 +89,16 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     classes = getattr(data.train, "class_names", ())
     parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)
     embedder = architectures.build(args).to(device)
-    classifier = partial(architectures.build_classifier, args)
-    classify = partial(evaluation.imagenet_logits, args, classifier, data.train, device)
-    guide = language.build_guide(args, data.train, device, classify)
+    logits = partial(evaluation.imagenet_logits, args, architectures.build_classifier)
+    guide = language.build_guide(args, data.train, device, partial(logits, data.train, device))
     preparation = evaluation.preprocessing_of(embedder, vars(args))
     data = datasets.decoded(args, data, preparation.shorter_side)
 
     # Which images meet in a batch. In language_pairs their captions decide.
-    pairs = language.partners(args, data.train, device, partial(image_reader, args, data, device))
+    look = partial(evaluation.image_reader, args, load_or_create, device)
+    words = language.sampler_inputs(args, data.train, device, look)
     n_views = criteria.CRITERIA[args.loss].load().n_views
-    sampler = datasampler.build(
-        args,
-        data.train,
-        n_views=n_views,
-        class_words=language.sampler_words(args, data.train, device),
-        partners=pairs.partners if pairs else None,
-        similarities=pairs.similarities if pairs else None,
-    )
+    sampler = datasampler.build(args, data.train, n_views=n_views, **words)
     batches = datasets.batches(args, data.train, sampler, n_views, pin=device.type != "cpu")
     length = Length.of(args.max_steps, args.n_epochs, len(batches))
 
@@ -130,21 +122,16 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     lr = optimization.scaled_lr(args.lr, args.bs, args.lr_base_bs)
     groups = embedder.param_groups(lr, args.fc_lr, args.decay, decay_norms=not args.no_norm_decay)
     groups += criterion.param_groups(lr)
-    optimizer = optimization.build_optimizer(args.optim, groups, lr=lr, decay=args.decay)
-    scheduler = optimization.build_scheduler(
-        args.scheduler,
-        optimizer,
-        n_steps=length.n_steps,
-        steps_per_epoch=len(batches),
-        lr=lr,
-        **pick(args, "tau", "gamma", "warmup_steps", "warmup_lr", "final_lr"),
+    flags = "optim", "decay", "scheduler", "tau", "gamma", "warmup_steps", "warmup_lr", "final_lr"
+    optimizer, scheduler = optimization.build(
+        groups, lr=lr, n_steps=length.n_steps, steps_per_epoch=len(batches), **pick(args, *flags)
     )
     precision = devices.precision(args.precision, device)
     objective = distributed.data_parallel(objective, device)
     trainer = Trainer(objective, optimizer, scheduler, device=device, precision=precision)
 
     # What is evaluated: retrieval of unseen classes, and at the end classifiers of frozen features.
-    n_epochs, n_steps = length
+    n_steps, n_epochs = length
     if args.dry_run:
         n_steps, n_epochs = length.shortened(dry_run.STEPS, len(batches))
     read_names = language.names_reader(device)
@@ -152,31 +139,29 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     embed = evaluation.embedding(args, embedder, preparation, device)
     rewarding = datasets.feedback(args, data) if miner.adapt_every else None
 
-    flags = {**vars(args), "n_epochs": length.n_epochs}
-    folder = run.open_folder(*place, flags=flags, device=device, saved=saved)
+    config = {**vars(args), "n_epochs": length.n_epochs}
+    folder = run.open_folder(*place, flags=config, device=device, saved=saved)
     progress = Progress()
-    parts = {"embedder": embedder, "criterion": criterion, "trainer": trainer}
+    parts = {"embedder": embedder, "criterion": criterion, "trainer": trainer, "batches": batches}
     current = run.Run(
         folder,
-        run.State(device, **parts, batches=batches, progress=progress),
-        flags=flags,
+        run.State(device, **parts, progress=progress),
+        flags=config,
         n_epochs=n_epochs,
-        trackers=trackers.start(folder.path, folder.rows, flags),
+        trackers=trackers.start(folder.path, folder.rows, config),
         interruption=interruption,
         best_of=session.best_of(args.storage_metrics),
         keep_all=args.store_improvements,
         checkpoint_every=args.checkpoint_every,
         saved=saved,
     )
-    LOG.info(parameters.summary(args, *recipe, datasets.sizes(data), device, folder.path, length))
+    LOG.info(parameters.summary(args, chosen, datasets.sizes(data), device, folder.path, length))
 
-    scores: dict[str, float] = {}
     if saved:
-        session.resume(*current.untrained())
+        scores = session.resume(*current.untrained())
     else:
-        if args.data_sampler in parameters.PAIR_SAMPLERS and not args.no_report:
-            looks = embedder.mean, embedder.std, folder.path
-            evaluation.draw_views(batches, data.train, *looks)
+        if n_views > 1 and not args.no_report:
+            evaluation.draw_views(batches, data.train, embedder, folder.path)
         scores, before = session.start()
         current.record_untrained(scores, before)
     for epoch in current.epochs():
@@ -211,11 +196,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
 
 
 def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, float]:
-    """Evaluate ``--checkpoint`` as its run did, but for the flags that the command line names.
-
-    Raises:
-        ValueError, OSError: a checkpoint that cannot be read, or flags that do not fit it.
-    """
+    """Evaluate ``--checkpoint`` as its run did, but for the flags that are given; as ``main``."""
     start = time.perf_counter()
     trained = load_embedder(Path(typed.checkpoint))
     defaults = vars(parameters.build_parser().parse_args([]))
@@ -227,8 +208,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     read_names = language.names_reader(device)
     session = evaluation.build(args, embedder, data, preparation, device, 0, read_names)
 
-    named = args.savename != "group_plus_seed"
-    name = args.savename if named else f"{trained.file.parent.name}_evaluation"
+    name = parameters.run_name(args, usual=f"{trained.file.parent.name}_evaluation")
     place = Path(args.save_path), args.dataset, name
     folder = run.open_folder(*place, flags=vars(args), device=device)
     tracking = trackers.start(folder.path, folder.rows, vars(args))
@@ -252,18 +232,9 @@ def rehearse(argv: Sequence[str] | None) -> dict[str, float]:
 
 
 def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any], str]]:
-    """Seed everything, complete the flags, choose the device.
-
-    Returns:
-        the device, and what the dataset's recipe filled in, with the reason.
-
-    Raises:
-        ValueError: a metric or device is unknown, or a tracker is not installed.
-    """
+    """Seed, complete the flags, choose the device; return it, and what the recipe filled in."""
     seed_everything(args.seed)
-    captions = datasets.has_captions(args)
-    chosen = datasets.fill_by_recipe(args, captions)
-    why = datasets.recipe(args.dataset, captions).why
+    chosen = datasets.fill_by_recipe(args)
     if not args.evaluate_only:
         names = [*args.evaluation_metrics, *args.storage_metrics]
         args.evaluation_metrics = list(dict.fromkeys(names))
@@ -273,20 +244,7 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any]
     if args.dry_run:
         args.wandb_mode = "disabled"  # nothing is sent
     args.kernels = min(args.kernels, os.cpu_count() or 1)
-    device = devices.set_up(args.device, args.gpu, deterministic=args.deterministic)
-    return device, (chosen, why)
-
-
-def image_reader(
-    args: argparse.Namespace, data: datasets.Data, device: torch.device
-) -> language.ImageEmbedder:
-    """Return what embeds the training images for ``--data_pairs_by visual``."""
-    embedder, name, flags = load_or_create(args.data_pairs_checkpoint or args.arch)
-    preparation = evaluation.preprocessing_of(embedder, flags)
-    extract = evaluation.embedding(args, embedder.to(device), preparation, device, shared=False)
-    return language.image_embedder(
-        data.train, embedder.backbone, name, settings=preparation, extract=extract
-    )
+    return devices.set_up(args.device, args.gpu, deterministic=args.deterministic), chosen
 
 
 if __name__ == "__main__":

@@ -516,17 +516,16 @@ def build_parser(*, defaults: bool = True) -> flag_parser.Parser:
     return parser
 
 
-def run_name(args: argparse.Namespace) -> str:
-    """Return ``--savename``, or the group, the seed and the fold."""
+def run_name(args: argparse.Namespace, usual: str | None = None) -> str:
+    """Return ``--savename``; by default ``usual``, or the group, the seed and the fold."""
     if args.savename != "group_plus_seed":
         return args.savename
-    return f"{args.group}_s{args.seed}" + (f"_f{args.cv_fold}" if args.cv_folds else "")
+    return usual or f"{args.group}_s{args.seed}" + (f"_f{args.cv_fold}" if args.cv_folds else "")
 
 
 def summary(
     args: argparse.Namespace,
-    chosen: Mapping[str, Any],
-    why: str,
+    chosen: tuple[Mapping[str, Any], str],
     sizes: Mapping[str, str],
     device: Any,
     folder: Any,
@@ -535,8 +534,7 @@ def summary(
     """Describe a run in a few lines.
 
     Args:
-        chosen: flags that the dataset's recipe filled in.
-        why: the reason of the recipe.
+        chosen: flags that the dataset's recipe filled in, and its reason.
         sizes: of the image sets, by their names.
         length: optimizer steps and epochs.
     """
@@ -546,7 +544,8 @@ def summary(
         guidance += args.language_model
     if args.language_control != "none":
         guidance += f", {args.language_control} as a control"
-    typed = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in chosen.items()}
+    flags, why = chosen
+    typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flags.items()}
     lines = {
         **sizes,
         "embedder": f"{args.arch}, {args.embed_dim} dimensions, {args.image_size} px",

@@ -20,7 +20,7 @@ from datasets.downstream import build as build_downstream
 from datasets.image_cache import cached
 from datasets.image_set import Images, ImageSet
 from datasets.loading import loader, preview
-from datasets.recipes import RECIPES, Recipe, fill_by_recipe, recipe
+from datasets.recipes import RECIPES, Recipe, fill, recipe
 from datasets.splits import Data, load
 from datasets.transforms import eval_transform, input_size, train_views
 from utilities import distributed
@@ -49,7 +49,6 @@ __all__ = [
     "feedback",
     "fill_by_recipe",
     "finish",
-    "has_captions",
     "input_size",
     "loader",
     "preview",
@@ -77,9 +76,14 @@ def build(args: argparse.Namespace) -> Data:
     return from_flags(load, args, "", name=args.dataset, source_path=source_folder(args))
 
 
-def has_captions(args: argparse.Namespace) -> bool:
-    """Return whether ``--dataset`` has captions instead of classes; reads nothing else of it."""
-    return is_caption_set(source_folder(args) / args.dataset)
+def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Set every flag that is None as the recipe of ``--dataset`` does.
+
+    Returns:
+        the flags that were set and their values; the reason of the recipe.
+    """
+    chosen = recipe(args.dataset, is_caption_set(source_folder(args) / args.dataset))
+    return fill(args, chosen), chosen.why
 
 
 def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:

@@ -131,16 +131,11 @@ def recipe(name: str, captions: bool = False) -> Recipe:
     return RECIPES.get(name, OWN_CAPTIONS if captions else OWN_IMAGES)
 
 
-def fill_by_recipe(args: argparse.Namespace, captions: bool = False) -> dict[str, Any]:
-    """Set every flag that is None to the value of ``recipe(args.dataset, captions)``.
-
-    Returns:
-        the flags that were set and their values.
-    """
-    chosen = recipe(args.dataset, captions)
+def fill(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Set every flag that is None to the recipe's value; return these values by flag."""
     filled = {
-        field.name: getattr(chosen, field.name)
-        for field in fields(chosen)
+        field.name: getattr(recipe, field.name)
+        for field in fields(recipe)
         if getattr(args, field.name, ...) is None
     }
     for flag, value in filled.items():

@@ -38,6 +38,7 @@ __all__ = [
     "embedding",
     "evaluate_downstream",
     "extract",
+    "image_reader",
     "imagenet_logits",
     "listing",
     "predict",
@@ -152,15 +153,34 @@ def embedding(
     )
 
 
+def image_reader(
+    args: argparse.Namespace, load: Callable[[str], tuple[Any, str, Any]], device: torch.device
+) -> dict[str, Any]:
+    """Return what embeds images for ``--data_pairs_by visual``: a trained or pretrained backbone.
+
+    Args:
+        load: ``architectures.load.load_or_create``.
+
+    Returns:
+        arguments of ``language.image_embedder``.
+    """
+    embedder, name, flags = load(args.data_pairs_checkpoint or args.arch)
+    preparation = preprocessing_of(embedder, flags)
+    extract = embedding(args, embedder.to(device), preparation, device, shared=False)
+    return {
+        "backbone": embedder.backbone, "name": name, "settings": preparation, "extract": extract
+    }  # fmt: skip
+
+
 def imagenet_logits(
-    args: argparse.Namespace, build: Callable[[], Any], images: Images, device: torch.device
+    args: argparse.Namespace, build: Callable[[Any], Any], images: Images, device: torch.device
 ) -> Tensor:
     """Return the (N, 1000) logits of a set of images by an ``architectures.Classifier``.
 
     Args:
-        build: makes the classifier.
+        build: makes the classifier from the flags.
     """
-    classifier = build()
+    classifier = build(args)
     transform = datasets.eval_transform(
         classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
     )
@@ -168,14 +188,11 @@ def imagenet_logits(
     return predict(model, images, transform, bs=args.bs, workers=args.kernels, device=device)
 
 
-def draw_views(
-    batches: datasets.Batches,
-    images: Images,
-    mean: Sequence[float],
-    std: Sequence[float],
-    folder: Path,
-) -> None:
+def draw_views(batches: datasets.Batches, images: Images, embedder: Any, folder: Path) -> None:
     """Draw the tuples that training begins with, as the embedder will see them."""
+    if not distributed.is_first():
+        return
+    mean, std = embedder.mean, embedder.std
     batch, tuples = datasets.preview(batches.loader, N_DRAWN)
     views = torch.stack(datasets.finish(batch, mean, std).views, dim=1).permute(0, 1, 3, 4, 2)
     pixels = (views * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1).mul(255).round().byte()

@@ -62,10 +62,11 @@ class EvaluationSession:
         self.before = self.evaluator.embeds.get(self.chosen_by or "")
         return self.untrained, self.before
 
-    def resume(self, untrained: Mapping[str, float], before: Embedded | None) -> None:
-        """Continue from what ``start`` returned in an earlier part of the run."""
+    def resume(self, untrained: Mapping[str, float], before: Embedded | None) -> Scores:
+        """Continue from what ``start`` returned before an interruption; return its scores."""
         self.untrained = self.scores = Scores(untrained, {})
         self.before = before
+        return self.untrained
 
     def due(self, epoch: int) -> Scores:
         """Evaluate after ``epoch`` epochs if it is due; return the scores, or none."""

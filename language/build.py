@@ -2,9 +2,9 @@
 
 import argparse
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from language import SOURCES, encoders, pseudolabels, words
 from language.guide import LanguageGuide
-from language.pairing import ImageEmbedder, find, identity, rows_of
+from language.pairing import find, identity, image_embedder, rows_of
 from language.partner_folder import Partners, read
 from language.search import Options
 from language.text_encoder import TextEncoder
@@ -78,17 +78,27 @@ def build_guide(
     return from_flags(LanguageGuide, args, "language_", embeds=embeds, words=chosen, seed=seed)
 
 
-def sampler_words(
-    args: argparse.Namespace, train: Captioned, device: torch.device
-) -> Tensor | None:
-    """Return (C, D) unit rows, the classes' names in ``--language_prompt``, for ``class_related``.
+def sampler_inputs(
+    args: argparse.Namespace,
+    train: Captioned,
+    device: torch.device,
+    visual: Callable[[], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return what the sampler reads of words, as arguments of ``datasampler.build``.
 
-    None for other samplers and for images without classes.
+    For ``class_related`` that is ``class_words``, (C, D) unit rows of the classes' names in
+    ``--language_prompt``; for ``language_pairs`` it is the ``partners`` of each image and their
+    ``similarities``; for other samplers nothing.
+
+    Args, Raises: as ``partners``.
     """
-    if args.data_sampler != "class_related" or not isinstance(train, Classified):
-        return None
-    encoder = build_encoder(args.language_model, device)
-    return class_word_embeds(encoder, train.class_names, args.language_prompt)
+    if args.data_sampler == "class_related" and isinstance(train, Classified):
+        encoder = build_encoder(args.language_model, device)
+        return {"class_words": class_word_embeds(encoder, train.class_names, args.language_prompt)}
+    if args.data_sampler == "language_pairs":
+        found = partners(args, train, device, visual)
+        return {"partners": found.partners, "similarities": found.similarities}
+    return {}
 
 
 def names_reader(device: torch.device) -> Callable[[str, Sequence[str]], Tensor]:
@@ -115,24 +125,22 @@ def partners(
     args: argparse.Namespace,
     train: Captioned,
     device: torch.device,
-    visual: Callable[[], ImageEmbedder],
-) -> Partners | None:
-    """Return the partners of the training images; None unless the sampler is ``language_pairs``.
+    visual: Callable[[], Mapping[str, Any]],
+) -> Partners:
+    """Return the partners of the training images, for ``language_pairs``.
 
     They are read from ``--data_pairs_from``, from the cache, or else searched.
 
     Args:
         train: the training images.
         device: where captions are embedded and vectors compared.
-        visual: what embeds the images for ``--data_pairs_by visual``; called for it alone. See
-            ``language.image_embedder``.
+        visual: makes the arguments of ``image_embedder`` after the images; called for
+            ``--data_pairs_by visual`` alone.
 
     Raises:
         FileNotFoundError: ``--data_pairs_from`` holds none.
         ValueError: it holds those of other images; or captions or scopes are missing.
     """
-    if args.data_sampler != "language_pairs":
-        return None
     if args.data_pairs_from:
         return read(Path(args.data_pairs_from), n=len(train), digest=identity(train))
     options = Options(
@@ -140,7 +148,7 @@ def partners(
     )
     rows = rows_of(train, options.scope)
     if args.data_pairs_by == "visual":
-        return find(rows, visual(), options, device=device)
+        return find(rows, image_embedder(train, **visual()), options, device=device)
     encoder = encoders.build(args.language_model, device, None)
     return find(rows, encoder, options, device=device)
 

@@ -9,6 +9,24 @@ from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
+def build(
+    groups: list[dict[str, Any]],
+    *,
+    optim: str,
+    scheduler: str,
+    lr: float,
+    decay: float,
+    **shape: Any,
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Return ``build_optimizer`` over parameter groups, and ``build_scheduler`` of its rates.
+
+    Args:
+        shape: further arguments of ``build_scheduler``.
+    """
+    optimizer = build_optimizer(optim, groups, lr=lr, decay=decay)
+    return optimizer, build_scheduler(scheduler, optimizer, lr=lr, **shape)
+
+
 def build_optimizer(
     name: str, groups: list[dict[str, Any]], *, lr: float, decay: float
 ) -> optim.Optimizer:
