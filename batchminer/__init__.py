@@ -17,7 +17,7 @@ def _row(file: str, name: str, needs: str = "") -> Component:
 MINERS = {
     "distance": _row("distance", "Distance"),
     "semihard": _row("semihard", "Semihard"),
-    "softhard": _row("softhard", "Softhard"),
+    "softhard": _row("hard", "Softhard"),
     "hard": _row("hard", "Hard"),
     "multisimilarity": _row("multisimilarity", "MultiSimilarity"),
     "rho_distance": _row("rho_distance", "RhoDistance"),
@@ -25,8 +25,8 @@ MINERS = {
     "npair": _row("npair", "NPair"),
     "lifted": _row("lifted", "Lifted"),
     "random": _row("random", "Random"),
-    "intra_random": _row("intra_random", "IntraRandom"),
-    "random_distance": _row("random_distance", "RandomDistance"),
+    "intra_random": _row("random", "IntraRandom"),
+    "random_distance": _row("distance", "RandomDistance"),
 }
 __getattr__ = exporter(__name__, MINERS | {"base": _row("base", "Miner")})
 

@@ -66,6 +66,28 @@ class Distance(NegativeMiner):
         return weights.index_select(0, anchors)
 
 
+class RandomDistance(Distance):
+    """Mines as ``Distance`` does, after shuffling the labels: a control, structure without meaning.
+
+    Source: Roth et al., Revisiting Training Strategies and Generalization Performance in Deep
+    Metric Learning, ICML 2020; their code.
+
+    The sizes of the classes stay, their members are random and new at each call. Other references
+    have their labels shuffled among themselves. In that code the upper cutoff is not applied.
+
+    Args:
+        lower_cutoff, upper_cutoff: as of ``Distance``.
+    """
+
+    def candidates(self, labels: Tensor, reference_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        others = None if reference_labels is None else self._shuffled(reference_labels)
+        return super().candidates(self._shuffled(labels), others)
+
+    def _shuffled(self, labels: Tensor) -> Tensor:
+        generator = self.generator(labels.device)
+        return labels[torch.randperm(len(labels), device=labels.device, generator=generator)]
+
+
 def on_the_sphere(embeds: Tensor) -> Tensor:
     """Return rows of length 1; one that is not finite becomes 0, at sqrt(2) from all others."""
     return F.normalize(embeds, dim=1).nan_to_num_()

@@ -1,8 +1,10 @@
-"""Random negatives: the baseline that every other miner has to beat."""
+"""Random negatives, from other classes or, as a control, from the anchor's own."""
 
 from torch import Tensor
 
-from .base import NegativeMiner
+from utilities.structures import Triplets
+
+from .base import Miner, NegativeMiner, any_in_row
 
 
 class Random(NegativeMiner):
@@ -17,3 +19,26 @@ class Random(NegativeMiner):
         positives: Tensor,
     ) -> Tensor:
         return negative[anchors]
+
+
+class IntraRandom(Miner):
+    """Draws positive and negative both from the anchor's own class: a control.
+
+    Source: Roth et al., Revisiting Training Strategies and Generalization Performance in Deep
+    Metric Learning, ICML 2020; their code.
+
+    Two independent uniform draws among all images of the class, including the anchor, as in that
+    code: positive and negative may be the same image, or the anchor. That code draws B classes, and
+    an anchor in each; here each image that is not alone in its class is anchor once.
+
+    T = the number of images that have a positive; a batch of one class has triplets too. O(B R)
+    memory.
+    """
+
+    def mine(
+        self, embeds: Tensor, references: Tensor, positive: Tensor, negative: Tensor
+    ) -> Triplets:
+        members = ~negative  # of the class, and the image itself if it is among the references
+        positives, negatives = self.draw(members), self.draw(members)  # (B,)
+        anchors = any_in_row(positive).nonzero().squeeze(1)
+        return Triplets(anchors, positives[anchors], negatives[anchors])

@@ -40,10 +40,10 @@ CRITERIA = {
     "softmax": _row("softmax", "Softmax", "labels"),
     "arcface": _row("arcface", "ArcFace", "labels"),
     "cosface": _row("cosface", "CosFace", "labels"),
-    "subcenter_arcface": _row("subcenter_arcface", "SubcenterArcFace", "labels"),
+    "subcenter_arcface": _row("arcface", "SubcenterArcFace", "labels"),
     "oproxy": _row("proxy_anchor", "ProxyAnchor", "labels"),
     "proxynca": _row("proxynca", "ProxyNCA", "labels"),
-    "proxynca_pp": _row("proxynca_pp", "ProxyNCAPlusPlus", "labels"),
+    "proxynca_pp": _row("proxynca", "ProxyNCAPlusPlus", "labels"),
     "softtriplet": _row("softtriplet", "SoftTriplet", "labels"),
     # branches over other criteria
     "s2sd": _row("s2sd", "S2SD", "labels"),
@@ -59,7 +59,7 @@ CRITERIA = {
     "clip": _row("clip", "CLIP", "captions"),
     "declip_nns": _row("declip_nns", "DeCLIPNNS", "captions"),
     "slip": _row("slip", "SLIP", "views captions"),
-    "lgslip": _row("lgslip", "LGSLIP", "views captions"),
+    "lgslip": _row("slip", "LGSLIP", "views captions"),
 }
 __getattr__ = exporter(
     __name__,

@@ -1,6 +1,8 @@
-"""SLIP: CLIP beside self-supervision.
+"""SLIP and LG-SLIP: CLIP and self-supervision.
 
 Mu, Kirillov, Wagner and Xie, SLIP: Self-supervision meets Language-Image Pre-training, ECCV 2022.
+El Banani, Desai and Johnson, Learning Visual Representations via Language-Guided Sampling, CVPR
+2023.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,3 +60,25 @@ class SLIP(Criterion):
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         return self.clip.param_groups(lr) + self.simclr.param_groups(lr)
+
+
+class LGSLIP(SLIP):
+    """CLIP on an image and its caption, SimCLR between that image and its language neighbour.
+
+        L = L_CLIP(view 1, caption) + w L_SimCLR(view 1, view 2)
+
+    A sampler of language pairs makes view 2 from another image; the caption is that of view 1. Two
+    views suffice, since unlike in ``SLIP`` the view of CLIP is one of SimCLR's.
+
+    Args:
+        make: builds the loss of a name for embeddings of a dimension, with its own flags.
+        embed_dim: D, passed to ``make``; neither loss reads it.
+        ssl_weight: w.
+
+    Shapes: two views' features (B, F), captions (B,); returns a scalar.
+
+    Raises:
+        ValueError: the batch lacks captions or has another number of views.
+    """
+
+    n_views = 2
