@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import stat
 import sys
 import tarfile
 import threading
@@ -62,10 +63,9 @@ def read_pairs(root: Path, part: str, find: Find) -> Iterator[Look]:
     present = sorted(names(folder))
     others = set(present)
 
-    def read(image: Path, key: str) -> Row:
-        stem = image.name.rpartition(".")[0]
-        beside = [folder / name if (name := f"{stem}{s}") in others else None for s in TEXTS]
-        status = image.stat()
+    def read(image: Path, stem: str, key: str) -> Row:
+        beside = [folder / name if (name := stem + end) in others else None for end in TEXTS]
+        status = _status(image)
         stamp = _stamp(key, status, *(path.stat() for path in beside if path))
         if (row := find(stamp)) is not None:
             return row
@@ -75,7 +75,7 @@ def read_pairs(root: Path, part: str, find: Find) -> Iterator[Look]:
     for name in present:
         if is_image_name(name):
             key = name if part == "." else f"{part}/{name}"
-            yield partial(_look, partial(read, folder / name), key)
+            yield partial(_look, partial(read, folder / name, name.rpartition(".")[0]), key)
 
 
 def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
@@ -85,7 +85,7 @@ def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
     assert path_column is not None and caption_column is not None  # else it would not be a part
 
     def read(caption: str | None, path: str) -> Row:
-        words, status = _words(caption), (root / path).stat()
+        words, status = _words(caption), _status(root / path)
         stamp = _stamp(path, status)
         if (row := find(stamp)) is not None:
             return row._replace(caption=words)
@@ -150,10 +150,16 @@ def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
         return Skipped(key, f"unreadable file: {getattr(error, 'strerror', None) or error}")
 
 
+def _status(image: Path) -> os.stat_result:
+    """Return the size and times of a file; a named pipe, for one, cannot be read."""
+    status = image.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnfitError(special_kind(image))
+    return status
+
+
 def measure(source: Path | BinaryIO) -> tuple[int, int]:
     """Return the width and height in an image's header."""
-    if isinstance(source, Path) and (kind := special_kind(source)):
-        raise UnfitError(kind)
     try:
         with Image.open(source) as image:
             width, height = image.size
