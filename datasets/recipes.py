@@ -1,6 +1,5 @@
 """The flags that each dataset is trained with by default."""
 
-import argparse
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -131,13 +130,13 @@ def recipe(name: str, captions: bool = False) -> Recipe:
     return RECIPES.get(name, OWN_CAPTIONS if captions else OWN_IMAGES)
 
 
-def fill(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
-    """Set every flag that is None to the recipe's value; return these values by flag."""
+def fill(flags: Any, recipe: Recipe) -> dict[str, Any]:
+    """Set every attribute of ``flags`` that is None to the recipe's value; return these values."""
     filled = {
         field.name: getattr(recipe, field.name)
         for field in fields(recipe)
-        if getattr(args, field.name, ...) is None
+        if getattr(flags, field.name, ...) is None
     }
     for flag, value in filled.items():
-        setattr(args, flag, list(value) if isinstance(value, tuple) else value)
+        setattr(flags, flag, list(value) if isinstance(value, tuple) else value)
     return filled

@@ -11,25 +11,18 @@ from batchminer import MINERS
 from criteria import CRITERIA, LanguageDistillation
 from datasampler import SAMPLERS
 from datasets import RECIPES, fill_by_recipe
-from language import neighbours
+from language import SCOPES
+from language.search import Options
 from utilities.registry import hyperparameters
 
 
-@pytest.mark.parametrize(
-    ("choices", "registry"),
-    [
-        (parameters.LOSSES, CRITERIA),
-        (parameters.MINERS, MINERS),
-        (parameters.SAMPLERS, SAMPLERS),
-    ],
-)
-def test_choices_are_the_registry(choices, registry):
-    assert sorted(choices) == sorted(registry)
+def loaded(registry):
+    return {name: row.load() for name, row in registry.items()}
 
 
-def test_losses_are_grouped_by_what_they_compare():
+def test_losses_need_what_their_classes_read():
     """Those of views take two or more of them, those of labels take one and read embeddings."""
-    for name, criterion in CRITERIA.items():
+    for name, criterion in loaded(CRITERIA).items():
         labels, views = name in parameters.LABEL_LOSSES, name in parameters.VIEW_LOSSES
         assert views == (criterion.n_views > 1)
         assert labels == (criterion.reads == "embeds")
@@ -44,7 +37,7 @@ def test_flags_agree_with_constructors(prefix, registry):
     args = vars(parameters.parse([]))
     expected = {
         f"{prefix}_{name}_{key}": default
-        for name, component in registry.items()
+        for name, component in loaded(registry).items()
         for key, default in hyperparameters(component).items()
     }
     flags = {key: value for key, value in args.items() if key.startswith(f"{prefix}_")}
@@ -56,10 +49,10 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
     args = vars(parameters.parse([]))
     expected = {
         f"data_{key}": default
-        for sampler in SAMPLERS.values()
+        for sampler in loaded(SAMPLERS).values()
         for key, default in hyperparameters(sampler).items()
     }
-    options = neighbours.Options()
+    options = Options()
     expected |= {
         "data_sampler": "class_random", "data_pairs_by": "language", "data_pairs_checkpoint": None,
         "data_pairs_from": None,
@@ -68,12 +61,16 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
     }  # fmt: skip
     assert {key: value for key, value in args.items() if key.startswith("data_")} == expected
     assert {"data_pairs_threshold", "data_pairs_self"} <= set(expected)
-    assert parameters.SCOPES == neighbours.SCOPES
+    rows = {flag.name: flag for group in parameters.FLAGS.values() for flag in group}
+    assert rows["data_pairs_scope"].type.names == SCOPES
 
 
 def test_samplers_of_one_flag_and_the_distillation_agree_on_its_default():
     args = vars(parameters.parse([]))
-    for prefix, components in (("data", SAMPLERS.values()), ("language", [LanguageDistillation])):
+    for prefix, components in (
+        ("data", loaded(SAMPLERS).values()),
+        ("language", [LanguageDistillation]),
+    ):
         for component in components:
             for key, default in hyperparameters(component).items():
                 assert args[f"{prefix}_{key}"] == default
@@ -82,12 +79,13 @@ def test_samplers_of_one_flag_and_the_distillation_agree_on_its_default():
 def test_published_defaults():
     """Those that a dataset may change are None until its recipe, here cub200's, fills them in."""
     args = parameters.parse(["--dataset", "cub200"])
-    filled = fill_by_recipe(args)
+    filled, why = fill_by_recipe(args)
     assert set(filled) == {
         "arch", "image_size", "language_model", "language_words", "language_pseudoclass_model",
         "n_epochs", "max_steps", "optim", "lr", "lr_base_bs", "decay", "scheduler", "warmup_steps",
         "evaluate_every", "evaluation_metrics", "evaluation_language_model", "evaluation_datasets",
     }  # fmt: skip
+    assert why.startswith("the published setting")
     published = {
         "bs": 112, "samples_per_class": 2, "fc_lr": -1, "decay": 4e-4, "optim": "adam",
         "scheduler": "step", "tau": [10000], "gamma": 0.3, "warmup": 0, "embed_dim": 128,
@@ -110,7 +108,7 @@ def test_flags_go_before_any_recipe(dataset):
         *("captions", "--evaluation_datasets", "dtd", "mine:groups"),
     ]
     args = parameters.parse(typed)
-    filled = fill_by_recipe(args)
+    filled, _ = fill_by_recipe(args)
     assert (args.optim, args.decay, args.scheduler) == ("sgd", 0.5, "cosine")
     assert (args.max_steps, args.warmup_steps, args.lr_base_bs) == (7, 3, 9)
     assert args.language_words == "captions" and args.evaluation_datasets == ["dtd", "mine:groups"]
@@ -166,32 +164,32 @@ def test_a_published_command_parses():
         ("--lr nan", "nan is not finite"),
         ("--bs 1.5", "'1.5' is not a whole number"),
         ("--language_control permuted", "--language_distill_w 0"),
-        ("--language_pseudoclass --language_words captions", "give one of the two"),
-        ("--language_prompt photo", "--language_prompt 'photo'"),
+        ("--language_pseudoclass --language_words captions", "is given, too; drop one"),
+        ("--language_prompt photo", "--language_prompt must contain {}"),
         ("--weights x.pth --not_pretrained", "exclude each other"),
         ("--no_test_metrics --no_train_metrics", "--use_tv_split"),
         ("--warmup 5 --n_epochs 3", "at most --warmup 3"),
         ("--evaluate_only", "--checkpoint go together"),
         ("--checkpoint runs/a", "--checkpoint go together"),
         ("--loss supcon --samples_per_class 1", "use 2 or more"),
-        ("--loss softmax --xbm_size 64", "--xbm_size 64 keeps images to compare with"),
-        ("--data_sampler d2_coreset --data_batchmatch_bigbs 64", "bigbs 112 or more"),
-        ("--data_mb_mom 1", "use one from 0 to below 1"),
-        ("--data_sampler_lowproj_dim 0", "use -1 for no projection"),
+        ("--loss softmax --xbm_size 64", "--xbm_size 64 needs a loss over pairs of images"),
+        ("--data_sampler d2_coreset --data_batchmatch_bigbs 64", "at least --bs 112; got 64"),
+        ("--data_mb_mom 1", "--data_mb_mom must be in [0, 1), or -1 to disable; got 1"),
+        ("--data_sampler_lowproj_dim 0", "must be at least 1, or -1 to disable; got 0"),
         ("--batch_mining parametric", "hold some out with --use_tv_split"),
-        ("--batch_mining parametric --use_tv_split --loss supcon", "--loss supcon mines nothing"),
-        ("--batch_mining parametric --use_tv_split --loss s2sd", "--loss s2sd mines nothing"),
+        ("--batch_mining parametric --use_tv_split --loss supcon", "has no effect on --loss supcon"),
+        ("--batch_mining parametric --use_tv_split --loss s2sd", "has no effect on --loss s2sd"),
         ("--loss s2sd --loss_s2sd_source s2sd", "s2sd is unknown"),
         ("--loss s2sd --loss_s2sd_target simclr", "simclr is unknown"),
-        ("--loss simclr --data_sampler class_random", "--loss simclr compares views"),
+        ("--loss simclr --data_sampler class_random", "--loss simclr compares two views"),
         ("--loss slip --data_sampler random", "use one of augmented_pairs, language_pairs, random"),
         ("--loss margin --data_sampler language_pairs", "--loss margin compares labels"),
         ("--loss clip --data_sampler language_pairs", "use augmented_pairs, or --loss lgslip"),
-        ("--loss declip_nns --data_sampler random_pairs", "--data_sampler random_pairs gives two"),
-        ("--loss simclr --augmentation slip", "--loss simclr has others; use global_crop or"),
-        ("--augmentation slip", "--augmentation slip is for the three views of --loss slip"),
-        ("--max_steps 9 --n_epochs 3", "--max_steps 9 and --n_epochs 3 both say how long"),
-        ("--loss simclr --xbm_size 64", "--loss simclr compares with none"),
+        ("--loss declip_nns --data_sampler random_pairs", "--data_sampler random_pairs yields two"),
+        ("--loss simclr --augmentation slip", "not those of --loss simclr; use global_crop or"),
+        ("--augmentation slip", "--augmentation slip makes the three views of --loss slip"),
+        ("--max_steps 9 --n_epochs 3", "--max_steps 9 and --n_epochs 3 both set the length"),
+        ("--loss simclr --xbm_size 64", "--loss simclr is not; use one of"),
         ("--data_pairs_threshold 1.5", "1.5 is out of range; it must be at least -1 and at most 1"),
         ("--data_pairs_self 2", "2 is out of range"),
         ("--data_pairs_k 0", "0 is out of range; it must be at least 1"),
@@ -201,9 +199,9 @@ def test_a_published_command_parses():
         ("--evaluations probe", "closest first: linear_probe"),
         ("--max_steps -1", "-1 is out of range"),
         ("--tv_split_perc 1.5 --use_tv_split", "out of range"),
-        ("--cv_folds 1", "leaves nothing to train on; use 2 or more"),
-        ("--cv_folds 4 --cv_fold 4", "--cv_fold 4 is none of --cv_folds 4; use 0 to 3"),
-        ("--cv_fold 2", "say of how many with --cv_folds"),
+        ("--cv_folds 1", "--cv_folds must be 0 or at least 2; got 1"),
+        ("--cv_folds 4 --cv_fold 4", "must be below --cv_folds; got --cv_fold 4 --cv_folds 4"),
+        ("--cv_fold 2", "must be below --cv_folds; got --cv_fold 2 --cv_folds 0"),
         ("--cv_folds 4 --use_tv_split", "both hold out training classes"),
         ("--config nowhere.yaml", "nowhere.yaml: --config cannot be read"),
     ],
@@ -249,23 +247,37 @@ def test_a_runs_config_gives_its_flags_again(typed, tmp_path):
     whole = parameters.parse(shlex.split(typed))
     fill_by_recipe(whole)
     whole.n_epochs = 17 if whole.max_steps else whole.n_epochs
-    whole.precision = "bf16" if whole.use_float16 else "fp32"
     (tmp_path / "config.json").write_text(json.dumps({"flags": vars(whole), "git": None}))
     for place in (tmp_path, tmp_path / "config.json"):
         again = parameters.parse(["--config", str(place)])
         worked_out = {"n_epochs"} if args.max_steps else set()
-        worked_out |= {"precision"} if args.use_float16 else set()
         found, kept = (json.loads(json.dumps(vars(flags))) for flags in (again, whole))
         differ = {name for name, value in kept.items() if value not in (found[name], [])}
         assert differ == worked_out
         assert all(vars(again)[name] is None for name in worked_out)
 
 
+def test_other_names_of_older_runs_are_read(tmp_path):
+    flags = {
+        "use_float16": True,
+        "precision": "bf16",
+        "log_online": True,
+        "wandb_mode": "online",
+        "language_pseudoclass": False,
+        "language_words": "captions",
+        "skip_finished": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"flags": flags}))
+    args = parameters.parse(["--config", str(tmp_path)])
+    assert (args.precision, args.wandb_mode, args.language_words) == ("half", "online", "captions")
+    assert not args.resume
+
+
 def test_what_a_machine_decided_is_not_taken_over(tmp_path):
     args = parameters.parse(shlex.split("--gpu 3 --kernels 1 --skip_finished --resume --seed 5"))
     (tmp_path / "config.json").write_text(json.dumps({"flags": vars(args)}))
     again = parameters.parse(["--config", str(tmp_path)])
-    assert (again.gpu, again.kernels, again.skip_finished, again.resume) == (0, 6, False, False)
+    assert (again.gpu, again.kernels, again.resume) == (0, 6, False)
     assert again.seed == 5
 
 
@@ -303,7 +315,7 @@ def test_the_command_line_goes_before_the_file(config):
     assert args.language_words == "captions" and args.tau == [100, 150]
     named = parameters.given(typed)
     assert named["lr"] == 0.1 and named["loss"] == "multisimilarity" and "seed" not in named
-    assert "max_steps" not in named and not {"lr", "loss"} & set(fill_by_recipe(args))
+    assert "max_steps" not in named and not {"lr", "loss"} & set(fill_by_recipe(args)[0])
 
 
 @pytest.mark.parametrize("text", ["", "{}", "flags: {}"])
@@ -319,12 +331,12 @@ def test_a_file_may_be_empty(config, text):
         ("loss: margn", "--loss: margn is unknown; known, closest first: margin"),
         ("lr: 0", "--lr: 0 is out of range; it must be above 0"),
         ("bs: 1.5", "--bs: '1.5' is not a whole number"),
-        ("bs: [8, 16]", "--bs takes a value, [8, 16] is none"),
-        ("seed: yes", "--seed takes a value, True is none"),
-        ("bs: {a: 1}", "--bs takes a value, {'a': 1} is none"),
-        ("resume: 1", "--resume is a switch, 1 no setting of it; write true or false"),
-        ("- lr", "--config holds no flags"),
-        ("lr: [", "--config is no YAML"),
+        ("bs: [8, 16]", "--bs takes one number or text; got [8, 16]"),
+        ("seed: yes", "--seed takes one number or text; got True"),
+        ("bs: {a: 1}", "--bs takes one number or text; got {'a': 1}"),
+        ("resume: 1", "--resume is a switch; write true or false instead of 1"),
+        ("- lr", "--config must hold flags"),
+        ("lr: [", "--config is not valid YAML"),
     ],
 )
 def test_refusals_name_the_file(config, text, says, capsys):
@@ -339,7 +351,7 @@ def test_json_needs_no_yaml(config, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "yaml", None)  # an import would raise
     assert parameters.parse(config('{"seed": 4}', "flags.json")).seed == 4
     for text, name, says in (
-        ("seed: 4", "flags.json", "YAML ends in .yaml"),
+        ("seed: 4", "flags.json", "a YAML file must end in .yaml"),
         ("seed: 4", "flags.yml", "pip install pyyaml"),
     ):
         with pytest.raises(SystemExit):

@@ -16,6 +16,7 @@ import main
 import parameters
 from architectures import export
 from architectures.weights import Classifier
+from batchminer import MINERS
 from evaluation import retrieve
 from language import neighbours
 from tests import pretend
@@ -27,13 +28,15 @@ from utilities import checkpoint, device
 from utilities.optimization import build_optimizer
 from utilities.trainer import Trainer
 
+OPTIMIZERS, PRECISIONS = ("adam", "adamw", "sgd"), ("fp32", "bf16", "fp16")
+CONTROLS = ("none", "permuted", "uniform")
 pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
 captioned = with_captions.source
 
 UNMINED = sorted({*parameters.LABEL_LOSSES} - {*parameters.MINED_LOSSES})
 MINED = [
     (parameters.MINED_LOSSES[number % len(parameters.MINED_LOSSES)], miner)
-    for number, miner in enumerate(parameters.MINERS)
+    for number, miner in enumerate(MINERS)
 ]
 PLACES = ("smooth_ap",)  # unmined, and looks up the places of its positive pairs
 # One epoch of three steps, of which the first sends what is sent but once.
@@ -72,9 +75,9 @@ def test_an_objective_without_a_miner_never_waits(animals, tmp_path, waits_of_a_
     samplers = (*parameters.CLASS_SAMPLERS, "random")
     more = [
         *("--loss", loss, "--data_sampler", samplers[number % len(samplers)], "--bs", "8"),
-        *("--optim", parameters.OPTIMIZERS[number % 3], "--data_batchmatch_bigbs", "16"),
-        *("--precision", parameters.PRECISIONS[number % 3], *GUIDED),
-        *("--language_control", parameters.CONTROLS[number // 2 % 3]),
+        *("--optim", OPTIMIZERS[number % 3], "--data_batchmatch_bigbs", "16"),
+        *("--precision", PRECISIONS[number % 3], *GUIDED),
+        *("--language_control", CONTROLS[number // 2 % 3]),
     ]
     if loss in parameters.PAIR_LOSSES:
         more += ["--xbm_size", "16", "--xbm_start", "1"]
@@ -306,7 +309,7 @@ def test_a_watched_value_is_some_steps_old():
     assert [float(watched.poll(torch.tensor(float(step)))) for step in range(3)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("optim", parameters.OPTIMIZERS)
+@pytest.mark.parametrize("optim", OPTIMIZERS)
 def test_steps_left_out_on_the_device_are_known_some_steps_later(optim, caplog):
     with pretend.accelerator() as waits:
         model = Regression().to("pretend")

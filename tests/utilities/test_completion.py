@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import parameters
+from criteria import CRITERIA
 from utilities import completion
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_bash_completes_flags_and_their_choices(tmp_path):
     flags = completed("python", "main.py", "--language_dist")
     assert set(flags) == {"--language_distill_w", "--language_distill_dir"}
     assert completed("python", "main.py", "--bs", "8", "--loss", "multis") == ["multisimilarity"]
-    assert set(completed("python", "../main.py", "--loss", "")) == set(parameters.LOSSES)
+    assert set(completed("python", "../main.py", "--loss", "")) == set(CRITERIA)
     assert completed("python", "other.py", "--language_dist") == []
     (tmp_path / "mine.yaml").touch()
     assert completed("python", "main.py", "--config", "mi", folder=tmp_path) == ["mine.yaml"]

@@ -22,7 +22,7 @@ class Spy(Trackers):
         super().__init__()
         self.sent = []
 
-    def _tell(self, what, *values):
+    def _call(self, what, *values):
         self.sent.append((what, *values))
 
 
