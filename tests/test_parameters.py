@@ -177,7 +177,7 @@ def test_a_published_command_parses():
         ("--data_mb_mom 1", "--data_mb_mom must be in [0, 1), or -1 to disable; got 1"),
         ("--data_sampler_lowproj_dim 0", "must be at least 1, or -1 to disable; got 0"),
         ("--batch_mining parametric", "hold some out with --use_tv_split"),
-        ("--batch_mining parametric --use_tv_split --loss supcon", "has no effect on --loss supcon"),
+        ("--batch_mining parametric --use_tv_split --loss supcon", "no effect on --loss supcon"),
         ("--batch_mining parametric --use_tv_split --loss s2sd", "has no effect on --loss s2sd"),
         ("--loss s2sd --loss_s2sd_source s2sd", "s2sd is unknown"),
         ("--loss s2sd --loss_s2sd_target simclr", "simclr is unknown"),
