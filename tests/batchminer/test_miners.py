@@ -254,7 +254,7 @@ def test_build_reads_the_flags_of_the_chosen_miner():
         ("parametric", "every", (0,)),
         ("parametric", "bins", (0,)),
         ("parametric", "lower", (1.4, -0.1)),
-        ("parametric", "lr", (-1.0,)),
+        ("parametric", "lr", (-0.5,)),
         ("parametric", "init", ("high",)),
     ],
 )
