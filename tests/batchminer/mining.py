@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import batchminer
 
-MINERS = {name: row.load() for name, row in batchminer.MINERS.items()}
+MINERS = {n: row if isinstance(row, type) else row.load() for n, row in batchminer.MINERS.items()}
 UNEVEN = torch.tensor([7, 7, 2, 2, 2, 9, 7, 30, 30])  # 9 is alone, order is mixed
 SEVERAL = torch.tensor([2, 30, 4, 7, 2, 11, 7, 2, 11, 7, 5])  # references: no 9, and some new ones
 ANCHORS = 32  # copies of one point, whose 992 pairs all draw from the same distribution

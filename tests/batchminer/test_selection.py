@@ -38,6 +38,10 @@ from tests.batchminer.mining import (
 from utilities.structures import References
 
 
+def cosine(a, b):
+    return sum(i * j for i, j in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+
 class Case:
     """A batch of rows of one length, alone or against references, as plain numbers.
 
@@ -54,11 +58,7 @@ class Case:
         x, z = self.embeds.tolist(), others.tolist()
         self.dim = dim
         self.d = [[math.dist(a, b) for b in z] for a in x]
-        self.cos = [
-            [sum(i * j for i, j in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
-             for b in z]
-            for a in x
-        ]  # fmt: skip
+        self.cos = [[cosine(a, b) for b in z] for a in x]
         labels, self.other_labels = self.labels.tolist(), other_labels.tolist()
         self.batch, self.others = range(len(x)), range(len(z))
         self.positives = [
@@ -200,8 +200,7 @@ def test_distance_has_the_papers_probabilities_pair_by_pair(case):
         assert probabilities == pytest.approx(distance_probabilities(case, a), abs=1e-5)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 8])
-@pytest.mark.parametrize("length", [1.0, 7.0])
+@pytest.mark.parametrize(("dim", "length"), [(2, 1.0), (3, 7.0), (8, 1.0), (8, 7.0)])
 def test_distance_draws_with_the_papers_probabilities(dim, length):
     distances = [0.1, 0.3, 0.6, 0.8, 1.0, 1.2, 1.35, 1.45, 1.9]  # two below, two above the cutoffs
     embeds, labels = around(distances, dim)
@@ -345,24 +344,18 @@ def test_semihard_draws_alike_from_between_the_positive_and_the_margin(case):
 def test_semihard_has_the_sets_of_pytorch_metric_learning(seed):
     """With plain Euclidean distances; its margin is inclusive, which no distance here touches."""
     labels = torch.arange(24) // 3
-    embeds = 2 * points(labels, seed=seed)
+    embeds, different = 2 * points(labels, seed=seed), labels[:, None] != labels
     plain = pml_distances.LpDistance(normalize_embeddings=False)
-    theirs = set(
-        rows(
-            pml_miners.TripletMarginMiner(margin=0.3, type_of_triplets="semihard", distance=plain)(
-                embeds, labels
-            )
-        )
-    )
-    different = labels[:, None] != labels
+    kind = {"type_of_triplets": "semihard", "distance": plain}
+    theirs = set(rows(pml_miners.TripletMarginMiner(margin=0.3, **kind)(embeds, labels)))
+    with_one = {x[:2] for x in theirs}
     pairs = (~different).fill_diagonal_(False).nonzero()
     weights = Semihard(margin=0.3).weights(embeds, embeds, different, *pairs.T)
-    with_one = {(a, p) for a, p, _ in theirs}
     ours = {
-        (a, p, n)
-        for (a, p), row in zip(pairs.tolist(), weights.tolist(), strict=True)
-        for n in range(24)
-        if row[n] and (a, p) in with_one
+        (*pair, n)
+        for pair, row in zip(map(tuple, pairs.tolist()), weights.tolist(), strict=True)
+        for n, weight in enumerate(row)
+        if weight and pair in with_one
     }
     assert ours == theirs
     assert len(theirs) > 20
@@ -432,15 +425,6 @@ def test_lifted_takes_every_triplet(case):
     assert case.mined(Lifted()) == every
 
 
-def test_lifted_takes_what_pytorch_metric_learning_takes():
-    triplets = pml_utils.get_all_triplets_indices(UNEVEN)
-    assert set(rows(Lifted()(points(UNEVEN), UNEVEN))) == set(rows(triplets))
-    assert len(triplets[0]) == 6 * 6 + 6 * 6 + 2 * 7
-    triplets = pml_utils.get_all_triplets_indices(UNEVEN, SEVERAL)
-    references = References(points(SEVERAL), SEVERAL)
-    assert set(rows(Lifted()(points(UNEVEN), UNEVEN, references))) == set(rows(triplets))
-
-
 @CASES
 def test_hard_takes_the_farthest_positive_and_the_nearest_negative(case):
     hardest = [
@@ -452,18 +436,6 @@ def test_hard_takes_the_farthest_positive_and_the_nearest_negative(case):
         for a in usable(case)
     ]
     assert case.mined(Hard()) == hardest
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_hard_takes_what_pytorch_metric_learning_takes(seed):
-    """With plain Euclidean distances, and for the anchors that have both kinds of images."""
-    embeds = 3 * points(UNEVEN, seed=seed)
-    references = References(3 * points(SEVERAL, seed=seed + 100), SEVERAL)
-    plain = pml_distances.LpDistance(normalize_embeddings=False)
-    theirs = pml_miners.BatchHardMiner(distance=plain)
-    assert rows(Hard()(embeds, UNEVEN)) == rows(theirs(embeds, UNEVEN))
-    against = theirs(embeds, UNEVEN, references.embeds, references.labels)
-    assert rows(Hard()(embeds, UNEVEN, references)) == rows(against)
 
 
 @CASES
@@ -479,12 +451,23 @@ def test_multisimilarity_takes_the_pairs_that_violate_the_margin(case, margin):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_multisimilarity_takes_the_pairs_of_pytorch_metric_learning(seed):
-    """Which returns pairs; an anchor's are in our triplets, each with each."""
-    embeds = 3 * points(UNEVEN, seed=seed)
-    a1, p, a2, n = pml_miners.MultiSimilarityMiner(epsilon=0.1)(embeds, UNEVEN)
-    anchors, positives, negatives = MultiSimilarity(margin=0.1)(embeds, UNEVEN)
-    single = 5  # has negatives and no positive; they keep its negatives
-    assert set(rows((anchors, positives))) == set(rows((a1, p)))
-    assert set(rows((anchors, negatives))) == {x for x in rows((a2, n)) if x[0] != single}
-    assert len(anchors) > 5
+@pytest.mark.parametrize("against_references", [False, True])
+def test_they_take_what_pytorch_metric_learning_takes(seed, against_references):
+    """With plain Euclidean distances in hard mining, and for the anchors with a positive.
+
+    Their multi-similarity miner returns pairs: an anchor's are in our triplets, each with each.
+    """
+    case = Case(seed, against_references, length=3.0)
+    beside = () if case.references is None else case.references
+    plain = pml_distances.LpDistance(normalize_embeddings=False)
+    theirs = pml_miners.BatchHardMiner(distance=plain)(case.embeds, case.labels, *beside)
+    assert case.mined(Hard()) == rows(theirs)
+    every = pml_utils.get_all_triplets_indices(case.labels, *beside[1:])
+    assert set(case.mined(Lifted())) == set(rows(every))
+
+    a1, p, a2, n = pml_miners.MultiSimilarityMiner(epsilon=0.1)(case.embeds, case.labels, *beside)
+    mined = case.mined(MultiSimilarity(margin=0.1))
+    alone = {a for a in case.batch if not case.positives[a]}  # they keep its negatives
+    assert {x[:2] for x in mined} == set(rows((a1, p)))
+    assert {x[::2] for x in mined} == {x for x in rows((a2, n)) if x[0] not in alone}
+    assert len(mined) > 5

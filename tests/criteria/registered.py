@@ -7,6 +7,7 @@ from torch import nn
 
 import batchminer
 import criteria
+from tests.batchminer.mining import MINERS
 from tests.criteria.caption_losses import Hashes, Letters
 from utilities.registry import hyperparameters
 from utilities.structures import Embedding
@@ -16,8 +17,7 @@ SMALL = {  # heads, queues and text towers, instead of the published sizes
     "width": 8, "layers": 1, "heads": 2, "tokens": 9,
     "target_dims": (4, 7),
 }  # fmt: skip
-LOSSES = {name: row.load() for name, row in criteria.CRITERIA.items()}
-MINERS = {name: row.load() for name, row in batchminer.MINERS.items()}
+LOSSES = {n: row if isinstance(row, type) else row.load() for n, row in criteria.CRITERIA.items()}
 
 
 def flags(**overrides):

@@ -406,5 +406,5 @@ def test_images_on_proxies_at_right_angles_have_nothing_left_to_learn(mode):
 
 
 def test_proxy_nca_needs_a_class_to_push_from():
-    with pytest.raises(ValueError, match="at least 2 training classes, got 1"):
+    with pytest.raises(ValueError, match="class"):
         ProxyNCA(1, 4)
