@@ -95,7 +95,7 @@ class Parametric(NegativeMiner):
         if not 0 <= lower < upper:
             raise ValueError(f"lower must be >= 0 and below upper {upper:g}; got {lower:g}")
         if not lr >= 0:
-            raise ValueError(f"lr must be >= 0; got {lr:g}")
+            raise ValueError(f"lr must be >= 0; got {lr}")
         if init not in INITIAL:
             raise ValueError(f"init must be {' or '.join(INITIAL)}; got {init}")
         self.adapt_every = every
