@@ -30,7 +30,7 @@ SAMPLERS = {
     "augmented_pairs": Component("datasampler.pairs", "AugmentedPairs", PAIRS),
     "language_pairs": Component("datasampler.pairs", "LanguagePairs", PAIRS | {"partners"}),
     "random_pairs": Component("datasampler.pairs", "RandomPairs", PAIRS),
-    "random": Component("datasampler.random", "Random"),
+    "random": Component("datasampler.base", "Random"),
 }
 
 __getattr__ = exporter(__name__, SAMPLERS)

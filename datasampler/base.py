@@ -1,4 +1,4 @@
-"""The contract of every sampler: which images meet in a batch."""
+"""The contract of every sampler, which decides which images meet in a batch; the simplest one."""
 
 import math
 from abc import ABC, abstractmethod
@@ -86,6 +86,15 @@ class Sampler(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what ``state_dict`` returned."""
         self.rng.bit_generator.state = state["rng"]
+
+
+class Random(Sampler):
+    """A shuffled epoch: each image at most once, and the N % bs images left over not at all."""
+
+    def batches(self) -> Iterator[list[tuple[int, ...]]]:
+        order = self.rng.permutation(self.n_images)
+        for batch in order[: len(self) * self.bs].reshape(-1, self.bs):
+            yield [(int(row),) for row in batch]
 
 
 def check_batch_size(n_images: int, bs: int, multiple: int = 1, world_size: int = 1) -> None:

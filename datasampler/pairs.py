@@ -29,13 +29,13 @@ class Pairs(Sampler):
     Args:
         n_images, bs, seed, rank, world_size: see Sampler.
         n_views: rows in a tuple, >= 1.
-        rows: (M,) int64, the images i that may come; None for all.
 
     Raises:
         ValueError: as Sampler.
     """
 
     distinct = False  # i and j are different images, which takes two views and two images
+    rows: NDArray[np.int64] | None = None  # (M,) the images i that may come; None for all
 
     def __init__(
         self,
@@ -45,7 +45,6 @@ class Pairs(Sampler):
         rank: int = 0,
         world_size: int = 1,
         n_views: int = 2,
-        rows: NDArray[np.int64] | None = None,
     ) -> None:
         if self.distinct and n_views < 2:
             raise ValueError(
@@ -54,9 +53,9 @@ class Pairs(Sampler):
             )
         if self.distinct and n_images < 2:
             raise ValueError(f"n_images must be 2 or more for pairs of two images; got {n_images}")
-        super().__init__(n_images if rows is None else len(rows), bs, seed, rank, world_size)
+        n_rows = n_images if self.rows is None else len(self.rows)
+        super().__init__(n_rows, bs, seed, rank, world_size)
         self.n_views = n_views
-        self.rows = rows
 
     @abstractmethod
     def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -84,7 +83,7 @@ class RandomPairs(Pairs):
 
     j is uniform over the images other than i, and drawn for each pair.
 
-    Args, Raises: see Pairs, without ``rows``; ValueError for a single view or a single image.
+    Args, Raises: see Pairs; ValueError for a single view or a single image.
     """
 
     distinct = True
@@ -150,11 +149,11 @@ class LanguagePairs(Pairs):
         self.pairs_threshold = pairs_threshold
         self.pairs_self = pairs_self
 
-        rows = self.rows_with_partners()
-        self.n_left_out = n_images - len(rows)
-        if len(rows) < bs:
-            raise ValueError(self.too_few(len(rows), bs, world_size))
-        super().__init__(n_images, bs, seed, rank, world_size, n_views, rows)
+        self.rows = self.rows_with_partners()
+        self.n_left_out = n_images - len(self.rows)
+        if len(self.rows) < bs:
+            raise ValueError(self.too_few(len(self.rows), bs, world_size))
+        super().__init__(n_images, bs, seed, rank, world_size, n_views)
         if self.n_left_out and rank == 0:
             LOG.info(
                 "skipped %d of %d training images: no neighbour's similarity reaches "

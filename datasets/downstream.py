@@ -61,6 +61,8 @@ LOG = logging.getLogger(__name__)
 
 _FOLDERS = ("cub2011", "resisc45", "imagenet")
 _UNSEEN = ("emoji", "cub200", *splits.LISTS)  # evaluated on the classes of their test split
+Sets = tuple[Mapping[str, Images], tuple[str, ...]]  # by part, and the names of the classes
+
 KNOWN = (*sorted({*SOURCES, *_FOLDERS}), "digits", *_UNSEEN)
 
 
@@ -99,22 +101,31 @@ def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
         if groups not in ("", "groups"):
             raise ValueError(f"only :groups can follow a name; use {base}:groups or {base}")
         if groups:
-            return _by_group(name, labelled(base, source_path), rng)
-        if base == "digits":
-            return _of_sets(name, *read_digits(rng))
-        if base == "cub2011":
-            return _cub(source_path, rng)
-        own = any((source_path / base / folder).is_dir() for folder in ("train", "images"))
-        if base == "cars196" and own and not (source_path / "stanford_cars").is_dir():
-            return _from_folders(base, source_path / base, rng)
-        if base in SOURCES:
-            sets, names = read_torchvision(base, source_path, rng)
-            return _of_sets(name, sets, names, SOURCES[base].per_class)
-        if base == "resisc45":
-            return _from_folders(base, source_path / base, rng, drawn=(70, 560))
-        if base == "imagenet" or (source_path / base / "train").is_dir():
-            return _from_folders(base, source_path / base, rng)
-        return _halved(base, labelled(base, source_path), rng)
+            sets, class_names = _by_group(name, labelled(base, source_path), rng)
+        else:
+            sets, class_names = _sets(name, source_path, rng)
+    per_class = not groups and base in SOURCES and SOURCES[base].per_class
+    return Downstream(
+        name, sets["train"], sets.get("val"), sets["test"], class_names, per_class=per_class
+    )
+
+
+def _sets(name: str, source_path: Path, rng: np.random.Generator) -> Sets:
+    """Return the sets of a dataset by part, and its class names."""
+    root = source_path / name
+    if name == "digits":
+        return read_digits(rng)
+    if name == "cub2011":
+        return _cub(source_path, rng)
+    if name == "resisc45":
+        return _from_folders(name, root, rng, drawn=(70, 560))
+    own = any((root / folder).is_dir() for folder in ("train", "images"))
+    own_cars = name == "cars196" and own and not (source_path / "stanford_cars").is_dir()
+    if name in SOURCES and not own_cars:
+        return read_torchvision(name, source_path, rng)
+    if own_cars or name == "imagenet" or (root / "train").is_dir():
+        return _from_folders(name, root, rng)
+    return _halved(name, labelled(name, source_path), rng)
 
 
 def is_ours(name: str, source_path: Path) -> bool:
@@ -156,14 +167,6 @@ def _flagged(name: str) -> Iterator[None]:
         raise type(error)(f"--evaluation_datasets {name}: {error}") from error
 
 
-def _of_sets(
-    name: str, sets: Mapping[str, Images], class_names: tuple[str, ...], per_class: bool = False
-) -> Downstream:
-    return Downstream(
-        name, sets["train"], sets.get("val"), sets["test"], class_names, per_class=per_class
-    )
-
-
 # ----------------------------------------------------------------------------------------- folders
 
 
@@ -172,7 +175,7 @@ def _halved(
     images: ImageSet,
     rng: np.random.Generator,
     drawn: tuple[int, int] | None = None,
-) -> Downstream:
+) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """Draw images of each class for train and for test; a class of one image is left out."""
     sizes = np.bincount(images.labels)
     if (sizes < 2).any():
@@ -187,31 +190,27 @@ def _halved(
         )
     parts = zip(("train", "test"), draw(images.labels, drawn, rng), strict=True)
     sets = {part: images.subset(rows, f"{name}.downstream.{part}") for part, rows in parts}
-    return _of_sets(name, sets, images.class_names)
+    return sets, images.class_names
 
 
-def _by_group(name: str, images: ImageSet, rng: np.random.Generator) -> Downstream:
+def _by_group(name: str, images: ImageSet, rng: np.random.Generator) -> Sets:
     """Return halves of each class as without :groups, labelled by the groups of the classes."""
     if not images.class_groups:
         raise ValueError(
             f'the classes of {images.name} have no groups; give each a "group" in its '
             f"classes.json, or use {name.partition(':')[0]}"
         )
-    halves = _halved(name, images, rng)
     names = tuple(sorted(set(images.class_groups)))
-    numbers = {group: number for number, group in enumerate(names)}
 
-    def regroup(half: Images) -> ImageSet:
-        assert isinstance(half, ImageSet)
-        labels = np.array([numbers[group] for group in half.class_groups])[half.labels]
-        return replace(half, labels=labels, class_names=names, class_groups=())
+    def regroup(half: ImageSet) -> ImageSet:
+        numbers = np.array([names.index(group) for group in half.class_groups])
+        return replace(half, labels=numbers[half.labels], class_names=names, class_groups=())
 
-    return replace(
-        halves, train=regroup(halves.train), test=regroup(halves.test), class_names=names
-    )
+    halves, _ = _halved(name, images, rng)
+    return {part: regroup(half) for part, half in halves.items()}, names
 
 
-def _cub(source_path: Path, rng: np.random.Generator) -> Downstream:
+def _cub(source_path: Path, rng: np.random.Generator) -> Sets:
     """Return CUB-200-2011 as its lists split it: Wah et al., Technical Report, Caltech, 2011."""
     roots = [source_path / name for name in ("cub2011", "CUB_200_2011", "cub200")]
     root = next((root for root in roots if root.is_dir()), None)
@@ -237,7 +236,7 @@ def _cub(source_path: Path, rng: np.random.Generator) -> Downstream:
 
 def _from_folders(
     name: str, root: Path, rng: np.random.Generator, drawn: tuple[int, int] | None = None
-) -> Downstream:
+) -> Sets:
     """Read ``train/<class>/`` and ``test/<class>/`` or ``val/<class>/``; else ``images/<class>/``.
 
     With both, val is for choosing hyperparameters; val alone is tested on.
@@ -265,10 +264,8 @@ def _from_folders(
     return _of_files(name, root, files)
 
 
-def _of_files(
-    name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[Path]]]
-) -> Downstream:
-    """Return the dataset of the files of each class by part; all parts need the same classes."""
+def _of_files(name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[Path]]]) -> Sets:
+    """Return the sets of the files of each class by part; all parts need the same classes."""
     classes = sorted(label for label, files in parts["train"].items() if files)
     for part, by_class in parts.items():
         found = {label for label, files in by_class.items() if files}
@@ -288,4 +285,4 @@ def _of_files(
         )
         for part, by_class in parts.items()
     }
-    return _of_sets(name, sets, names)
+    return sets, names

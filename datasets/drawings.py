@@ -175,5 +175,5 @@ def try_to(draw: Callable[[T], Drawn | None], source: T) -> Drawn | str | None:
         return draw(source)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic inside resvg is no Exception
+    except BaseException as error:  # a panic inside resvg is not an Exception
         return f"{type(error).__name__}: {error}"

@@ -55,7 +55,7 @@ class Package(NamedTuple):
 
 
 # fluent-emoji and fluent-emoji-flat are missing on purpose: they are near-copies of fluent-3d, and
-# an image that has its near-copy in the gallery is no retrieval problem.
+# an image whose near-copy is in the gallery is found without any learning.
 # fmt: off
 ART = {
     "twemoji": Package("@iconify-json/twemoji", "1.2.5",

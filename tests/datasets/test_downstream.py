@@ -19,6 +19,8 @@ from datasets.library_sets import Wrapped, draw
 from datasets.loading import loader
 from tests.datasets.conftest import fill, save_image
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 def identities(images):
     """What tells one image from another: its file, or its row in the dataset behind."""
@@ -309,17 +311,3 @@ def test_folders_must_agree_on_their_classes(tmp_path):
         ValueError, match=r"need images of the same classes; in one of them only: b"
     ):
         build("mine", tmp_path)
-
-
-@pytest.mark.packages
-def test_emoji_keeps_to_its_test_classes():
-    from datasets.splits import read
-    from utilities.files import cache_folder
-
-    folder = cache_folder() / "datasets"
-    emoji, groups = build("emoji", folder), build("emoji:groups", folder)
-    test = read("emoji", folder)[1]
-    assert emoji.class_names == test.class_names and emoji.n_classes == 622
-    assert set(identities(emoji.train)) | set(identities(emoji.test)) == set(test.paths)
-    assert (len(emoji.train), len(emoji.test)) == (2886, 2535)
-    assert groups.class_names == tuple(sorted(set(test.class_groups)))

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from datasets import drawings, emoji
+from datasets import downstream, drawings, emoji
 from datasets.emoji import Package, folder_name, prepare
 from datasets.emoji.packs import Concept, Pack, bare, match, squash, svg
 from datasets.splits import read
 from tests.datasets.captioned import write
+from utilities.files import cache_folder
 
 # code point, CLDR name, group, subgroup
 TABLE = [
@@ -298,3 +299,14 @@ def test_the_real_dataset(tmp_path, caplog):
     assert not set(train.class_names) & set(test.class_names)
     assert not caplog.records  # no warning: counts as usual, no class with one image
     assert min(map(len, train.rows_by_class + test.rows_by_class)) == 4
+
+
+@pytest.mark.packages
+def test_frozen_features_are_judged_on_the_test_classes():
+    folder = cache_folder() / "datasets"
+    halves, groups = downstream.build("emoji", folder), downstream.build("emoji:groups", folder)
+    test = read("emoji", folder)[1]
+    assert halves.class_names == test.class_names and halves.n_classes == 622
+    assert {*halves.train.paths, *halves.test.paths} == {*test.paths}
+    assert (len(halves.train), len(halves.test)) == (2886, 2535)
+    assert groups.class_names == tuple(sorted(set(test.class_groups)))
