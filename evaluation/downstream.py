@@ -212,7 +212,7 @@ def evaluate_downstream(
     Raises:
         ValueError: a name is unknown, before anything is embedded; or as the protocols.
     """
-    protocols = [lookup(PROTOCOLS, name, "--evaluations") for name in dict.fromkeys(names)]
+    protocols = [lookup(PROTOCOLS, name, "protocol") for name in dict.fromkeys(names)]
     evaluation = DownstreamEvaluation(embedder, downstream, transform, **options)
     scores = Scores({}, {})
     if world_size() > 1:

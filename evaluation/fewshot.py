@@ -63,7 +63,7 @@ def draw_episodes(
     possible = int(largest[ways - 1]) - shots if len(classes) >= ways else 0
     if possible < 1:
         raise ValueError(
-            f"--fewshot {ways} ways and {shots} shots need {ways} classes of {shots + 1} images; "
+            f"episodes of {ways} ways and {shots} shots need {ways} classes of {shots + 1} images; "
             f"{int((sizes > shots).sum())} of {len(classes)} classes have as many"
         )
     queries = min(queries, possible)

@@ -74,12 +74,12 @@ def read_index(where: Path) -> ImageIndex:
     folder = where / INDEX
     if not has_index(where):
         raise FileNotFoundError(
-            f"--index {where} holds no index; make one first: "
+            f"{where} holds no index; make one first: "
             "python -m evaluation.retrieve index FOLDER --checkpoint RUN --index DIR"
         )
     if not folder.is_dir():
         raise ValueError(
-            f"--index {where} was written by an earlier version; delete {EARLIER} and "
+            f"the index {where} was written by an earlier version; delete {EARLIER} and "
             "vectors_*.faiss in it and index the folder again"
         )
     try:
@@ -89,7 +89,8 @@ def read_index(where: Path) -> ImageIndex:
             raise ValueError(f"format {content['format']} is newer than this version's {FORMAT}")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"--index {where} cannot be read ({error}); delete {folder} and index the folder again"
+            f"the index {where} cannot be read ({error}); delete {folder} and index its folder "
+            "of images again"
         ) from error
     indexed, checkpoint, *rest = content["provenance"].values()
     index = faiss.read_index(str(folder / VECTORS))
@@ -123,15 +124,15 @@ def check_provenance(found: Provenance, given: Provenance, where: Path) -> None:
     """Raise ValueError unless the index in ``where`` was made as ``given``."""
     if found.digest != given.digest:
         raise ValueError(
-            f"--index {where} was made by {found.checkpoint} of epoch {found.epoch} (digest "
-            f"{found.digest[:12]}); --checkpoint {given.checkpoint} of epoch {given.epoch} "
-            f"embeds differently ({given.digest[:12]}). Give the --checkpoint that made it, or "
-            f"index {found.folder} with this one into another --index"
+            f"the index {where} was made by {found.checkpoint} of epoch {found.epoch} (digest "
+            f"{found.digest[:12]}); {given.checkpoint} of epoch {given.epoch} embeds differently "
+            f"({given.digest[:12]}). Give the checkpoint that made it, or index {found.folder} "
+            "with this one into another index"
         )
     if found.folder != given.folder:
         raise ValueError(
-            f"--index {where} is of the folder {found.folder}, not of {given.folder}; give "
-            "another --index"
+            f"the index {where} is of the folder {found.folder}, not of {given.folder}; give "
+            "another index"
         )
 
 

@@ -24,11 +24,10 @@ EVALTYPES = ("embeds", "features")
 
 def check_evaltypes(evaltypes: Sequence[str]) -> None:
     """Raise ValueError for a name that is not in ``EVALTYPES``."""
-    for evaltype in evaltypes:
-        if evaltype not in EVALTYPES:
-            raise ValueError(
-                f"--evaltypes {evaltype} is unknown; use one of {', '.join(EVALTYPES)}"
-            )
+    if unknown := set(evaltypes).difference(EVALTYPES):
+        raise ValueError(
+            f"evaltypes must be among {', '.join(EVALTYPES)}; got {', '.join(sorted(unknown))}"
+        )
 
 
 def refuse_one_sided(images: ImageSet) -> None:

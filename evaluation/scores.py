@@ -4,15 +4,13 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from datasets.image_set import ImageSet
 from metrics import Interval, parse
 from utilities.files import atomic_path
-
-T = TypeVar("T")
 
 ACCURACIES = ("linear_probe", "fewshot", "knn")
 NOTE = "in percent, with 95 % intervals over classes"
@@ -45,14 +43,14 @@ class Scores(dict[str, float]):
 
     def add(self, other: "Scores", prefix: str = "") -> None:
         """Add other scores, with ``prefix`` in front of their names."""
-        self.update(_prefixed(other, prefix))
-        self.protocols.update(_prefixed(other.protocols, prefix))
-        self.intervals.update(_prefixed(other.intervals, prefix))
-        self.by_class.update(_prefixed(other.by_class, prefix))
-
-
-def _prefixed(values: Mapping[str, T], prefix: str) -> dict[str, T]:
-    return {prefix + name: value for name, value in values.items()}
+        parts: list[tuple[dict[str, Any], Mapping[str, Any]]] = [
+            (self, other),
+            (self.protocols, other.protocols),
+            (self.intervals, other.intervals),
+            (self.by_class, other.by_class),
+        ]
+        for mine, theirs in parts:
+            mine.update({prefix + name: value for name, value in theirs.items()})
 
 
 def is_fraction(name: str) -> bool:

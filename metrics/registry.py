@@ -105,7 +105,7 @@ def parse(name: str) -> Metric:
         or (k and k[0] == "-" and not metric.signed)
     ):
         raise ValueError(
-            f"--evaluation_metrics {name} is unknown; known, closest first: "
+            f"metric {name} is unknown; known, closest first: "
             + ", ".join(closest_first(pattern, METRICS))
             + "; k is a number from 1 (for rho_spectrum also from -1 down), and a leading c_ means "
             "cosine instead of euclidean distance"
@@ -129,6 +129,6 @@ def validate(
         if needs and given[needs] is None:
             what = {"class_words": "embedded words", "class_groups": "groups"}[needs]
             raise ValueError(
-                f"--evaluation_metrics {name} needs {what} of the classes, which are missing; "
+                f"metric {name} needs {what} of the classes, which are missing; "
                 f"leave it out, or give the gallery {needs}"
             )

@@ -136,9 +136,9 @@ def test_few_images_of_each_class_take_episodes_from_all(digits):
 
 def test_wrong_names_are_refused_before_anything_is_embedded(digits):
     embedder = Pixels()
-    with pytest.raises(ValueError, match=r"--evaluations linear_prob is unknown.*linear_probe"):
+    with pytest.raises(ValueError, match=r"protocol linear_prob is unknown.*linear_probe"):
         evaluate(["knn", "linear_prob"], digits, embedder)
-    with pytest.raises(ValueError, match="--evaltypes pixels is unknown"):
+    with pytest.raises(ValueError, match="evaltypes must be among embeds, features; got pixels"):
         evaluate(["knn"], digits, embedder, which="pixels")
     with pytest.raises(ValueError, match="needs groups"):
         options = {"retrieval_metrics": ["group_recall@1"]}

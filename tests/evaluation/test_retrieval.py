@@ -60,9 +60,9 @@ def test_every_score_carries_its_protocol(image_set):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metrics": ["e_recal@1"]}, "--evaluation_metrics e_recal@1 is unknown"),
+        ({"metrics": ["e_recal@1"]}, "metric e_recal@1 is unknown"),
         ({"metrics": ["wrong_word_similarity@1"]}, "needs embedded words of the classes"),
-        ({"evaltypes": ("embed",)}, "--evaltypes embed is unknown; use one of embeds, features"),
+        ({"evaltypes": ("embed",)}, "evaltypes must be among embeds, features; got embed"),
     ],
 )
 def test_refused_before_anything_is_embedded(image_set, change, message):

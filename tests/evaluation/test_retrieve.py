@@ -260,8 +260,8 @@ def test_another_checkpoint_preprocessing_or_folder_is_refused(
     asked = ("query", folder / "a" / "0.jpg", "--index", where)
     other = save_run(tmp_path / "other", seed=1)
     said = refusal(capsys, *asked, "--checkpoint", other)
-    assert "last.pt of epoch 2 " in said and "Give the --checkpoint that made it" in said
-    with pytest.raises(ValueError, match=r"index .*photos with this one into another --index"):
+    assert "last.pt of epoch 2 " in said and "Give the checkpoint that made it" in said
+    with pytest.raises(ValueError, match=r"index .*photos with this one into another index"):
         index(folder, other, where)
     cropped = save_run(tmp_path / "cropped", dataset="emoji")  # its recipe crops nothing
     assert "embeds differently" in refusal(capsys, *asked, "--checkpoint", cropped)
@@ -301,7 +301,7 @@ def test_a_damaged_index_says_what_to_do(folder, run, where, damage, name):
         file.unlink()
     else:
         file.write_bytes(content if damage == "flip" else content[:50])
-    with pytest.raises(ValueError, match=r"index cannot be read .*; delete .* index the folder"):
+    with pytest.raises(ValueError, match=r"index cannot be read .*; delete .* index its folder"):
         image_index.read_index(where)
 
 

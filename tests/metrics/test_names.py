@@ -47,7 +47,7 @@ def test_other_names_are_refused(name):
 
 
 def test_the_closest_name_comes_first():
-    with pytest.raises(ValueError, match=r"^--evaluation_metrics e_recal@1 .* first: recall@k, "):
+    with pytest.raises(ValueError, match=r"^metric e_recal@1 .* first: recall@k, "):
         metrics.parse("e_recal@1")
 
 
