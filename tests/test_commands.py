@@ -73,7 +73,7 @@ SMALL = {
     ),
     "tests.benchmarks.step": (*NETWORK, "--bs", "8", "--rounds", "1"),
 }
-FEWER = {"--trials": "2", "--nproc_per_node": "2"}  # values of flags that cannot come last
+FEWER = {"--trials": "2"}  # values of flags that cannot come last
 STAND_INS = {  # words that are replaced, since what they name would be downloaded
     "minilm": "words.txt",
     "mpnet": "words.txt",
@@ -88,7 +88,6 @@ RUN_ELSEWHERE = {  # commands that are not run here, and who runs them
     "utilities.completion": "tests/utilities/test_completion.py",
     "utilities.flags": "tests/test_prose.py",
 }
-SLOW = "torchrun --nproc_per_node 8"  # README's torchrun with 2 processes is not slow
 ASSIGNMENT = re.compile(r"""\w+=(\(.*\)|"[^"]*"|'[^']*'|\S*)$""")
 
 
@@ -111,12 +110,7 @@ def lines():
                 else:
                     found.setdefault("\n".join([*assigned, line]), page.name)
     return [
-        pytest.param(
-            text,
-            id=f"{page}: {text.splitlines()[-1]}",
-            marks=[pytest.mark.slow] if SLOW in text else [],
-        )
-        for text, page in found.items()
+        pytest.param(text, id=f"{page}: {text.splitlines()[-1]}") for text, page in found.items()
     ]
 
 
@@ -302,9 +296,10 @@ def run(program, words, place):
     if program in RUN_ELSEWHERE or (words[0] == "-m" and words[1] in RUN_ELSEWHERE):
         return
     words = stood_in(words)
-    if program == "torchrun":
-        run_together(words)
-    elif words[0] == "main.py":
+    if program == "torchrun":  # tests/test_main_ranks.py runs it
+        assert words[0] == "--nproc_per_node"
+        words = words[2:]
+    if words[0] == "main.py":
         scores = main.main(small("main.py", words[1:]))
         assert scores and all(np.isfinite(value) for value in scores.values())
     elif words[1] == "utilities.search":
@@ -316,21 +311,8 @@ def run(program, words, place):
         assert not entry(words[1])(more)  # no exit status
 
 
-def run_together(words):
-    """Run ``torchrun``."""
-    at = words.index("main.py") if "main.py" in words else words.index("-m") + 1
-    program = str(ROOT / "main.py") if words[at] == "main.py" else words[at]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[:at], program,
-         *small(words[at], words[at + 1 :])],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("text", lines())
 @pytest.mark.usefixtures("no_curves")
+@pytest.mark.parametrize("text", lines())
 def test_a_command_of_the_pages_runs(text, place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))

@@ -366,3 +366,53 @@ def test_python_blocks_print_what_stands_below_them(capsys):
         code, printed = (re.sub(f"^{indent}", "", part, flags=re.M) for part in pair)
         exec(code, {})
         assert capsys.readouterr().out == printed
+
+
+# --------------------------------------------------------------------------------------------------
+# Voice
+# --------------------------------------------------------------------------------------------------
+RULED_OUT = re.compile(
+    r"\b(?:gives? back|go(?:es|ing)? on with|as (?:it|they) stands?|said|asked|told"
+    r"|(?<!there )is no(?! longer| more| less)|(?<!there )(?:is|are) none)\b",
+    re.I,
+)
+QUESTION = re.compile(r"(?:What|Which|Where|Whether|Who|Whose|When|Why|How)\b")
+PRODUCT = ("main.py", "parameters.py", *sorted(FOLDERS - {"docs", "tests", ".ci"}))
+
+
+def unidiomatic(text):
+    """Return the phrases of a text that a native engineer would not write."""
+    return RULED_OUT.findall(" ".join(text.split()))
+
+
+def unidiomatic_docstrings(code):
+    """Return the first lines of docstrings that ask a question or have such a phrase."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, documented)]
+    first = [(ast.get_docstring(node) or "").partition("\n")[0] for node in nodes]
+    return [line for line in first if QUESTION.match(line) or unidiomatic(line)]
+
+
+@pytest.mark.parametrize("page", [*TEXTS, "--help"])
+def test_pages_are_plain_english(page):
+    text = parameters.build_parser().format_help() if page == "--help" else TEXTS[page]
+    assert unidiomatic(without_code(text)) == []
+
+
+@pytest.mark.parametrize("place", PRODUCT)
+def test_docstrings_say_what_a_thing_does(place):
+    files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
+    found = {
+        str(path.relative_to(ROOT)): lines
+        for path in files
+        if (lines := unidiomatic_docstrings(path.read_text()))
+    }
+    assert files and not found
+
+
+def test_unidiomatic_phrases_are_found():
+    bad = "Lr is no temperature; it gives back those that\nare  none, as it stands. Go on with it."
+    assert unidiomatic(bad) == ["is no", "gives back", "are none", "as it stands", "Go on with"]
+    assert not unidiomatic("There is no cache, it is no longer used; go on. Noted: is not one.")
+    code = '"""Whether x."""\ndef f():\n    """Return it.\n\n    What."""\nclass C:\n    "Is no C."'
+    assert unidiomatic_docstrings(code) == ["Whether x.", "Is no C."]
