@@ -47,17 +47,18 @@ class TestMultiSimilarity(PairLossTests):
     )
     extreme = {"pos_weight": 1e4, "neg_weight": 1e4}, 1.0
 
-    @pytest.mark.parametrize("labels", [[8], [0, 1], [4, 4, 4, 4], [0, 0, 1, 1, 2, 2]])
-    def test_no_active_pair_gives_a_differentiable_zero_and_the_released_floor(self, labels):
-        """Classes at right angles, without a margin to violate."""
-        embeds = torch.eye(3)[torch.tensor(labels) % 3].requires_grad_()
-        labels = torch.tensor(labels)
-        loss = MultiSimilarity()(embeds, labels)
-        (grad,) = torch.autograd.grad(loss, embeds)
-        assert loss.item() == 0
-        assert torch.equal(grad, torch.zeros_like(embeds))
-        floor = MultiSimilarity(released=True)(embeds, labels)
-        assert floor.item() == pytest.approx(math.log(2) / 2 + math.log(2) / 40, abs=1e-6)
+
+@pytest.mark.parametrize("labels", [[8], [0, 1], [4, 4, 4, 4], [0, 0, 1, 1, 2, 2]])
+def test_no_active_pair_gives_a_differentiable_zero_and_the_released_floor(labels):
+    """Classes at right angles, without a margin to violate."""
+    embeds = torch.eye(3)[torch.tensor(labels) % 3].requires_grad_()
+    labels = torch.tensor(labels)
+    loss = MultiSimilarity()(embeds, labels)
+    (grad,) = torch.autograd.grad(loss, embeds)
+    assert loss.item() == 0
+    assert torch.equal(grad, torch.zeros_like(embeds))
+    floor = MultiSimilarity(released=True)(embeds, labels)
+    assert floor.item() == pytest.approx(math.log(2) / 2 + math.log(2) / 40, abs=1e-6)
 
 
 def test_the_default_gradient():
