@@ -59,17 +59,17 @@ torch_save = import_module("torch").save
 MOMENTS = {  # what is replaced, and by what
     "images_are_checked": ("datasets.readable:fault", at_call(20)),
     "images_are_cached": ("datasets.image_cache:_Shrunk.__getitem__", at_call(30)),
-    "a_cache_gets_its_index": ("numpy:savez", at_call(2)),
+    "a_cache_gets_its_index": ("utilities.disk_cache:Entry._seal", at_call(2)),
     "words_are_written": ("language.cache:CachedEncoder._write", at_call(1)),
     "the_folder_is_new": ("utilities.run_folder:RunFolder.write_config", at_call(1)),
-    "before_training_is_recorded": ("utilities.recorder:Recorder.record_untrained", at_call(1)),
+    "before_training_is_recorded": ("utilities.run:Run.record_untrained", at_call(1)),
     "a_step": ("utilities.trainer:Trainer.step", at_call(5)),
     "a_checkpoint_is_written": ("torch:save", at_call(5, half_a_checkpoint)),
     "an_epoch_is_evaluated": ("evaluation.retrieval:score", at_call(3)),
     "a_row_is_written": ("utilities.run_folder:RunFolder.record", at_call(3, half_a_row)),
     "curves_are_drawn": ("utilities.plots:learning_curves", at_call(1)),
-    "the_report_is_written": ("evaluation:write_report", at_call(1)),
-    "all_is_written": ("utilities.recorder:Recorder.finish", at_call(1)),
+    "the_report_is_written": ("evaluation.session:write_report", at_call(1)),
+    "all_is_written": ("utilities.run:Run.finish", at_call(1)),
 }
 REPORTED = ("the_report_is_written", "all_is_written")  # it takes half of such a small run's time
 

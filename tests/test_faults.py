@@ -56,7 +56,7 @@ def test_a_full_disk_costs_no_finished_epoch(animals, small_disk, tmp_path):
     assert full.value.errno == errno.ENOSPC
     line = error_of(run)
     assert "No space left on device" in line and str(small_disk / RUN) in line
-    assert checkpoint.load(small_disk / RUN / "last.pt")["iteration"] >= 3
+    assert checkpoint.load(small_disk / RUN / "last.pt")["trainer"]["iteration"] >= 3
 
     (small_disk / "ballast").unlink()
     output(start(animals, small_disk))
@@ -86,7 +86,7 @@ def test_images_that_go_away_end_the_run(animals, tmp_path):
     line = error_of(run)
     assert "images of a batch can be read any more" in line and "--resume" in line
     (tmp_path / "elsewhere").rename(tmp_path / "source" / "animals")
-    assert "goes on after step" in output(start(tmp_path / "source", tmp_path))
+    assert "resuming after epoch" in output(start(tmp_path / "source", tmp_path))
 
 
 def test_a_loading_process_that_is_killed_ends_the_run(animals, tmp_path):
@@ -96,7 +96,7 @@ def test_a_loading_process_that_is_killed_ends_the_run(animals, tmp_path):
     os.kill(int(children[-1]), signal.SIGKILL)
     line = error_of(run)
     assert "a loading process was lost" in line and "--resume" in line
-    assert checkpoint.load(tmp_path / RUN / "last.pt")["iteration"] >= 3
+    assert checkpoint.load(tmp_path / RUN / "last.pt")["trainer"]["iteration"] >= 3
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_gpu_whose_memory_is_full_costs_no_finished_epoch(
         main.main(words)
     assert "\n" not in str(full.value)
     kept = checkpoint.load(tmp_path / "parts" / RUN / "last.pt")
-    assert kept["epoch"] == 1 and kept["iteration"] == iteration
+    assert kept["epoch"] == 1 and kept["trainer"]["iteration"] == iteration
 
     monkeypatch.setattr(owner, name, plain)
     main.main([*words, "--resume", *(("--evaluate_on_cpu",) if name == "search" else ())])

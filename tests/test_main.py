@@ -48,7 +48,7 @@ def test_a_run_leaves_all_that_it_promises(animals, tmp_path, caplog):
         rows[2]["train/loss_dml"] + 7.5 * rows[2]["train/loss_match"], rel=1e-5
     )
     last = checkpoint.load(folder / "last.pt")
-    assert last["epoch"] == 2 and last["iteration"] == 6
+    assert last["epoch"] == 2 and last["trainer"]["iteration"] == 6
     recalls = [row["test/embeds/e_recall@1"] for row in rows]
     assert recalls[checkpoint.load(folder / best)["epoch"]] == max(recalls[1:])
     assert f"run folder: {folder}" in caplog.text
@@ -264,7 +264,7 @@ def test_losses_that_stay_infinite_stop_the_run(animals, tmp_path, monkeypatch):
     folder = tmp_path / RUN
     assert str(rows[-1]) in str(stop.value) and str(folder / "last.pt") in str(stop.value)
     kept = checkpoint.load(folder / "last.pt")
-    assert (kept["epoch"], kept["iteration"], kept["skipped"]) == (4, 12, 7)
+    assert (kept["epoch"], kept["trainer"]["iteration"], kept["trainer"]["skipped"]) == (4, 12, 7)
     assert all(value.isfinite().all() for value in kept["embedder"].values())
     assert rows_of(folder)[-1]["epoch"] == 4
 

@@ -129,7 +129,7 @@ def test_every_objective_trains_without_labels(source, tmp_path, loss):
     assert np.isfinite(scores["train/loss_dml"])
     assert 0 <= scores["shades/features/c_recall@1"] <= 1  # and not of the untrained embeds
     kept = checkpoint.load(run_folder(tmp_path) / "last.pt")
-    assert kept["iteration"] == 2 and kept["flags"]["evaltypes"] == ["features"]
+    assert kept["trainer"]["iteration"] == 2 and kept["flags"]["evaltypes"] == ["features"]
     moved = [
         not torch.equal(value, kept["criterion"][f"target_embedder.{name}"])
         for name, value in kept["embedder"].items()
@@ -303,7 +303,7 @@ def test_a_run_ends_in_the_middle_of_an_epoch_and_is_finished(source, tmp_path, 
     folder = run_folder(tmp_path)
     assert [row["epoch"] for row in rows_of(folder)] == [0, 1, 2]
     kept = checkpoint.load(folder / "last.pt")
-    assert (kept["epoch"], kept["iteration"]) == (2, 5)
+    assert (kept["epoch"], kept["trainer"]["iteration"]) == (2, 5)
     assert (kept["flags"]["n_epochs"], kept["flags"]["max_steps"]) == (2, 5)
     with pytest.raises(SystemExit) as done:
         main.main([*asked, "--skip_finished"])
@@ -322,7 +322,7 @@ def test_the_rate_rises_by_the_step_and_falls_to_the_last_one(source, tmp_path, 
     falling = [1e-5 + (top - 1e-5) * share for share in cosine]
     assert rates == pytest.approx([1e-4, (1e-4 + top) / 2, *falling[:3]])
     kept = checkpoint.load(run_folder(tmp_path) / "last.pt")
-    assert {group["lr"] for group in kept["optimizer"]["param_groups"]} == {falling[3]}
+    assert {group["lr"] for group in kept["trainer"]["optimizer"]["param_groups"]} == {falling[3]}
     assert falling[3] == 1e-5
 
 
@@ -393,7 +393,7 @@ def test_without_anything_to_evaluate_on_a_run_trains_and_says_so(source, tmp_pa
     assert np.isfinite(scores["train/loss"])
     assert not any("recall" in name for name in scores)
     folder = run_folder(tmp_path)
-    assert checkpoint.load(folder / "last.pt")["iteration"] == 2
+    assert checkpoint.load(folder / "last.pt")["trainer"]["iteration"] == 2
     for text in (caplog.text, (folder / "log.txt").read_text()):
         assert text.count("nothing is evaluated") == 1
         assert "24 images with captions" in text

@@ -46,5 +46,5 @@ def test_stopped_processes_save_once(animals, tmp_path):
     printed, _ = run.communicate(timeout=120)  # torchrun's own exit status is not 0
     assert printed.count("stopped by SIGTERM; saved in") == 1, printed
     saved = checkpoint.load(folder / "last.pt")
-    assert 3 <= saved["iteration"] < 1200
+    assert 3 <= saved["trainer"]["iteration"] < 1200
     assert not any(path.name.startswith(".last") for path in folder.iterdir())

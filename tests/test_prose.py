@@ -132,7 +132,8 @@ def test_the_views_of_each_sampler_are_documented():
     table = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", section_of(OBJECTIVES[1], "Views"), re.M))
     for loss in parameters.VIEW_LOSSES:
         for sampler in parameters.PAIR_SAMPLERS:
-            default_for = table[parameters.usual_augmentation(loss, sampler)].rpartition("|")[2]
+            flags = parameters.parse(["--loss", loss, "--data_sampler", sampler])
+            default_for = table[flags.augmentation].rpartition("|")[2]
             named = set(re.findall(r"`(\w+)`", default_for))
             assert {sampler, loss} & named, f"{loss}, {sampler}"
 

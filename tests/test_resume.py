@@ -104,10 +104,10 @@ def test_sigterm_saves_names_the_command_that_resumes_and_exits_with_0(animals, 
     run.send_signal(signal.SIGTERM)
     printed = output(run)
     assert "Traceback" not in printed
-    [command] = re.findall(r"stopped by SIGTERM; saved in .*last.pt. Go on with: (.*)", printed)
+    [command] = re.findall(r"stopped by SIGTERM; saved in .*last.pt. Resume with: (.*)", printed)
     assert command.startswith("python main.py ") and "--resume" in command
     saved = checkpoint.load(tmp_path / RUN / "last.pt")
-    assert saved["iteration"] >= 3
+    assert saved["trainer"]["iteration"] >= 3
     assert len(rows_of(tmp_path / RUN)) == saved["epoch"] + 1
 
 

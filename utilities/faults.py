@@ -24,8 +24,9 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = explanation(error)
-        if text is None:
+        # The error of a lost process may be the context of another, such as torch.save's.
+        text = explanation(error) or (error.__context__ and explanation(error.__context__))
+        if not text:
             raise
         # torch raises the loss of a loading process wherever the program is, and would raise it
         # again for the others while this one is reported.

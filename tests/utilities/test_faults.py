@@ -57,3 +57,11 @@ def test_only_errors_of_the_machine_become_oserrors():
         raise torch.OutOfMemoryError("CUDA out of memory.")
     with pytest.raises(RuntimeError, match="shapes"), explained():
         raise RuntimeError("shapes")
+
+
+def test_a_lost_process_is_found_behind_the_error_that_it_caused():
+    with pytest.raises(OSError, match="--kernels"), explained():
+        try:
+            raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed.")
+        except RuntimeError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904 - as a with block does
