@@ -67,7 +67,7 @@ def build_guide(
             hold them.
 
     Raises:
-        ValueError: the images do not have the words asked for, or a flag's value is unknown.
+        ValueError: the images have no such words, or a flag's value is unknown.
         FileNotFoundError: the encoder or the file of words is not there.
     """
     if not args.language_distill_w:

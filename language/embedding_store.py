@@ -4,10 +4,10 @@
     <folder>/text_emb/text_emb_0000.npy   (rows of part 0, D) float16 unit rows
     <folder>/img_emb/img_emb_0000.npy     the same, of images
 
-It is no entry of ``utilities.disk_cache``, because the parts have to lie as clip-retrieval writes
-them: their names sort in the order of the rows, and nothing else in their folder ends in ``.npy``.
-So where one machine ends, ``autofaiss build_index --embeddings=<folder>/text_emb --metric_type=ip``
-or ``clip-retrieval index --copy_metadata=False`` takes over, also on Spark. A row that cannot be
+Unlike an entry of ``utilities.disk_cache``, the parts lie as clip-retrieval writes them: their
+names sort in the order of the rows, and nothing else in their folder ends in ``.npy``. So where one
+machine ends, ``autofaiss build_index --embeddings=<folder>/text_emb --metric_type=ip`` or
+``clip-retrieval index --copy_metadata=False`` takes over, also on Spark. A row that cannot be
 embedded is zero.
 
 A part is whole or absent, and what is there is not embedded again, so an interrupted pass resumes

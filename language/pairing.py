@@ -33,7 +33,7 @@ from utilities.files import cache_folder
 
 
 class Rows(NamedTuple):
-    """What is known of the N images whose partners are searched."""
+    """The N images whose partners are searched."""
 
     name: str  # of their dataset; names the folder
     n: int
@@ -43,7 +43,7 @@ class Rows(NamedTuple):
 
 
 class ImageEmbedder(NamedTuple):
-    """What embeds images, for partners by what they look like."""
+    """Embeds images by ranges of rows, for visual partners."""
 
     embed: Embed  # first row, last + 1 -> (rows, F); a zero row where an image cannot be read
     name: str  # for the reader
@@ -185,19 +185,19 @@ def find(
     scopes = None if options.scope == "none" else scopes
     by = "language" if isinstance(embedder, TextEncoder) else "visual"
     encoder = _mark(embedder.fingerprint)
-    asked = {
+    settings = {
         "by": by, "encoder": encoder, "content": content, "rows": n, **asdict(options),
         "scopes": None if scopes is None else hashlib.sha256(scopes.tobytes()).hexdigest()[:16],
     }  # fmt: skip
-    mark = _mark(json.dumps(asked, sort_keys=True))
+    mark = _mark(json.dumps(settings, sort_keys=True))
     entry = Entry("neighbours", name, mark)
     kept = entry.read() if folder is None else folder if is_there(folder) else None
     if kept:
         there = read(kept, n=n)
         if there.about["options"] != mark:
             raise ValueError(
-                f"{folder} holds other neighbours: {_difference(there.about, asked)}; give another "
-                "folder, or delete this one"
+                f"{folder} holds other neighbours: {_difference(there.about, settings)}; give "
+                "another folder, or delete this one"
             )
         return there
 
@@ -227,7 +227,7 @@ def find(
         wait_for(lambda: not is_there(place), "folder of neighbours, by rank 0")
         return read(place, n=n)
     about = {
-        **asked, "options": mark, "name": name, "encoder": embedder.name, "fingerprint": encoder,
+        **settings, "options": mark, "name": name, "encoder": embedder.name, "fingerprint": encoder,
         "embeddings": str(where), **found.about,
         "distinct_captions": None if texts is None else int(texts.max()) + 1,
         "seconds_embedding": round(embedded - since, 1),
@@ -298,11 +298,11 @@ def _mark(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
+def _difference(there: dict[str, Any], settings: dict[str, Any]) -> str:
     there = {**there, "encoder": there.get("fingerprint")}
     differ = [
         f"{key} {there.get(key)} (now {value})"
-        for key, value in asked.items()
+        for key, value in settings.items()
         if there.get(key) != value
     ]
     return ", ".join(differ) or "of an older version"

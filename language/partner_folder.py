@@ -2,7 +2,7 @@
 
     partners.npy       (N, k) int64 rows, nearest first; -1 where there is none
     similarities.npy   (N, k) float32 cosines; -inf where there is none
-    about.json         what was embedded by what, what was asked for and what was found
+    about.json         settings of the embedding and the search, and the results
 
 The lists of pairs that El Banani et al. released are read here too.
 """
@@ -111,8 +111,8 @@ def from_released_json(file: Path, keys: Sequence[str]) -> Partners:
     """Read the neighbours that El Banani et al. released, for the rows of a set.
 
     Their file is one list of ``[[directory, id], [directory, id], similarity]``; a fourth value (a
-    ratio) is ignored. It is read in pieces. An image that the file gives several partners has
-    several here, nearest first.
+    ratio) is ignored. It is read in pieces. An image with several partners in the file keeps them
+    all, nearest first.
 
     Args:
         keys: (N,) the path of each image, ending in ``<directory>/<id>`` and any suffix; a

@@ -32,7 +32,7 @@ SHARED_OUT = 1 << 22  # numbers in a block that is shared out among copies
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Which rows may be partners, and how they are searched.
+    """Rules for partners, and how they are searched.
 
     Args:
         k: partners of each row, >= 1.
@@ -79,7 +79,7 @@ def search(
     """Find the nearest other rows of each row.
 
     A row is never its own partner; it is left out by its number, so that a copy of it is a partner
-    like any other. A zero row has no partner and is nobody's.
+    like any other. A zero row is no row's partner and has none.
 
     Args:
         vectors: (N, D); normalised here, in float32.
@@ -150,7 +150,7 @@ def _scopes(
 
 
 def _summary(reports: list[tuple[str, float, int]]) -> dict[str, str | float | int]:
-    """How the largest scope was searched, and the mean recall, each scope by its vectors."""
+    """The search of the largest scope, and the mean recall weighted by distinct vectors."""
     if not reports:
         return {"searched_by": "none", "recall@1": 1.0, "distinct_vectors": 0}
     largest = max(reports, key=lambda report: report[2])

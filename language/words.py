@@ -50,7 +50,7 @@ def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such object, or a class is missing (its closest key is named).
+        ValueError: it is not such an object, or a class is missing (its closest key is named).
     """
     flag = f"--language_words {path}"
     if not path.is_file():

@@ -107,7 +107,8 @@ def test_blocks_change_nothing(monkeypatch):
     monkeypatch.setattr(search, "READ_ROWS", 7)
     monkeypatch.setattr(search, "SHARED_OUT", 100)
     monkeypatch.setattr(lists, "RUN", 8)
-    monkeypatch.setattr(lists, "BLOCK_BYTES", 160)  # five queries at a time
+    monkeypatch.setattr(lists, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(lists, "CPU_BLOCK_BYTES", 160)  # five queries at a time
     np.testing.assert_array_equal(hash_texts(["a"] * 20), hash_texts(["a"])[[0] * 20])
     check(find(vectors, 4), whole)
 
