@@ -173,7 +173,7 @@ def _choose_words(
         return words.collect([[name] for name in train.class_names], "class", prompt=prompt)
     if source == "pseudolabels":
         classes: Tensor = from_flags(
-            pseudolabels.top_classes,  # type: ignore[arg-type]
+            pseudolabels.top_classes,
             args,
             "language_pseudoclass_",
             logits=_imagenet_logits(args, train, classify),

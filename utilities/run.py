@@ -152,6 +152,7 @@ class Run:
         self.writes = distributed.is_first()
         self.epoch = 0  # the last that was recorded
         self.best: dict[str, float] = {}
+        self.resumed = saved is not None
         self._drawn = time.monotonic()
         if saved:
             state.load_state_dict(saved)

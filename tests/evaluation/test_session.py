@@ -34,9 +34,22 @@ def session(every, n_epochs):
     return EvaluationSession(Evaluator(), downstream, every=every, n_epochs=n_epochs), probes
 
 
+class Run:
+    """Keeps what is recorded before training."""
+
+    def __init__(self, scores=None):
+        self.resumed, self.recorded = scores is not None, (scores, None)
+
+    def untrained(self):
+        return self.recorded
+
+    def record_untrained(self, *recorded):
+        self.recorded = recorded
+
+
 def test_every_few_epochs_and_features_at_the_end():
     evaluated, probes = session(every=2, n_epochs=5)
-    evaluated.start()
+    evaluated.start(Run())
     found = [dict(evaluated.due(epoch)) for epoch in range(1, 6)]
     assert [bool(scores) for scores in found] == [False, True, False, True, True]
     assert found[-1] == {"val/features/e_recall@1": 4.0, "digits/knn@20": 0.5} and len(probes) == 1
@@ -45,16 +58,16 @@ def test_every_few_epochs_and_features_at_the_end():
 
 def test_a_run_without_epochs_evaluates_all_before_training():
     evaluated, probes = session(every=1, n_epochs=0)
-    scores, before = evaluated.start()
+    run = Run()
+    scores = evaluated.start(run)
     assert scores["digits/knn@20"] == 0.5 and len(probes) == 1
-    assert torch.equal(before[0], torch.ones(2, 3))
+    assert run.recorded[0] is scores and torch.equal(run.recorded[1][0], torch.ones(2, 3))
 
 
 def test_a_resumed_run_compares_with_the_scores_before_training():
     evaluated, _ = session(every=1, n_epochs=2)
-    assert evaluated.resume({"val/features/e_recall@1": 0.25}, None) == {
-        "val/features/e_recall@1": 0.25
-    }
+    before = {"val/features/e_recall@1": 0.25}
+    assert evaluated.start(Run(before)) == before
     evaluated.due(2)
     assert "+75.00" in evaluated.conclusion()
 

@@ -181,7 +181,7 @@ def test_an_image_embedder_reads_ranges_and_follows_weights_settings_and_files(t
         (toy([]), Letters(), {}, "toy has no images"),
         (toy()._replace(captions=()), Letters(), {}, "toy has no captions, which neighbours"),
         (toy(), Letters(), {"scope": "year"}, "scope year needs the scope of each of the 10 rows"),
-        (Rows("v", 3, "d"), ImageEmbedder(None, "m", "f"), {"no_identical": True},
+        (Rows("v", 3, "d"), ImageEmbedder(print, "m", "f"), {"no_identical": True},
          "no_identical needs a caption of each image"),
     ],
 )  # fmt: skip
