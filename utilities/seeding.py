@@ -1,7 +1,6 @@
 """The one place that seeds.
 
-Global generators are seeded once per run; each component that draws owns a generator made by
-``derive``, so that adding a draw in one place does not move the draws of another.
+Global generators are seeded once per run; each component that draws owns one made by ``derive``.
 """
 
 import hashlib

@@ -87,7 +87,6 @@ def epoch_rule(text: str) -> str:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ValueError if flags do not go together."""
     table_flags = ("runs", "baseline", "versus", "scores", "groups", "sort", "curves")
     if args.compare and any(getattr(args, name) for name in table_flags):
         raise ValueError(
@@ -103,7 +102,6 @@ def check(args: argparse.Namespace) -> None:
 
 
 def epoch_rule_of(args: argparse.Namespace, runs: Sequence[Run]) -> str:
-    """Return how epochs are chosen; raise ValueError if --epoch_score has no effect."""
     rule = args.epoch_by or default_rule(runs)
     if args.epoch_score and rule not in ("validation", "test"):
         raise ValueError(f"--epoch_by {rule} ignores scores; drop --epoch_score")
@@ -116,7 +114,6 @@ def note(*lines: str) -> None:
 
 
 def comparison(args: argparse.Namespace) -> str:
-    """Return two runs side by side, finished or not."""
     runs = [read(folder) for folder in args.compare]
     note(*(f"{run.folder} is not finished" for run in runs if not run.finished))
     rule = epoch_rule_of(args, runs)
@@ -167,7 +164,6 @@ def tables(args: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print or write the table that the command line describes."""
     parser = build_parser()
     args = parser.parse_args(argv)
     try:

@@ -1,7 +1,4 @@
-"""Means of groups over their seeds, with confidence intervals and significance tests.
-
-scipy is imported inside the functions, so that importing this file stays cheap.
-"""
+"""Means of groups over their seeds, with confidence intervals and significance tests."""
 
 import math
 import statistics
@@ -18,9 +15,8 @@ K = TypeVar("K")
 class Difference(NamedTuple):
     """Mean paired difference of a group from another, over the seeds that both have.
 
-    Runs of one seed see the same batches, so that pairing narrows the interval. p-values are
-    two-sided, before and after Holm's correction over the groups compared in one score; nan where
-    no test is possible.
+    p-values are two-sided, before and after Holm's correction over the groups compared in one
+    score; nan where no test is possible.
     """
 
     reference: str
@@ -47,10 +43,7 @@ Summaries = dict[str, dict[str, Summary]]  # group, then score
 
 
 def summarise(groups: Groups, names: Sequence[str], references: Mapping[str, str]) -> Summaries:
-    """Return a summary of each group in each score.
-
-    ``references`` maps a group to the one that it is compared with.
-    """
+    """Return a summary of each group in each score; ``references`` maps groups to compare."""
     summaries: Summaries = {}
     for group, by_seed in groups.items():
         epochs = sorted({result.epoch for result in by_seed.values()})
@@ -88,10 +81,7 @@ def _differences(groups: Groups, name: str, references: Mapping[str, str]) -> di
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the half-width of its 95 % confidence interval (Student's t).
-
-    The half-width is nan for a single value; both are nan if a value is not finite.
-    """
+    """Return the mean and the half-width of its 95 % confidence interval (Student's t), or nan."""
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
     mean = statistics.fmean(values)
@@ -106,8 +96,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def paired_t(differences: Sequence[float]) -> float:
     """Return p of the two-sided paired t-test (Student, Biometrika 1908).
 
-    nan for fewer than two differences or one that is not finite; 1 if all are 0; 0 if all are
-    equal and not 0.
+    nan for fewer than two differences or one that is not finite.
     """
     if len(differences) < 2 or not all(map(math.isfinite, differences)):
         return math.nan
@@ -121,10 +110,9 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """Return p of the two-sided signed-rank test (Wilcoxon, Biometrics Bulletin 1945).
+    """Return p of the two-sided signed-rank test (Wilcoxon, Biometrics Bulletin 1945), or nan.
 
-    It assumes that differences are symmetric, not that they are normal. nan for fewer than
-    ``MIN_PAIRS`` differences other than 0, which could not be significant, or one not finite.
+    Differences are assumed symmetric, not normal.
     """
     changed = [difference for difference in differences if difference]
     if not all(map(math.isfinite, differences)) or len(changed) < MIN_PAIRS:
@@ -137,7 +125,7 @@ def signed_rank(differences: Sequence[float]) -> float:
 def holm(p_values: Mapping[K, float]) -> dict[K, float]:
     """Return p-values corrected for multiple tests (Holm, Scandinavian Journal of Statistics 1979).
 
-    A nan stands for a test that was not possible: it stays and does not count.
+    nan, a test that was not possible, stays and does not count.
     """
     tested = sorted(
         (key for key in p_values if not math.isnan(p_values[key])), key=p_values.__getitem__

@@ -1,18 +1,11 @@
-"""Searches flags of main.py by cross-validation over the training classes.
+"""Searches flags of main.py by cross-validation over the training classes; see docs/search.md.
 
     python -m utilities.search --study margin --trials 30 \\
         --space lr=1e-6..1e-4:log loss_margin_beta=0.6..1.8 batch_mining=distance,semihard \\
         -- --dataset cub200 --source_path data --loss margin
 
-As in Musgrave, Belongie and Lim, A Metric Learning Reality Check, ECCV 2020, flags are chosen by
-the mean over K folds of the training classes, each scored on classes that its run does not train
-on; test classes are never read. They search 50 trials of 4 folds by Bayesian optimisation; we use
-the tree-structured Parzen estimator of Optuna (Akiba et al., KDD 2019), which also draws choices.
-They report the mean over the models of the folds; we train again on all training classes.
-
-A trial is a set of flags; its score is the mean over folds of the best validation score of any
-epoch. Trials are stored in SQLite; repeating the command resumes a search that was stopped or
-killed.
+As in Musgrave, Belongie and Lim, A Metric Learning Reality Check, ECCV 2020, but flags are drawn by
+Optuna's tree-structured Parzen estimator (Akiba et al., KDD 2019). Repeating it resumes a search.
 """
 
 import argparse
@@ -85,7 +78,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main_py() -> CommandLine:
-    """Return the command line of main.py."""
     flags = {
         option.removeprefix("--"): Flag(action.dest, action.nargs, action.default)
         for action in parameters.build_parser()._actions
@@ -96,15 +88,7 @@ def main_py() -> CommandLine:
 
 
 def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) -> None:
-    """Run the search that the command line describes.
-
-    Args:
-        argv: words of the command line; None reads ``sys.argv``.
-        program: what is run with main.py's flags.
-
-    Raises:
-        SystemExit: invalid flags (2), or a search that failed (1) or was stopped (0).
-    """
+    """Run the search that the command line describes, with ``program`` as main.py."""
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     parser = build_parser()
@@ -164,7 +148,6 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
 
 
 def check(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
-    """Raise ValueError for flags that cannot work, before anything is created."""
     if not re.fullmatch(r"\w[\w.-]*", args.study):
         raise ValueError(f"--study {args.study!r} cannot name a folder; use letters and digits")
     own = [flag for flag in given if flag in OWN]
