@@ -48,15 +48,11 @@ def backbone(
     weights: Path | None = None,
     image_size: int | None = None,
 ) -> nn.Module:
-    """Return a timm backbone without its classification head.
+    """Return a timm backbone without its classification head; for errors, see ``create``.
 
     Args:
         pretrained: load ImageNet weights, or those of ``weights``; see ``read_state_dict``.
         image_size: side of the square images, for models whose parameters depend on it.
-
-    Raises:
-        ValueError: unknown name, weights that do not fit, or an impossible image size.
-        FileNotFoundError: the weights cannot be found; lists the remedies.
     """
     name = resolve(name)
     options = timm_options(name, image_size)
@@ -124,10 +120,9 @@ def preprocessing(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def find(name: str, weights: Path | None = None) -> tuple[StateDict, str]:
-    """Return the weights of timm model ``name`` and their source: file, else package, else hub.
+    """Return the weights of timm model ``name`` and their source: file, package or hub.
 
     Raises:
-        ValueError, FileNotFoundError: see ``read_state_dict``.
         LookupError: neither package nor hub has them; says why.
     """
     if weights is not None:

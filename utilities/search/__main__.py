@@ -21,6 +21,7 @@ import optuna
 import parameters
 from utilities.files import take_lock
 from utilities.finished import PLACES
+from utilities.registry import pick
 from utilities.search.outcome import report
 from utilities.search.space import OWN, CommandLine, Flag, read_space
 from utilities.search.trials import Search, open_study, trial_flags
@@ -37,43 +38,25 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    # fmt: off
     add("--study", required=True, help="name; an existing study of this name is resumed")
-    add(
-        "--space",
-        nargs="+",
-        required=True,
-        metavar="FLAG=VALUES",
+    add("--space", nargs="+", required=True, metavar="FLAG=VALUES",
         help="flags of main.py: lr=1e-6..1e-3:log (on a logarithmic scale), "
-        "language_distill_w=0..20, batch_mining=distance,semihard, a_switch=on,off",
-    )
-    add(
-        "--trials",
-        type=parameters.count,
-        default=50,
-        help="trials of the study, including earlier ones (%(default)s)",
-    )
-    add(
-        "--cv_folds",
-        type=parameters.number(int, low=2),
-        default=4,
-        help="runs per trial (%(default)s)",
-    )
+        "language_distill_w=0..20, batch_mining=distance,semihard, a_switch=on,off")
+    add("--trials", type=parameters.count, default=50,
+        help="trials of the study, including earlier ones (%(default)s)")
+    add("--cv_folds", type=parameters.number(int, low=2), default=4,
+        help="runs per trial (%(default)s)")
     add("--objective", default="val/embeds/e_recall@1", help="validation score (%(default)s)")
     add("--minimize", action="store_true", help="minimise the objective")
-    add(
-        "--prune",
-        action="store_true",
-        help="end a trial whose mean over its folds so far is below the median of earlier trials",
-    )
-    add(
-        "--jobs",
-        type=parameters.count,
-        default=1,
-        help="parallel trials, which share the cores equally (%(default)s)",
-    )
+    add("--prune", action="store_true",
+        help="end a trial whose mean over its folds so far is below the median of earlier trials")
+    add("--jobs", type=parameters.count, default=1,
+        help="parallel trials, which share the cores equally (%(default)s)")
     add("--gpus", type=parameters.natural, nargs="+", default=[], help="devices for these jobs")
     add("--storage", type=Path, help="SQLite file (default: trials.db in the study's folder)")
     add("--keep_checkpoints", action="store_true", help="keep checkpoints of finished runs")
+    # fmt: on
     return parser
 
 
@@ -120,26 +103,21 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
             "until they end, or end them"
         )
         with take_lock(place, held) as lock:  # inherited by the runs, which hold it too
+            seed, minimize = flags["seed"], args.minimize
+            study = open_study(storage, args.study, settings, seed=seed, minimize=minimize)
             search = Search(
-                study=open_study(
-                    storage, args.study, settings, seed=flags["seed"], minimize=args.minimize
-                ),
+                study=study,
                 space=space,
                 fixed=fixed,
                 line=line,
                 program=program,
                 folder=folder,
                 folds=args.cv_folds,
-                objective=args.objective,
-                minimize=args.minimize,
-                jobs=args.jobs,
-                gpus=args.gpus,
-                prune=args.prune,
-                keep_checkpoints=args.keep_checkpoints,
                 lock=lock,
+                **pick(args, "objective", "minimize", "jobs", "gpus", "prune", "keep_checkpoints"),
             )
             ended_early = search.run(args.trials)
-            print(report(search.study, fixed, line, folder, args.objective), flush=True)
+            print(report(study, fixed, line, folder, args.objective), flush=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if ended_early:
