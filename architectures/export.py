@@ -7,11 +7,8 @@ torch_export  embedder.pt2: the same for ``torch.export.load``
 safetensors   backbone.safetensors for timm, embedding.safetensors (the linear layer after it) and
               load_backbone.py, the lines that load the first
 
-``preprocessing.json`` beside them says how to prepare an image. There is no TorchScript, which
-torch has deprecated in favour of ``torch.export``.
-
-Each file is read back and compared with the embedder on random images before it is moved into DIR.
-If one disagrees, DIR is left unchanged.
+``preprocessing.json`` says how to prepare an image. Files are moved into DIR once all of them, read
+back, agree with the embedder on random images.
 """
 
 import argparse

@@ -79,24 +79,20 @@ class Period:
         return "steps, or minutes such as `15m`"
 
 
-class Text:
-    """Accepts any text."""
+@dataclass(frozen=True)
+class Plain:
+    """Accepts any text, or marks a switch, which takes no value."""
+
+    name: str
 
     def __call__(self, value: str) -> str:
         return value
 
     def __str__(self) -> str:
-        return "text"
+        return self.name
 
 
-class Switch:
-    """Marks a flag that takes no value."""
-
-    def __str__(self) -> str:
-        return "switch"
-
-
-text, switch, period = Text(), Switch(), Period()
+text, switch, period = Plain("text"), Plain("switch"), Period()
 real = Number()
 count = Number(int, 1)
 natural = Number(int, 0)

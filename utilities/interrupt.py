@@ -8,10 +8,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Within it, the first Ctrl-C or SIGTERM is only noted; the second acts as usual.
-
-    Job schedulers and torchrun send SIGTERM before they kill.
-    """
+    """Within it, the first Ctrl-C or SIGTERM (sent by job schedulers) is noted; the second acts."""
 
     def __init__(self) -> None:
         self.signal: str | None = None  # name of the first

@@ -63,8 +63,7 @@ class Progress:
         self.latest |= {f"{prefix}/{name}": value for name, value in values.items()}
 
     def averages(self) -> dict[str, float]:
-        """Return ``train/<term>``, a mean over steps and processes, the loading's speed, and what
-        ``show`` was given.
+        """Return means of ``train/<term>`` over steps and processes, loading speed, and ``show``'s.
 
         ``train/images_per_second`` and ``train/waiting_for_data`` (a share of the time) are of this
         process since it started.

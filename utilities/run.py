@@ -158,15 +158,15 @@ class Run:
         if not self.writes:
             return
         self.folder.check_there()
+        scores = scores or {}
         improved = [
             name
             for name in self.best_of
-            if scores and scores.get(name, math.nan) > self.best.get(name, -math.inf)
+            if scores.get(name, math.nan) > self.best.get(name, -math.inf)
         ]
-        self.best |= {name: scores[name] for name in improved if scores}
-        parts = {
-            **self.state.state_dict(), "flags": self.flags, "epoch": self.epoch, "best": self.best
-        }  # fmt: skip
+        self.best |= {name: scores[name] for name in improved}
+        own = {"flags": self.flags, "epoch": self.epoch, "best": self.best}
+        parts = {**self.state.state_dict(), **own}
         for name in improved:
             suffix = f"_epoch{self.epoch}" if self.keep_all else ""
             checkpoint.save(self.folder.checkpoint(f"best_{name}{suffix}"), parts)

@@ -111,10 +111,7 @@ class RunFolder:
         )
 
     def check_there(self) -> None:
-        """Raise OSError if the folder has been removed or replaced.
-
-        An unmounted share would otherwise be replaced by a local folder.
-        """
+        """Raise OSError if the folder is gone: an unmounted share would become a local folder."""
         if self._place != _place(self.path):
             raise OSError(
                 f"run folder {self.path} was removed, or its disk has disappeared; once it is "

@@ -137,13 +137,7 @@ class Wandb:
 
 
 def start_wandb(
-    mode: WandbMode,
-    *,
-    project: str,
-    group: str,
-    name: str,
-    config: Mapping[str, Any],
-    folder: Path,
+    mode: WandbMode, *, project: str, group: str, name: str, config: Mapping[str, Any], folder: Path
 ) -> Wandb:
     """Start a Weights & Biases run that keeps its files in ``folder``, or resume the one there.
 

@@ -78,9 +78,7 @@ def read(folder: Path) -> Run:
     return Run(folder, config, read_rows(folder / "metrics.jsonl"))
 
 
-def collect(
-    folders: Iterable[Path], wanted: Callable[[str], bool] = lambda group: True
-) -> tuple[list[Run], list[str]]:
+def collect(folders: Iterable[Path], wanted: Callable[[str], bool]) -> tuple[list[Run], list[str]]:
     """Return the newest finished run per dataset, group and seed, and notes on the rest."""
     found: dict[tuple[str, str, Seed], list[Run]] = {}
     other_folders, unfinished, notes = [], [], []

@@ -44,16 +44,14 @@ Summaries = dict[str, dict[str, Summary]]  # group, then score
 
 def summarise(groups: Groups, names: Sequence[str], references: Mapping[str, str]) -> Summaries:
     """Return a summary of each group in each score; ``references`` maps groups to compare."""
-    summaries: Summaries = {}
-    for group, by_seed in groups.items():
-        epochs = sorted({result.epoch for result in by_seed.values()})
-        seeds = sorted(by_seed, key=str)
-        for name in names:
-            mean, half = interval([result.scores[name] for result in by_seed.values()])
-            summaries.setdefault(group, {})[name] = Summary(mean, half, seeds, epochs)
+    summaries: Summaries = {group: {} for group in groups}
     for name in names:
-        for group, difference in _differences(groups, name, references).items():
-            summaries[group][name] = summaries[group][name]._replace(difference=difference)
+        differences = _differences(groups, name, references)
+        for group, by_seed in groups.items():
+            mean, half = interval([result.scores[name] for result in by_seed.values()])
+            epochs = sorted({result.epoch for result in by_seed.values()})
+            seeds = sorted(by_seed, key=str)
+            summaries[group][name] = Summary(mean, half, seeds, epochs, differences.get(group))
     return summaries
 
 
@@ -65,13 +63,8 @@ def _differences(groups: Groups, name: str, references: Mapping[str, str]) -> di
             ours[seed].scores[name] - theirs[seed].scores[name] for seed in ours if seed in theirs
         ]
         if changes:
-            found[group] = Difference(
-                reference,
-                *interval(changes),
-                len(changes),
-                t=paired_t(changes),
-                wilcoxon=signed_rank(changes),
-            )
+            p = {"t": paired_t(changes), "wilcoxon": signed_rank(changes)}
+            found[group] = Difference(reference, *interval(changes), len(changes), **p)
     t_holm = holm({group: difference.t for group, difference in found.items()})
     wilcoxon_holm = holm({group: difference.wilcoxon for group, difference in found.items()})
     return {

@@ -121,8 +121,7 @@ def _best_means(
     best = {}
     for name in filter(is_fraction, scores):
         means = [summaries[group][name].mean for group in groups]
-        finite = [mean for mean in means if math.isfinite(mean)]
-        if finite:
+        if finite := list(filter(math.isfinite, means)):
             best[name] = _number(name, max(finite), math.nan).text
     return best
 
