@@ -21,6 +21,7 @@ import optuna
 import parameters
 from utilities.files import take_lock
 from utilities.finished import PLACES
+from utilities.flag_types import Number, count, natural
 from utilities.registry import pick
 from utilities.search.outcome import report
 from utilities.search.space import OWN, CommandLine, Flag, read_space
@@ -43,17 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--space", nargs="+", required=True, metavar="FLAG=VALUES",
         help="flags of main.py: lr=1e-6..1e-3:log (on a logarithmic scale), "
         "language_distill_w=0..20, batch_mining=distance,semihard, a_switch=on,off")
-    add("--trials", type=parameters.count, default=50,
+    add("--trials", type=count, default=50,
         help="trials of the study, including earlier ones (%(default)s)")
-    add("--cv_folds", type=parameters.number(int, low=2), default=4,
+    add("--cv_folds", type=Number(int, low=2), default=4,
         help="runs per trial (%(default)s)")
     add("--objective", default="val/embeds/e_recall@1", help="validation score (%(default)s)")
     add("--minimize", action="store_true", help="minimise the objective")
     add("--prune", action="store_true",
         help="end a trial whose mean over its folds so far is below the median of earlier trials")
-    add("--jobs", type=parameters.count, default=1,
+    add("--jobs", type=count, default=1,
         help="parallel trials, which share the cores equally (%(default)s)")
-    add("--gpus", type=parameters.natural, nargs="+", default=[], help="devices for these jobs")
+    add("--gpus", type=natural, nargs="+", default=[], help="devices for these jobs")
     add("--storage", type=Path, help="SQLite file (default: trials.db in the study's folder)")
     add("--keep_checkpoints", action="store_true", help="keep checkpoints of finished runs")
     # fmt: on
