@@ -133,7 +133,7 @@ class Entry:
 
 
 def seal(folder: Path, unhashed: Iterable[str] = ()) -> None:
-    """Write ``entry.json``: sizes and checksums of the files; of the ``unhashed`` only sizes."""
+    """Write ``entry.json``: sizes and checksums of the files, only sizes of ``unhashed`` ones."""
     contents = {
         str(file.relative_to(folder)): (
             file.stat().st_size,

@@ -40,7 +40,7 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did: gloo for the CPU, NCCL for CUDA."""
+    """Join the processes that torchrun started, if any: by gloo on the CPU, NCCL on CUDA."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return

@@ -54,7 +54,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
 
 
 def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """List changed flags that shape a run, ``--lr 0.1 (now 0.2)``; only what ``kept`` knows."""
+    """List changed flags that shape a run, as ``--lr 0.1 (now 0.2)``; ``kept`` may lack some."""
     before, now = (json.loads(json.dumps(dict(flags), default=str)) for flags in (kept, asked))
     return [
         f"--{flag} {before[flag]} (now {value})"

@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Within it, the first Ctrl-C or SIGTERM (sent by job schedulers) is noted; the second acts."""
+    """Notes the first Ctrl-C or SIGTERM (of a job scheduler); the second acts as usual."""
 
     def __init__(self) -> None:
         self.signal: str | None = None  # name of the first

@@ -161,11 +161,11 @@ def warmup_cosine(
             f"{warmup_steps + 1} or more, or warmup_steps {max_steps // 50}, the share of the "
             "published schedule"
         )
-    for name, rate, used in (
-        ("warmup_lr", warmup_lr, warmup_steps > 0),
-        ("final_lr", final_lr, True),
-    ):
-        if used and rate > lr:
+    used = (
+        {"warmup_lr": warmup_lr, "final_lr": final_lr} if warmup_steps else {"final_lr": final_lr}
+    )
+    for name, rate in used.items():
+        if rate > lr:
             raise ValueError(
                 f"{name} must be at most the learning rate of {lr:g} (lr, scaled by lr_base_bs); "
                 f"got {rate:g}; use {lr / 100:g}, or a higher lr"

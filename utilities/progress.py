@@ -63,10 +63,10 @@ class Progress:
         self.latest |= {f"{prefix}/{name}": value for name, value in values.items()}
 
     def averages(self) -> dict[str, float]:
-        """Return means of ``train/<term>`` over steps and processes, loading speed, and ``show``'s.
+        """Return each mean ``train/<term>``, the speed of loading, and what ``show`` reported.
 
         ``train/images_per_second`` and ``train/waiting_for_data`` (a share of the time) are of this
-        process since it started.
+        process since it started; terms are means over all processes.
         """
         seconds = sum(self.watch.seconds.values())
         return {

@@ -221,6 +221,7 @@ class Run:
         self._before.unlink(missing_ok=True)  # from here on the run counts as finished
 
     def write(self, epoch: int, scores: Mapping[str, float]) -> None:
+        """Write an epoch's scores to the metrics files, curves and trackers."""
         if not self.writes:
             return
         self.folder.record(epoch, scores)

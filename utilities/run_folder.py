@@ -79,7 +79,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, epoch: int) -> "RunFolder":
-        """Open the folder of a run that resumes after ``epoch``; drop later epochs and half-files.
+        """Open the folder of a run that resumes after ``epoch``; later epochs are dropped.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -89,7 +89,7 @@ class RunFolder:
             raise FileNotFoundError(f"run folder {path} does not exist")
         folder = cls(path)
         folder.lock()
-        for left in path.glob(".*"):
+        for left in path.glob(".*"):  # half-written by a crash
             if left.is_file() and left.name != LOCK:
                 left.unlink()
         folder.rows = [row for row in read_rows(path / "metrics.jsonl") if row["epoch"] <= epoch]
@@ -111,7 +111,7 @@ class RunFolder:
         )
 
     def check_there(self) -> None:
-        """Raise OSError if the folder is gone: an unmounted share would become a local folder."""
+        """Raise OSError if the folder was removed or replaced, as by an unmounted share."""
         if self._place != _place(self.path):
             raise OSError(
                 f"run folder {self.path} was removed, or its disk has disappeared; once it is "
@@ -182,11 +182,9 @@ def git_state() -> dict[str, Any] | None:
     """Return the commit of this code and whether files differ from it; None without git."""
 
     def git(*arguments: str) -> str:
-        root = Path(__file__).resolve().parents[1]
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Seconds by named section, in order of first use; pending work of a GPU counts later."""
+    """Seconds by named section; pending GPU work counts where its result is first needed."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

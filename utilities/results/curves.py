@@ -57,7 +57,7 @@ def curve(groups: Groups, group: str, name: str) -> Curve:
 def panels(
     groups: Groups, rows: Mapping[str, str], scores: Mapping[str, str]
 ) -> tuple[list[Panel], list[str]]:
-    """Return the panels to draw, and notes on what is missing; rows and scores map to labels."""
+    """Return the panels to draw, and notes on what is missing; both mappings give labels."""
     found, notes = [], []
     for name, heading in scores.items():
         curves = {label: curve(groups, group, name) for group, label in rows.items()}
