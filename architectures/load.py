@@ -25,11 +25,7 @@ class Trained(NamedTuple):
 
 
 def checkpoint_file(run: Path, name: str = "last") -> Path:
-    """Return the checkpoint "last" or ``best_<score>`` of a run folder; ``run`` if it is a file.
-
-    Raises:
-        FileNotFoundError: it does not exist; lists those that do.
-    """
+    """Return the checkpoint "last" or ``best_<score>`` of a run folder; ``run`` if it is a file."""
     if run.is_file():
         return run
     if not run.is_dir():
@@ -48,7 +44,7 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
     """Return the embedder of a run folder or checkpoint file, with the flags of its training.
 
     Raises:
-        FileNotFoundError: see ``checkpoint_file``.
+        FileNotFoundError: there is no such checkpoint; lists those of the folder.
         ValueError: the file is damaged, not of a run, or does not fit its flags.
     """
     file = checkpoint_file(run, name)

@@ -141,11 +141,7 @@ def read_state_dict(path: Path) -> StateDict:
     """Read the weights of a backbone from ``.safetensors`` or a file of ``torch.save``.
 
     The state dict may be the whole file, or stand under "state_dict", "model" or "embedder"; of an
-    embedder, the backbone is returned.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read without running code from it, or holds no tensors.
+    embedder, the backbone is returned. ValueError if reading would run code or finds no tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"weights {path} do not exist; give a .safetensors or .pth file")
@@ -225,7 +221,6 @@ def _from_package(name: str, path: Path) -> StateDict:
 
 
 def _from_hub(name: str) -> StateDict:
-    """Return the weights from timm's hub or its cache on disk."""
     config = get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         raise LookupError(f"timm has no ImageNet weights of {name}")

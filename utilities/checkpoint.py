@@ -30,11 +30,8 @@ SEQUENCES = (list, tuple)
 def save(path: Path, parts: Mapping[str, Any]) -> None:
     """Write named ``parts`` to ``path``, whole or not at all.
 
-    Parts are nestings of dicts, lists and tuples of tensors and plain values.
-
-    Raises:
-        TypeError: any other value; the message says where.
-        ValueError: a part is called "format", which is reserved.
+    Parts are nestings of dicts, lists and tuples of tensors and plain values; a TypeError says
+    where any other value is. "format" is reserved.
     """
     if "format" in parts:
         raise ValueError("a checkpoint part cannot be called 'format'; choose another name")

@@ -32,12 +32,9 @@ def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
 
 
 def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
-    """Return the folder of a finished run of this name; None if there is none.
+    """Return the folder of a finished run of this name; ValueError if its flags differ.
 
     Flags that are None are left to the dataset's recipe, and not compared.
-
-    Raises:
-        ValueError: a finished run of this name has other flags; names them.
     """
     asked = {flag: value for flag, value in flags.items() if value is not None}
     for folder in folders_of(Path(flags["save_path"]) / flags["dataset"], name):

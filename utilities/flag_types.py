@@ -1,7 +1,4 @@
-"""Types of flags: each accepts a text or raises with the value and what would fit.
-
-Standard library only, so that a wrong flag is answered at once.
-"""
+"""Types of flags: each accepts a text or raises; standard library only, to answer at once."""
 
 import argparse
 import math

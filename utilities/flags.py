@@ -1,7 +1,4 @@
-"""Write every flag of main.py as a page of Markdown, from the table in parameters.py.
-
-python -m utilities.flags > docs/flags.md
-"""
+"""Writes every flag of main.py as Markdown: ``python -m utilities.flags > docs/flags.md``."""
 
 from collections.abc import Sequence
 from dataclasses import fields

@@ -74,8 +74,7 @@ def to_resume(
 ) -> Checkpoint | None:
     """Return the newest readable checkpoint of the run of this name; None if there is none.
 
-    Raises:
-        ValueError: the run there has other ``flags``; one that is None is not compared.
+    ValueError if that run has other ``flags``; one that is None is not compared.
     """
     folder = RunFolder.newest(save_path, dataset, name)
     if folder is None:

@@ -79,12 +79,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, epoch: int) -> "RunFolder":
-        """Open the folder of a run that resumes after ``epoch``; later epochs are dropped.
-
-        Raises:
-            FileNotFoundError: there is no such folder.
-            OSError: another process writes to it.
-        """
+        """Reopen a folder after ``epoch``, without later rows; OSError if it is gone or in use."""
         if not path.is_dir():
             raise FileNotFoundError(f"run folder {path} does not exist")
         folder = cls(path)

@@ -1,7 +1,4 @@
-"""The one place that seeds.
-
-Global generators are seeded once per run; each component that draws owns one made by ``derive``.
-"""
+"""Seeds the global generators, once per run, and those that components own (``derive``)."""
 
 import hashlib
 import random

@@ -73,8 +73,7 @@ class Trainer:
     def step(self, batch: Batch, *options: Any) -> Any:
         """Take a step on a batch, on the device already; return the objective's outcome.
 
-        Raises:
-            FloatingPointError: too many steps in a row had a loss or a gradient that is not finite.
+        FloatingPointError if too many steps in a row had a loss or gradient that is not finite.
         """
         with autocast(self.device, self.precision):
             outcome = self.objective(batch, *options)

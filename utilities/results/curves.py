@@ -34,8 +34,6 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A score and the curve of each group."""
-
     heading: str
     unit: str
     curves: dict[str, Curve]

@@ -14,8 +14,6 @@ HEADLINES = ("e_recall@1", "mAP@R", "wrong_word_similarity@10", "wrong_group_sha
 
 
 class Selection(NamedTuple):
-    """The scores, groups and comparisons of a table."""
-
     scores: Sequence[str] = ()  # NAME or NAME=HEADING; empty for the headlines
     groups: Sequence[str] = ()  # GROUP or GROUP=LABEL, in row order; empty for all
     baseline: str | None = None  # the group that the others are compared with

@@ -87,10 +87,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def paired_t(differences: Sequence[float]) -> float:
-    """Return p of the two-sided paired t-test (Student, Biometrika 1908).
-
-    nan for fewer than two differences or one that is not finite.
-    """
+    """Return p of the two-sided paired t-test (Student, Biometrika 1908), or nan."""
     if len(differences) < 2 or not all(map(math.isfinite, differences)):
         return math.nan
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
@@ -103,10 +100,7 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """Return p of the two-sided signed-rank test (Wilcoxon, Biometrics Bulletin 1945), or nan.
-
-    Differences are assumed symmetric, not normal.
-    """
+    """Return p of the two-sided signed-rank test (Wilcoxon, Biometrics Bulletin 1945), or nan."""
     changed = [difference for difference in differences if difference]
     if not all(map(math.isfinite, differences)) or len(changed) < MIN_PAIRS:
         return math.nan

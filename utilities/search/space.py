@@ -30,8 +30,6 @@ Flags = dict[str, Any]  # by name, as ``CommandLine.parse`` returns them
 
 
 class Flag(NamedTuple):
-    """A flag of the program."""
-
     dest: str  # its name among the parsed flags
     nargs: int | str | None  # as argparse has it: None takes one value, 0 is a switch
     default: Any
