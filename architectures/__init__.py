@@ -25,11 +25,9 @@ def create(
     weights: Path | None = None,
     image_size: int | None = None,
 ) -> Embedder:
-    """Return the embedder called ``name``, by default with ImageNet weights.
+    """Return the embedder called ``<timm model>[_frozen][_normalize][_double]``.
 
     Args:
-        name: ``<timm model>[_frozen][_normalize][_double]``.
-        embed_dim: D.
         pretrained: load ImageNet weights from a package or timm's hub.
         weights: load the backbone from this file instead.
         image_size: side of the square images; needed if parameters depend on it (ViT).
@@ -62,14 +60,12 @@ def build(args: argparse.Namespace) -> Embedder:
 
 
 def build_classifier(args: argparse.Namespace) -> Classifier:
-    """Return the ImageNet classifier that the flags name, for pseudolabels."""
     with _speaking_of(f"--language_pseudoclass_model {args.language_pseudoclass_model}"):
         return classifier(args.language_pseudoclass_model)
 
 
 @contextmanager
 def _speaking_of(flag: str) -> Iterator[None]:
-    """Put a flag in front of error messages."""
     try:
         yield
     except FileNotFoundError as error:

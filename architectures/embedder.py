@@ -14,27 +14,17 @@ from utilities.structures import Embedding
 class Embedder(nn.Module):
     """A backbone, pooling, a linear layer and, optionally, normalisation to unit length.
 
-    Convolutional backbones are pooled by the average over their feature map. Token backbones
-    (vision transformers) are pooled as timm pools them, mostly by the class token; their feature
-    map consists of the patch tokens. With ``double``, both are pooled by average + maximum over the
-    feature map (Roth et al., ICML 2020).
+    Convolutional backbones are pooled by the average over their feature map, token backbones
+    (vision transformers) as timm pools them; their feature map is the patch tokens.
 
     Args:
         backbone: a timm model without head, with its ``forward_features``.
-        embed_dim: D.
-        frozen: BatchNorm normalises by its stored statistics and keeps them, in training too. Its
-            scale and shift are trained, as in the released code of Roth et al., CVPR 2022.
-        normalize: embeddings have length 1.
-        double: average + maximum pooling.
-
-    Attributes: embed_dim D, feature_dim F; mean, std (3 each), image_size and crop_ratio as the
-        backbone's weights expect them.
+        frozen: BatchNorm keeps its stored statistics; its scale and shift are trained, as in the
+            released code of Roth et al., CVPR 2022.
+        double: pool by average + maximum over the feature map (Roth et al., ICML 2020).
 
     Shapes: images (B, 3, H, W); returns embeds (B, D), features (B, F), feature_map (B, F, h, w),
         the first two float32 under autocast too.
-
-    Raises:
-        ValueError: ``frozen`` with a backbone without BatchNorm, or ``embed_dim`` below 1.
     """
 
     def __init__(
@@ -90,7 +80,6 @@ class Embedder(nn.Module):
         return feature_map.mean(dim=(2, 3))
 
     def _feature_map(self, output: Tensor, images: Tensor) -> Tensor:
-        """Return the last feature map as (B, F, h, w), from either layout or from tokens."""
         if output.ndim == 4:
             channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
             return output.permute(0, 3, 1, 2) if channels_last else output
@@ -100,7 +89,6 @@ class Embedder(nn.Module):
         return patches.transpose(1, 2).unflatten(2, (height, n_patches // height))
 
     def train_backbone(self, on: bool) -> None:
-        """Switch the gradients of the backbone on or off; they are off during ``--warmup``."""
         self.backbone.requires_grad_(on)
 
     def param_groups(
@@ -109,9 +97,7 @@ class Embedder(nn.Module):
         """Return optimizer groups of the backbone and of the embedding layer.
 
         Args:
-            lr: learning rate of the backbone.
             fc_lr: learning rate of the embedding layer; -1 for ``lr``.
-            decay: weight decay of both.
             decay_norms: decay norms and biases too; otherwise they are groups of their own.
         """
         parts = ((self.backbone, lr), (self.embedding, lr if fc_lr == -1 else fc_lr))

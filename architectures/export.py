@@ -7,11 +7,8 @@ torch_export  embedder.pt2: the same for ``torch.export.load``
 safetensors   backbone.safetensors for timm, embedding.safetensors (the linear layer after it) and
               load_backbone.py, the lines that load the first
 
-``preprocessing.json`` beside them says how to prepare an image. There is no TorchScript, which
-torch has deprecated in favour of ``torch.export``.
-
-Each file is read back and compared with the embedder on random images before it is moved into DIR.
-If one disagrees, DIR is left unchanged.
+``preprocessing.json`` says how to prepare an image. Files are moved into DIR once all of them, read
+back, agree with the embedder on random images.
 """
 
 import argparse
@@ -52,8 +49,6 @@ class Checked(NamedTuple):
 
 
 class ToEmbeds(nn.Module):
-    """An embedder that returns only embeddings: images (B, 3, S, S) -> embeds (B, D)."""
-
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
         self.embedder = embedder
@@ -65,10 +60,8 @@ class ToEmbeds(nn.Module):
 def export(trained: Trained, formats: Sequence[str], out: Path) -> list[Checked]:
     """Write ``formats`` and preprocessing.json into the folder ``out``, beside what is there.
 
-    Raises:
-        ValueError: a package is missing, the embedder is too large for ONNX, or a file does not
-            agree with it; nothing is written then.
-        OSError: ``out`` cannot be written.
+    Raises ValueError, and writes nothing, if a package is missing, the embedder is too large for
+    ONNX, or a file does not agree with it.
     """
     prepare = preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std)
     # Without channels_last and gradients, neither of which belongs in a file.
@@ -110,7 +103,6 @@ def about(trained: Trained) -> dict[str, Any]:
 
 
 def check_onnx(embedder: nn.Module) -> None:
-    """Raise ValueError if ONNX cannot be written or checked."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         install = " ".join(f"{name}=={version}" for name, version in ONNX_PACKAGES.items())
@@ -158,7 +150,6 @@ def _torch_export(
 def _safetensors(
     trained: Trained, embedder: Embedder, images: Tensor, folder: Path
 ) -> tuple[Path, Embed]:
-    """Write the backbone in timm's names and the embedding layer, and load both again."""
     path, layer = folder / "backbone.safetensors", folder / "embedding.safetensors"
     for part, file in ((embedder.backbone, path), (embedder.embedding, layer)):
         state = {name: value.contiguous() for name, value in part.state_dict().items()}
@@ -190,7 +181,6 @@ def _any_batch() -> dict[str, dict[int, Any]]:
 
 @torch.no_grad()
 def _difference(embed: Embed, embedder: Embedder, images: Tensor, name: str) -> float:
-    """Return the largest difference of ``embed`` from ``embedder``, over batches of two sizes."""
     pairs = [(embed(batch), embedder(batch).embeds) for batch in images.split(CHECKED_BATCHES)]
     found, wanted = (torch.cat(side) for side in zip(*pairs, strict=True))
     difference = (found - wanted).abs().max().item()
@@ -219,7 +209,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Export what the command line describes and list the files."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():

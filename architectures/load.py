@@ -18,8 +18,6 @@ COMMAND_FLAGS = (PLACES - {"source_path", "project"}) | {"savename"}
 
 
 class Trained(NamedTuple):
-    """The embedder of a checkpoint."""
-
     embedder: Embedder  # on the CPU, in evaluation mode
     flags: dict[str, Any]  # every flag of the run that trained it, with those of its recipe
     file: Path
@@ -27,15 +25,7 @@ class Trained(NamedTuple):
 
 
 def checkpoint_file(run: Path, name: str = "last") -> Path:
-    """Return the checkpoint ``name`` of a run folder; ``run`` itself if it is a file.
-
-    Args:
-        name: "last", or ``best_<score>`` such as "best_test/embeds/e_recall@1".
-
-    Raises:
-        FileNotFoundError: there is no such file or folder, or no such checkpoint in the folder;
-            lists those that it has.
-    """
+    """Return the checkpoint "last" or ``best_<score>`` of a run folder; ``run`` if it is a file."""
     if run.is_file():
         return run
     if not run.is_dir():
@@ -51,16 +41,11 @@ def checkpoint_file(run: Path, name: str = "last") -> Path:
 
 
 def load_embedder(run: Path, name: str = "last") -> Trained:
-    """Return the embedder of a run, with the flags that it was trained with.
-
-    Args:
-        run: a run folder, or a checkpoint file.
-        name: checkpoint of the folder; see ``checkpoint_file``.
+    """Return the embedder of a run folder or checkpoint file, with the flags of its training.
 
     Raises:
-        FileNotFoundError: see ``checkpoint_file``.
-        ValueError: the file is damaged, was not written by a run, or its weights do not fit the
-            architecture that its flags name.
+        FileNotFoundError: there is no such checkpoint; lists those of the folder.
+        ValueError: the file is damaged, not of a run, or does not fit its flags.
     """
     file = checkpoint_file(run, name)
     parts = checkpoint.load(file)
@@ -93,13 +78,9 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
 
 
 def load_or_create(place: str) -> tuple[Embedder, str, dict[str, Any] | None]:
-    """Return the embedder of a run or checkpoint, or else one with pretrained weights.
+    """Return an embedder in evaluation mode, a name to show, and the flags of its run, if any.
 
-    Args:
-        place: a run folder, a checkpoint file, or the name of an architecture.
-
-    Returns:
-        the embedder in evaluation mode, a name to show, and the flags of its run, if it has one.
+    ``place`` is a run folder, a checkpoint file, or the name of an architecture (pretrained).
     """
     if not Path(place).exists():
         return architectures.create(place).eval(), place, None
@@ -112,14 +93,8 @@ def evaluation_flags(
 ) -> dict[str, Any]:
     """Return the flags for evaluating a checkpoint, by default exactly as in training.
 
-    Flags of the command line override those of the checkpoint, which override the defaults. That
-    includes ``--seed``, which starts k-means and draws the validation split, and ``--bs``, which
-    affects rounding: other batches add in another order, which moves an embedding by about 1e-7
-    and can swap two neighbours.
-
-    Args:
-        defaults: every flag with its default, used for flags newer than the checkpoint.
-        given: only the flags that the command line names.
+    Flags ``given`` on the command line override those of the checkpoint, which override defaults.
+    Even ``--bs`` is the checkpoint's: rounding in other batches can swap two neighbours.
 
     Raises:
         ValueError: a flag of ``EMBEDDER_FLAGS`` is given and differs from the checkpoint's.

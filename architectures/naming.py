@@ -1,7 +1,7 @@
-"""Names of architectures: a backbone, then options, as in ``resnet50_frozen_normalize``.
+"""Parses names of architectures: a backbone, then options, as in ``resnet50_frozen_normalize``.
 
-The convention is that of the metric-learning field (Roth et al., Revisiting Training Strategies and
-Generalization Performance in Deep Metric Learning, ICML 2020). Names are parsed only here.
+The convention is that of Roth et al., Revisiting Training Strategies and Generalization Performance
+in Deep Metric Learning, ICML 2020.
 """
 
 from dataclasses import dataclass
@@ -25,27 +25,14 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class ArchitectureName:
-    """A parsed architecture.
-
-    Attributes:
-        backbone: a timm model, with ``.tag`` to choose among its weights.
-        frozen: BatchNorm keeps its running statistics.
-        normalize: embeddings are unit vectors.
-        double: pool by average + maximum over the feature map instead of the average.
-    """
-
-    backbone: str
-    frozen: bool = False
-    normalize: bool = False
-    double: bool = False
+    backbone: str  # a timm model, with ``.tag`` to choose among its weights
+    frozen: bool = False  # BatchNorm keeps its running statistics
+    normalize: bool = False  # embeddings are unit vectors
+    double: bool = False  # pool by average + maximum over the feature map
 
     @classmethod
     def parse(cls, name: str) -> "ArchitectureName":
-        """Parse ``<timm model>[_frozen][_normalize][_double]``, the options in any order.
-
-        Raises:
-            ValueError: an option is repeated, or timm has no such model.
-        """
+        """Parse ``<timm model>[_frozen][_normalize][_double]``, the options in any order."""
         words = name.split("_")
         options: list[str] = []
         while len(words) > 1 and words[-1] in OPTIONS:
@@ -56,11 +43,7 @@ class ArchitectureName:
 
 
 def resolve(backbone: str) -> str:
-    """Return the timm model that ``backbone`` stands for, aliases replaced.
-
-    Raises:
-        ValueError: timm has no such model, or no such weights of it; lists the closest ones.
-    """
+    """Return the timm model that ``backbone`` stands for; ValueError lists the closest ones."""
     backbone = ALIASES.get(backbone, backbone)
     model, _, tag = backbone.partition(".")
     if not timm.is_model(model):

@@ -1,10 +1,10 @@
 """Loads the ImageNet weights of a backbone from a file, a package or timm's hub.
 
-Each source yields one state dict in timm's own names, which timm then fits to the model (position
-embeddings to another image size, for instance) and loads strictly. Nothing here unpickles code.
+Each source yields a state dict in timm's own names, which timm fits to the model and loads
+strictly. Nothing here unpickles code.
 """
 
-import importlib.util
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -48,17 +48,11 @@ def backbone(
     weights: Path | None = None,
     image_size: int | None = None,
 ) -> nn.Module:
-    """Return a timm backbone without its classification head.
+    """Return a timm backbone without its classification head; for errors, see ``create``.
 
     Args:
-        name: a timm model, or an alias of one.
-        pretrained: load ImageNet weights; otherwise timm's random initialisation.
-        weights: a file to load them from; see ``read_state_dict``.
+        pretrained: load ImageNet weights, or those of ``weights``; see ``read_state_dict``.
         image_size: side of the square images, for models whose parameters depend on it.
-
-    Raises:
-        ValueError: unknown name, weights that do not fit, or an impossible image size.
-        FileNotFoundError: the weights cannot be found; lists the remedies.
     """
     name = resolve(name)
     options = timm_options(name, image_size)
@@ -87,10 +81,6 @@ def backbone(
 
 def classifier(name: str = "efficientnet_lite0", weights: Path | None = None) -> Classifier:
     """Return a 1000-way ImageNet classifier; logit i is class i of ``timm.data.ImageNetInfo``.
-
-    Args:
-        name: a timm model, or an alias of one.
-        weights: a file to load it from, head included; see ``read_state_dict``.
 
     Raises:
         ValueError: the model is not a 1000-way classifier, or the weights do not fit it.
@@ -125,20 +115,14 @@ def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
 def preprocessing(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], int, float]:
     """Return the mean, std, image size and crop ratio that the weights of a timm model expect."""
     config = cast(dict, model.pretrained_cfg)
-    return (
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        int(config["input_size"][-1]),
-        float(config["crop_pct"]),
-    )
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    return mean, std, int(config["input_size"][-1]), float(config["crop_pct"])
 
 
 def find(name: str, weights: Path | None = None) -> tuple[StateDict, str]:
-    """Return the weights of timm model ``name`` and their source: file, else package, else hub.
+    """Return the weights of timm model ``name`` and their source: file, package or hub.
 
     Raises:
-        ValueError: the file holds no weights.
-        FileNotFoundError: the file does not exist.
         LookupError: neither package nor hub has them; says why.
     """
     if weights is not None:
@@ -157,12 +141,7 @@ def read_state_dict(path: Path) -> StateDict:
     """Read the weights of a backbone from ``.safetensors`` or a file of ``torch.save``.
 
     The state dict may be the whole file, or stand under "state_dict", "model" or "embedder"; of an
-    embedder, as in this project's checkpoints, the backbone is returned. Prefixes of DataParallel
-    and ``torch.compile`` are removed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read without running code from it, or holds no tensors.
+    embedder, the backbone is returned. ValueError if reading would run code or finds no tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"weights {path} do not exist; give a .safetensors or .pth file")
@@ -222,11 +201,10 @@ def _load(name: str, state: StateDict, source: str, options: dict[str, Any]) -> 
 
 def _package_file(name: str) -> Path | None:
     """Return the weight file inside the package of ``name``, if that is installed."""
-    package = PACKAGES.get(name)
-    spec = importlib.util.find_spec(package.replace("-", "_")) if package else None
+    spec = find_spec(PACKAGES[name].replace("-", "_")) if name in PACKAGES else None
     if spec is None or spec.origin is None:
         return None
-    return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
+    return min((Path(spec.origin).parent / "models").glob("*.pth"), default=None)
 
 
 def _from_package(name: str, path: Path) -> StateDict:
@@ -243,11 +221,6 @@ def _from_package(name: str, path: Path) -> StateDict:
 
 
 def _from_hub(name: str) -> StateDict:
-    """Return the weights from timm's hub or its cache on disk.
-
-    The cache is read first, then one short request checks whether the hub answers: without a
-    network, its client would retry for most of a minute.
-    """
     config = get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         raise LookupError(f"timm has no ImageNet weights of {name}")
@@ -262,6 +235,7 @@ def _from_hub(name: str) -> StateDict:
         cached = huggingface_hub.try_to_load_from_cache(filename=file, **where)
         if isinstance(cached, str):
             return read_state_dict(Path(cached))
+    # Offline, the hub's client would retry for most of a minute, so one short request comes first.
     info = huggingface_hub.HfApi().model_info(**where, timeout=HUB_TIMEOUT)
     names = {sibling.rfilename for sibling in info.siblings or ()}
     file = next(file for file in files if file in names)

@@ -28,15 +28,10 @@ SEQUENCES = (list, tuple)
 
 
 def save(path: Path, parts: Mapping[str, Any]) -> None:
-    """Write ``parts`` (their state dicts, counters, scores) to ``path``, whole or not at all.
+    """Write named ``parts`` to ``path``, whole or not at all.
 
-    Args:
-        parts: by name; any nesting of dicts, lists and tuples of tensors and plain values.
-
-    Raises:
-        TypeError: any other value; the message says where.
-        ValueError: a part is called "format", which is reserved.
-        OSError: the folder cannot be written or the disk is full; the old file stays.
+    Parts are nestings of dicts, lists and tuples of tensors and plain values; a TypeError says
+    where any other value is. "format" is reserved.
     """
     if "format" in parts:
         raise ValueError("a checkpoint part cannot be called 'format'; choose another name")
@@ -54,12 +49,7 @@ def save(path: Path, parts: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the parts that ``save`` wrote to ``path``, tensors on the CPU.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is cut short, not from this project, or of a newer version.
-    """
+    """Return the parts that ``save`` wrote, tensors on the CPU; ValueError for any other file."""
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
@@ -106,11 +96,7 @@ def set_rng_state(state: Mapping[str, Any], on: torch.device = CPU) -> None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Return the value with its tensors on the CPU.
-
-    Only exact types are allowed: a subclass would put its class into the file, and a numpy scalar
-    is a subclass of float.
-    """
+    """Return the value with its tensors on the CPU; refuse subclasses, such as numpy scalars."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
     kind = type(value)

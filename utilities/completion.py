@@ -30,11 +30,7 @@ complete -o bashdefault -o default -F _python_main_py python python3 .venv/bin/p
 
 
 def script(shell: str) -> str:
-    """Return the script that the shell evaluates.
-
-    Raises:
-        ImportError: shtab is not installed.
-    """
+    """Return the script that the shell evaluates."""
     import shtab
 
     parser = parameters.build_parser()
@@ -49,7 +45,6 @@ def script(shell: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the script for the shell named on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m utilities.completion", description=(__doc__ or "").partition("\n")[0]
     )

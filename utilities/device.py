@@ -1,7 +1,7 @@
-"""The device that computes: how it is chosen, its number formats, and copies to and from it.
+"""Chooses the device that computes, and copies to and from it.
 
-Everything goes through ``torch.accelerator``, so that CUDA and the pretend device of the tests take
-the same path. So do Apple's MPS and Intel's XPU, untested.
+All through ``torch.accelerator``, so that CUDA and the pretend device of the tests take the same
+path; so do Apple's MPS and Intel's XPU, untested.
 """
 
 import logging
@@ -26,12 +26,8 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
     """Return an available device, and make it the current one of this process.
 
     Args:
-        name: ``auto`` is the accelerator if torch sees one, else the CPU; anything else is a device
-            that torch knows: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``.
+        name: ``auto`` (the accelerator, else the CPU), or any device of torch, such as ``cuda:1``.
         gpu: index of the GPU, unless the name has one. Each process of torchrun takes its own.
-
-    Raises:
-        ValueError: torch has no such device here.
     """
     own = os.environ.get("LOCAL_RANK") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
     found = torch.accelerator.current_accelerator(check_available=True)
@@ -64,12 +60,7 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
 
 
 def set_up(name: str, gpu: int = 0, *, deterministic: bool = False) -> torch.device:
-    """Choose the device of a run; warn of a GPU that cannot be used.
-
-    Args:
-        name, gpu: as ``choose``.
-        deterministic: fail on operations whose result varies from run to run.
-    """
+    """Choose the device of a run; ``deterministic`` fails on operations that vary between runs."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses
         torch.use_deterministic_algorithms(True)
@@ -104,7 +95,7 @@ def _no_gpu(kind: str = "GPU") -> str:
 
 
 def precision(name: str, device: torch.device) -> str:
-    """Return fp32, bf16 or fp16; "half" is fp16, and bf16 on a CPU, which has no fast fp16."""
+    """Return fp32, bf16 or fp16; "half" is fp16, or bf16 on a CPU, which has no fast fp16."""
     if name == "half":
         return "bf16" if device.type == "cpu" else "fp16"
     return name
@@ -127,10 +118,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class PendingCopy:
-    """Copies of tensors on their way to the CPU; the host waits only in ``wait``.
-
-    CPU tensors are returned as they are, and are ready at once.
-    """
+    """Copies of tensors on their way to the CPU; the host waits only in ``wait``."""
 
     def __init__(self, *tensors: Tensor) -> None:
         self._copies = tuple(tensor.detach().to("cpu", non_blocking=True) for tensor in tensors)
@@ -143,11 +131,9 @@ class PendingCopy:
             self._events[-1].record(*([stream(device)] if stream else []))
 
     def ready(self) -> bool:
-        """Return whether all copies have arrived; does not wait."""
         return all(event.query() for event in self._events)
 
     def wait(self) -> tuple[Tensor, ...]:
-        """Return the copies once they have arrived."""
         for event in self._events:
             event.synchronize()
         return self._copies
@@ -160,10 +146,7 @@ class DelayedValue:
         self._pending: PendingCopy | None = None
 
     def poll(self, value: Tensor) -> Tensor | None:
-        """Return the copy that has arrived since the last call, if any, else None.
-
-        Without a copy under way, start one of ``value``. On the CPU, return ``value`` itself.
-        """
+        """Return the copy that arrived since the last call, else None; start one if idle."""
         if self._pending is None:
             self._pending = PendingCopy(value)
         if not self._pending.ready():

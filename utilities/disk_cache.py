@@ -1,14 +1,9 @@
-"""The one disk cache: what took long to compute, kept for the next run and never trusted blindly.
+"""The one disk cache: results computed once and verified whenever they are read.
 
-An entry is a folder, named after a fingerprint of everything that its content depends on, with the
-files that were computed and ``entry.json``, their sizes and checksums. It is written beside its
-place and renamed, so that it is whole or absent; it is computed by one process while others wait;
-and it is verified when it is read. A damaged entry counts as absent, with one warning. Where the
-folder cannot be written, the entry is computed into a temporary folder and lasts as long as the
-process.
-
-Computing an entry leaves the global random generators as they were, so that a run draws the same
-numbers whether the cache was cold or warm.
+An entry is a folder, named after a fingerprint of everything that its content depends on. It is
+whole or absent, and computed by one process while others wait, with the global random generators
+left as they were. A damaged entry counts as absent. Where the cache cannot be written, an entry
+lasts as long as the process.
 """
 
 import atexit
@@ -20,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +29,17 @@ LOG = logging.getLogger(__name__)
 
 CONTENTS = "entry.json"
 TENSORS = "tensors.pt"
-CHUNK = 1 << 20  # bytes hashed at a time
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the cache.
+    """One entry of the cache."""
 
-    Args:
-        kind: subfolder of the cache, such as "features".
-        name: readable part of the entry's name, such as the dataset's.
-        fingerprint: everything that the content depends on (``digest``).
-        unhashed: files whose content the reader verifies itself, such as pixels that are mapped and
-            read in part; only their size is checked here.
-        root: of the cache; ``cache_folder()`` unless given.
-    """
-
-    kind: str
-    name: str
-    fingerprint: str
-    unhashed: tuple[str, ...] = ()
-    root: Path | None = None
+    kind: str  # subfolder of the cache, such as "features"
+    name: str  # readable part of the folder's name, such as the dataset's
+    fingerprint: str  # of everything that the content depends on, see ``digest``
+    unhashed: tuple[str, ...] = ()  # files whose content the reader verifies itself
+    root: Path | None = None  # of the cache; ``cache_folder()`` unless given
 
     @property
     def folder(self) -> Path:
@@ -74,14 +60,7 @@ class Entry:
         return self.folder
 
     def write(self, fill: Callable[[Path], None]) -> Path:
-        """Compute the entry: ``fill`` writes its files into the folder that it is given.
-
-        Returns:
-            the entry's folder, or a temporary one where the cache cannot be written.
-
-        Raises:
-            OSError: the disk is full; or as ``fill``.
-        """
+        """Compute the entry with ``fill(folder)``; return its folder, maybe a temporary one."""
         folder = self.folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,12 +78,12 @@ class Entry:
         return folder
 
     def get(self, fill: Callable[[Path], None]) -> Path:
-        """Return the entry's folder as ``read`` does, or as ``write`` does if there is none."""
+        """Return the entry's folder, computed if it is not in the cache."""
         with self.locked():
             return self.read() or self.write(fill)
 
     def read_tensors(self) -> dict[str, Any] | None:
-        """Return what ``keep_tensors`` kept; None if it is not there or damaged."""
+        """Return what ``keep_tensors`` kept; None if it is absent or damaged."""
         folder = self.read()
         return checkpoint.load(folder / TENSORS) if folder else None
 
@@ -129,11 +108,7 @@ class Entry:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from computing the entry; without effect in an unwritable folder.
-
-        The lock is released by the system when its holder dies, and is a file of its own where the
-        file system has no locks.
-        """
+        """Keep other processes from computing the entry; without effect in an unwritable folder."""
         lock = filelock.FileLock(self.folder.with_name(f"{self.folder.name}.lock"))
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -158,11 +133,7 @@ class Entry:
 
 
 def seal(folder: Path, unhashed: Iterable[str] = ()) -> None:
-    """Write ``entry.json``: the sizes and checksums of the files in ``folder``.
-
-    Args:
-        unhashed: names of files of which only the size is kept.
-    """
+    """Write ``entry.json``: sizes and checksums of the files, only sizes of ``unhashed`` ones."""
     contents = {
         str(file.relative_to(folder)): (
             file.stat().st_size,
@@ -175,12 +146,7 @@ def seal(folder: Path, unhashed: Iterable[str] = ()) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Check the files of a sealed folder against their sizes and checksums.
-
-    Raises:
-        OSError: a file is missing or cannot be read.
-        ValueError: a file differs from its checksum, or ``entry.json`` is damaged.
-    """
+    """Raise OSError or ValueError if the files of a sealed folder are not as they were."""
     try:
         contents = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
         sealed = [(name, size, checksum) for name, (size, checksum) in contents.items()]
@@ -207,18 +173,12 @@ def digest(parts: Iterable[str | bytes | memoryview]) -> str:
 
 def digest_of_file(path: Path) -> str:
     """Return 32 hexadecimal digits that change with the content of a file."""
-    hashed = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            hashed.update(chunk)
-    return hashed.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def stamp(path: Path) -> str:
-    """Return a text that changes when a file does: path, size, time of change.
-
-    For files that are too many or too large to be read for a fingerprint, such as photographs.
-    """
+    """Return path, size and time of change: for files that are too large to be hashed."""
     try:
         status = path.stat()
     except OSError:

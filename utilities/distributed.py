@@ -1,23 +1,11 @@
-"""Processes that train together: how they start and what they exchange.
+"""Processes that train together, started by ``torchrun``; without it there is one.
 
-``torchrun`` starts W processes (ranks), on one machine or several. Each embeds its own share of a
-batch, and an objective compares images across the shares. One convention makes that exact for every
-objective: the loss of a batch is the mean of the ranks' losses,
+Each of W ranks embeds its share of a batch, whose loss is the mean of the ranks' losses,
+L = 1/W Σ_r L_r. L_r may depend on all embeddings through ``gather``, whose backward pass sums over
+the ranks the gradients that reach a share. Averaged as by DistributedDataParallel, that is
+∂L / ∂θ: the gradient of one process with the whole batch.
 
-    L = 1/W Σ_r L_r
-
-where L_r may depend on the embeddings of all ranks through ``gather``. Two kinds of L_r are common:
-every rank computes the whole loss from gathered embeddings (then L_r = L), or every rank computes
-the terms of its own images against gathered ones, as a mean over its share.
-
-The backward pass of ``gather`` sums over the ranks the gradients that reach a rank's share, so that
-a rank ends up with Σ_r ∂L_r / ∂θ through its own embeddings. Averaged over the ranks, as
-``DistributedDataParallel`` does, this is ∂L / ∂θ: the gradient of one process with the whole batch.
-A parameter that is used after ``gather`` has ∂L_r / ∂θ on rank r and is averaged alike.
-
-Every function that exchanges something must be called by all ranks, in the same order; gathered
-tensors must all take part in the backward pass, since each rank waits for the others. Without
-``torch.distributed`` there is one process.
+All ranks must call every exchange, in the same order, and differentiate all that they gathered.
 """
 
 import os
@@ -37,7 +25,6 @@ TIMEOUT = timedelta(hours=6)  # one process evaluates or builds a dataset while 
 
 
 def world_size() -> int:
-    """Return W, the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -53,10 +40,7 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started; do nothing without torchrun.
-
-    CPU tensors travel by gloo, those of an accelerator by its own backend: NCCL for CUDA.
-    """
+    """Join the processes that torchrun started, if any: by gloo on the CPU, NCCL on CUDA."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -71,10 +55,9 @@ def process_group() -> Iterator[None]:
 
 
 def data_parallel(objective: nn.Module, device: torch.device) -> nn.Module:
-    """Return the objective with gradients averaged over the ranks; with one rank, itself.
+    """Return the objective with gradients averaged over the ranks.
 
-    On a GPU, BatchNorm then normalises over the batch of all ranks; on CPUs, for which torch has no
-    such layer, over a rank's share.
+    On a GPU, BatchNorm normalises over all ranks; on CPUs, without such a layer, over a share.
     """
     if world_size() == 1:
         return objective
@@ -92,15 +75,7 @@ def data_parallel(objective: nn.Module, device: torch.device) -> nn.Module:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """Return the shares of all ranks, in order of rank, with gradient.
-
-    Args:
-        tensor: (b, ...), this rank's share, of the same shape and dtype on every rank.
-
-    Returns:
-        (W b, ...); rows ``rank() * b`` and the b - 1 that follow are this rank's. With one rank,
-        the tensor itself.
-    """
+    """Return (b, ...) of all ranks, equal in shape, as (W b, ...) by rank, with gradient."""
     return tensor if world_size() == 1 else _Gather.apply(tensor)
 
 
@@ -130,7 +105,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def smallest(number: int) -> int:
-    """Return the smallest of the ranks' integers; exchanged on the CPU, so no GPU is waited for."""
+    """Return the smallest of the ranks' integers; no GPU is waited for."""
     if world_size() == 1:
         return number
     least = torch.tensor(number)
@@ -140,11 +115,7 @@ def smallest(number: int) -> int:
 
 def any_rank(value: bool) -> bool:
     """Return whether ``value`` is true on any rank."""
-    if world_size() == 1:
-        return value
-    count = torch.tensor(int(value))
-    dist.all_reduce(count)
-    return bool(count)
+    return smallest(int(not value)) == 0
 
 
 def broadcast(value: T) -> T:

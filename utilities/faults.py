@@ -16,11 +16,7 @@ RESUMES = "finished epochs are kept: the same command with --resume continues af
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn errors of the machine into an OSError with a remedy.
-
-    Raises:
-        OSError: memory, GPU memory or shared memory ran out, or a loading process was killed.
-    """
+    """Turn out-of-memory and lost-worker errors into an OSError with a remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -35,11 +31,7 @@ def explained() -> Iterator[None]:
 
 
 def explanation(error: BaseException) -> str | None:
-    """Return an error of the machine as one line with its remedy; None for any other error.
-
-    Args:
-        error: as torch raises it: a RuntimeError or a MemoryError.
-    """
+    """Return an error of the machine as one line with its remedy; None for any other error."""
     text = str(error)
     first = next(iter(text.splitlines()), "")
     worker = WORKER.search(text)

@@ -12,11 +12,7 @@ from typing import IO
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes ``path``'s name, else it goes.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; the message names ``path``.
-    """
+    """Yield a temporary path that takes ``path``'s name on success; an OSError names ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -56,16 +52,7 @@ def _umask() -> int:
 
 
 def take_lock(path: Path, held: str) -> IO[str]:
-    """Lock a file, until it is closed here and in the processes that it was given to.
-
-    The system frees it when its holder ends, however that ends.
-
-    Args:
-        held: what the error says.
-
-    Raises:
-        OSError: another process holds the lock.
-    """
+    """Lock a file until it is closed here and in child processes; OSError(held) if it is locked."""
     lock = path.open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,9 +63,6 @@ def take_lock(path: Path, held: str) -> IO[str]:
 
 
 def cache_folder() -> Path:
-    """Where downloads, built data and text embeddings go unless ``--source_path`` says otherwise.
-
-    ``$XDG_CACHE_HOME`` or ``~/.cache``, then ``language_guided_similarity``.
-    """
+    """Return ``$XDG_CACHE_HOME`` or ``~/.cache``, then ``language_guided_similarity``."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "language_guided_similarity"

@@ -1,12 +1,9 @@
-"""Finds runs that are finished, so that a script of many runs can be repeated.
-
-Only the standard library is imported: a script that skips dozens of runs does not wait for torch.
-"""
+"""Finds finished runs, so that a script of many runs can be repeated without waiting for torch."""
 
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,7 @@ PLACES = frozenset(
 
 
 def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
-    """Exit if ``--resume`` is given and the run is finished.
-
-    Raises:
-        SystemExit: the run is finished (status 0), or one of other flags has its name (status 1).
-    """
+    """Exit if ``--resume`` is given and the run is finished (status 0) or has other flags (1)."""
     if not flags["resume"]:
         return
     try:
@@ -39,25 +32,16 @@ def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
 
 
 def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
-    """Return the folder of a finished run of these flags; None if there is none.
+    """Return the folder of a finished run of this name; ValueError if its flags differ.
 
-    That is ``<save_path>/<dataset>/<name>``, ``_2``, …. A run is finished when its last epoch is
-    written and its embeddings before training are deleted. Interrupted runs are skipped.
-
-    Args:
-        flags: as parsed; one that is None, which the dataset's recipe fills, is not compared.
-        name: the run's name.
-
-    Raises:
-        ValueError: a finished run of this name has other flags; names them.
+    Flags that are None are left to the dataset's recipe, and not compared.
     """
     asked = {flag: value for flag, value in flags.items() if value is not None}
     for folder in folders_of(Path(flags["save_path"]) / flags["dataset"], name):
-        done = _finished_flags(folder)
+        done = None if (folder / BEFORE).is_file() else finished_flags(folder)
         if done is None:
             continue
-        differ = differing(done, asked)
-        if differ:
+        if differ := differing(done, asked):
             raise ValueError(
                 f"{folder} is a finished run of other flags: {', '.join(differ)}; "
                 "give another --group, --savename or --save_path"
@@ -67,12 +51,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
 
 
 def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """List the flags that shape a run and have changed: ``--lr 0.1 (now 0.2)``.
-
-    Args:
-        kept: of the earlier run; a flag that it does not know is not compared.
-        asked: of this one.
-    """
+    """List changed flags that shape a run, as ``--lr 0.1 (now 0.2)``; ``kept`` may lack some."""
     before, now = (json.loads(json.dumps(dict(flags), default=str)) for flags in (kept, asked))
     return [
         f"--{flag} {before[flag]} (now {value})"
@@ -81,15 +60,12 @@ def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def attempts(parent: Path, name: str) -> Iterator[Path]:
+    """Yield the folders that runs of one name take: ``name``, ``name_2``, ``name_3``, …"""
+    yield parent / name
+    yield from (parent / f"{name}_{attempt}" for attempt in count(2))
+
+
 def folders_of(parent: Path, name: str) -> Iterator[Path]:
-    """Yield the folders of the runs of one name, oldest first."""
-    for attempt in count(1):
-        folder = parent / (name if attempt == 1 else f"{name}_{attempt}")
-        if not folder.is_dir():
-            return
-        yield folder
-
-
-def _finished_flags(folder: Path) -> dict[str, Any] | None:
-    """Return the flags of the run in ``folder`` if it is finished."""
-    return None if (folder / BEFORE).is_file() else finished_flags(folder)
+    """Return the folders of the runs of one name, oldest first."""
+    return takewhile(Path.is_dir, attempts(parent, name))

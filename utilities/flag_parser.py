@@ -14,11 +14,7 @@ OF_THE_MACHINE = ("device", "gpu", "kernels", "resume", "skip_finished", "dry_ru
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the file that a wrong flag is in.
-
-    Attributes:
-        file: that the flags are from; empty for the command line.
-    """
+    """Names the file that a wrong flag is in."""
 
     file = ""
 
@@ -27,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the choices and the default of each flag; None is the recipe's."""
+    """Shows the choices and the default of each flag."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         described = action.help or ""
@@ -49,13 +45,10 @@ def expanded(
 ) -> list[str]:
     """Return a command line whose ``--config`` and other names are replaced by flags.
 
-    The file's flags are parsed on their own first, so that an error names the file; those of the
-    command line follow and override them.
+    The file's flags are parsed on their own first, so that an error names the file.
 
     Args:
-        argv: the words of the command line; None reads ``sys.argv``.
-        parser: of all flags, to check the file's.
-        named: the same without defaults.
+        named: ``parser`` without defaults.
         other_names: name -> the flag and value that it stands for.
         exclusive: flags that exclude each other: one on the command line drops all in the file.
     """
@@ -101,13 +94,7 @@ def _renamed(
 
 
 def _read(parser: Parser, file: Path, other_names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return the flags of a YAML or JSON file, or those under "flags" of a run's config.json.
-
-    Of a run's, what its machine decided is left out, so that it is the same run elsewhere.
-
-    Args:
-        file: or the run's folder.
-    """
+    """Return the flags of a YAML or JSON file, or of a run without those of its machine."""
     if file.is_dir():
         file = file / "config.json"
     try:
@@ -144,7 +131,7 @@ def _read(parser: Parser, file: Path, other_names: Mapping[str, Sequence[str]]) 
 def _as_typed(
     parser: Parser, name: str, value: Any, other_names: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return a file's ``name: value`` as words of a command line; none for null, false and []."""
+    """Return a file's ``name: value`` as words of a command line."""
     if name in other_names and isinstance(value, bool | None):
         return [f"--{name}"] if value else []
     actions = {

@@ -1,7 +1,4 @@
-"""Types of flags: each accepts a text or raises with the value and what would fit.
-
-Standard library only, so that a wrong flag is answered at once.
-"""
+"""Types of flags: each accepts a text or raises; standard library only, to answer at once."""
 
 import argparse
 import math
@@ -79,24 +76,20 @@ class Period:
         return "steps, or minutes such as `15m`"
 
 
-class Text:
-    """Accepts any text."""
+@dataclass(frozen=True)
+class Plain:
+    """Accepts any text, or marks a switch, which takes no value."""
+
+    name: str
 
     def __call__(self, value: str) -> str:
         return value
 
     def __str__(self) -> str:
-        return "text"
+        return self.name
 
 
-class Switch:
-    """Marks a flag that takes no value."""
-
-    def __str__(self) -> str:
-        return "switch"
-
-
-text, switch, period = Text(), Switch(), Period()
+text, switch, period = Plain("text"), Plain("switch"), Period()
 real = Number()
 count = Number(int, 1)
 natural = Number(int, 0)

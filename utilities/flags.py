@@ -1,7 +1,4 @@
-"""Write every flag of main.py as a page of Markdown, from the table in parameters.py.
-
-python -m utilities.flags > docs/flags.md
-"""
+"""Writes every flag of main.py as Markdown: ``python -m utilities.flags > docs/flags.md``."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -43,7 +40,7 @@ def page() -> str:
 
 
 def row(flag: Flag) -> tuple[str, str, str, str]:
-    """Return the cells of a flag: its name, default, values, and the help without the default."""
+    """Return the cells of a flag: name, default, values, help."""
     meaning, _, default = flag.help.replace("%%", "%").partition(" (default: ")
     if default:
         default = default.removesuffix(")")
@@ -56,7 +53,7 @@ def row(flag: Flag) -> tuple[str, str, str, str]:
 
 
 def recipes() -> str:
-    """Return a table of the flags that recipes fill in; recipes of equal values share a column."""
+    """Return a table of the flags that recipes fill in; equal recipes share a column."""
     named = {**RECIPES, "your own images": OWN_IMAGES, "your own captions": OWN_CAPTIONS}
     flags = [flag.name for group in parameters.FLAGS.values() for flag in group]
     filled = [field.name for field in fields(Recipe) if field.name in flags]
@@ -73,7 +70,6 @@ def recipes() -> str:
 
 
 def section(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a heading and a table."""
     lines = (head, ["---"] * len(head), *rows)
     return f"## {title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 

@@ -1,24 +1,17 @@
 """Lets a signal end a run between two steps instead of in the middle of one."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Within it, the first Ctrl-C or SIGTERM is only noted; the second acts as usual.
-
-    SIGTERM is what job schedulers and torchrun send before they kill. Loading processes leave the
-    Ctrl-C of a terminal to this one (``datasets.loading``).
-
-    Attributes:
-        signal: the name of the first signal; None before.
-    """
+    """Notes the first Ctrl-C or SIGTERM (of a job scheduler); the second acts as usual."""
 
     def __init__(self) -> None:
-        self.signal: str | None = None
+        self.signal: str | None = None  # name of the first
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -30,12 +23,7 @@ class Interruption:
         self.signal = signal.Signals(number).name
         self._restore()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._restore()
 
     def _restore(self) -> None:

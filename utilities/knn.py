@@ -29,14 +29,10 @@ def nearest_neighbours(
 ) -> NearestNeighbours:
     """Return the exact k nearest rows of ``gallery`` for each row of ``queries``, on the CPU.
 
-    A query that is part of the gallery is left out by its row, not by its place in the list, so
-    that a duplicate of it counts as a neighbour. Ties are in the order of FAISS.
-
     Args:
-        queries: (Q, D) floating, on any device.
-        gallery: (N, D) floating.
-        k: neighbours per query, >= 1.
-        own_rows: (Q,) int64, the gallery row of each query; None if none is in the gallery.
+        queries, gallery: (Q, D) and (N, D) floating, on any device.
+        own_rows: (Q,) int64, the gallery row of each query, which is left out of its list; a
+            duplicate of it counts. None if the gallery does not contain the queries.
         cosine: use the cosine distance 1 - cos, in [0, 2], not the squared Euclidean distance.
         device: where FAISS searches, if it can.
     """
@@ -57,10 +53,7 @@ def nearest_neighbours(
 
 
 def on_gpu(index: Any, device: torch.device) -> Any:
-    """Return a FAISS index on the GPU ``device``; the index itself on any other device.
-
-    FAISS supports only CUDA, and only in its GPU build. It numbers GPUs as torch does.
-    """
+    """Return a FAISS index on a CUDA device, if this build of FAISS can; else the index itself."""
     supported = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus()
     if device.type != "cuda" or not supported:
         return index

@@ -21,13 +21,9 @@ BUFFER = 10_000  # records kept for a log file that does not exist yet
 
 
 def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
-    """Send log records to the console and, with ``log_file``, to the end of that file.
+    """Send log records to the console (``quiet``: only warnings) and to the end of ``log_file``.
 
-    Call it again once the run folder exists: the file then starts with the earlier records. It
-    replaces the handlers of the earlier call and leaves all others alone.
-
-    Args:
-        quiet: warnings and errors only, for processes other than the first.
+    Call it again once the run folder exists: the file then starts with the earlier records.
     """
     root = logging.getLogger()
     root.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -54,7 +50,6 @@ def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
 
 
 def take_down() -> None:
-    """Close the handlers that ``set_up`` opened."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if _ours_or_warning in handler.filters:
@@ -67,23 +62,16 @@ def _ours_or_warning(record: logging.LogRecord) -> bool:
 
 
 def shows_colours(stream: TextIO) -> bool:
-    """Return whether to colour output: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class _TqdmHandler(logging.Handler):
-    """Prints above a running progress bar instead of through it."""
-
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _ConsoleFormatter(logging.Formatter):
-    """Formats a record as its message, after "warning: " or "error: ", without traceback.
-
-    Args:
-        colours: print labels at the start of a line bold, warnings yellow and errors red.
-    """
+    """Formats a record as its message, warnings and errors labelled, without traceback."""
 
     def __init__(self, colours: bool = False) -> None:
         super().__init__()

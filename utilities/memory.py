@@ -12,15 +12,10 @@ GIB = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Keep the memory of freed tensors in the process instead of returning it to the kernel.
+    """Keep freed tensors' memory in the process; return whether that works here (glibc only).
 
-    glibc maps every large block anew and unmaps it when freed, so that each batch faults its
-    activations in again, page by page. With both thresholds high, blocks of up to 1 GiB come from
-    the heap and stay there. Call it before the first tensor. Peak memory does not change, but the
-    process does not shrink between phases.
-
-    Returns:
-        whether it took effect; False without glibc (macOS, Windows, musl).
+    glibc returns every large block to the kernel, so that each batch faults its activations in
+    again, page by page. Call it before the first tensor; the process does not shrink afterwards.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
@@ -33,7 +28,7 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory_mb() -> float:
-    """Return the peak memory of this process in MiB, excluding loader workers; nan on Windows."""
+    """Return the peak memory of this process in MiB; nan on Windows."""
     if sys.platform == "win32":
         return float("nan")
     import resource

@@ -18,11 +18,7 @@ def build(
     decay: float,
     **shape: Any,
 ) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Return ``build_optimizer`` over parameter groups, and ``build_scheduler`` of its rates.
-
-    Args:
-        shape: further arguments of ``build_scheduler``.
-    """
+    """Return ``build_optimizer`` over parameter groups, and ``build_scheduler`` of its rates."""
     optimizer = build_optimizer(optim, groups, lr=lr, decay=decay)
     return optimizer, build_scheduler(scheduler, optimizer, lr=lr, **shape)
 
@@ -32,8 +28,7 @@ def build_optimizer(
 ) -> optim.Optimizer:
     """Return ``adam``, ``adamw`` or ``sgd`` (momentum 0.9) over parameter groups.
 
-    ``lr`` and ``decay`` apply to groups without ``lr`` or ``weight_decay`` of their own. All are
-    torch's fused versions, which can skip a step without the CPU knowing; see ``Trainer``.
+    All are torch's fused versions, which can skip a step without the CPU knowing; see ``Trainer``.
     """
     if name == "sgd":
         sgd = optim.SGD(groups, lr=lr, weight_decay=decay, momentum=0.9, fused=True)
@@ -64,14 +59,8 @@ def split_decay(
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the trainable parameters with and without weight decay, in order of registration.
 
-    Decay is for matrices: the weights of linear, convolutional and embedding layers. It would pull
-    the scale of a norm toward zero, and is of no use to biases, temperatures and other parameters
-    with fewer than two axes.
-
-    Args:
-        modules: one or several; a parameter that they share is returned once.
-        undecayed: names of further parameters without decay; "positions" matches ``positions``
-            and ``tower.positions``.
+    Decay is for matrices; parameters with fewer than two axes have none, nor do those named in
+    ``undecayed``: "positions" matches ``tower.positions``. Shared parameters are returned once.
     """
     parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     seen: set[nn.Parameter] = set()
@@ -87,10 +76,7 @@ def split_decay(
 def decay_groups(
     modules: nn.Module | Iterable[nn.Module], lr: float, undecayed: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return ``split_decay`` as optimizer groups of one rate, with and without weight decay.
-
-    Empty groups are left out.
-    """
+    """Return the non-empty parts of ``split_decay`` as optimizer groups."""
     decayed, rest = split_decay(modules, undecayed)
     groups: list[dict[str, Any]] = [
         {"params": decayed, "lr": lr},
@@ -116,14 +102,7 @@ def build_scheduler(
 
     ``step`` multiplies every rate by ``gamma`` after each epoch in ``tau``; ``cosine`` lowers it
     after each epoch, to zero after the last (Loshchilov and Hutter, SGDR, ICLR 2017);
-    ``warmup_cosine`` changes it every step; ``none`` keeps it.
-
-    Args:
-        n_steps: planned in total; 0 keeps the rates.
-        lr, warmup_steps, warmup_lr, final_lr: see ``warmup_cosine``.
-
-    Raises:
-        ValueError: see ``warmup_cosine``.
+    ``warmup_cosine`` changes it every step; ``none`` keeps it, as does ``n_steps`` of 0.
     """
     n_epochs = max(1, math.ceil(n_steps / steps_per_epoch))
 
@@ -148,10 +127,7 @@ def build_scheduler(
 
 
 def scaled_lr(lr: float, bs: int, base_bs: int = 512) -> float:
-    """Return the learning rate for batches of ``bs``: lr bs / base_bs, or lr if base_bs is 0.
-
-    Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017.
-    """
+    """Return lr bs / base_bs (Goyal et al., ImageNet in 1 Hour, 2017), or lr if base_bs is 0."""
     return lr * bs / base_bs if base_bs else lr
 
 
@@ -176,12 +152,8 @@ def warmup_cosine(
 
     Source: El Banani et al., CVPR 2023; the defaults are theirs.
 
-    Args:
-        lr: the learning rate of most groups, already scaled by the batch size.
-
     Raises:
-        ValueError: no step is left after the warm-up, the warm-up would lower the rate, or the
-            cosine would raise it.
+        ValueError: no step is left after the warm-up, or a rate is above ``lr``.
     """
     if max_steps <= warmup_steps:
         raise ValueError(
@@ -189,11 +161,11 @@ def warmup_cosine(
             f"{warmup_steps + 1} or more, or warmup_steps {max_steps // 50}, the share of the "
             "published schedule"
         )
-    for name, rate, used in (
-        ("warmup_lr", warmup_lr, warmup_steps > 0),
-        ("final_lr", final_lr, True),
-    ):
-        if used and rate > lr:
+    used = (
+        {"warmup_lr": warmup_lr, "final_lr": final_lr} if warmup_steps else {"final_lr": final_lr}
+    )
+    for name, rate in used.items():
+        if rate > lr:
             raise ValueError(
                 f"{name} must be at most the learning rate of {lr:g} (lr, scaled by lr_base_bs); "
                 f"got {rate:g}; use {lr / 100:g}, or a higher lr"

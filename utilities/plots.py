@@ -13,15 +13,9 @@ MARGINS = (0.5, 0.15, 0.45, 0.32)  # inches: left, right, bottom, top
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw each score over the epochs in a panel of its own and write them to ``path`` as PNG.
+    """Draw each score over the epochs in a panel of its own, as PNG; epoch 0 is a dashed line.
 
-    The score of epoch 0, before training, is a dashed line.
-
-    Args:
-        rows: ``{"epoch": int, score: float or None}``, as in metrics.jsonl; scores may be missing.
-
-    Raises:
-        ValueError: there is no score to draw.
+    ``rows`` are as in metrics.jsonl: ``{"epoch": int, score: float or None}``.
     """
     curves = {
         name: [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
@@ -72,12 +66,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def new_figure(width: float, height: float, **options: Any) -> Any:
-    """Return an empty matplotlib figure, made without pyplot: no display and no global state.
-
-    Args:
-        width, height: in inches.
-        options: of ``Figure``.
-    """
+    """Return an empty matplotlib figure (sizes in inches), without a display or pyplot's state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -87,7 +76,6 @@ def new_figure(width: float, height: float, **options: Any) -> Any:
 
 
 def label_panel(panel: Any, title: str) -> None:
-    """Give a panel of scores over epochs its title, labels and grid."""
     from matplotlib.ticker import MaxNLocator
 
     panel.set_title(title, fontsize=9)

@@ -21,10 +21,9 @@ def bar(**options: Any) -> tqdm:
 
 
 class Progress:
-    """Keeps the averages of an epoch, whose batches may come in several runs of the program.
+    """Keeps the averages of an epoch, over all runs of the program that it takes.
 
-    The time until a batch is there counts as "data", the rest of each turn as "step": where much is
-    spent waiting for data, more or faster loading is what speeds training up.
+    The time until a batch is there counts as "data", the rest of each turn as "step".
     """
 
     def __init__(self) -> None:
@@ -41,7 +40,6 @@ class Progress:
         self._shown: dict[str, str] = {}
 
     def over(self, batches: Iterable[T], n_batches: int, title: str) -> Iterator[T]:
-        """Yield the batches, ``n_batches`` of them, behind a bar."""
         with bar(total=n_batches, desc=title, unit="batch") as self.bar:
             for batch in self.watch.waiting(batches):
                 with self.watch.section("step"):
@@ -49,11 +47,7 @@ class Progress:
                 self.bar.update()
 
     def count(self, n_images: int, **terms: Tensor) -> None:
-        """Add a step's scalar terms, the loss first.
-
-        They stay on their device and nothing waits for them: the loss that the bar shows may be
-        some steps old.
-        """
+        """Add a step's scalar terms, the loss first; nothing waits, so the bar may lag behind."""
         self.n_images += n_images
         for name, value in terms.items():
             self.terms.setdefault(name, []).append(value.detach())
@@ -69,11 +63,10 @@ class Progress:
         self.latest |= {f"{prefix}/{name}": value for name, value in values.items()}
 
     def averages(self) -> dict[str, float]:
-        """Return ``train/<term>``, its mean over the steps that had it, and the loading's speed.
+        """Return each mean ``train/<term>``, the speed of loading, and what ``show`` reported.
 
-        Terms are averaged over all processes; ``train/images_per_second`` and
-        ``train/waiting_for_data`` (a share of the time) are of this process since it started.
-        What ``show`` was given follows.
+        ``train/images_per_second`` and ``train/waiting_for_data`` (a share of the time) are of this
+        process since it started; terms are means over all processes.
         """
         seconds = sum(self.watch.seconds.values())
         return {
@@ -87,7 +80,6 @@ class Progress:
         }
 
     def _terms_so_far(self) -> dict[str, Tensor]:
-        """Return all values of each term, on the CPU."""
         both = dict(self._earlier)
         for name, values in self.terms.items():
             late = torch.stack(values).cpu()

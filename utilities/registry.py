@@ -1,11 +1,8 @@
 """Tables of components that can be read without importing them, and building one from its flags.
 
-A folder's table names the module and the class of each component and what it needs, so that
-``parameters.py`` can offer the names without waiting for torch.
-
-A component's hyperparameters are its keyword-only constructor parameters, and the flags
-``--<prefix><name>`` set them: ``--loss_margin_beta 1.2`` becomes ``Margin(..., beta=1.2)``. Its
-collaborators (a miner, the number of classes) are the other parameters and are given by name.
+A component's hyperparameters are its keyword-only constructor parameters, set by the flags
+``--<prefix><name>``: ``--loss_margin_beta 1.2`` becomes ``Margin(..., beta=1.2)``. Its other
+parameters are collaborators (a miner, the number of classes).
 """
 
 import argparse
@@ -21,21 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Component:
-    """A row of a folder's table.
+    """A row of a folder's table."""
 
-    Attributes:
-        module: that defines the class, such as "criteria.margin".
-        name: of the class, such as "Margin".
-        needs: what it works with, such as "labels" or "miner"; the folder's table says which
-            words there are.
-    """
-
-    module: str
-    name: str
-    needs: frozenset[str] = frozenset()
+    module: str  # that defines the class, such as "criteria.margin"
+    name: str  # of the class, such as "Margin"
+    needs: frozenset[str] = frozenset()  # such as "labels" or "miner"; words of the folder's table
 
     def load(self) -> Any:
-        """Import the class."""
         return getattr(import_module(self.module), self.name)
 
 
@@ -45,11 +34,7 @@ def needing(registry: Mapping[str, Component], *needs: str) -> tuple[str, ...]:
 
 
 def exporter(package: str, registry: Mapping[str, Component]) -> Callable[[str], Any]:
-    """Return a module ``__getattr__`` (PEP 562) that imports a class of the table on first use.
-
-    With ``__getattr__ = exporter(__name__, MINERS)`` in ``batchminer/__init__.py``,
-    ``from batchminer import Semihard`` works and ``import batchminer`` stays free of torch.
-    """
+    """Return a module ``__getattr__`` (PEP 562) that imports a class of the table on first use."""
     classes = {row.name: row for row in registry.values()}
 
     def attribute(name: str) -> Any:
@@ -68,11 +53,7 @@ def closest_first(name: str, known: Iterable[str]) -> list[str]:
 
 
 def lookup(registry: Mapping[str, T], name: str, flag: str) -> T:
-    """Return the entry called ``name``.
-
-    Raises:
-        ValueError: the name is unknown; the message lists the known ones, closest first.
-    """
+    """Return the entry called ``name``; ValueError lists the known ones, closest first."""
     if name not in registry:
         raise ValueError(
             f"{flag} {name} is unknown; known, closest first: "
@@ -93,16 +74,10 @@ def hyperparameters(component: Callable[..., Any]) -> dict[str, Any]:
 def from_flags(
     component: Callable[..., T], args: argparse.Namespace, prefix: str, **collaborators: Any
 ) -> T:
-    """Build ``component`` from the flags of its prefix and the collaborators that it takes.
+    """Build ``component`` from the flags of its prefix and those ``collaborators`` that it takes.
 
-    Args:
-        prefix: of its flags, such as ``loss_margin_``.
-        collaborators: everything that a component of this kind may take, by parameter name; those
-            that this component has no parameter for are left out.
-
-    Raises:
-        ValueError: as the component; a message that begins with a hyperparameter ("beta must be …")
-            begins with its flag instead ("--loss_margin_beta must be …").
+    A ValueError that begins with a hyperparameter ("beta must be …") begins with its flag instead
+    ("--loss_margin_beta must be …").
     """
     parameters = inspect.signature(component).parameters
     taken = {name: value for name, value in collaborators.items() if name in parameters}
@@ -117,5 +92,5 @@ def from_flags(
 
 
 def pick(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Return some flags by their names, to be passed on as arguments of these names."""
+    """Return some flags by name, to be passed on as arguments."""
     return {name: getattr(args, name) for name in names}

@@ -53,11 +53,7 @@ class State:
 
 
 class Checkpoint(dict[str, Any]):
-    """What ``Run.save`` wrote: the parts of a State, flags, epoch and best scores.
-
-    Attributes:
-        folder: of the run.
-    """
+    """What ``Run.save`` wrote: the parts of a State, flags, epoch and best scores."""
 
     def __init__(self, folder: Path, parts: Mapping[str, Any]) -> None:
         super().__init__(parts)
@@ -78,13 +74,7 @@ def to_resume(
 ) -> Checkpoint | None:
     """Return the newest readable checkpoint of the run of this name; None if there is none.
 
-    That is ``last.pt``; the best ones hold as much, of earlier epochs, if the disk has spoiled it.
-
-    Args:
-        flags: of this command; one that is None is not compared.
-
-    Raises:
-        ValueError: the run there has other flags.
+    ValueError if that run has other ``flags``; one that is None is not compared.
     """
     folder = RunFolder.newest(save_path, dataset, name)
     if folder is None:
@@ -115,10 +105,7 @@ class Run:
 
     Args:
         folder: the run's, locked.
-        state: everything that the rest of the run depends on.
         flags: kept in every checkpoint.
-        trackers: W&B and TensorBoard.
-        n_epochs: of this run.
         interruption: asks the run to stop between two steps.
         best_of: scores, such as ``val/embeds/e_recall@1``, whose best checkpoint is kept.
         keep_all: keep every checkpoint that was the best so far, each under its epoch.
@@ -150,6 +137,9 @@ class Run:
         self.keep_all = keep_all
         self.period = Period(checkpoint_every)
         self.writes = distributed.is_first()
+        self.last = folder.checkpoint("last")
+        self.curves = folder.path / "curves.png"
+        self._before = folder.path / BEFORE
         self.epoch = 0  # the last that was recorded
         self.best: dict[str, float] = {}
         self.resumed = saved is not None
@@ -164,22 +154,18 @@ class Run:
         yield from range(self.epoch + 1, self.n_epochs + 1)
 
     def save(self, scores: Mapping[str, float] | None = None) -> None:
-        """Write ``last.pt``, and ``best_<score>.pt`` for each score that improved.
-
-        Args:
-            scores: of the epoch that was recorded last; None within the next.
-        """
+        """Write ``last.pt``, and ``best_<score>.pt`` for each score that improved in this epoch."""
         if not self.writes:
             return
+        scores = scores or {}
         improved = [
             name
             for name in self.best_of
-            if scores and scores.get(name, math.nan) > self.best.get(name, -math.inf)
+            if scores.get(name, math.nan) > self.best.get(name, -math.inf)
         ]
-        self.best |= {name: scores[name] for name in improved if scores}
-        parts = {
-            **self.state.state_dict(), "flags": self.flags, "epoch": self.epoch, "best": self.best
-        }  # fmt: skip
+        self.best |= {name: scores[name] for name in improved}
+        own = {"flags": self.flags, "epoch": self.epoch, "best": self.best}
+        parts = {**self.state.state_dict(), **own}
         self.folder.check_there()
         for name in improved:
             suffix = f"_epoch{self.epoch}" if self.keep_all else ""
@@ -187,11 +173,7 @@ class Run:
         checkpoint.save(self.last, parts)
 
     def after_step(self, step: int) -> None:
-        """Save if it is due after ``step`` steps; save and leave if a signal came.
-
-        Raises:
-            SystemExit: a signal came (status 0).
-        """
+        """Save if it is due after ``step`` steps; save and exit with 0 if a signal came."""
         stop = self._must_stop()
         if stop or self.period.is_over(step):
             self.save()
@@ -199,11 +181,7 @@ class Run:
             self._leave()
 
     def record(self, epoch: int, scores: Mapping[str, float]) -> None:
-        """Write an epoch's scores and its checkpoint; leave if a signal came before the last epoch.
-
-        Raises:
-            SystemExit: a signal came (status 0).
-        """
+        """Write an epoch's scores and checkpoint; exit with 0 if a signal came before the last."""
         self.write(epoch, scores)
         self.epoch = epoch
         self.save(scores)
@@ -213,7 +191,7 @@ class Run:
     def record_untrained(
         self, scores: Mapping[str, float], embeds: tuple[Tensor, Tensor] | None
     ) -> None:
-        """Write the scores of epoch 0 and what the report compares with: embeddings and rows."""
+        """Write the scores of epoch 0, and embeddings and rows for the report to compare with."""
         if self.writes and embeds is not None:
             checkpoint.save(self._before, {"embeds": embeds[0], "rows": embeds[1]})
         if scores:
@@ -233,11 +211,7 @@ class Run:
         return scores, (kept["embeds"], kept["rows"])
 
     def finish(self, shown: Sequence[Path] = ()) -> None:
-        """Draw the curves, hand them and other pictures and tables to the trackers, close these.
-
-        Args:
-            shown: .png and .csv files; missing ones are skipped.
-        """
+        """Draw the curves, hand them and the files ``shown`` to the trackers, and close these."""
         if not self.writes:
             return
         if self.folder.rows:
@@ -245,18 +219,6 @@ class Run:
         self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
         self.trackers.finish()
         self._before.unlink(missing_ok=True)  # from here on the run counts as finished
-
-    @property
-    def last(self) -> Path:
-        return self.folder.checkpoint("last")
-
-    @property
-    def curves(self) -> Path:
-        return self.folder.path / "curves.png"
-
-    @property
-    def _before(self) -> Path:
-        return self.folder.path / BEFORE
 
     def write(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Write an epoch's scores to the metrics files, curves and trackers."""
@@ -293,13 +255,7 @@ def open_folder(
     device: Any,
     saved: Checkpoint | None = None,
 ) -> RunFolder:
-    """Create the folder of a run, or reopen that of ``saved``; the first process writes there.
-
-    Its log.txt and config.json begin here.
-
-    Raises:
-        ValueError, OSError: as ``RunFolder.create`` and ``RunFolder.reopen``.
-    """
+    """Create the folder of a run, or reopen that of ``saved``; start log.txt and config.json."""
     if not distributed.is_first():
         return RunFolder(distributed.broadcast(Path()))
     folder = (
@@ -316,11 +272,7 @@ def open_folder(
 def ending(
     conclusion: str, folder: RunFolder, device: torch.device, start: float, *, dry_run: bool
 ) -> str:
-    """Return the last lines of a run: its scores, time, memory and folder.
-
-    Args:
-        start: ``time.perf_counter()`` at its beginning.
-    """
+    """Return the last lines of a run that began at ``time.perf_counter()`` ``start``."""
     seconds = time.perf_counter() - start
     memory = f"peak memory {peak_memory_mb() / 1024:.2f} GiB"
     if (on_gpu := devices.peak_memory_gib(device)) is not None:
@@ -334,11 +286,7 @@ def ending(
 
 
 class Period:
-    """Tells when a number of steps or minutes is over.
-
-    Args:
-        period: "500" steps, "10m" minutes, "0" never.
-    """
+    """Tells when a number of steps ("500") or minutes ("10m") is over; "0" never is."""
 
     def __init__(self, period: str) -> None:
         self.minutes = float(period[:-1]) if period.endswith("m") else 0.0
@@ -346,7 +294,7 @@ class Period:
         self._last = time.monotonic()
 
     def is_over(self, step: int) -> bool:
-        """Whether the period is over after ``step`` steps; to be called after each."""
+        """Return whether the period is over after ``step`` steps; call it after each."""
         if self.steps:
             return step % self.steps == 0
         now = time.monotonic()

@@ -1,7 +1,4 @@
-"""Reads the files of a run folder: config.json and metrics.jsonl.
-
-Standard library only: main.py checks whether a run is finished before it imports torch.
-"""
+"""Reads config.json and metrics.jsonl of a run folder, with the standard library only."""
 
 import json
 from pathlib import Path
@@ -11,11 +8,7 @@ Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json of a run folder.
-
-    Raises:
-        ValueError: the file is missing, damaged or without flags.
-    """
+    """Return config.json of a run folder; ValueError if it is missing, damaged or without flags."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         dict(config["flags"])
@@ -27,13 +20,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a metrics.jsonl, oldest first; an empty list if there is no file.
-
-    A last line that was cut short is skipped.
-
-    Raises:
-        ValueError: any other line is damaged; the message names it.
-    """
+    """Return the rows of a metrics.jsonl, oldest first, without a last line that was cut short."""
     rows: list[Row] = []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     lines = text.splitlines()
@@ -50,10 +37,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def finished_flags(folder: Path) -> dict[str, Any] | None:
-    """Return the flags of the run in ``folder`` if its last epoch is recorded, else None.
-
-    The exit status does not tell: a run that was stopped exits with 0 as well.
-    """
+    """Return the flags of the run in ``folder`` if its last epoch is recorded, else None."""
     try:
         flags = read_config(folder)["flags"]
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
-"""The folder of a run: its flags, its scores, and the code that it ran with.
+"""The folder of a run, ``<save_path>/<dataset>/<run name>/``.
 
-``<save_path>/<dataset>/<run name>/`` holds config.json, metrics.jsonl and metrics.csv (one line per
-epoch), log.txt, and whatever else the run writes there: checkpoints, plots, a report.
+It holds config.json, metrics.jsonl and metrics.csv (one line per epoch), log.txt, checkpoints,
+plots and a report.
 """
 
 import csv
@@ -12,8 +12,8 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ import torch
 
 from utilities.device import describe
 from utilities.files import atomic_path, take_lock
-from utilities.finished import folders_of
+from utilities.finished import attempts, folders_of
 from utilities.run_files import Row, read_rows
 
 # Packages whose version can change a number.
@@ -35,25 +35,20 @@ _LOCKS: dict[Path, IO[str]] = {}  # of this process: open files, by folder
 
 
 class RunFolder:
-    """The folder of one run; ``create`` makes a new one, ``reopen`` continues one that exists.
+    """The folder of one run, locked until the process ends.
 
-    Both hold its lock until the process ends, so that no two runs write into one folder.
-
-    Attributes:
-        path: the folder.
-        rows: the recorded epochs, oldest first; a score that is not finite is None.
+    ``rows`` are the recorded epochs, oldest first; a score that is not finite is None.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.log_file = path / "log.txt"
         self.rows: list[Row] = []
         self._place: tuple[int, int] | None = None  # known once it is locked
 
     @classmethod
     def create(cls, save_path: Path, dataset: str, name: str) -> "RunFolder":
         """Make ``<save_path>/<dataset>/<name>``, or ``<name>_2``, ``_3``, … if that exists.
-
-        Making the folder is what claims the name, so runs that start together never share one.
 
         Raises:
             ValueError: a name that leads out of ``save_path``.
@@ -68,38 +63,28 @@ class RunFolder:
         except OSError as error:
             reason = f"--save_path {save_path} cannot be written ({error.strerror}); give another"
             raise OSError(reason) from error
-        for attempt in count(1):
-            path = parent / (name if attempt == 1 else f"{name}_{attempt}")
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            folder = cls(path)
-            folder.lock()
-            return folder
-        raise AssertionError("count() has no end")
+        for path in attempts(parent, name):
+            with suppress(FileExistsError):
+                path.mkdir()  # claims the name: runs that start together never share one
+                break
+        folder = cls(path)
+        folder.lock()
+        return folder
 
     @staticmethod
     def newest(save_path: Path, dataset: str, name: str) -> Path | None:
-        """Return the newest folder that ``create`` made for a name; None if there is none."""
+        """Return the newest folder that ``create`` made for a name, if any."""
         folders = list(folders_of(save_path / dataset, name))
         return folders[-1] if folders else None
 
     @classmethod
     def reopen(cls, path: Path, epoch: int) -> "RunFolder":
-        """Open the folder of a run that resumes after ``epoch``; drop its later epochs.
-
-        A last line that a crash cut short and half-written files are removed as well.
-
-        Raises:
-            FileNotFoundError: there is no such folder.
-            OSError: another process writes to it.
-        """
+        """Reopen a folder after ``epoch``, without later rows; OSError if it is gone or in use."""
         if not path.is_dir():
             raise FileNotFoundError(f"run folder {path} does not exist")
         folder = cls(path)
         folder.lock()
-        for left in path.glob(".*"):
+        for left in path.glob(".*"):  # half-written by a crash
             if left.is_file() and left.name != LOCK:
                 left.unlink()
         folder.rows = [row for row in read_rows(path / "metrics.jsonl") if row["epoch"] <= epoch]
@@ -109,11 +94,7 @@ class RunFolder:
         return folder
 
     def lock(self) -> None:
-        """Keep other processes out until this one ends, however it ends.
-
-        Raises:
-            OSError: another process has it.
-        """
+        """Keep other processes out until this one ends; OSError if another has it."""
         path = self.path.resolve()
         self._place = _place(self.path)
         if path in _LOCKS:  # this process's own
@@ -125,29 +106,19 @@ class RunFolder:
         )
 
     def check_there(self) -> None:
-        """Raise OSError if the folder has been removed or replaced.
-
-        An unmounted share would otherwise be replaced by a local folder.
-        """
+        """Raise OSError if the folder was removed or replaced, as by an unmounted share."""
         if self._place != _place(self.path):
             raise OSError(
                 f"run folder {self.path} was removed, or its disk has disappeared; once it is "
                 "back, continue with --resume"
             )
 
-    @property
-    def log_file(self) -> Path:
-        return self.path / "log.txt"
-
     def checkpoint(self, name: str) -> Path:
         """Return the file of the checkpoint ``last`` or ``best_<score>``."""
         return self.path / f"{name.replace('/', '_')}.pt"
 
     def write_config(self, flags: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
-        """Write config.json: every flag, and the code, packages and device of the run.
-
-        It holds nothing from the environment, such as a key.
-        """
+        """Write config.json: every flag, and the code, packages and device of the run."""
         config = {
             "flags": dict(flags),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -173,7 +144,7 @@ class RunFolder:
         self._write_csv()
 
     def _write_csv(self) -> None:
-        """Write all rows: a later epoch may add scores, thus columns, that earlier ones lack."""
+        """Write all rows anew, since a later epoch may add columns."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row)) or ["epoch"]
         with (
             atomic_path(self.path / "metrics.csv") as temporary,
@@ -185,7 +156,7 @@ class RunFolder:
 
 
 def _place(path: Path) -> tuple[int, int] | None:
-    """Return what identifies a folder whatever its name; None if it does not exist."""
+    """Return what identifies a folder whatever its name, if it exists."""
     try:
         status = path.stat()
     except OSError:
@@ -197,10 +168,8 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Return the versions of the installed packages that can change a number."""
     found = {}
     for package in packages:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -208,11 +177,9 @@ def git_state() -> dict[str, Any] | None:
     """Return the commit of this code and whether files differ from it; None without git."""
 
     def git(*arguments: str) -> str:
-        root = Path(__file__).resolve().parents[1]
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
@@ -221,8 +188,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def _finite(value: float) -> float | None:
-    """Return None for nan and infinity, which JSON does not have."""
-    return float(value) if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None  # JSON has neither nan nor infinity
 
 
 def _line(row: Row) -> str:

@@ -1,8 +1,4 @@
-"""The one place that seeds.
-
-Global generators are seeded once per run; each component that draws owns a generator made by
-``derive``, so that adding a draw in one place does not move the draws of another.
-"""
+"""Seeds the global generators, once per run, and those that components own (``derive``)."""
 
 import hashlib
 import random

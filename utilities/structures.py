@@ -30,10 +30,7 @@ class Batch(NamedTuple):
     colours: tuple[Tensor | None, ...] = ()  # per view, see datasets.colour; () for none
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on ``device``, its images in channels_last, the faster layout for CNNs.
-
-        Does not wait for the device. Captions and colours stay on the CPU, where they are read.
-        """
+        """Return the batch on ``device`` without waiting, its images in channels_last for speed."""
         return self._replace(
             views=tuple(
                 send(view, device).contiguous(memory_format=torch.channels_last)

@@ -10,13 +10,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Seconds spent in named sections, added up over a run.
-
-    It does not wait for the GPU: pending work counts towards the section that next needs a result.
-
-    Attributes:
-        seconds: by section, in order of first use.
-    """
+    """Seconds by named section; pending GPU work counts where its result is first needed."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

@@ -1,7 +1,6 @@
-"""Trackers that mirror a run to Weights & Biases and TensorBoard.
+"""Mirrors a run to Weights & Biases and TensorBoard.
 
-The run folder holds everything that a run needs. A tracker that fails is therefore dropped with a
-warning, and training continues.
+The run folder holds everything, so a tracker that fails is dropped with a warning.
 """
 
 import csv
@@ -28,17 +27,10 @@ class Tracker(Protocol):
 
     name: str
 
-    def log(self, scores: Mapping[str, float], epoch: int) -> None:
-        """Log scores by name after ``epoch`` epochs."""
-
-    def images(self, paths: Sequence[Path]) -> None:
-        """Log pictures, each under its file name."""
-
-    def tables(self, paths: Sequence[Path]) -> None:
-        """Log CSV files with a header, each under its file name."""
-
-    def finish(self) -> None:
-        """Wait until everything is written or sent."""
+    def log(self, scores: Mapping[str, float], epoch: int) -> None: ...
+    def images(self, paths: Sequence[Path]) -> None: ...  # .png
+    def tables(self, paths: Sequence[Path]) -> None: ...  # .csv with a header
+    def finish(self) -> None: ...
 
 
 class Trackers:
@@ -51,7 +43,6 @@ class Trackers:
         self._call("log", scores, epoch)
 
     def show(self, paths: Sequence[Path]) -> None:
-        """Log pictures (.png) and tables (.csv)."""
         self._call("images", [path for path in paths if path.suffix == ".png"])
         self._call("tables", [path for path in paths if path.suffix == ".csv"])
 
@@ -71,25 +62,14 @@ class Trackers:
 
 
 def start(folder: Path, rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Trackers:
-    """Start W&B and TensorBoard as the flags say, in the process that writes.
+    """Start the trackers that the flags ask for, in the process that writes.
 
-    Args:
-        folder: of the run.
-        rows: epochs that were recorded before the run was resumed.
-        config: every flag, of which wandb_mode, project, group and tensorboard are read here.
+    ``rows`` are the epochs recorded before the run was resumed; ``config`` is every flag.
     """
     started: list[Tracker] = []
     if config["wandb_mode"] != "disabled" and distributed.is_first():
-        started.append(
-            start_wandb(
-                config["wandb_mode"],
-                project=config["project"],
-                group=config["group"],
-                name=folder.name,
-                config=config,
-                folder=folder,
-            )
-        )
+        shown = {"project": config["project"], "group": config["group"], "name": folder.name}
+        started.append(start_wandb(config["wandb_mode"], config=config, folder=folder, **shown))
     if config["tensorboard"] and distributed.is_first():
         next_epoch = rows[-1]["epoch"] + 1 if rows else None
         started.append(TensorBoard(folder / "tensorboard", next_epoch))
@@ -113,18 +93,10 @@ def _installed(module: str) -> bool:
         return False
 
 
-# --------------------------------------------------------------------------------------------------
-# Weights & Biases
-# --------------------------------------------------------------------------------------------------
 class Wandb:
-    """A Weights & Biases run that is resumed along with the run folder.
+    """A Weights & Biases run, resumed along with the run folder.
 
-    A resumed run may repeat its last epoch; an epoch that was already sent is skipped.
-
-    Args:
-        run: what ``wandb.init`` returned.
-        record: file that stores the run's id and the last epoch sent.
-        last: that epoch; -1 before the first.
+    ``record`` stores its id and the last epoch sent; a resumed run may repeat that epoch.
     """
 
     name = "W&B"
@@ -149,10 +121,11 @@ class Wandb:
     def tables(self, paths: Sequence[Path]) -> None:
         import wandb
 
-        tables = {}
-        for path in paths:
-            columns, *rows = _cells(path)
-            tables[path.stem] = wandb.Table(columns=columns, data=rows)
+        cells = {path.stem: _cells(path) for path in paths}
+        tables = {
+            name: wandb.Table(columns=columns, data=rows)
+            for name, (columns, *rows) in cells.items()
+        }
         self.run.log(tables, commit=False)
 
     def finish(self) -> None:
@@ -164,24 +137,12 @@ class Wandb:
 
 
 def start_wandb(
-    mode: WandbMode,
-    *,
-    project: str,
-    group: str,
-    name: str,
-    config: Mapping[str, Any],
-    folder: Path,
+    mode: WandbMode, *, project: str, group: str, name: str, config: Mapping[str, Any], folder: Path
 ) -> Wandb:
     """Start a Weights & Biases run that keeps its files in ``folder``, or resume the one there.
 
-    W&B itself reads the key from ``wandb login`` or WANDB_API_KEY; it is never a flag and never
-    written.
-
-    Args:
-        mode: "online", or "offline" (send later with ``wandb sync``).
-
-    Raises:
-        ValueError: no login, or the server does not answer; the message has the remedy.
+    W&B reads the key from ``wandb login`` or WANDB_API_KEY; it is never a flag and never written.
+    Raises ValueError without login or server; the message has the remedy.
     """
     import wandb
 
@@ -228,15 +189,10 @@ def _cells(path: Path) -> list[list[Any]]:
     ]
 
 
-# --------------------------------------------------------------------------------------------------
-# TensorBoard
-# --------------------------------------------------------------------------------------------------
 class TensorBoard:
     """Event files for ``tensorboard --logdir``: scores and pictures; tables stay in the run folder.
 
-    Args:
-        folder: of the event files.
-        first: the next epoch of a resumed run; earlier files' entries from it on are dropped.
+    ``first`` is the next epoch of a resumed run; earlier entries from it on are dropped.
     """
 
     name = "TensorBoard"

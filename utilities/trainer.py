@@ -37,25 +37,13 @@ class Length(NamedTuple):
 class Trainer:
     """Takes steps on an objective; holds what the next step depends on beside the weights.
 
-    A step whose loss or gradient is not finite changes nothing and is counted. Under fp16 some are
-    normal: the loss is scaled up until a gradient overflows now and then. All of that happens on
-    the device, as the CPU would have to wait to know; it learns of it some steps later. Where
-    several processes train together, gradients are averaged first, so that all of them agree.
+    A step whose loss or gradient is not finite changes nothing and is counted; under fp16 some are
+    normal, while the loss is scaled. The CPU learns of it some steps later, and never waits.
 
     Args:
         objective: (batch, ...) -> an outcome with a ``loss``; DistributedDataParallel or not.
-        optimizer: of its parameters, a fused one of torch: it is told by ``found_inf``, as by
-            torch's own loss scaler, that a step is to be left out.
-        scheduler: of the optimizer's rates, moved on with each step.
-        device: of the batches.
-        precision: fp32, bf16 or fp16.
+        optimizer: a fused one of torch, which ``found_inf`` tells to leave a step out.
         most_skipped: steps in a row that change nothing, and end training.
-
-    Attributes:
-        iteration: steps so far, those included that changed nothing.
-
-    Raises:
-        ValueError: the optimizer cannot leave a step out.
     """
 
     def __init__(
@@ -85,11 +73,7 @@ class Trainer:
     def step(self, batch: Batch, *options: Any) -> Any:
         """Take a step on a batch, on the device already; return the objective's outcome.
 
-        Args:
-            options: further arguments of the objective.
-
-        Raises:
-            FloatingPointError: too many steps in a row had a loss or a gradient that is not finite.
+        FloatingPointError if too many steps in a row had a loss or gradient that is not finite.
         """
         with autocast(self.device, self.precision):
             outcome = self.objective(batch, *options)

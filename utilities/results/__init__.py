@@ -1,4 +1,1 @@
-"""Run folders → tables, curves and comparisons: ``python -m utilities.results``.
-
-Functions raise ValueError with a message for the user, naming the flag, the run or the score.
-"""
+"""Run folders → tables, curves and comparisons: ``python -m utilities.results``."""

@@ -29,54 +29,30 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m utilities.results", description=(__doc__ or "").partition("\n")[0]
     )
     add = parser.add_argument
+    # fmt: off
     add("runs", nargs="*", type=Path, help="run folders")
     add("--baseline", help="group to compare the others with, paired by seed")
-    add(
-        "--versus",
-        metavar="SUFFIX",
-        help="compare each group with the one whose name adds this suffix, such as _guided",
-    )
-    add(
-        "--scores",
-        nargs="+",
-        metavar="SCORE[=HEADING]",
+    add("--versus", metavar="SUFFIX",
+        help="compare each group with the one whose name adds this suffix, such as _guided")
+    add("--scores", nargs="+", metavar="SCORE[=HEADING]",
         help=f"names as in metrics.csv (default: {' '.join(HEADLINES)} on the test classes, or "
-        "every evaluation score of a run that has none of them)",
-    )
-    add(
-        "--groups",
-        nargs="+",
-        metavar="GROUP[=NAME]",
-        help="show only these groups, in this order, optionally renamed (default: all)",
-    )
+        "every evaluation score of a run that has none of them)")
+    add("--groups", nargs="+", metavar="GROUP[=NAME]",
+        help="show only these groups, in this order, optionally renamed (default: all)")
     add("--sort", action="store_true", help="sort rows by the first score; --versus always does")
-    add(
-        "--epoch_by",
-        type=epoch_rule,
+    add("--epoch_by", type=epoch_rule,
         help="epoch to report: validation (the best by --epoch_score), last, test (the best on "
         "the test classes: optimistic, and labelled so) or a number (default: validation if the "
-        "runs have validation scores, else last)",
-    )
-    add(
-        "--epoch_score",
-        help="score whose highest value chooses the epoch (default: the first of the run's "
-        "--storage_metrics)",
-    )
+        "runs have validation scores, else last)")
+    add("--epoch_score", help="score whose highest value chooses the epoch (default: the first of "
+        "the run's --storage_metrics)")
     add("--format", choices=FORMATS, default="markdown", help="table format (default: markdown)")
     add("--output", type=Path, help="file to write the table to (default: standard output)")
-    add(
-        "--curves",
-        type=Path,
-        metavar="FILE",
-        help="draw learning curves with 95 %% bands over seeds: a .png, .svg or .pdf",
-    )
-    add(
-        "--compare",
-        nargs=2,
-        type=Path,
-        metavar=("RUN_A", "RUN_B"),
-        help="show what differs between two runs: flags, versions, scores",
-    )
+    add("--curves", type=Path, metavar="FILE",
+        help="draw learning curves with 95 %% bands over seeds: a .png, .svg or .pdf")
+    add("--compare", nargs=2, type=Path, metavar=("RUN_A", "RUN_B"),
+        help="show what differs between two runs: flags, versions, scores")
+    # fmt: on
     return parser
 
 
@@ -87,7 +63,6 @@ def epoch_rule(text: str) -> str:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ValueError if flags do not go together."""
     table_flags = ("runs", "baseline", "versus", "scores", "groups", "sort", "curves")
     if args.compare and any(getattr(args, name) for name in table_flags):
         raise ValueError(
@@ -103,7 +78,6 @@ def check(args: argparse.Namespace) -> None:
 
 
 def epoch_rule_of(args: argparse.Namespace, runs: Sequence[Run]) -> str:
-    """Return how epochs are chosen; raise ValueError if --epoch_score has no effect."""
     rule = args.epoch_by or default_rule(runs)
     if args.epoch_score and rule not in ("validation", "test"):
         raise ValueError(f"--epoch_by {rule} ignores scores; drop --epoch_score")
@@ -116,7 +90,6 @@ def note(*lines: str) -> None:
 
 
 def comparison(args: argparse.Namespace) -> str:
-    """Return two runs side by side, finished or not."""
     runs = [read(folder) for folder in args.compare]
     note(*(f"{run.folder} is not finished" for run in runs if not run.finished))
     rule = epoch_rule_of(args, runs)
@@ -167,7 +140,6 @@ def tables(args: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print or write the table that the command line describes."""
     parser = build_parser()
     args = parser.parse_args(argv)
     try:

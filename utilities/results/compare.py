@@ -13,8 +13,6 @@ ENVIRONMENT = ("date", "python", "platform", "device")  # in config.json, with c
 
 
 class Line(NamedTuple):
-    """A value of both runs as text; the difference of scores."""
-
     name: str
     a: str
     b: str
@@ -25,10 +23,7 @@ Comparison = dict[str, list[Line]]  # run, flag, place, code, score
 
 
 def compare(a: Result, b: Result, rule: str) -> Comparison:
-    """Return the differences between two runs, and all scores of both at the chosen epochs.
-
-    Flags that only say where a run happens are places; ``rule`` says how epochs were chosen.
-    """
+    """Return the differences between two runs, and all scores of both at the chosen epochs."""
     flags = _differing(a.run.flags, b.run.flags)
     scores = [Line("epoch", str(a.epoch), str(b.epoch))]
     for name in dict.fromkeys([*a.scores, *b.scores]):
@@ -50,7 +45,6 @@ def compare(a: Result, b: Result, rule: str) -> Comparison:
 
 
 def tables(comparison: Comparison, chosen: str) -> list[Table]:
-    """Return tables of the flags, the code and the scores; ``chosen`` says how epochs were."""
     folders, _ = comparison["run"]
     flags, code = comparison["flag"], comparison["code"]
     notes = [] if flags else ["Every flag that shapes a run is the same."]
@@ -69,16 +63,12 @@ def tables(comparison: Comparison, chosen: str) -> list[Table]:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Return all lines as one CSV table: kind, name, a, b, difference."""
     lines = [(kind, *line) for kind, lines in comparison.items() for line in lines]
     return csv_text([("kind", "name", "a", "b", "difference"), *lines])
 
 
 def mixed_flags(groups: Groups) -> list[str]:
-    """Return notes on groups whose runs differ in more than the seed.
-
-    A flag that is newer than a run is not compared.
-    """
+    """Return notes on groups whose runs differ in more than the seed, in flags that they share."""
     notes = []
     for group, by_seed in groups.items():
         runs = [result.run.flags for result in by_seed.values()]

@@ -25,10 +25,7 @@ REACH = 1.0  # bands are cut beyond this many times the span of the means
 
 
 class Curve(NamedTuple):
-    """A score of a group at the epochs that all its runs evaluated.
-
-    Means and half-widths of 95 % intervals are in percent if the score is a fraction.
-    """
+    """A score of a group at the epochs that all its runs evaluated, in percent if a fraction."""
 
     epochs: list[int]
     means: list[float]
@@ -37,8 +34,6 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A score: heading, unit (``%`` or empty) and the curve of each group."""
-
     heading: str
     unit: str
     curves: dict[str, Curve]
@@ -60,10 +55,7 @@ def curve(groups: Groups, group: str, name: str) -> Curve:
 def panels(
     groups: Groups, rows: Mapping[str, str], scores: Mapping[str, str]
 ) -> tuple[list[Panel], list[str]]:
-    """Return the panels to draw, and notes on what is missing from them.
-
-    ``rows`` maps groups to labels, ``scores`` names to headings.
-    """
+    """Return the panels to draw, and notes on what is missing; both mappings give labels."""
     found, notes = [], []
     for name, heading in scores.items():
         curves = {label: curve(groups, group, name) for group, label in rows.items()}
@@ -83,7 +75,6 @@ def panels(
 
 
 def check_path(path: Path) -> None:
-    """Refuse suffixes other than ``FORMATS``."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"--curves must end in {', '.join(FORMATS)}; got {path}")
 
@@ -91,9 +82,8 @@ def check_path(path: Path) -> None:
 def draw(panels: Sequence[Panel], path: Path, caption: str = "") -> None:
     """Draw a panel per score: the mean of each group over the epochs, in a 95 % band.
 
-    A group of one seed has no band. A single wide band would flatten all curves, so the axis
-    reaches no further beyond the means than they span themselves, and cuts bands there.
-    ``caption`` is a line below the legend.
+    A wide band would flatten all curves, so the axis reaches no further beyond the means than they
+    span themselves.
     """
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -14,8 +14,6 @@ HEADLINES = ("e_recall@1", "mAP@R", "wrong_word_similarity@10", "wrong_group_sha
 
 
 class Selection(NamedTuple):
-    """The scores, groups and comparisons of a table."""
-
     scores: Sequence[str] = ()  # NAME or NAME=HEADING; empty for the headlines
     groups: Sequence[str] = ()  # GROUP or GROUP=LABEL, in row order; empty for all
     baseline: str | None = None  # the group that the others are compared with
@@ -23,7 +21,6 @@ class Selection(NamedTuple):
     sort: bool = False  # rows by the first score, highest first
 
     def needs(self, group: str) -> bool:
-        """Return whether the runs of a group are needed."""
         names = [group]
         if self.versus and group.endswith(self.versus):
             names.append(group.removesuffix(self.versus))
@@ -126,7 +123,6 @@ def _labelled(entries: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 
 def _references(groups: Groups, selection: Selection) -> dict[str, str]:
-    """Return each group with the group that it is compared with."""
     baseline, suffix = selection.baseline, selection.versus
     if baseline and baseline not in groups:
         raise ValueError(f"--baseline {baseline} is not among the groups: {', '.join(groups)}")

@@ -53,7 +53,6 @@ class Run(NamedTuple):
 
     @property
     def age(self) -> tuple[str, int]:
-        """Sorts runs from old to new: by date, then by the number of the folder (``_2``)."""
         attempt = re.search(r"_(\d+)$", self.folder.name)
         return str(self.config.get("date", "")), int(attempt[1]) if attempt else 1
 
@@ -71,11 +70,7 @@ class Result(NamedTuple):
 Groups = dict[str, dict[Seed, Result]]  # group, then seed
 
 
-# --------------------------------------------------------------------------------------------------
-# Folders
-# --------------------------------------------------------------------------------------------------
 def read(folder: Path) -> Run:
-    """Return the run in ``folder``, finished or not."""
     config = read_config(folder)
     missing = {"dataset", "group", "seed", "n_epochs"} - set(config["flags"])
     if missing:
@@ -83,14 +78,8 @@ def read(folder: Path) -> Run:
     return Run(folder, config, read_rows(folder / "metrics.jsonl"))
 
 
-def collect(
-    folders: Iterable[Path], wanted: Callable[[str], bool] = lambda group: True
-) -> tuple[list[Run], list[str]]:
-    """Return the finished runs, and notes on the folders that were left out.
-
-    Of several finished runs of one dataset, group and seed, the newest is taken. Groups that are
-    not ``wanted`` are skipped silently.
-    """
+def collect(folders: Iterable[Path], wanted: Callable[[str], bool]) -> tuple[list[Run], list[str]]:
+    """Return the newest finished run per dataset, group and seed, and notes on the rest."""
     found: dict[tuple[str, str, Seed], list[Run]] = {}
     other_folders, unfinished, notes = [], [], []
     for folder in {folder.resolve(): folder for folder in folders}.values():
@@ -124,16 +113,12 @@ def collect(
     return runs, notes
 
 
-# --------------------------------------------------------------------------------------------------
-# Scores
-# --------------------------------------------------------------------------------------------------
 def is_evaluation(name: str) -> bool:
-    """Return whether a name is that of an evaluation score, not of training itself."""
     return not name.startswith(("train/", "miner/", "epoch")) or name.count("/") > 1
 
 
 def is_fraction(name: str) -> bool:
-    """Return whether a score is a fraction (printed in percent) that is better when higher."""
+    """Return whether a score is a fraction that is better when higher."""
     return not NOT_FRACTIONS.search(name)
 
 
@@ -147,7 +132,6 @@ def is_test(name: str) -> bool:
 
 
 def check_scores(results: Sequence[Result], names: Iterable[str]) -> None:
-    """Refuse scores that a result lacks."""
     for name in names:
         for result in results:
             if name not in result.scores:
@@ -160,9 +144,6 @@ def check_scores(results: Sequence[Result], names: Iterable[str]) -> None:
                 )
 
 
-# --------------------------------------------------------------------------------------------------
-# Epochs
-# --------------------------------------------------------------------------------------------------
 def default_rule(runs: Sequence[Run]) -> str:
     """Return ``validation`` if the runs have validation scores, ``last`` if none has."""
     having = [run for run in runs if any(map(is_validation, _score_names(run)))]
@@ -182,8 +163,7 @@ def choose(run: Run, rule: str, score: str | None = None) -> Result:
 
     ``validation`` and ``test`` choose the epoch with the highest ``score``, by default the first of
     ``--storage_metrics`` on these classes; of equal ones the first, as for ``best_<score>.pt``.
-    Epoch 0 does not count if the run trains. ``last`` chooses the last evaluation, a number that
-    epoch.
+    Epoch 0 does not count if the run trains.
     """
     rows = [row for row in run.rows if any(map(is_evaluation, row))]
     if not rows:
@@ -216,7 +196,6 @@ def choose(run: Run, rule: str, score: str | None = None) -> Result:
 
 
 def by_group(results: Iterable[Result]) -> Groups:
-    """Return results by group, then seed; groups in order of appearance."""
     groups: Groups = {}
     for result in results:
         groups.setdefault(result.run.group, {})[result.run.seed] = result
@@ -224,7 +203,6 @@ def by_group(results: Iterable[Result]) -> Groups:
 
 
 def _storage_score(run: Run, rule: str) -> str:
-    """Return the first of ``--storage_metrics`` on the classes of the rule."""
     metric = (run.flags.get("storage_metrics") or ["e_recall@1"])[0]
     of_rule = is_validation if rule == "validation" else is_test
     for name in _score_names(run):

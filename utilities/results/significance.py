@@ -1,7 +1,4 @@
-"""Means of groups over their seeds, with confidence intervals and significance tests.
-
-scipy is imported inside the functions, so that importing this file stays cheap.
-"""
+"""Means of groups over their seeds, with confidence intervals and significance tests."""
 
 import math
 import statistics
@@ -18,9 +15,8 @@ K = TypeVar("K")
 class Difference(NamedTuple):
     """Mean paired difference of a group from another, over the seeds that both have.
 
-    Runs of one seed see the same batches, so that pairing narrows the interval. p-values are
-    two-sided, before and after Holm's correction over the groups compared in one score; nan where
-    no test is possible.
+    p-values are two-sided, before and after Holm's correction over the groups compared in one
+    score; nan where no test is possible.
     """
 
     reference: str
@@ -47,20 +43,15 @@ Summaries = dict[str, dict[str, Summary]]  # group, then score
 
 
 def summarise(groups: Groups, names: Sequence[str], references: Mapping[str, str]) -> Summaries:
-    """Return a summary of each group in each score.
-
-    ``references`` maps a group to the one that it is compared with.
-    """
-    summaries: Summaries = {}
-    for group, by_seed in groups.items():
-        epochs = sorted({result.epoch for result in by_seed.values()})
-        seeds = sorted(by_seed, key=str)
-        for name in names:
-            mean, half = interval([result.scores[name] for result in by_seed.values()])
-            summaries.setdefault(group, {})[name] = Summary(mean, half, seeds, epochs)
+    """Return a summary of each group in each score; ``references`` maps groups to compare."""
+    summaries: Summaries = {group: {} for group in groups}
     for name in names:
-        for group, difference in _differences(groups, name, references).items():
-            summaries[group][name] = summaries[group][name]._replace(difference=difference)
+        differences = _differences(groups, name, references)
+        for group, by_seed in groups.items():
+            mean, half = interval([result.scores[name] for result in by_seed.values()])
+            epochs = sorted({result.epoch for result in by_seed.values()})
+            seeds = sorted(by_seed, key=str)
+            summaries[group][name] = Summary(mean, half, seeds, epochs, differences.get(group))
     return summaries
 
 
@@ -72,13 +63,8 @@ def _differences(groups: Groups, name: str, references: Mapping[str, str]) -> di
             ours[seed].scores[name] - theirs[seed].scores[name] for seed in ours if seed in theirs
         ]
         if changes:
-            found[group] = Difference(
-                reference,
-                *interval(changes),
-                len(changes),
-                t=paired_t(changes),
-                wilcoxon=signed_rank(changes),
-            )
+            p = {"t": paired_t(changes), "wilcoxon": signed_rank(changes)}
+            found[group] = Difference(reference, *interval(changes), len(changes), **p)
     t_holm = holm({group: difference.t for group, difference in found.items()})
     wilcoxon_holm = holm({group: difference.wilcoxon for group, difference in found.items()})
     return {
@@ -88,10 +74,7 @@ def _differences(groups: Groups, name: str, references: Mapping[str, str]) -> di
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the half-width of its 95 % confidence interval (Student's t).
-
-    The half-width is nan for a single value; both are nan if a value is not finite.
-    """
+    """Return the mean and the half-width of its 95 % confidence interval (Student's t), or nan."""
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
     mean = statistics.fmean(values)
@@ -104,11 +87,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def paired_t(differences: Sequence[float]) -> float:
-    """Return p of the two-sided paired t-test (Student, Biometrika 1908).
-
-    nan for fewer than two differences or one that is not finite; 1 if all are 0; 0 if all are
-    equal and not 0.
-    """
+    """Return p of the two-sided paired t-test (Student, Biometrika 1908), or nan."""
     if len(differences) < 2 or not all(map(math.isfinite, differences)):
         return math.nan
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
@@ -121,11 +100,7 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """Return p of the two-sided signed-rank test (Wilcoxon, Biometrics Bulletin 1945).
-
-    It assumes that differences are symmetric, not that they are normal. nan for fewer than
-    ``MIN_PAIRS`` differences other than 0, which could not be significant, or one not finite.
-    """
+    """Return p of the two-sided signed-rank test (Wilcoxon, Biometrics Bulletin 1945), or nan."""
     changed = [difference for difference in differences if difference]
     if not all(map(math.isfinite, differences)) or len(changed) < MIN_PAIRS:
         return math.nan
@@ -137,7 +112,7 @@ def signed_rank(differences: Sequence[float]) -> float:
 def holm(p_values: Mapping[K, float]) -> dict[K, float]:
     """Return p-values corrected for multiple tests (Holm, Scandinavian Journal of Statistics 1979).
 
-    A nan stands for a test that was not possible: it stays and does not count.
+    nan, a test that was not possible, stays and does not count.
     """
     tested = sorted(
         (key for key in p_values if not math.isnan(p_values[key])), key=p_values.__getitem__

@@ -42,7 +42,6 @@ class Number(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The mean without its interval."""
         return f"{self.mean:{'+' if self.signed else ''}.{self.digits}f}"
 
 
@@ -50,17 +49,12 @@ Cell = str | tuple[Number, ...]  # a second number is printed in brackets
 
 
 class Table(NamedTuple):
-    """A title, a row of headings, rows of cells, and notes below."""
-
     title: str
     header: list[str]
     rows: list[list[Cell]]
     notes: list[str]
 
 
-# --------------------------------------------------------------------------------------------------
-# From summaries
-# --------------------------------------------------------------------------------------------------
 def score_table(
     title: str,
     summaries: Summaries,
@@ -75,8 +69,7 @@ def score_table(
 
     A score takes one column: the mean, and in brackets its difference from the reference. With
     ``suffix`` it takes three: the group, the group whose name adds the suffix, and the change.
-    ``scores`` maps names to headings, ``rows`` groups to labels; ``epochs`` heads a column of
-    epochs, if not empty.
+    ``epochs`` heads a column of epochs, if not empty.
     """
     shown = [name for group in rows for name in dict.fromkeys((group, group + suffix))]
     best = _best_means(summaries, shown, scores)
@@ -124,18 +117,16 @@ def _change(name: str, summary: Summary) -> tuple[Number, ...]:
 def _best_means(
     summaries: Summaries, groups: Sequence[str], scores: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the highest mean of each fraction, as printed, so that equal texts are all best."""
+    """Return the highest mean of each fraction as printed; equal texts are all best."""
     best = {}
     for name in filter(is_fraction, scores):
         means = [summaries[group][name].mean for group in groups]
-        finite = [mean for mean in means if math.isfinite(mean)]
-        if finite:
+        if finite := list(filter(math.isfinite, means)):
             best[name] = _number(name, max(finite), math.nan).text
     return best
 
 
 def _notes_on_differences(summaries: Summaries, groups: Sequence[str]) -> list[str]:
-    """Return how significance was tested, and for which groups it could not be."""
     n_pairs = {
         group: summary.difference.n
         for group in groups
@@ -158,12 +149,7 @@ def _notes_on_differences(summaries: Summaries, groups: Sequence[str]) -> list[s
     return notes
 
 
-# --------------------------------------------------------------------------------------------------
-# To text
-# --------------------------------------------------------------------------------------------------
 def markdown(table: Table) -> str:
-    """Return a table as Markdown, its title in bold above and its notes below."""
-
     def number(number: Number) -> str:
         half = "" if math.isnan(number.half) else f" ± {number.half:.{number.digits}f}"
         return f"{number.text}{half}{number.marks}"
@@ -212,7 +198,6 @@ def latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text with the characters escaped that LaTeX reads as commands."""
     text = re.sub(r"[\\~^±<>|−≥_%&#${}]", lambda match: LATEX[match[0]], text)
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
 
@@ -236,14 +221,12 @@ def long_csv(summaries: Mapping[str, Summaries], rule: str) -> str:
 
 
 def csv_text(lines: Sequence[Sequence[object]]) -> str:
-    """Return lines of cells as CSV."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(lines)
     return file.getvalue()
 
 
 def rule_label(rule: str) -> str:
-    """Return the rule that chose the epochs, as CSV names it."""
     return "test classes: optimistic" if rule == "test" else rule
 
 

@@ -1,4 +1,1 @@
-"""Search over the flags of main.py: ``python -m utilities.search``, described in docs/search.md.
-
-Functions raise ValueError with a message for the user that names the flag.
-"""
+"""Search over the flags of main.py: ``python -m utilities.search``, described in docs/search.md."""

@@ -1,18 +1,11 @@
-"""Searches flags of main.py by cross-validation over the training classes.
+"""Searches flags of main.py by cross-validation over the training classes; see docs/search.md.
 
     python -m utilities.search --study margin --trials 30 \\
         --space lr=1e-6..1e-4:log loss_margin_beta=0.6..1.8 batch_mining=distance,semihard \\
         -- --dataset cub200 --source_path data --loss margin
 
-As in Musgrave, Belongie and Lim, A Metric Learning Reality Check, ECCV 2020, flags are chosen by
-the mean over K folds of the training classes, each scored on classes that its run does not train
-on; test classes are never read. They search 50 trials of 4 folds by Bayesian optimisation; we use
-the tree-structured Parzen estimator of Optuna (Akiba et al., KDD 2019), which also draws choices.
-They report the mean over the models of the folds; we train again on all training classes.
-
-A trial is a set of flags; its score is the mean over folds of the best validation score of any
-epoch. Trials are stored in SQLite; repeating the command resumes a search that was stopped or
-killed.
+As in Musgrave, Belongie and Lim, A Metric Learning Reality Check, ECCV 2020, but flags are drawn by
+Optuna's tree-structured Parzen estimator (Akiba et al., KDD 2019). Repeating it resumes a search.
 """
 
 import argparse
@@ -29,6 +22,7 @@ import parameters
 from utilities.files import take_lock
 from utilities.finished import PLACES
 from utilities.flag_types import Number, count, natural
+from utilities.registry import pick
 from utilities.search.outcome import report
 from utilities.search.space import OWN, CommandLine, Flag, read_space
 from utilities.search.trials import Search, open_study, trial_flags
@@ -45,48 +39,29 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    # fmt: off
     add("--study", required=True, help="name; an existing study of this name is resumed")
-    add(
-        "--space",
-        nargs="+",
-        required=True,
-        metavar="FLAG=VALUES",
+    add("--space", nargs="+", required=True, metavar="FLAG=VALUES",
         help="flags of main.py: lr=1e-6..1e-3:log (on a logarithmic scale), "
-        "language_distill_w=0..20, batch_mining=distance,semihard, a_switch=on,off",
-    )
-    add(
-        "--trials",
-        type=count,
-        default=50,
-        help="trials of the study, including earlier ones (%(default)s)",
-    )
-    add(
-        "--cv_folds",
-        type=Number(int, low=2),
-        default=4,
-        help="runs per trial (%(default)s)",
-    )
+        "language_distill_w=0..20, batch_mining=distance,semihard, a_switch=on,off")
+    add("--trials", type=count, default=50,
+        help="trials of the study, including earlier ones (%(default)s)")
+    add("--cv_folds", type=Number(int, low=2), default=4,
+        help="runs per trial (%(default)s)")
     add("--objective", default="val/embeds/e_recall@1", help="validation score (%(default)s)")
     add("--minimize", action="store_true", help="minimise the objective")
-    add(
-        "--prune",
-        action="store_true",
-        help="end a trial whose mean over its folds so far is below the median of earlier trials",
-    )
-    add(
-        "--jobs",
-        type=count,
-        default=1,
-        help="parallel trials, which share the cores equally (%(default)s)",
-    )
+    add("--prune", action="store_true",
+        help="end a trial whose mean over its folds so far is below the median of earlier trials")
+    add("--jobs", type=count, default=1,
+        help="parallel trials, which share the cores equally (%(default)s)")
     add("--gpus", type=natural, nargs="+", default=[], help="devices for these jobs")
     add("--storage", type=Path, help="SQLite file (default: trials.db in the study's folder)")
     add("--keep_checkpoints", action="store_true", help="keep checkpoints of finished runs")
+    # fmt: on
     return parser
 
 
 def main_py() -> CommandLine:
-    """Return the command line of main.py."""
     flags = {
         option.removeprefix("--"): Flag(action.dest, action.nargs, action.default)
         for action in parameters.build_parser()._actions
@@ -97,15 +72,7 @@ def main_py() -> CommandLine:
 
 
 def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) -> None:
-    """Run the search that the command line describes.
-
-    Args:
-        argv: words of the command line; None reads ``sys.argv``.
-        program: what is run with main.py's flags.
-
-    Raises:
-        SystemExit: invalid flags (2), or a search that failed (1) or was stopped (0).
-    """
+    """Run the search that the command line describes, with ``program`` as main.py."""
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     parser = build_parser()
@@ -137,26 +104,21 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
             "until they end, or end them"
         )
         with take_lock(place, held) as lock:  # inherited by the runs, which hold it too
+            seed, minimize = flags["seed"], args.minimize
+            study = open_study(storage, args.study, settings, seed=seed, minimize=minimize)
             search = Search(
-                study=open_study(
-                    storage, args.study, settings, seed=flags["seed"], minimize=args.minimize
-                ),
+                study=study,
                 space=space,
                 fixed=fixed,
                 line=line,
                 program=program,
                 folder=folder,
                 folds=args.cv_folds,
-                objective=args.objective,
-                minimize=args.minimize,
-                jobs=args.jobs,
-                gpus=args.gpus,
-                prune=args.prune,
-                keep_checkpoints=args.keep_checkpoints,
                 lock=lock,
+                **pick(args, "objective", "minimize", "jobs", "gpus", "prune", "keep_checkpoints"),
             )
             ended_early = search.run(args.trials)
-            print(report(search.study, fixed, line, folder, args.objective), flush=True)
+            print(report(study, fixed, line, folder, args.objective), flush=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if ended_early:
@@ -165,7 +127,6 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
 
 
 def check(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
-    """Raise ValueError for flags that cannot work, before anything is created."""
     if not re.fullmatch(r"\w[\w.-]*", args.study):
         raise ValueError(f"--study {args.study!r} cannot name a folder; use letters and digits")
     own = [flag for flag in given if flag in OWN]

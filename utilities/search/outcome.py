@@ -53,8 +53,7 @@ def best_flags(
 ) -> tuple[Flags, str]:
     """Return the flags of the final run on all training classes, and a remark on its length.
 
-    No class is left to choose its epoch by, so it ends at the median of the folds' best epochs,
-    unless its schedule is made for the whole length.
+    It ends at the median of the folds' best epochs, unless its schedule needs the whole length.
     """
     best = study.best_trial
     flags = line.given([*fixed, *line.words(best.params)])
@@ -71,7 +70,7 @@ def best_flags(
 
 
 def table(study: optuna.Study, objective: str) -> str:
-    """Return the best trials as Markdown: number, mean over folds, each fold, the flags drawn."""
+    """Return the best trials as Markdown."""
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
     scored = [t for t in distinct_trials(study) if t.state == TrialState.COMPLETE]
     scored = list({str(trial.params): trial for trial in reversed(scored)}.values())  # once each
@@ -89,10 +88,7 @@ def table(study: optuna.Study, objective: str) -> str:
 
 
 def importances(study: optuna.Study) -> str:
-    """Return how much score variance each flag explains (fANOVA, Hutter et al., ICML 2014).
-
-    Empty if only one flag was searched or too few scores differ.
-    """
+    """Return how much score variance each flag explains (fANOVA, Hutter et al., ICML 2014)."""
     values = {t.value for t in distinct_trials(study) if t.state == TrialState.COMPLETE}
     if len(values) < MIN_SCORES or len(study.best_params) < 2:
         return ""

@@ -30,8 +30,6 @@ Flags = dict[str, Any]  # by name, as ``CommandLine.parse`` returns them
 
 
 class Flag(NamedTuple):
-    """A flag of the program."""
-
     dest: str  # its name among the parsed flags
     nargs: int | str | None  # as argparse has it: None takes one value, 0 is a switch
     default: Any
@@ -46,10 +44,7 @@ class CommandLine:
     given: Callable[[Sequence[str]], Flags]  # words -> only the flags that they name
 
     def words(self, chosen: Mapping[str, Any]) -> list[str]:
-        """Return the words of texts of the space, or of the values of a trial, by flag name.
-
-        Numbers have six digits, so that a command stays readable.
-        """
+        """Return the words that set flags to texts of the space or values of a trial."""
         found: list[str] = []
         for name, value in chosen.items():
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -78,10 +73,8 @@ def read_space(
     """Return the distribution of each flag, by the flag's name without dashes.
 
     Args:
-        texts: ``lr=1e-6..1e-3`` (a range), ``lr=1e-6..1e-3:log`` (a logarithmic range) or
-            ``batch_mining=distance,semihard`` (choices). A choice of a flag with several values
-            separates them by spaces; a switch has the choices on and off. The range of an integer
-            flag draws integers.
+        texts: ``lr=1e-6..1e-3`` (a range), ``lr=1e-6..1e-3:log``, or ``loss=margin,triplet``
+            (choices; on and off for a switch).
         fixed: words that all trials share; the program must accept each end and choice with them.
     """
     ends: dict[str, list[str]] = {}
@@ -123,7 +116,6 @@ def read_space(
 
 
 def distribution(name: str, ends: Sequence[Any], log: bool) -> BaseDistribution:
-    """Return the range between two parsed ends, of integers if they are."""
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
         raise ValueError(
             f"--space {name}: --{name} does not take a number; list its values: {name}=a,b"

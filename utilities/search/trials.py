@@ -45,10 +45,7 @@ class StoppedError(Exception):
 def open_study(
     storage: Path, name: str, settings: Mapping[str, Any], *, seed: int, minimize: bool
 ) -> optuna.Study:
-    """Return the study of that name in a SQLite file, created if there is none.
-
-    ``settings`` are what all its trials share, by the flag that sets it.
-    """
+    """Return the study of that name in a SQLite file; its ``settings`` must not have changed."""
     try:
         study = optuna.create_study(
             storage=f"sqlite:///{storage.resolve()}",
@@ -135,7 +132,6 @@ class Search:
             self.study.tell(left.number, state=TrialState.FAIL)  # the lock is ours: nobody runs it
 
     def n_started(self) -> int:
-        """Return the number of trials of the study; one that was resumed counts once."""
         return sum(trial.state != TrialState.WAITING for trial in distinct_trials(self.study))
 
     def score(self, trial: Trial) -> float:
@@ -179,7 +175,7 @@ class Search:
         return False
 
     def run_fold(self, trial: Trial, fold: int, gpu: int | None) -> Fold:
-        """Run main.py on one fold, or resume it, and return its score."""
+        """Run main.py on one fold, or resume it."""
         name = f"trial{run_number(trial):04d}_fold{fold}"
         cores = max(1, len(os.sched_getaffinity(0)) // self.jobs)
         flags = trial_flags(self.line, self.fixed, self.objective, self.folder, fold, self.folds)
@@ -205,10 +201,7 @@ class Search:
         raise FailedError(f"{last_error(output, status)} ({log})")
 
     def execute(self, words: Sequence[str], log: Path, cores: int) -> tuple[int, str]:
-        """Run the program and return its exit status and output, also written to ``log``.
-
-        The program is terminated when the search is interrupted.
-        """
+        """Run the program, terminated with the search; return its exit status and output."""
         environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
         with log.open("a+", encoding="utf-8", errors="replace", newline="") as output:
             output.write(shlex.join(["python", "main.py", *words]) + "\n")
@@ -235,7 +228,6 @@ class Search:
             return process.returncode, output.read()
 
     def best_epoch(self, folder: Path) -> Fold:
-        """Return the best score of a run; raise FailedError if no epoch has one."""
         rows = read_rows(folder / "metrics.jsonl")
         scored = [
             Fold(row[self.objective], row["epoch"])
@@ -254,10 +246,7 @@ class Search:
 def trial_flags(
     line: CommandLine, fixed: Sequence[str], objective: str, folder: Path, fold: int, folds: int
 ) -> Flags:
-    """Return the flags of one run before any are drawn: those of all trials and of a fold.
-
-    No test class is read. The objective is always evaluated, and chooses the checkpoint.
-    """
+    """Return the flags of one run before any are drawn; no test class is read."""
     _, evaltype, metric = objective.split("/")
     return {
         **line.given(fixed),
@@ -275,7 +264,6 @@ def trial_flags(
 
 
 def last_error(output: str, status: int) -> str:
-    """Return the last line of a run's output that mentions an error, else the last line."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", output) if line.strip()]
     errors = [line for line in lines if re.search(r"\berror\b|\w+Error\b", line)]
     how = f"signal {-status}" if status < 0 else f"status {status}"
