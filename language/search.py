@@ -1,8 +1,7 @@
 """The partners of each row: the nearest other rows by cosine similarity, under the user's rules.
 
 Exact up to some size, above it approximate with measured recall (``language.lists``). Rows of one
-vector tie, and pair up in a ring (``language.copies``). Different vectors that happen to be equally
-near come in no set order.
+vector pair up in a ring (``language.copies``); other ties come in no set order.
 """
 
 import logging
@@ -38,7 +37,7 @@ class Options:
         k: partners of each row, >= 1.
         threshold: least cosine of a partner, in [-1, 1).
         scope: one of ``language.SCOPES``; only rows of one scope are partners.
-        no_identical: rows of one text are never partners.
+        distinct: rows of one text are never partners.
         index: "flat" (exact), "ivf" (approximate), or "auto": flat up to ``FLAT_UP_TO`` vectors.
         recall: share of nearest neighbours to find where the search is approximate, in (0, 1).
 
@@ -49,7 +48,7 @@ class Options:
     k: int = 1
     threshold: float = -1.0
     scope: str = "none"
-    no_identical: bool = False
+    distinct: bool = False
     index: str = "auto"
     recall: float = 0.95
 
@@ -76,18 +75,15 @@ def search(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Partners:
-    """Find the nearest other rows of each row.
+    """Find the nearest other rows of each row; a zero row has no partner and is nobody's.
 
-    A row is never its own partner; it is left out by its number, so that a copy of it is a partner
-    like any other. A zero row is no row's partner and has none.
+    A row is left out of its own partners by its number, so that a copy of it may be one.
 
     Args:
         vectors: (N, D); normalised here, in float32.
-        scopes: (N,) int64, the scope of each row; None is one scope. Each is searched by itself.
-        texts: (N,) int64, the text of each row, for ``no_identical``; None lets texts be equal.
-        rows: first row, and last + 1, of the Q whose partners are searched; all by default. All N
-            may be partners.
-        device: where vectors are compared.
+        scopes: (N,) int64, the scope of each row; None is one scope.
+        texts: (N,) int64, the text of each row, for ``distinct``; None lets texts be equal.
+        rows: first row, and last + 1, of the Q whose partners are searched among all N.
 
     Returns:
         (Q, k) partners; ``about`` has "searched_by" such as "ivf, 4096 lists, 16 read", "recall@1"
@@ -102,7 +98,6 @@ def search(
         if codes is not None and len(codes) != n:
             raise ValueError(f"{name} must have a value for each of {n} vectors; got {len(codes)}")
     first, last = rows or (0, n)
-
     partners = np.full((last - first, k), -1, np.int64)
     similarities = np.full((last - first, k), -np.inf, np.float32)
     reports: list[tuple[str, float, int]] = []  # how, recall, distinct vectors
@@ -114,23 +109,21 @@ def search(
         queries = np.flatnonzero(asking & ~zero)  # places in scope
         if not len(queries):
             continue
-        own_too = texts is None
         wanted = np.unique(groups.group[queries])
-        if own_too:  # a group of more than k rows finds all partners among its own
+        if texts is None:  # a group of more than k rows finds all partners among its own
             wanted = wanted[np.diff(groups.starts)[wanted] <= k]
         found, sims, *report = _search_groups(
             vectors, scope, groups, wanted, options, torch.device(device), seed
         )
         reports.append((*report, len(groups.starts) - 1))  # type: ignore[arg-type]
         for block in np.array_split(queries, math.ceil(len(queries) * k * (k + 1) / SHARED_OUT)):
-            places, cosines = share_out(groups, block, found, sims, own_too=own_too)
+            places, cosines = share_out(groups, block, found, sims, own_too=texts is None)
             far = cosines < options.threshold
             places[far], cosines[far] = -1, -np.inf
             at = scope[block] - first
             partners[at] = np.where(places < 0, -1, scope[places])
             similarities[at] = cosines
-    about = {**_summary(reports), "zero_rows": n_zero}
-    return Partners(partners, similarities, about)
+    return Partners(partners, similarities, {**_summary(reports), "zero_rows": n_zero})
 
 
 def _scopes(
@@ -141,8 +134,7 @@ def _scopes(
         yield np.arange(n)
         return
     order = np.argsort(scopes, kind="stable")
-    ends = np.flatnonzero(np.diff(scopes[order])) + 1
-    parts = np.split(order, ends)
+    parts = np.split(order, np.flatnonzero(np.diff(scopes[order])) + 1)
     for scope in tqdm(parts, desc="scopes", unit="scope", leave=False, disable=len(parts) < 2):
         at = np.searchsorted(scope, [first, last])
         if at[1] > at[0]:
@@ -169,7 +161,7 @@ def _search_groups(
     device: torch.device,
     seed: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], str, float]:
-    """The k other groups nearest to each of the groups ``wanted``; (U, k), other rows unset."""
+    """The k other groups nearest to each of the groups ``wanted``: (U, k), other rows unset."""
     rows = scope[groups.firsts]
     n, k = len(rows), options.k
     found = np.full((n, k), -1, np.int64)
