@@ -1,8 +1,7 @@
 """Text embeddings on disk: one SQLite file for each model, one row for each text.
 
-The one cache beside ``utilities.disk_cache``: embeddings come text by text, and an entry there is
-written as a whole. In SQLite a row is whole or absent, a second process waits its turn, and new
-texts are added without writing the old ones again.
+Unlike an entry of ``utilities.disk_cache``, which is written as a whole, a file grows text by text,
+and a second process waits its turn.
 """
 
 import hashlib
@@ -32,12 +31,10 @@ TABLE = "CREATE TABLE IF NOT EXISTS texts (key BLOB PRIMARY KEY, row BLOB, check
 class CachedEncoder(TextEncoder):
     """Asks ``encoder`` only for texts whose embedding is not on disk.
 
-    A file that is damaged, by the database's or a row's checksum, is discarded with a warning and
-    its texts are embedded again. A folder that cannot be written costs a warning and the cache, not
-    the run.
+    A damaged file is discarded with a warning and its texts are embedded again. A folder that
+    cannot be written costs a warning and the cache, not the run.
 
     Args:
-        encoder: whose embeddings are kept.
         folder: holds ``<name>-<hash of the encoder's fingerprint>.sqlite``.
     """
 
@@ -66,11 +63,11 @@ class CachedEncoder(TextEncoder):
 
     def _read(self, texts: list[str]) -> dict[str, bytes]:
         """The rows of those of ``texts`` that the file holds."""
+        text_of = {_key(text): text for text in texts}
+        keys = list(text_of)
 
         def select(database: sqlite3.Connection) -> dict[str, bytes]:
             found = {}
-            text_of = {_key(text): text for text in texts}
-            keys = list(text_of)
             for start in range(0, len(keys), LOOKUP):
                 some = keys[start : start + LOOKUP]
                 marks = ",".join("?" * len(some))
@@ -86,7 +83,6 @@ class CachedEncoder(TextEncoder):
         return self._on_file(select) or {}
 
     def _write(self, rows: dict[str, bytes]) -> None:
-        """Add ``rows`` in one transaction."""
         values = [(_key(text), row, zlib.crc32(row)) for text, row in rows.items()]
         insert = "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)"
         self._on_file(lambda database: database.executemany(insert, values))

@@ -1,8 +1,7 @@
 """Rows of one vector, or of one text: they are searched once and shared out among their copies.
 
-Among copies the next row after the query's own comes first, and after the last the first: a
-thousand images of one caption pair up in a ring, where "lowest row first" would make one image the
-partner of the other 999.
+Copies pair up in a ring: the next row after the query's own comes first, and after the last the
+first. "Lowest row first" would make one of a thousand copies the partner of the other 999.
 """
 
 import hashlib
@@ -26,10 +25,7 @@ class Vectors(Protocol):
 
 
 class Groups(NamedTuple):
-    """M rows in U groups: rows of one vector, or of one text where texts must differ.
-
-    All rows here are places in the scope, 0..M-1.
-    """
+    """M rows in U groups, of one vector or text each; rows are places in the scope, 0..M-1."""
 
     group: NDArray[np.int64]  # (M,) in [0, U), -1 for a zero row
     members: NDArray[np.int64]  # (M - zero rows,) ascending within each group, group after group
@@ -45,11 +41,7 @@ class Groups(NamedTuple):
 def group(
     vectors: Vectors, scope: NDArray[np.int64], texts: NDArray[np.int64] | None
 ) -> tuple[Groups, NDArray[np.bool_]]:
-    """Return the groups of the rows ``scope`` (M,), and (M,) whether each of these is a zero row.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
+    """Return the groups of the rows ``scope`` (M,), and (M,) whether each of these is zero."""
     m = len(scope)
     zero = np.zeros(m, bool)
     hashes = np.zeros((m, 2), np.uint64)
@@ -82,15 +74,10 @@ def share_out(
     *,
     own_too: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Turn the nearest groups of each group into the nearest rows of ``rows``.
+    """Turn the nearest groups of each group (U, k) into the nearest rows of ``rows`` (B,).
 
-    Args:
-        rows: (B,) places in the scope.
-        found, sims: (U, k) the other groups nearest to each group and their cosines.
-        own_too: rows of the own group are partners, with cosine 1.
-
-    Returns:
-        places (B, k), -1 for none, and cosines (B, k), -inf for none.
+    With ``own_too`` rows of the own group are partners, with cosine 1. Returns places (B, k), -1
+    for none, and cosines (B, k), -inf for none.
     """
     k = found.shape[1]
     own = groups.group[rows]
@@ -120,10 +107,7 @@ def share_out(
 
 
 def read_rows(vectors: Vectors, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Return those rows, ascending; consecutive ones by a slice, which a memory map reads at once.
-
-    Of an empty ``rows`` it returns (0, D).
-    """
+    """Return ascending rows; consecutive ones by a slice, which a memory map reads at once."""
     whole = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
     return np.asarray(vectors[int(rows[0]) : int(rows[-1]) + 1] if whole else vectors[rows])
 

@@ -1,8 +1,7 @@
-"""ImageNet pseudolabels: words for images whose classes have no names (PLG).
+"""ImageNet pseudolabels (PLG): a classifier's K best classes as the words of a class or image.
 
 Source: Roth, Vinyals, Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
-CVPR 2022. An ImageNet classifier is run once over the training images; the names of the K classes
-that it ranks highest for a class (or for an image) are the words of that class (or image).
+CVPR 2022.
 """
 
 import torch
@@ -12,12 +11,7 @@ from language import AVERAGES, LEVELS
 
 
 def top_classes(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    topk: int = 5,
-    level: str = "class",
-    average: str = "logits",
+    logits: Tensor, labels: Tensor, *, topk: int = 5, level: str = "class", average: str = "logits"
 ) -> Tensor:
     """Return the ``topk`` ImageNet classes of each training class or of each image, best first.
 
@@ -26,8 +20,8 @@ def top_classes(
         labels: (N,) int64, contiguous training classes in [0, C).
         topk: K, in [1, 1000].
         level: "class" ranks the mean output over a class's images, "sample" each image's own.
-        average: what is averaged: "logits" as in the released code, or "probabilities", the softmax
-            outputs, where one sure image cannot outvote the rest. No difference at sample level.
+        average: "logits" as in the released code, or "probabilities", where one sure image cannot
+            outvote the rest. No difference at sample level.
 
     Returns:
         (C, K) int64 at class level, (N, K) at sample level.
@@ -55,10 +49,7 @@ def top_classes(
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """Return the 1000 class names, first synonym only: "kit fox" of "kit fox, Vulpes macrotis".
-
-    A few names are of two classes ("crane" the bird and "crane" the machine).
-    """
+    """Return the 1000 class names, first synonym only: "kit fox" of "kit fox, Vulpes macrotis"."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
