@@ -57,7 +57,6 @@ def build_guide(
     """Return the guide that the language flags ask for; None at ``--language_distill_w 0``.
 
     Args:
-        train: the training images. Without classes their captions are the only words.
         classify: computes the (N, 1000) logits of the training images by
             ``--language_pseudoclass_model``; called for pseudolabels that the cache does not hold.
 

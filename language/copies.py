@@ -1,7 +1,7 @@
-"""Rows of one vector, or of one text: they are searched once and shared out among their copies.
+"""Rows of one vector, or of one text, are searched once and pair up in a ring.
 
-Copies pair up in a ring: the next row after the query's own comes first, and after the last the
-first. "Lowest row first" would make one of a thousand copies the partner of the other 999.
+The next row after the query's own comes first, and after the last the first. "Lowest row first"
+would make one of a thousand copies the partner of the other 999.
 """
 
 import hashlib
@@ -33,8 +33,7 @@ class Groups(NamedTuple):
     keys: NDArray[np.int64]  # group * M + row of each of members, ascending
 
     @property
-    def firsts(self) -> NDArray[np.int64]:
-        """(U,) the first row of each group."""
+    def firsts(self) -> NDArray[np.int64]:  # (U,) the first row of each group
         return self.members[self.starts[:-1]]
 
 
@@ -58,9 +57,7 @@ def group(
     codes = distinct(hashes) if texts is None else texts[scope]
     groups = np.full(m, -1, np.int64)
     _, first, number = np.unique(codes[~zero], return_index=True, return_inverse=True)
-    by_first = np.empty(len(first), np.int64)  # so that the first rows of the groups ascend
-    by_first[first.argsort()] = np.arange(len(first))
-    groups[~zero] = by_first[number]
+    groups[~zero] = first.argsort().argsort()[number]  # the first rows of the groups ascend
     order = np.argsort(groups, kind="stable")[zero.sum() :]
     starts = np.concatenate([[0], np.cumsum(np.bincount(groups[order]))]).astype(np.int64)
     return Groups(groups, order, starts, groups[order] * m + order), zero
@@ -74,10 +71,9 @@ def share_out(
     *,
     own_too: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Turn the nearest groups of each group (U, k) into the nearest rows of ``rows`` (B,).
+    """Turn the groups ``found`` (U, k) nearest to each into the k rows nearest to each of ``rows``.
 
-    With ``own_too`` rows of the own group are partners, with cosine 1. Returns places (B, k), -1
-    for none, and cosines (B, k), -inf for none.
+    With ``own_too`` rows of the own group come first, with cosine 1.
     """
     k = found.shape[1]
     own = groups.group[rows]

@@ -37,13 +37,6 @@ class EmbeddingStore:
 
     A part is whole or absent, so an interrupted pass resumes part by part. Any number of processes
     may fill one folder: part p is written by rank p mod world.
-
-    Args:
-        folder: made if it is not there; one for each encoder and content, which its name tells.
-        n: N, >= 1.
-        kind: "text" or "img".
-        about: what is embedded by what, kept in ``store.json`` for the reader.
-        part_rows: rows of each part but the last.
     """
 
     def __init__(
@@ -51,8 +44,8 @@ class EmbeddingStore:
         folder: Path,
         n: int,
         *,
-        kind: str = "text",
-        about: Mapping[str, Any] | None = None,
+        kind: str = "text",  # or "img"
+        about: Mapping[str, Any] | None = None,  # kept in store.json for the reader
         part_rows: int = PART_ROWS,
     ) -> None:
         self.folder = folder
@@ -80,11 +73,7 @@ class EmbeddingStore:
         return [part for part in range(rank, self.n_parts, world) if self._part(part) is None]
 
     def fill(self, embed: Embed, *, rank: int = 0, world: int = 1) -> None:
-        """Embed the missing parts of this rank; a row without an embedding is zero.
-
-        Raises:
-            ValueError: ``embed`` returns another number of rows, or a value that is not finite.
-        """
+        """Embed the missing parts of this rank; a row without an embedding is zero."""
         missing = self.missing(rank, world)
         if there := len(range(rank, self.n_parts, world)) - len(missing):
             LOG.info("%s: %d parts are embedded already", self.folder, there)

@@ -51,8 +51,8 @@ def build(name: str, device: torch.device, cache: Path | None) -> TextEncoder:
 class TransformerEncoder(TextEncoder):
     """A Hugging Face model as a text encoder.
 
-    Differs from the sentence-transformers library in that every model without a projected text
-    embedding is averaged over its tokens, even if its authors took the first token.
+    Differs from sentence-transformers in that every model without a projected text embedding is
+    averaged over its tokens, even if its authors took the first token.
     """
 
     def __init__(self, name: str, device: torch.device, *, bs: int = 128):
@@ -113,12 +113,7 @@ class TransformerEncoder(TextEncoder):
 
 
 def resolve(name: str) -> Path | str:
-    """Return the folder of a local or packaged model, or the id of one on the hub.
-
-    Raises:
-        FileNotFoundError: the package or the folder does not exist.
-        ValueError: the folder holds no model.
-    """
+    """Return the folder of a local or packaged model, or the id of one on the hub."""
     source = ENCODERS.get(name, name)
     if source.startswith("package:"):
         module, _, inside = source.removeprefix("package:").partition("/")
@@ -147,11 +142,7 @@ def resolve(name: str) -> Path | str:
 
 
 def read_source(name: str, source: Path | str, read: Callable[[str, bool], T]) -> T:
-    """Call ``read`` on a model's folder, or on its id with the cache of the hub, then the hub.
-
-    Args:
-        source: as ``resolve`` returns it.
-        read: called with the folder or the id, and whether only local files may be read.
+    """Call ``read(folder or id, local files only)``; of an id first locally, then from the hub.
 
     Raises:
         FileNotFoundError: the cache lacks something, and the hub cannot be reached.

@@ -38,8 +38,7 @@ class LanguageGuide:
         self.words = words
         self.control = control
         self.embeds = embeds
-        self.true_index = words.index  # (n_items, K)
-        self.index = words.index
+        self.index = words.index  # (n_items, K)
         if control == "permuted":
             self.index = words.index[_cyclic_permutation(len(words.index), seed)]
         self.constant = _mean_similarity(embeds, words.index) if control == "uniform" else None
@@ -66,7 +65,7 @@ class LanguageGuide:
         """(C, D) unit mean of each class's own words under every control; None at row level."""
         if self.words.level != "class":
             return None
-        return F.normalize(self.embeds.cpu()[self.true_index].mean(dim=1), dim=1)
+        return F.normalize(self.embeds.cpu()[self.words.index].mean(dim=1), dim=1)
 
 
 def _cyclic_permutation(n: int, seed: int) -> Tensor:

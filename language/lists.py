@@ -34,10 +34,9 @@ class Flat:
         self.lists: Sequence[Tensor] = torch.arange(len(vectors), device=vectors.device).split(RUN)
 
     def search(self, queries: Tensor, m: int, n_read: int = 0) -> tuple[Tensor, Tensor]:
-        """Return similarities (Q, m) float32 and vectors (Q, m) int64 on the CPU, nearest first.
+        """Return similarities and vectors (Q, m) on the CPU, nearest first; -inf and -1 for none.
 
-        A query of ``queries`` (Q,) in [0, U) finds itself too. Places without a vector hold -inf
-        and -1. An inverted file reads ``n_read`` lists for each query.
+        A query finds itself too. An inverted file reads ``n_read`` lists for each query.
         """
         # Of a query are held D values in float32 and, sorted by list, what it reads.
         size = max(1, 2 * BLOCK_BYTES // (4 * self.vectors.shape[1] + 24 * n_read + 24 * m))
@@ -73,15 +72,15 @@ class Flat:
 
 
 class InvertedFile(Flat):
-    """Approximate search: vectors lie on the list of their nearest of L centroids.
+    """Approximate search: vectors lie on the list of their nearest centroid.
 
-    L is the power of two near 4 * sqrt(U), so that a list has four or more vectors on average.
     Source: Sivic and Zisserman, Video Google, ICCV 2003; Jégou et al., TPAMI 2011.
     """
 
     def __init__(self, vectors: Tensor, *, seed: int = 0) -> None:
         super().__init__(vectors)
         n = len(vectors)
+        # The power of two near 4 sqrt(n), but four or more vectors a list.
         self.n_lists = max(1, min(1 << round(math.log2(4 * math.sqrt(n))), n // 4))
         self.name = f"ivf, {self.n_lists} lists"
         generator = torch.Generator().manual_seed(derive(seed, "k-means"))

@@ -1,9 +1,6 @@
 """Finds images whose captions say nearly the same: the partners of language-guided sampling.
 
-    python -m language.neighbours --dataset redcaps --source_path DATA --language_model mpnet
     torchrun --nproc_per_node 8 -m language.neighbours --dataset redcaps --source_path DATA
-    python -m language.neighbours --dataset redcaps --by visual --checkpoint RUN
-    python -m language.neighbours --dataset redcaps --from_json redcaps_all-mpnet-base-v2.json
 
 Writes a folder that numpy reads (``language.partner_folder``), and prints some of the partners.
 """

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from language.copies import distinct, hash_texts
 from language.embedding_store import Embed, EmbeddingStore, wait_for
@@ -47,15 +47,6 @@ class ImageEmbedder(NamedTuple):
     fingerprint: str  # changes when an embedding may change
 
 
-class Extracted(Protocol):
-    """Pooled features of M images; ``evaluation.Features``."""
-
-    @property
-    def features(self) -> Tensor: ...  # (M, F)
-    @property
-    def rows(self) -> Tensor: ...  # (M,) int64
-
-
 class Rank(NamedTuple):
     """The number of this process among those that share the work; they share only the disk."""
 
@@ -73,11 +64,7 @@ class Rank(NamedTuple):
 
 
 def rows_of(images: Any, scope: str = "none") -> Rows:
-    """Describe the images of a ``CaptionSet`` or an ``ImageSet``.
-
-    Raises:
-        ValueError: the set has no scopes.
-    """
+    """Describe the images of a ``CaptionSet`` or an ``ImageSet``, which has no scopes."""
     if scope != "none" and not hasattr(images, "scopes"):
         raise ValueError(
             f"scope must be none for {images.name}, which has classes and no scopes; got {scope}"
@@ -100,14 +87,14 @@ def image_embedder(
     name: str,
     *,
     settings: Sequence[object],
-    extract: Callable[[Any], Extracted],
+    extract: Callable[[Any], Any],
 ) -> ImageEmbedder:
     """Embed the images of a set by their pooled features.
 
     Args:
         images: a ``CaptionSet`` or an ``ImageSet``.
         settings: whatever else decides the features, such as the preprocessing.
-        extract: called with some of the images as a set; returns those that can be read.
+        extract: returns the ``evaluation.Features`` of some of the images.
     """
 
     def embed(start: int, stop: int) -> NDArray[np.float32]:
@@ -156,8 +143,7 @@ def find(
         embedder: of the captions, or of the images. A text encoder needs no cache of its own.
         folder: where to write to; by default an entry of the cache, where embeddings always are.
         device: where vectors are compared.
-        rank: of this process among those that share the work; by default torchrun's. All return
-            when the work is done.
+        rank: by default torchrun's. All ranks return when the work is done.
 
     Raises:
         ValueError: ``folder`` holds other partners; or captions or scopes are missing.
@@ -202,8 +188,7 @@ def find(
     differ = texts if options.distinct else None
 
     def share(of: Rank) -> Partners:
-        span = of.span(n)
-        return search(store, options, scopes=scopes, texts=differ, rows=span, device=device)
+        return search(store, options, scopes=scopes, texts=differ, rows=of.span(n), device=device)
 
     found = share(rank) if rank.world == 1 else _of_all_ranks(share, entry, rank)
     if rank.number:
@@ -243,29 +228,28 @@ def _check(rows: Rows, embedder: TextEncoder | ImageEmbedder, options: Options) 
 
 def _of_all_ranks(share: Callable[[Rank], Partners], entry: Entry, rank: Rank) -> Partners:
     """Search the share of this rank into the cache; on rank 0, join those of all ranks."""
-    ranks = [Rank(number, rank.world) for number in range(rank.world)]
     parts = [
-        Entry(entry.kind, f"{entry.name}-part-{of.number}-of-{of.world}", entry.fingerprint)
-        for of in ranks
+        Entry(entry.kind, f"{entry.name}-part-{number}-of-{rank.world}", entry.fingerprint)
+        for number in range(rank.world)
     ]
 
-    def kept(of: Rank) -> Partners:
+    def kept(number: int) -> Partners:
         def compute() -> dict[str, Any]:
-            found = share(of)
+            found = share(Rank(number, rank.world))
             return {
                 "partners": torch.from_numpy(found.partners),
                 "similarities": torch.from_numpy(found.similarities),
                 "about": found.about,
             }
 
-        part = parts[of.number].tensors(compute)
+        part = parts[number].tensors(compute)
         return Partners(part["partners"].numpy(), part["similarities"].numpy(), part["about"])
 
-    found = kept(rank)
+    found = kept(rank.number)
     if rank.number:
         return found
     wait_for(lambda: sum(not part.folder.is_dir() for part in parts), "ranges of rows")
-    shares = [kept(of) for of in ranks]
+    shares = [kept(number) for number in range(rank.world)]
     recalls = [found.about["recall@1"] for found in shares]
     weights = [len(found.partners) + 1 for found in shares]
     about = found.about | {

@@ -57,11 +57,11 @@ def is_there(folder: Path) -> bool:
 
 
 def read(folder: Path, *, n: int | None = None, digest: str | None = None) -> Partners:
-    """Read a folder of partners, for a set of ``n`` rows and this ``digest`` if given.
+    """Read a folder of partners, of a set of ``n`` rows and this ``digest`` if given.
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: they are damaged, or of another set; says which.
+        ValueError: they are damaged, or of another set.
     """
     if not is_there(folder):
         raise FileNotFoundError(
@@ -100,17 +100,9 @@ def read(folder: Path, *, n: int | None = None, digest: str | None = None) -> Pa
 def from_released_json(file: Path, keys: Sequence[str]) -> Partners:
     """Read the neighbours that El Banani et al. released, for the rows of a set.
 
-    Their file is one list of ``[[directory, id], [directory, id], similarity]``; a fourth value (a
-    ratio) is ignored. An image keeps all its partners, nearest first; pairs with an image that is
-    not in the set are counted in ``about``.
-
-    Args:
-        keys: (N,) the path of each image, ending in ``<directory>/<id>`` and any suffix; a
-            directory may be a shard, ``<directory>.tar``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not of that form, or none of its images is in the set.
+    Their file is one list of ``[[directory, id], [directory, id], similarity]``, with a fourth
+    value (a ratio) ignored. ``keys`` are paths ``<directory>/<id>`` with any suffix; a directory
+    may be a shard, ``<directory>.tar``. Pairs with an unknown image are counted in ``about``.
     """
     if not file.is_file():
         raise FileNotFoundError(f"--from_json {file} does not exist")

@@ -18,26 +18,20 @@ def top_classes(
     Args:
         logits: (N, 1000), the classifier's output for each training image.
         labels: (N,) int64, contiguous training classes in [0, C).
-        topk: K, in [1, 1000].
         level: "class" ranks the mean output over a class's images, "sample" each image's own.
         average: "logits" as in the released code, or "probabilities", where one sure image cannot
             outvote the rest. No difference at sample level.
 
     Returns:
         (C, K) int64 at class level, (N, K) at sample level.
-
-    Raises:
-        ValueError: an option is unknown or out of range, shapes differ, or a class has no image.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level}")
-    if average not in AVERAGES:
-        raise ValueError(f"average must be one of {', '.join(AVERAGES)}; got {average}")
+    for name, value, known in (("level", level, LEVELS), ("average", average, AVERAGES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value}")
     if not 1 <= topk <= logits.shape[1]:
         raise ValueError(f"topk must be in [1, {logits.shape[1]}]; got {topk}")
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels")
-
     if level == "sample":
         return logits.topk(topk, dim=1).indices
     outputs = logits.softmax(dim=1) if average == "probabilities" else logits

@@ -40,9 +40,6 @@ class Options:
         distinct: rows of one text are never partners.
         index: "flat" (exact), "ivf" (approximate), or "auto": flat up to ``FLAT_UP_TO`` vectors.
         recall: share of nearest neighbours to find where the search is approximate, in (0, 1).
-
-    Raises:
-        ValueError: a value is out of range.
     """
 
     k: int = 1
@@ -75,23 +72,16 @@ def search(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Partners:
-    """Find the nearest other rows of each row; a zero row has no partner and is nobody's.
-
-    A row is left out of its own partners by its number, so that a copy of it may be one.
+    """Find the nearest other rows of each row, (Q, k); a zero row has no partner and is nobody's.
 
     Args:
-        vectors: (N, D); normalised here, in float32.
+        vectors: (N, D) of any length.
         scopes: (N,) int64, the scope of each row; None is one scope.
         texts: (N,) int64, the text of each row, for ``distinct``; None lets texts be equal.
         rows: first row, and last + 1, of the Q whose partners are searched among all N.
 
-    Returns:
-        (Q, k) partners; ``about`` has "searched_by" such as "ivf, 4096 lists, 16 read", "recall@1"
-        (of SAMPLE distinct queries; 1 where the search is exact), "distinct_vectors" (a vector
-        counts once in each scope) and "zero_rows" (of the Q).
-
-    Raises:
-        ValueError: lengths differ, or a value is not finite.
+    ``about`` has "searched_by", "recall@1" (of SAMPLE distinct queries), "distinct_vectors" (a
+    vector counts once in each scope) and "zero_rows" (of the Q).
     """
     n, k = vectors.shape[0], options.k
     for name, codes in (("scopes", scopes), ("texts", texts)):

@@ -25,11 +25,7 @@ class TextEncoder(ABC):
 
 
 def unit_rows(embeds: Tensor, name: str) -> Tensor:
-    """Return the rows of ``embeds`` (N, D) scaled to length 1; zero rows stay zero.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
+    """Return the rows of ``embeds`` (N, D) scaled to length 1; zero rows stay zero."""
     if not torch.isfinite(embeds).all():
         raise ValueError(f"--language_model {name} returns text embeddings that are not finite")
     return F.normalize(embeds.float(), dim=1)

@@ -1,7 +1,5 @@
-"""The text transformer of CLIP.
-
-Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML
-2021, section 2.4.
+"""The text transformer of CLIP: Radford et al., Learning Transferable Visual Models From Natural
+Language Supervision, ICML 2021, section 2.4.
 """
 
 import torch
@@ -16,9 +14,6 @@ class TextTower(nn.Module):
 
     Shapes: ids (B, L) int64 with L <= ``length``, mask (B, L) bool, True at the tokens of the text
     and False at the padding to their right; returns (B, D) of any length.
-
-    Raises:
-        ValueError: ``heads`` does not divide ``width``, or a text is too long.
     """
 
     def __init__(

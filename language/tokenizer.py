@@ -18,8 +18,7 @@ class Tokenizer:
 
     Raises:
         FileNotFoundError: the folder or package does not exist, or the hub cannot be reached.
-        ValueError: ``name`` is a file of word vectors, the folder cannot be read, the tokenizer has
-            no end mark, or ``length`` leaves no room for a word.
+        ValueError: the model has no usable tokenizer, or ``length`` leaves no room for a word.
     """
 
     def __init__(self, name: str, length: int = 77) -> None:
@@ -47,10 +46,7 @@ class Tokenizer:
             )
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return ids (B, L) int64, padded on the right, and mask (B, L) bool, True at the text.
-
-        Every text has at least one token, and at most ``length``.
-        """
+        """Return ids (B, L) int64, padded on the right, and mask (B, L) bool, True at the text."""
         longest = self.length - len(self.end)
         encoded = self.tokenizer(list(texts), truncation=True, max_length=longest)
         rows = [row + self.end for row in encoded.input_ids]

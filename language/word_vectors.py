@@ -26,10 +26,6 @@ class WordVectors(TextEncoder):
 
     The words of a prompt weigh as much as the name: ``--language_prompt "{}"`` suits word vectors
     better than ``"a photo of a {}"``. The file is streamed once for each call with new words.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not in the format.
     """
 
     def __init__(self, path: Path):
@@ -71,8 +67,7 @@ class WordVectors(TextEncoder):
         return dim
 
     def _read_vectors(self, wanted: set[str]) -> None:
-        """Read the vectors of ``wanted``; words that the file lacks become ``absent``."""
-        wanted = set(wanted)
+        """Move ``wanted`` words into ``vectors``, or ``absent`` if the file lacks them."""
         for number, line in enumerate(self._lines(), start=1):
             token, _, values = line.partition(b" ")
             word = token.decode("utf-8", errors="replace")

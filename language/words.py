@@ -41,10 +41,6 @@ def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -
 
     K is the length of the longest list; shorter ones are repeated from their start. Other classes
     of the file are ignored, so that one file can serve all splits.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not such an object, or a class is missing (its closest key is named).
     """
     flag = f"--language_words {path}"
     if not path.is_file():
@@ -81,11 +77,7 @@ def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -
 
 
 def with_prompt(words: Sequence[str], prompt: str) -> list[str]:
-    """Return the prompt with each word in the place of its ``{}``.
-
-    Raises:
-        ValueError: the prompt has no ``{}``, so that all words would read alike.
-    """
+    """Return the prompt with each word in the place of its ``{}``."""
     if "{}" not in prompt:
         raise ValueError(
             f'--language_prompt "{prompt}" has no {{}} for the word; use for example "{PROMPT}"'
