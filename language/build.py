@@ -161,7 +161,7 @@ def _choose_words(
         fingerprint = digest([args.language_pseudoclass_model, *map(stamp, train.paths)])
         kept = Entry("pseudolabels", train.name, fingerprint)
         classes: Tensor = from_flags(
-            pseudolabels.top_classes,  # type: ignore[arg-type]
+            pseudolabels.top_classes,
             args,
             "language_pseudoclass_",
             logits=kept.tensors(lambda: {"logits": classify()})["logits"],  # takes minutes

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 READ_ROWS = 1 << 16  # rows, or texts, read at a time
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
 
 class Vectors(Protocol):
     """(N, D) floating vectors, in memory or not: an array, a memory map, an ``EmbeddingStore``."""
@@ -27,19 +30,13 @@ class Vectors(Protocol):
 class Groups(NamedTuple):
     """M rows in U groups, of one vector or text each; rows are places in the scope, 0..M-1."""
 
-    group: NDArray[np.int64]  # (M,) in [0, U), -1 for a zero row
-    members: NDArray[np.int64]  # (M - zero rows,) ascending within each group, group after group
-    starts: NDArray[np.int64]  # (U + 1,) where each group begins in members
-    keys: NDArray[np.int64]  # group * M + row of each of members, ascending
-
-    @property
-    def firsts(self) -> NDArray[np.int64]:  # (U,) the first row of each group
-        return self.members[self.starts[:-1]]
+    group: Ints  # (M,) in [0, U), -1 for a zero row
+    members: Ints  # (M - zero rows,) ascending within each group, group after group
+    starts: Ints  # (U + 1,) where each group begins in members
+    keys: Ints  # group * M + row of each of members, ascending
 
 
-def group(
-    vectors: Vectors, scope: NDArray[np.int64], texts: NDArray[np.int64] | None
-) -> tuple[Groups, NDArray[np.bool_]]:
+def group(vectors: Vectors, scope: Ints, texts: Ints | None) -> tuple[Groups, NDArray[np.bool_]]:
     """Return the groups of the rows ``scope`` (M,), and (M,) whether each of these is zero."""
     m = len(scope)
     zero = np.zeros(m, bool)
@@ -64,13 +61,8 @@ def group(
 
 
 def share_out(
-    groups: Groups,
-    rows: NDArray[np.int64],
-    found: NDArray[np.int64],
-    sims: NDArray[np.float32],
-    *,
-    own_too: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    groups: Groups, rows: Ints, found: Ints, sims: Floats, *, own_too: bool
+) -> tuple[Ints, Floats]:
     """Turn the groups ``found`` (U, k) nearest to each into the k rows nearest to each of ``rows``.
 
     With ``own_too`` rows of the own group come first, with cosine 1.
@@ -102,7 +94,7 @@ def share_out(
     )
 
 
-def read_rows(vectors: Vectors, rows: NDArray[np.int64]) -> NDArray[Any]:
+def read_rows(vectors: Vectors, rows: Ints) -> NDArray[Any]:
     """Return ascending rows; consecutive ones by a slice, which a memory map reads at once."""
     whole = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
     return np.asarray(vectors[int(rows[0]) : int(rows[-1]) + 1] if whole else vectors[rows])
@@ -128,7 +120,7 @@ def _hash(contents: Iterable[bytes | memoryview]) -> NDArray[np.uint64]:
     return np.frombuffer(digests, "<u8").reshape(-1, 2).astype(np.uint64)
 
 
-def distinct(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+def distinct(hashes: NDArray[np.uint64]) -> Ints:
     """Return (M,), the same number for the same hash (M, 2), in [0, M)."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     fresh = np.ones(len(order), bool)

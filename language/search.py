@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from language import INDICES
-from language.copies import READ_ROWS, Groups, Vectors, group, read_rows, share_out
+from language.copies import READ_ROWS, Floats, Groups, Ints, Vectors, group, read_rows, share_out
 from language.lists import Flat, InvertedFile
 from language.partner_folder import Partners
 from utilities.seeding import derive
@@ -66,8 +65,8 @@ def search(
     vectors: Vectors,
     options: Options,
     *,
-    scopes: NDArray[np.int64] | None = None,
-    texts: NDArray[np.int64] | None = None,
+    scopes: Ints | None = None,
+    texts: Ints | None = None,
     rows: tuple[int, int] | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
@@ -116,9 +115,7 @@ def search(
     return Partners(partners, similarities, {**_summary(reports), "zero_rows": n_zero})
 
 
-def _scopes(
-    n: int, scopes: NDArray[np.int64] | None, first: int, last: int
-) -> Iterator[NDArray[np.int64]]:
+def _scopes(n: int, scopes: Ints | None, first: int, last: int) -> Iterator[Ints]:
     """The rows of each scope that has a query, ascending."""
     if scopes is None:
         yield np.arange(n)
@@ -144,15 +141,15 @@ def _summary(reports: list[tuple[str, float, int]]) -> dict[str, str | float | i
 
 def _search_groups(
     vectors: Vectors,
-    scope: NDArray[np.int64],
+    scope: Ints,
     groups: Groups,
-    wanted: NDArray[np.int64],
+    wanted: Ints,
     options: Options,
     device: torch.device,
     seed: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], str, float]:
+) -> tuple[Ints, Floats, str, float]:
     """The k other groups nearest to each of the groups ``wanted``: (U, k), other rows unset."""
-    rows = scope[groups.firsts]
+    rows = scope[groups.members[groups.starts[:-1]]]  # the first of each group
     n, k = len(rows), options.k
     found = np.full((n, k), -1, np.int64)
     sims = np.full((n, k), -np.inf, np.float32)
@@ -166,8 +163,7 @@ def _search_groups(
     flat = Flat(loaded)
     queries = torch.from_numpy(wanted)
     if index == "flat":
-        best, which = flat.others(queries, k)
-        found[wanted], sims[wanted] = which.numpy(), best.numpy()
+        sims[wanted], found[wanted] = map(torch.Tensor.numpy, flat.others(queries, k))
         return found, sims, flat.name, 1.0
 
     inverted = InvertedFile(loaded, seed=seed)
@@ -175,8 +171,7 @@ def _search_groups(
     sample = _draw(queries, rng)
     error = math.sqrt(options.recall * (1 - options.recall) / len(sample))  # a sample may flatter
     n_read = inverted.lists_to_read(flat, sample, min(options.recall + error, 1.0))
-    best, which = inverted.others(queries, k, n_read)
-    found[wanted], sims[wanted] = which.numpy(), best.numpy()
+    sims[wanted], found[wanted] = map(torch.Tensor.numpy, inverted.others(queries, k, n_read))
     sample = _draw(queries, rng)
     exact = flat.others(sample, 1)[0][:, 0].numpy()
     recall = float((sims[sample.numpy(), 0] >= exact - TOLERANCE).mean())
@@ -189,7 +184,7 @@ def _draw(queries: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return queries[rng.choice(len(queries), min(SAMPLE, len(queries)), replace=False)]
 
 
-def _load(vectors: Vectors, rows: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+def _load(vectors: Vectors, rows: Ints, device: torch.device) -> torch.Tensor:
     """Those rows on the device; half precision stays, anything else becomes float32."""
     half = np.asarray(vectors[:1]).dtype == np.float16
     loaded = torch.empty(
