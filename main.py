@@ -142,10 +142,10 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     config = {**vars(args), "n_epochs": length.n_epochs}
     folder = run.open_folder(*place, flags=config, device=device, saved=saved)
     progress = Progress()
-    parts = {"embedder": embedder, "criterion": criterion, "trainer": trainer, "batches": batches}
+    parts: dict[str, Any] = {"embedder": embedder, "criterion": criterion, "trainer": trainer}
     current = run.Run(
         folder,
-        run.State(device, **parts, progress=progress),
+        run.State(device, **parts, batches=batches, progress=progress),
         flags=config,
         n_epochs=n_epochs,
         trackers=trackers.start(folder.path, folder.rows, config),
@@ -157,13 +157,9 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     )
     LOG.info(parameters.summary(args, chosen, datasets.sizes(data), device, folder.path, length))
 
-    if saved:
-        scores = session.resume(*current.untrained())
-    else:
-        if n_views > 1 and not args.no_report:
-            evaluation.draw_views(batches, data.train, embedder, folder.path)
-        scores, before = session.start()
-        current.record_untrained(scores, before)
+    if n_views > 1 and not saved and not args.no_report:
+        evaluation.draw_views(batches, data.train, embedder, folder.path)
+    scores: dict[str, float] = session.start(current)
     for epoch in current.epochs():
         if batches.epoch < epoch:  # otherwise it is resumed within
             progress.reset()

@@ -90,9 +90,12 @@ def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:
     """Return the data, of ``--cache_images`` read from images that are decoded once and kept."""
     if not args.cache_images:
         return data
+
+    def keep(images: Any) -> Any:  # of any kind, to the same
+        return images and cached(images, shorter_side, args.kernels)
+
     with distributed.first_rank_first():
-        parts = [images and cached(images, shorter_side, args.kernels) for images in data]
-    return Data(*parts)
+        return Data(*map(keep, data))
 
 
 def batches(

@@ -11,6 +11,7 @@ from evaluation.evaluator import Evaluator
 from evaluation.report_data import build_report_data
 from evaluation.report_html import write_report
 from evaluation.scores import Scores, listing, table, write_by_class
+from utilities.run import Run
 from utilities.run_folder import RunFolder
 
 Embedded = tuple[Tensor, Tensor]  # (M, D) embeddings and (M,) int64 rows of their set
@@ -56,16 +57,15 @@ class EvaluationSession:
         evaltype = self.evaluator.options["evaltypes"][0]
         return [f"{self.chosen_by}/{evaltype}/{metric}" for metric in metrics]
 
-    def start(self) -> tuple[Scores, Embedded | None]:
-        """Evaluate the untrained embedder; return scores and embeddings of the first set."""
-        self.untrained = self.scores = self._evaluate(last=not self.n_epochs)
-        self.before = self.evaluator.embeds.get(self.chosen_by or "")
-        return self.untrained, self.before
-
-    def resume(self, untrained: Mapping[str, float], before: Embedded | None) -> Scores:
-        """Continue from what ``start`` returned before an interruption; return its scores."""
-        self.untrained = self.scores = Scores(untrained, {})
-        self.before = before
+    def start(self, run: Run) -> Scores:
+        """Evaluate and record the untrained embedder; of a resumed run, read what was recorded."""
+        if run.resumed:
+            scores, self.before = run.untrained()
+            self.untrained = self.scores = Scores(scores, {})
+        else:
+            self.untrained = self.scores = self._evaluate(last=not self.n_epochs)
+            self.before = self.evaluator.embeds.get(self.chosen_by or "")
+            run.record_untrained(self.untrained, self.before)
         return self.untrained
 
     def due(self, epoch: int) -> Scores:

@@ -59,7 +59,7 @@ torch_save = import_module("torch").save
 MOMENTS = {  # what is replaced, and by what
     "images_are_checked": ("datasets.readable:fault", at_call(20)),
     "images_are_cached": ("datasets.image_cache:_Shrunk.__getitem__", at_call(30)),
-    "a_cache_gets_its_index": ("utilities.disk_cache:Entry._seal", at_call(2)),
+    "a_cache_gets_its_index": ("utilities.disk_cache:seal", at_call(2)),
     "words_are_written": ("language.cache:CachedEncoder._write", at_call(1)),
     "the_folder_is_new": ("utilities.run_folder:RunFolder.write_config", at_call(1)),
     "before_training_is_recorded": ("utilities.run:Run.record_untrained", at_call(1)),

@@ -24,7 +24,6 @@ def answers():
     import torch
 
     from evaluation import image_index
-    from language.nearest import nearest
     from metrics.clustering import kmeans
     from utilities.knn import nearest_neighbours
 
@@ -36,8 +35,6 @@ def answers():
         )
         found |= {f"rows {cosine=}": rows.numpy(), f"distances {cosine=}": distances.numpy()}
     found["clusters"] = kmeans(points, 5, seed=0).numpy()
-    graph = nearest(points.numpy(), 3, index="hnsw")
-    found |= {"partners": graph.partners, "similarities": graph.similarities}
     with TemporaryDirectory() as folder:
         provenance = image_index.Provenance(Path("images"), Path("run"), 1, "digest", 8)
         files = [image_index.ImageFile(f"{row}.png", 1, 1) for row in range(200)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import main
-from metrics import Gallery
+import metrics
 from tests import runs
 from tests.runs import RUN, assert_same_run, output, tiny_run, wait_for_an_epoch
 from utilities import checkpoint
@@ -101,7 +101,7 @@ def test_a_loading_process_that_is_killed_ends_the_run(animals, tmp_path):
 
 @pytest.mark.parametrize(
     ("owner", "name", "iteration"),
-    [(Trainer, "step", 3), (Gallery, "search", 6)],
+    [(Trainer, "step", 3), (metrics, "rank", 6)],
     ids=["step", "ranks"],
 )
 def test_a_gpu_whose_memory_is_full_costs_no_finished_epoch(
@@ -124,6 +124,6 @@ def test_a_gpu_whose_memory_is_full_costs_no_finished_epoch(
     assert kept["epoch"] == 1 and kept["trainer"]["iteration"] == iteration
 
     monkeypatch.setattr(owner, name, plain)
-    main.main([*words, "--resume", *(("--evaluate_on_cpu",) if name == "search" else ())])
+    main.main([*words, "--resume", *(("--evaluate_on_cpu",) if name == "rank" else ())])
     main.main(tiny_run(animals, tmp_path / "whole", "--evaluation_metrics", "e_recall@1"))
     assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)

@@ -259,10 +259,10 @@ def test_losses_that_stay_infinite_stop_the_run(animals, tmp_path, monkeypatch):
         return loss * float("nan") if len(rows) >= 6 else loss
 
     monkeypatch.setattr(criteria.MultiSimilarity, "compute", overflow)
-    with pytest.raises(FloatingPointError, match=r"in 10 steps.*step 15, in epoch 5") as stop:
+    with pytest.raises(FloatingPointError, match=r"in 10 steps.*step 15\.") as stop:
         main.main(tiny_run(animals, tmp_path, "--n_epochs", "6"))
     folder = tmp_path / RUN
-    assert str(rows[-1]) in str(stop.value) and str(folder / "last.pt") in str(stop.value)
+    assert str(rows[-1]) in str(stop.value) and "the last checkpoint" in str(stop.value)
     kept = checkpoint.load(folder / "last.pt")
     assert (kept["epoch"], kept["trainer"]["iteration"], kept["trainer"]["skipped"]) == (4, 12, 7)
     assert all(value.isfinite().all() for value in kept["embedder"].values())
@@ -272,8 +272,8 @@ def test_losses_that_stay_infinite_stop_the_run(animals, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ("--bs 16", "--bs 16"),
-        ("--samples_per_class 1 --loss softmax", "--bs 8"),
+        ("--bs 16", "--bs must be at most 8"),
+        ("--samples_per_class 1 --loss softmax", "--bs must be at most 4"),
         ("--dataset nowhere", "nowhere"),
         ("--arch resnt50_frozen_normalize", "resnet50"),
         ("--evaluation_metrics e_recal@1", "recall@k"),
@@ -291,7 +291,8 @@ def test_errors_come_before_a_run_folder(animals, tmp_path, capsys, more, says):
 
 def test_a_program_reports_an_error_in_one_line(animals, tmp_path):
     printed = output(start(tiny_run(animals, tmp_path / "runs", "--bs", "16")), status=1)
-    assert printed.startswith("error: --bs 16 ") and printed.count("\n") == 1
+    assert printed.splitlines()[-1].startswith("error: --bs must be at most 8")
+    assert "Traceback" not in printed
     assert not (tmp_path / "runs").exists()
 
 

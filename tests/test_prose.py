@@ -334,7 +334,8 @@ RUN = {  # page: what its Python blocks are given, and what holds of what they l
     ),
     "docs/objectives.md": (
         lambda: {
-            "embeds": unit(12), "labels": torch.arange(12) // 3, "miner": MINERS["semihard"](),
+            "embeds": unit(12), "labels": torch.arange(12) // 3,
+            "miner": MINERS["semihard"].load()(),
         },
         lambda left: len(left["triplets"].anchors) == 24,  # of 4 classes of 3
     ),

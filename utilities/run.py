@@ -152,6 +152,7 @@ class Run:
         self.writes = distributed.is_first()
         self.epoch = 0  # the last that was recorded
         self.best: dict[str, float] = {}
+        self.resumed = saved is not None
         self._drawn = time.monotonic()
         if saved:
             state.load_state_dict(saved)
@@ -170,7 +171,6 @@ class Run:
         """
         if not self.writes:
             return
-        self.folder.check_there()
         improved = [
             name
             for name in self.best_of
@@ -180,6 +180,7 @@ class Run:
         parts = {
             **self.state.state_dict(), "flags": self.flags, "epoch": self.epoch, "best": self.best
         }  # fmt: skip
+        self.folder.check_there()
         for name in improved:
             suffix = f"_epoch{self.epoch}" if self.keep_all else ""
             checkpoint.save(self.folder.checkpoint(f"best_{name}{suffix}"), parts)

@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     if args.run:
         result = (
-            by_faiss(args.run, args.file, *args.lists, args.faiss_queries)
+            by_faiss(args.run, args.file, args.lists[0], args.lists[1], args.faiss_queries)
             if args.run.startswith("faiss")
             else ours(args.run, args.file, args.recall)
         )

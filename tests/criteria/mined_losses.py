@@ -68,7 +68,7 @@ class MinedLossTests:
 
     loss: staticmethod
     equation: staticmethod
-    settings = ({},)
+    settings: ClassVar[tuple] = ({},)
     hinges: ClassVar[dict] = {}
     length = 1.0
     within = 1e-9

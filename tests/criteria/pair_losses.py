@@ -1,5 +1,7 @@
 """The contract of a loss over all pairs of a batch: a subclass gives the loss and its equation."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ class PairLossTests:
 
     loss: type[torch.nn.Module]
     equation: staticmethod
-    settings = ({},)
+    settings: ClassVar[tuple] = ({},)
     length = 1.0
     at_one_place = 1e-10
     extreme: tuple[dict, float]

@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -30,7 +31,11 @@ def equation(embeds, labels, references=None, alpha=45.0, npair_ang_weight=2.0, 
 
 class TestAngular(PairLossTests):
     loss, equation = Angular, staticmethod(equation)
-    settings = ({"alpha": 36.0, "npair_ang_weight": 0.5, "npair_l2": 0.1}, {"alpha": 10.0}, {})
+    settings: ClassVar[tuple] = (
+        {"alpha": 36.0, "npair_ang_weight": 0.5, "npair_l2": 0.1},
+        {"alpha": 10.0},
+        {},
+    )
     length = 1.5
     extreme = {"alpha": 70.0}, 40.0
 

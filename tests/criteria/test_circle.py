@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def with_constant_factors(embeds, labels, references, m=0.25, gamma=80.0):
 
 class TestCircle(PairLossTests):
     loss, equation = Circle, staticmethod(equation)
-    settings = ({}, {"margin": 0.4, "gamma": 16.0})
+    settings: ClassVar[tuple] = ({}, {"margin": 0.4, "gamma": 16.0})
     extreme = {"gamma": 1e4}, 1.0
 
     @each_way

@@ -236,7 +236,7 @@ def test_a_memory_without_images_to_compare_is_refused():
 # --------------------------------------------------------------------------------------------------
 # Hyperparameters
 # --------------------------------------------------------------------------------------------------
-REFUSED = {
+REFUSED: dict[str, dict[str, list]] = {
     "multisimilarity": {"dim": [2]},
     "supcon": {"temperature": [0.0, -0.1]},
     "circle": {"gamma": [0]},

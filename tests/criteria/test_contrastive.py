@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def equation(embeds, labels, triplets, others, pos_margin=0.0, neg_margin=1.0):
 
 class TestContrastive(MinedLossTests):
     loss, equation = Contrastive, staticmethod(equation)
-    settings = ({}, {"pos_margin": 0.4, "neg_margin": 1.3})
+    settings: ClassVar[tuple] = ({}, {"pos_margin": 0.4, "neg_margin": 1.3})
 
 
 def test_each_side_is_averaged_over_its_own_active_pairs():

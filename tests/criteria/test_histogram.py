@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ def equation(embeds, labels, references=None, nbins=65):
 
 class TestHistogram(PairLossTests):
     loss, equation = Histogram, staticmethod(equation)
-    settings = ({}, {"nbins": 3}, {"nbins": 11})
+    settings: ClassVar[tuple] = ({}, {"nbins": 3}, {"nbins": 11})
     length = 1.5
     extreme = {}, 1e4
 

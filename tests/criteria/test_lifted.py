@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def equation(embeds, labels, references=None, neg_margin=1.0, l2=0.005):
 
 class TestLifted(PairLossTests):
     loss, equation = Lifted, staticmethod(equation)
-    settings = ({"neg_margin": 0.3, "l2": 0.1}, {})
+    settings: ClassVar[tuple] = ({"neg_margin": 0.3, "l2": 0.1}, {})
     length = 1.5
     at_one_place = 1e-7  # a distance of 0 is the root of roundings
     extreme = {}, 1e4

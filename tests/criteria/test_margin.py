@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -30,7 +31,11 @@ def equation(embeds, labels, triplets, others, margin=0.2, beta=1.2, nu=0.0, **_
 
 class TestMargin(MinedLossTests):
     loss, equation = staticmethod(make), staticmethod(equation)
-    settings = ({}, {"margin": 0.4, "beta": 0.9, "nu": 0.3}, {"beta": 1.3, "beta_constant": True})
+    settings: ClassVar[tuple] = (
+        {},
+        {"margin": 0.4, "beta": 0.9, "nu": 0.3},
+        {"beta": 1.3, "beta_constant": True},
+    )
     within = 1e-6  # the boundaries start as float32
 
 

@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def equation(
 
 class TestMultiSimilarity(PairLossTests):
     loss, equation = MultiSimilarity, staticmethod(equation)
-    settings = (
+    settings: ClassVar[tuple] = (
         {},
         {"dim": 1, "pos_weight": 3.0, "neg_weight": 20.0, "margin": 0.3},
         {"pos_thresh": 0.6, "neg_thresh": 0.2},

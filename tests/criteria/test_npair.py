@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
@@ -23,7 +24,7 @@ def equation(embeds, labels, references=None, l2=0.005):
 
 class TestNPair(PairLossTests):
     loss, equation = NPair, staticmethod(equation)
-    settings = ({"l2": 0.5}, {})
+    settings: ClassVar[tuple] = ({"l2": 0.5}, {})
     length = 1.5
     extreme = {}, 40.0
 

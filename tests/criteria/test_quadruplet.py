@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ class FirstTerm(Quadruplet):
 
 class TestFirstTerm(MinedLossTests):
     loss, equation = FirstTerm, staticmethod(equation)
-    settings = ({}, {"margin_alpha_1": 0.9})
+    settings: ClassVar[tuple] = ({}, {"margin_alpha_1": 0.9})
 
 
 # Three classes, two of them of one image: the second negative is the image of the third class.

@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def equation(embeds, labels, references=None, temperature=0.01):
 
 class TestSmoothAP(PairLossTests):
     loss, equation = SmoothAP, staticmethod(equation)
-    settings = ({}, {"temperature": 1.0}, {"temperature": 0.1})
+    settings: ClassVar[tuple] = ({}, {"temperature": 1.0}, {"temperature": 0.1})
     extreme = {}, 2.0
 
 

@@ -29,7 +29,7 @@ def equation(embeds, labels, triplets, others, margin=0.2, reg_lambda=0.005):
 
 class TestSNR(MinedLossTests):
     loss, equation = SNR, staticmethod(equation)
-    settings = ({}, {"margin": 0.7, "reg_lambda": 0.3})
+    settings: ClassVar[tuple] = ({}, {"margin": 0.7, "reg_lambda": 0.3})
     hinges: ClassVar = {"reg_lambda": 0.0}
     length = 5.0
 

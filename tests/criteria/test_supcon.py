@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 from pytorch_metric_learning.losses import SupConLoss
@@ -21,7 +22,7 @@ def equation(embeds, labels, references=None, temperature=0.1):
 
 class TestSupCon(PairLossTests):
     loss, equation = SupCon, staticmethod(equation)
-    settings = ({"temperature": 0.5}, {})
+    settings: ClassVar[tuple] = ({"temperature": 0.5}, {})
     extreme = {"temperature": 1e-3}, 1.0
 
 

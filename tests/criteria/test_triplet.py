@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 
@@ -16,7 +18,7 @@ def equation(embeds, labels, triplets, others, margin=0.2):
 
 class TestTriplet(MinedLossTests):
     loss, equation = Triplet, staticmethod(equation)
-    settings = ({"margin": 0.7}, {})
+    settings: ClassVar[tuple] = ({"margin": 0.7}, {})
 
 
 def test_equals_pytorch_metric_learning():

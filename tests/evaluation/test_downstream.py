@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import metrics
-from datasets.downstream import Downstream, Wrapped, build
+from datasets.downstream import Downstream, build
+from datasets.library_sets import Wrapped
 from evaluation import extract
 from evaluation.downstream import PROTOCOLS, evaluate_downstream
 from evaluation.fewshot import draw_episodes, score_episodes

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from datasets.downstream import Wrapped
 from datasets.image_set import ImageSet
+from datasets.library_sets import Wrapped
 from evaluation.feature_cache import (
     cached_features,
     digest_of_embedder,

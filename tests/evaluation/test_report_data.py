@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datasets.image_set import ImageSet
-from evaluation import build_report_data
+from evaluation.report_data import build_report_data
 from tests.evaluation.conftest import make_report_data
 
 

@@ -1,8 +1,8 @@
 import subprocess
 import sys
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 import language
 import parameters
-from language import pairing, partner_folder
+from language import partner_folder
 from language.pseudolabels import imagenet_names
 
 CPU = torch.device("cpu")
@@ -100,7 +100,10 @@ def test_class_names_with_their_prompt(args, train):
     args.language_prompt = "photo {}"
     guide = language.build_guide(args, train, CPU, refuse)
     assert texts_of(args, train) == [["photo kit fox"], ["photo tench"], ["photo crane"]]
-    torch.testing.assert_close(guide.class_words, language.class_words(args, CLASS_NAMES, CPU))
+    args.data_sampler = "class_related"
+    inputs = language.sampler_inputs(args, train, CPU, refuse)
+    torch.testing.assert_close(guide.class_words, inputs["class_words"])
+    assert language.sampler_inputs(args, Captioned(), CPU, refuse) == {}  # has no classes
 
 
 def test_pseudolabels_of_classes_and_of_samples(args, train):
@@ -171,18 +174,13 @@ def test_texts_without_embedding_are_named(args):
     assert guide.embeds[1].abs().sum() == 0
 
 
-def test_words_of_evaluation_are_those_that_are_read(args, train):
-    args.language_prompt = "photo {}"
-    args.evaluation_language_model = "absent.txt"
-    guided = language.evaluation_words(args, {"test": train}, CPU, needed=False)
+def test_names_are_read_by_the_encoder_asked_for_and_without_a_prompt(args):
+    read = language.names_reader(CPU)
     encoder = language.build_encoder(args.language_model, CPU)
     expected = language.class_word_embeds(encoder, CLASS_NAMES, "{}")
-    torch.testing.assert_close(guided["test"], expected)
+    torch.testing.assert_close(read(args.language_model, CLASS_NAMES), expected)
     with pytest.raises(FileNotFoundError, match=r"absent\.txt"):
-        language.evaluation_words(args, {"test": train}, CPU, needed=True)
-    for flag, value in (("no_report", True), ("evaluate_only", True), ("language_distill_w", 0)):
-        changed = Namespace(**vars(args) | {flag: value})
-        assert language.evaluation_words(changed, {"test": train}, CPU, needed=False) == {}
+        read("absent.txt", CLASS_NAMES)
 
 
 # ----------------------------------------------------------------------------------- the partners
@@ -200,14 +198,23 @@ def test_partners_are_those_of_the_flags(args, train, tmp_path):
     with pytest.raises(ValueError, match="animals has no captions"):
         args.data_pairs_distinct = False
         language.partners(args, train, CPU, refuse)
+    inputs = language.sampler_inputs(args, Captioned(), CPU, refuse)
+    assert inputs["partners"].shape == inputs["similarities"].shape == (5, 2)
     args.data_sampler = "class_random"
-    assert language.partners(args, train, CPU, refuse) is None
+    assert language.sampler_inputs(args, train, CPU, refuse) == {}
 
 
 def test_partners_by_images(args, train):
     args.data_pairs_by = "visual"
-    vectors = np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1], [-1, 0]])
-    embedder = pairing.ImageEmbedder(lambda start, stop: vectors[start:stop], "m", "f")
-    found = language.partners(args, train, CPU, lambda: embedder)
+    vectors = torch.tensor([[1, 0], [0, 1], [1, 0.1], [0.1, 1], [-1, 0]])
+
+    def extract(some):
+        rows = torch.arange(len(some))
+        return SimpleNamespace(features=vectors[some.start : some.stop], rows=rows)
+
+    def visual():
+        return {"backbone": torch.nn.Identity(), "name": "m", "settings": (), "extract": extract}
+
+    found = language.partners(args, train, CPU, visual)
     assert isinstance(found, partner_folder.Partners)
     assert found.partners.tolist() == [[2], [3], [0], [1], [1]]

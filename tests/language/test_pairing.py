@@ -175,13 +175,17 @@ def test_an_image_embedder_reads_ranges_and_follows_weights_settings_and_files(t
     assert identity(Pictures("p")) != identity(Pictures("q"))
 
 
+def no_rows(start, stop):
+    return np.empty((0, 1))
+
+
 @pytest.mark.parametrize(
     ("rows", "embedder", "options", "message"),
     [
         (toy([]), Letters(), {}, "toy has no images"),
         (toy()._replace(captions=()), Letters(), {}, "toy has no captions, which neighbours"),
         (toy(), Letters(), {"scope": "year"}, "scope year needs the scope of each of the 10 rows"),
-        (Rows("v", 3, "d"), ImageEmbedder(None, "m", "f"), {"distinct": True},
+        (Rows("v", 3, "d"), ImageEmbedder(no_rows, "m", "f"), {"distinct": True},
          "distinct needs a caption of each image"),
     ],
 )  # fmt: skip

@@ -28,6 +28,7 @@ import optuna
 import parameters
 from utilities.files import take_lock
 from utilities.finished import PLACES
+from utilities.flag_types import Number, count, natural
 from utilities.search.outcome import report
 from utilities.search.space import OWN, CommandLine, Flag, read_space
 from utilities.search.trials import Search, open_study, trial_flags
@@ -55,13 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--trials",
-        type=parameters.count,
+        type=count,
         default=50,
         help="trials of the study, including earlier ones (%(default)s)",
     )
     add(
         "--cv_folds",
-        type=parameters.number(int, low=2),
+        type=Number(int, low=2),
         default=4,
         help="runs per trial (%(default)s)",
     )
@@ -74,11 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--jobs",
-        type=parameters.count,
+        type=count,
         default=1,
         help="parallel trials, which share the cores equally (%(default)s)",
     )
-    add("--gpus", type=parameters.natural, nargs="+", default=[], help="devices for these jobs")
+    add("--gpus", type=natural, nargs="+", default=[], help="devices for these jobs")
     add("--storage", type=Path, help="SQLite file (default: trials.db in the study's folder)")
     add("--keep_checkpoints", action="store_true", help="keep checkpoints of finished runs")
     return parser

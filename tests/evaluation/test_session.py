@@ -1,0 +1,96 @@
+"""What a run evaluates and when."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+import evaluation
+from evaluation import EvaluationSession, Scores
+
+
+class Evaluator:
+    """Counts its calls; a score is the number of the call."""
+
+    def __init__(self):
+        self.sets = {"val": None, "test": None}
+        self.options = {"evaltypes": ["features", "embeds"]}
+        self.calls = 0
+        self.embeds = {}
+
+    def __call__(self):
+        self.calls += 1
+        self.embeds = {"val": (torch.full((2, 3), float(self.calls)), torch.arange(2))}
+        return Scores({"val/features/e_recall@1": float(self.calls)}, {})
+
+
+def session(every, n_epochs):
+    probes = []
+
+    def downstream():
+        probes.append(1)
+        return Scores({"digits/knn@20": 0.5}, {"digits/knn@20": "digits.downstream"})
+
+    return EvaluationSession(Evaluator(), downstream, every=every, n_epochs=n_epochs), probes
+
+
+class Run:
+    """Keeps what is recorded before training."""
+
+    def __init__(self, scores=None):
+        self.resumed, self.recorded = scores is not None, (scores, None)
+
+    def untrained(self):
+        return self.recorded
+
+    def record_untrained(self, *recorded):
+        self.recorded = recorded
+
+
+def test_every_few_epochs_and_features_at_the_end():
+    evaluated, probes = session(every=2, n_epochs=5)
+    evaluated.start(Run())
+    found = [dict(evaluated.due(epoch)) for epoch in range(1, 6)]
+    assert [bool(scores) for scores in found] == [False, True, False, True, True]
+    assert found[-1] == {"val/features/e_recall@1": 4.0, "digits/knn@20": 0.5} and len(probes) == 1
+    assert "digits.downstream" in evaluated.conclusion()
+
+
+def test_a_run_without_epochs_evaluates_all_before_training():
+    evaluated, probes = session(every=1, n_epochs=0)
+    run = Run()
+    scores = evaluated.start(run)
+    assert scores["digits/knn@20"] == 0.5 and len(probes) == 1
+    assert run.recorded[0] is scores and torch.equal(run.recorded[1][0], torch.ones(2, 3))
+
+
+def test_a_resumed_run_compares_with_the_scores_before_training():
+    evaluated, _ = session(every=1, n_epochs=2)
+    before = {"val/features/e_recall@1": 0.25}
+    assert evaluated.start(Run(before)) == before
+    evaluated.due(2)
+    assert "+75.00" in evaluated.conclusion()
+
+
+def test_checkpoints_are_chosen_by_the_first_set_and_output():
+    evaluated, _ = session(every=1, n_epochs=2)
+    assert evaluated.best_of(["e_recall@1"]) == ["val/features/e_recall@1"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "model"),
+    [
+        ({}, "guide"),
+        ({"evaluation_metrics": ["wrong_word_similarity@10"]}, "judge"),
+        ({"no_report": True}, None),
+        ({"evaluate_only": True}, None),
+        ({"language_distill_w": 0.0}, None),
+    ],
+)
+def test_class_names_are_read_by_whom_the_scores_or_else_the_report_need(changed, model):
+    flags = {
+        "evaluation_metrics": ["e_recall@1"], "evaluation_language_model": "judge",
+        "language_model": "guide", "language_distill_w": 7.5, "no_report": False,
+        "evaluate_only": False,
+    }  # fmt: skip
+    assert evaluation._language_model(Namespace(**flags | changed)) == model
