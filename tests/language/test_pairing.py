@@ -1,6 +1,7 @@
 """Partners from captions or images to a folder, by one process or several."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,7 +153,8 @@ class Pictures:
 def test_an_image_embedder_reads_ranges_and_follows_weights_settings_and_files(tmp_path):
     def extract(some):
         rows = [row for row in range(len(some)) if some.read(row) != 2]
-        return torch.tensor([[float(some.read(row)), 1.0] for row in rows]), torch.tensor(rows)
+        features = torch.tensor([[float(some.read(row)), 1.0] for row in rows])
+        return SimpleNamespace(features=features, rows=torch.tensor(rows))
 
     def embedder(weight=1.0, size=64, content="x"):
         (tmp_path / "a.jpg").write_text(content)
