@@ -1,8 +1,4 @@
-"""Language: where words come from, what reads them, and how they guide a batch.
-
-The tables below can be read without importing torch; what else is exported is imported on first
-use.
-"""
+"""Language: where words come from, what reads them, and how they guide a batch."""
 
 from utilities.registry import Component, exporter
 

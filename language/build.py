@@ -52,19 +52,13 @@ def build_encoder(name: str, device: torch.device) -> TextEncoder:
 
 
 def build_guide(
-    args: argparse.Namespace,
-    train: Captioned,
-    device: torch.device,
-    classify: Callable[[], Tensor],
+    args: argparse.Namespace, train: Captioned, device: torch.device, classify: Callable[[], Tensor]
 ) -> LanguageGuide | None:
     """Return the guide that the language flags ask for; None at ``--language_distill_w 0``.
 
     Args:
-        train: the training images. Without classes their captions are the only words.
-        device: where the text encoder runs.
         classify: computes the (N, 1000) logits of the training images by
-            ``--language_pseudoclass_model``. Called for pseudolabels alone, if the cache does not
-            hold them.
+            ``--language_pseudoclass_model``; called for pseudolabels that the cache does not hold.
 
     Raises:
         ValueError: the images have no such words, or a flag's value is unknown.
@@ -86,11 +80,8 @@ def sampler_inputs(
 ) -> dict[str, Any]:
     """Return what the sampler reads of words, as arguments of ``datasampler.build``.
 
-    For ``class_related`` that is ``class_words``, (C, D) unit rows of the classes' names in
-    ``--language_prompt``; for ``language_pairs`` it is the ``partners`` of each image and their
-    ``similarities``; for other samplers nothing.
-
-    Args, Raises: as ``partners``.
+    ``class_words`` (C, D) for ``class_related``; ``partners`` and ``similarities`` (N, k) for
+    ``language_pairs``. Args, Raises: as ``partners``.
     """
     if args.data_sampler == "class_related" and isinstance(train, Classified):
         encoder = build_encoder(args.language_model, device)
@@ -127,15 +118,11 @@ def partners(
     device: torch.device,
     visual: Callable[[], Mapping[str, Any]],
 ) -> Partners:
-    """Return the partners of the training images, for ``language_pairs``.
-
-    They are read from ``--data_pairs_from``, from the cache, or else searched.
+    """Return the partners of the training images: from ``--data_pairs_from``, the cache, or found.
 
     Args:
-        train: the training images.
         device: where captions are embedded and vectors compared.
-        visual: makes the arguments of ``image_embedder`` after the images; called for
-            ``--data_pairs_by visual`` alone.
+        visual: for ``--data_pairs_by visual``, makes the arguments of ``image_embedder``.
 
     Raises:
         FileNotFoundError: ``--data_pairs_from`` holds none.
@@ -144,13 +131,12 @@ def partners(
     if args.data_pairs_from:
         return read(Path(args.data_pairs_from), n=len(train), digest=identity(train))
     options = Options(
-        k=args.data_pairs_k, scope=args.data_pairs_scope, no_identical=args.data_pairs_distinct
+        k=args.data_pairs_k, scope=args.data_pairs_scope, distinct=args.data_pairs_distinct
     )
     rows = rows_of(train, options.scope)
     if args.data_pairs_by == "visual":
         return find(rows, image_embedder(train, **visual()), options, device=device)
-    encoder = encoders.build(args.language_model, device, None)
-    return find(rows, encoder, options, device=device)
+    return find(rows, encoders.build(args.language_model, device, None), options, device=device)
 
 
 def _choose_words(
@@ -172,11 +158,13 @@ def _choose_words(
     if source == "classnames":
         return words.collect([[name] for name in train.class_names], "class", prompt=prompt)
     if source == "pseudolabels":
+        fingerprint = digest([args.language_pseudoclass_model, *map(stamp, train.paths)])
+        kept = Entry("pseudolabels", train.name, fingerprint)
         classes: Tensor = from_flags(
             pseudolabels.top_classes,
             args,
             "language_pseudoclass_",
-            logits=_imagenet_logits(args, train, classify),
+            logits=kept.tensors(lambda: {"logits": classify()})["logits"],  # takes minutes
             labels=torch.as_tensor(train.labels),
         )
         level = args.language_pseudoclass_level
@@ -190,15 +178,6 @@ def _choose_words(
             + ", or the path of a JSON file that maps class names to words"
         )
     return words.from_json(Path(source).expanduser(), train.class_names, prompt=prompt)
-
-
-def _imagenet_logits(
-    args: argparse.Namespace, train: Classified, classify: Callable[[], Tensor]
-) -> Tensor:
-    """(N, 1000); kept on disk, as they take minutes."""
-    fingerprint = digest([args.language_pseudoclass_model, *map(stamp, train.paths)])
-    entry = Entry("pseudolabels", train.name, fingerprint)
-    return entry.tensors(lambda: {"logits": classify()})["logits"]
 
 
 def _embed(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

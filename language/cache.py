@@ -1,9 +1,4 @@
-"""Text embeddings on disk: one SQLite file for each model, one row for each text.
-
-The one cache beside ``utilities.disk_cache``: embeddings come text by text, and an entry there is
-written as a whole. In SQLite a row is whole or absent, a second process waits its turn, and new
-texts are added without writing the old ones again.
-"""
+"""Text embeddings on disk: an SQLite file for each model, since texts are added one by one."""
 
 import hashlib
 import re
@@ -24,21 +19,15 @@ from language.text_encoder import TextEncoder
 T = TypeVar("T")
 
 CHUNK = 4096  # texts that are encoded between two writes: all that an interrupted run loses
-LOOKUP = 500  # keys per query, below the 999 variables of older SQLite builds
 LOCK_TIMEOUT = 60.0  # seconds to wait for another process
 TABLE = "CREATE TABLE IF NOT EXISTS texts (key BLOB PRIMARY KEY, row BLOB, checksum INTEGER)"
 
 
 class CachedEncoder(TextEncoder):
-    """Asks ``encoder`` only for texts whose embedding is not on disk.
+    """Asks ``encoder`` only for texts whose embedding is not in ``folder``.
 
-    A file that is damaged, by the database's or a row's checksum, is discarded with a warning and
-    its texts are embedded again. A folder that cannot be written costs a warning and the cache, not
-    the run.
-
-    Args:
-        encoder: whose embeddings are kept.
-        folder: holds ``<name>-<hash of the encoder's fingerprint>.sqlite``.
+    A damaged file is discarded with a warning and its texts are embedded again. A folder that
+    cannot be written costs a warning and the cache, not the run.
     """
 
     def __init__(self, encoder: TextEncoder, folder: Path):
@@ -66,19 +55,15 @@ class CachedEncoder(TextEncoder):
 
     def _read(self, texts: list[str]) -> dict[str, bytes]:
         """The rows of those of ``texts`` that the file holds."""
+        query = "SELECT row, checksum FROM texts WHERE key = ?"
 
         def select(database: sqlite3.Connection) -> dict[str, bytes]:
             found = {}
-            text_of = {_key(text): text for text in texts}
-            keys = list(text_of)
-            for start in range(0, len(keys), LOOKUP):
-                some = keys[start : start + LOOKUP]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT key, row, checksum FROM texts WHERE key IN ({marks})"
-                for key, row, checksum in database.execute(query, some):
+            for text in texts:
+                for row, checksum in database.execute(query, (_key(text),)):
                     if zlib.crc32(row) != checksum:
                         raise sqlite3.DatabaseError("a row differs from its checksum")
-                    found[text_of[key]] = row
+                    found[text] = row
             if len({len(row) for row in found.values()}) > 1:
                 raise sqlite3.DatabaseError("rows of different lengths")
             return found
@@ -86,7 +71,6 @@ class CachedEncoder(TextEncoder):
         return self._on_file(select) or {}
 
     def _write(self, rows: dict[str, bytes]) -> None:
-        """Add ``rows`` in one transaction."""
         values = [(_key(text), row, zlib.crc32(row)) for text, row in rows.items()]
         insert = "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)"
         self._on_file(lambda database: database.executemany(insert, values))

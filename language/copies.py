@@ -1,8 +1,7 @@
-"""Rows of one vector, or of one text: they are searched once and shared out among their copies.
+"""Rows of one vector, or of one text, are searched once and pair up in a ring.
 
-Among copies the next row after the query's own comes first, and after the last the first: a
-thousand images of one caption pair up in a ring, where "lowest row first" would make one image the
-partner of the other 999.
+The next row after the query's own comes first, and after the last the first. "Lowest row first"
+would make one of a thousand copies the partner of the other 999.
 """
 
 import hashlib
@@ -13,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 READ_ROWS = 1 << 16  # rows, or texts, read at a time
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 class Vectors(Protocol):
@@ -26,30 +28,16 @@ class Vectors(Protocol):
 
 
 class Groups(NamedTuple):
-    """M rows in U groups: rows of one vector, or of one text where texts must differ.
+    """M rows in U groups, of one vector or text each; rows are places in the scope, 0..M-1."""
 
-    All rows here are places in the scope, 0..M-1.
-    """
-
-    group: NDArray[np.int64]  # (M,) in [0, U), -1 for a zero row
-    members: NDArray[np.int64]  # (M - zero rows,) ascending within each group, group after group
-    starts: NDArray[np.int64]  # (U + 1,) where each group begins in members
-    keys: NDArray[np.int64]  # group * M + row of each of members, ascending
-
-    @property
-    def firsts(self) -> NDArray[np.int64]:
-        """(U,) the first row of each group."""
-        return self.members[self.starts[:-1]]
+    group: Ints  # (M,) in [0, U), -1 for a zero row
+    members: Ints  # (M - zero rows,) ascending within each group, group after group
+    starts: Ints  # (U + 1,) where each group begins in members
+    keys: Ints  # group * M + row of each of members, ascending
 
 
-def group(
-    vectors: Vectors, scope: NDArray[np.int64], texts: NDArray[np.int64] | None
-) -> tuple[Groups, NDArray[np.bool_]]:
-    """Return the groups of the rows ``scope`` (M,), and (M,) whether each of these is a zero row.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
+def group(vectors: Vectors, scope: Ints, texts: Ints | None) -> tuple[Groups, NDArray[np.bool_]]:
+    """Return the groups of the rows ``scope`` (M,), and (M,) whether each of these is zero."""
     m = len(scope)
     zero = np.zeros(m, bool)
     hashes = np.zeros((m, 2), np.uint64)
@@ -66,31 +54,18 @@ def group(
     codes = distinct(hashes) if texts is None else texts[scope]
     groups = np.full(m, -1, np.int64)
     _, first, number = np.unique(codes[~zero], return_index=True, return_inverse=True)
-    by_first = np.empty(len(first), np.int64)  # so that the first rows of the groups ascend
-    by_first[first.argsort()] = np.arange(len(first))
-    groups[~zero] = by_first[number]
+    groups[~zero] = first.argsort().argsort()[number]  # the first rows of the groups ascend
     order = np.argsort(groups, kind="stable")[zero.sum() :]
     starts = np.concatenate([[0], np.cumsum(np.bincount(groups[order]))]).astype(np.int64)
     return Groups(groups, order, starts, groups[order] * m + order), zero
 
 
 def share_out(
-    groups: Groups,
-    rows: NDArray[np.int64],
-    found: NDArray[np.int64],
-    sims: NDArray[np.float32],
-    *,
-    own_too: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Turn the nearest groups of each group into the nearest rows of ``rows``.
+    groups: Groups, rows: Ints, found: Ints, sims: Floats, *, own_too: bool
+) -> tuple[Ints, Floats]:
+    """Turn the groups ``found`` (U, k) nearest to each into the k rows nearest to each of ``rows``.
 
-    Args:
-        rows: (B,) places in the scope.
-        found, sims: (U, k) the other groups nearest to each group and their cosines.
-        own_too: rows of the own group are partners, with cosine 1.
-
-    Returns:
-        places (B, k), -1 for none, and cosines (B, k), -inf for none.
+    With ``own_too`` rows of the own group come first, with cosine 1.
     """
     k = found.shape[1]
     own = groups.group[rows]
@@ -119,11 +94,8 @@ def share_out(
     )
 
 
-def read_rows(vectors: Vectors, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Return those rows, ascending; consecutive ones by a slice, which a memory map reads at once.
-
-    Of an empty ``rows`` it returns (0, D).
-    """
+def read_rows(vectors: Vectors, rows: Ints) -> NDArray[Any]:
+    """Return ascending rows; consecutive ones by a slice, which a memory map reads at once."""
     whole = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
     return np.asarray(vectors[int(rows[0]) : int(rows[-1]) + 1] if whole else vectors[rows])
 
@@ -148,7 +120,7 @@ def _hash(contents: Iterable[bytes | memoryview]) -> NDArray[np.uint64]:
     return np.frombuffer(digests, "<u8").reshape(-1, 2).astype(np.uint64)
 
 
-def distinct(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+def distinct(hashes: NDArray[np.uint64]) -> Ints:
     """Return (M,), the same number for the same hash (M, 2), in [0, M)."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     fresh = np.ones(len(order), bool)

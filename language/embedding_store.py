@@ -4,14 +4,9 @@
     <folder>/text_emb/text_emb_0000.npy   (rows of part 0, D) float16 unit rows
     <folder>/img_emb/img_emb_0000.npy     the same, of images
 
-Unlike an entry of ``utilities.disk_cache``, the parts lie as clip-retrieval writes them: their
-names sort in the order of the rows, and nothing else in their folder ends in ``.npy``. So where one
-machine ends, ``autofaiss build_index --embeddings=<folder>/text_emb --metric_type=ip`` or
-``clip-retrieval index --copy_metadata=False`` takes over, also on Spark. A row that cannot be
-embedded is zero.
-
-A part is whole or absent, and what is there is not embedded again, so an interrupted pass resumes
-part by part. Any number of processes may fill one folder: part p is written by rank p mod world.
+The parts lie as clip-retrieval writes them, so that where one machine ends, ``autofaiss build_index
+--embeddings=<folder>/text_emb --metric_type=ip`` or ``clip-retrieval index --copy_metadata=False``
+takes over, also on Spark. A row that cannot be embedded is zero.
 """
 
 import json
@@ -38,14 +33,10 @@ Embed = Callable[[int, int], NDArray[Any]]  # first row, last + 1 -> (rows, D)
 
 
 class EmbeddingStore:
-    """N embeddings in a folder. Indexed like an array: ``store[rows]`` is (B, D) float16.
+    """N embeddings in a folder, indexed like an array: ``store[rows]`` is (B, D) float16.
 
-    Args:
-        folder: made if it is not there; one for each encoder and content, which its name tells.
-        n: N, >= 1.
-        kind: "text" or "img".
-        about: what is embedded by what, kept in ``store.json`` for the reader.
-        part_rows: rows of each part but the last.
+    A part is whole or absent, so an interrupted pass resumes part by part. Any number of processes
+    may fill one folder: part p is written by rank p mod world.
     """
 
     def __init__(
@@ -53,8 +44,8 @@ class EmbeddingStore:
         folder: Path,
         n: int,
         *,
-        kind: str = "text",
-        about: Mapping[str, Any] | None = None,
+        kind: str = "text",  # or "img"
+        about: Mapping[str, Any] | None = None,  # kept in store.json for the reader
         part_rows: int = PART_ROWS,
     ) -> None:
         self.folder = folder
@@ -82,14 +73,7 @@ class EmbeddingStore:
         return [part for part in range(rank, self.n_parts, world) if self._part(part) is None]
 
     def fill(self, embed: Embed, *, rank: int = 0, world: int = 1) -> None:
-        """Embed the missing parts of this rank.
-
-        Args:
-            embed: returns the embeddings (B, D) of a range of rows; zero where there is none.
-
-        Raises:
-            ValueError: it returns another number of rows, or a value that is not finite.
-        """
+        """Embed the missing parts of this rank; a row without an embedding is zero."""
         missing = self.missing(rank, world)
         if there := len(range(rank, self.n_parts, world)) - len(missing):
             LOG.info("%s: %d parts are embedded already", self.folder, there)
@@ -128,19 +112,20 @@ class EmbeddingStore:
     # ---------------------------------------------------------------------------------- reading
     def _part(self, part: int) -> NDArray[np.float16] | None:
         """A memory map of a part; None where it is not there or damaged."""
-        if part not in self._open:
-            path, (start, stop) = self.path(part), self.span(part)
-            if not path.is_file():
-                return None
-            try:
-                rows = np.load(path, mmap_mode="r")
-                if rows.dtype != np.float16 or rows.ndim != 2 or len(rows) != stop - start:
-                    raise ValueError(f"{rows.dtype} of shape {rows.shape}")
-            except (ValueError, EOFError) as error:  # cut short, or not numpy's
-                LOG.warning("%s is damaged (%s); embedding its rows again", path, error)
-                return None
-            self._open[part] = rows
-        return self._open[part]
+        if part in self._open:
+            return self._open[part]
+        path, (start, stop) = self.path(part), self.span(part)
+        if not path.is_file():
+            return None
+        try:
+            rows = np.load(path, mmap_mode="r")
+            if rows.dtype != np.float16 or rows.ndim != 2 or len(rows) != stop - start:
+                raise ValueError(f"{rows.dtype} of shape {rows.shape}")
+        except (ValueError, EOFError) as error:  # cut short, or not numpy's
+            LOG.warning("%s is damaged (%s); embedding its rows again", path, error)
+            return None
+        self._open[part] = rows
+        return rows
 
     def _whole(self, part: int) -> NDArray[np.float16]:
         rows = self._part(part)

@@ -1,9 +1,8 @@
 """Text encoders, by name, Hugging Face id, local folder or word-vector file (``--language_model``).
 
 The states of BERT-like models are averaged over the tokens that the attention mask shows, as in
-Reimers and Gurevych, Sentence-BERT, EMNLP 2019. Their pooler is never read, since RoBERTa and
-others come without weights for it. CLIP-like models (Radford et al., ICML 2021) return the
-projected text embedding, which was trained against images.
+Reimers and Gurevych, Sentence-BERT, EMNLP 2019; their pooler is never read. CLIP-like models
+(Radford et al., ICML 2021) return the projected text embedding, which was trained against images.
 """
 
 import contextlib
@@ -35,7 +34,6 @@ def build(name: str, device: torch.device, cache: Path | None) -> TextEncoder:
     Args:
         name: a key of ``ENCODERS``, a local Hugging Face folder, a word-vector file (``.txt`` or
             ``.vec``, also ``.gz``), or a Hugging Face id.
-        device: where the model runs; embeddings are returned on the CPU.
         cache: folder in which embeddings are kept; None keeps none.
 
     Raises:
@@ -53,13 +51,8 @@ def build(name: str, device: torch.device, cache: Path | None) -> TextEncoder:
 class TransformerEncoder(TextEncoder):
     """A Hugging Face model as a text encoder.
 
-    Differs from the sentence-transformers library in that every model without a projected text
-    embedding is averaged over its tokens, even if its authors took the first token.
-
-    Args:
-        name: as in :func:`build`, except for word vectors.
-        device: where the model runs.
-        bs: texts per forward pass.
+    Differs from sentence-transformers in that every model without a projected text embedding is
+    averaged over its tokens, even if its authors took the first token.
     """
 
     def __init__(self, name: str, device: torch.device, *, bs: int = 128):
@@ -83,7 +76,6 @@ class TransformerEncoder(TextEncoder):
 
     @cached_property
     def dim(self) -> int:
-        """D, of the model's output."""
         return self._embed(["word"]).shape[1]
 
     @torch.no_grad()
@@ -91,11 +83,7 @@ class TransformerEncoder(TextEncoder):
         """Embed one batch of texts, none blank: (N, D) on the CPU, of any length."""
         tokenizer, model, max_tokens = self._loaded
         tokens = tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=max_tokens,
-            return_tensors="pt",
+            texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
         ).to(self.device)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]  # (N, L), (N, L)
         if hasattr(model, "get_text_features"):
@@ -110,7 +98,7 @@ class TransformerEncoder(TextEncoder):
     def _loaded(self) -> tuple[Any, Any, int]:
         """Tokenizer, model in evaluation mode on the device, and the most tokens that it reads."""
         tokenizer, model, missing = read_source(self.name, self.source, _load)
-        random = [key for key in missing if "pooler" not in key]
+        random = [key for key in missing if "pooler" not in key]  # which RoBERTa and others lack
         if random:
             raise ValueError(
                 f"--language_model {self.name} lacks {len(random)} weights of its config.json "
@@ -125,12 +113,7 @@ class TransformerEncoder(TextEncoder):
 
 
 def resolve(name: str) -> Path | str:
-    """Return the folder of a local or packaged model, or the id of one on the hub.
-
-    Raises:
-        FileNotFoundError: the package or the folder does not exist.
-        ValueError: the folder holds no model.
-    """
+    """Return the folder of a local or packaged model, or the id of one on the hub."""
     source = ENCODERS.get(name, name)
     if source.startswith("package:"):
         module, _, inside = source.removeprefix("package:").partition("/")
@@ -159,12 +142,7 @@ def resolve(name: str) -> Path | str:
 
 
 def read_source(name: str, source: Path | str, read: Callable[[str, bool], T]) -> T:
-    """Call ``read`` on a model's folder, or on its id with the cache of the hub, then the hub.
-
-    Args:
-        name: the value of ``--language_model``.
-        source: of :func:`resolve`.
-        read: called with the folder or the id, and whether only local files may be read.
+    """Call ``read(folder or id, local files only)``; of an id first locally, then from the hub.
 
     Raises:
         FileNotFoundError: the cache lacks something, and the hub cannot be reached.
@@ -215,7 +193,7 @@ def _describe(folder: Path) -> str:
 
 
 def load_tokenizer(source: str, local_files_only: bool) -> Any:
-    """Load the tokenizer of a folder or an id; to be called by :func:`read_source`."""
+    """Load the tokenizer of a folder or an id; to be called by ``read_source``."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)

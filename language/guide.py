@@ -18,23 +18,15 @@ from utilities.structures import Batch
 class LanguageGuide:
     """Similarity of the words of a batch: S_lang = (1/K) Σ_r S^(r), with S^(r) = E_r E_r^T.
 
-    E_r (B, D) holds the embeddings of the words of rank r, so only words of the same rank are
-    compared. An item is a class or an image (``words.level``). Each distinct text is held once, and
-    only the (B, B) similarities of a batch are computed: N captions take N·D numbers, not N².
+    E_r (B, D) holds the embeddings of the words of rank r of each item, a class or an image.
 
-    A control keeps the extra loss and removes the meaning of the words, which separates the effect
-    of the words from that of the extra loss:
-
-    - ``permuted`` gives every item the words of another, by a seeded random cyclic permutation of
-      the items: no item keeps its own, and the values of the similarities stay the same. Items that
-      share their words (classes of one super-class) may still get them back.
-    - ``uniform`` gives every pair the mean of (1/K) Σ_r cos over all ordered pairs of two different
-      items, computed exactly from the sums s_r = Σ_i e_ir:
-      (Σ_r |s_r|² - Σ_i |e_ir|²) / (K n (n - 1)).
+    A control separates the effect of the words from that of the extra loss. ``permuted`` gives
+    every item the words of another, by a random cyclic permutation; items with the same words may
+    get them back. ``uniform`` gives every pair the mean of (1/K) Σ_r cos over all ordered pairs of
+    two different items: Σ_r (|s_r|² - Σ_i |e_ir|²) / (K n (n - 1)), with s_r = Σ_i e_ir.
 
     Args:
         embeds: (U, D) unit rows, the embedding of each of ``words.texts``.
-        words: which texts belong to which item.
         seed: of the permutation.
         control: a key of ``CONTROLS``.
     """
@@ -46,18 +38,16 @@ class LanguageGuide:
         self.words = words
         self.control = control
         self.embeds = embeds
-        self.true_index = words.index  # (n_items, K)
-        self.index = words.index
+        self.index = words.index  # (n_items, K)
         if control == "permuted":
             self.index = words.index[_cyclic_permutation(len(words.index), seed)]
         self.constant = _mean_similarity(embeds, words.index) if control == "uniform" else None
 
     @torch.no_grad()
     def similarity(self, batch: Batch) -> Tensor:
-        """Return (B, B), the similarities of the words of the batch's items.
+        """Return the (B, B) similarities of the words of the batch's items, float32 in [-1, 1].
 
-        float32 on the batch's device, in [-1, 1], symmetric. Under ``uniform`` the diagonal holds
-        the constant too.
+        Under ``uniform`` the diagonal holds the constant too.
         """
         items = batch.labels if self.words.level == "class" else batch.rows  # (B,)
         if self.constant is not None:
@@ -72,13 +62,10 @@ class LanguageGuide:
 
     @property
     def class_words(self) -> Tensor | None:
-        """(C, D) unit mean of each class's own words under every control; None at row level.
-
-        For samplers and semantic scores, since a control must change the loss alone.
-        """
+        """(C, D) unit mean of each class's own words under every control; None at row level."""
         if self.words.level != "class":
             return None
-        return F.normalize(self.embeds.cpu()[self.true_index].mean(dim=1), dim=1)
+        return F.normalize(self.embeds.cpu()[self.words.index].mean(dim=1), dim=1)
 
 
 def _cyclic_permutation(n: int, seed: int) -> Tensor:
@@ -90,7 +77,6 @@ def _cyclic_permutation(n: int, seed: int) -> Tensor:
 
 
 def _mean_similarity(embeds: Tensor, index: Tensor) -> float:
-    """The constant of ``uniform``."""
     n, k = index.shape
     if n < 2:
         return 1.0  # there is no pair

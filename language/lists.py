@@ -1,14 +1,8 @@
 """Nearest unit vectors by cosine similarity: exact, or by an inverted file.
 
-Both keep the vectors on lists, and each list meets all queries that read it in one matrix product,
-since all queries are known beforehand. In the exact search every query reads every list. In the
-inverted file (Sivic and Zisserman, Video Google, ICCV 2003; Jégou et al., TPAMI 2011) vectors lie
-on the list of their nearest centroid, and a query reads the lists of its nearest centroids.
-
-One kernel of our own instead of FAISS, because it runs on any device of torch, which FAISS's wheels
-do not, and because its inverted file takes a third of the time of FAISS's from 200,000 vectors on
-(docs/scaling.md), where it is used. FAISS's exact search takes five sixths of the time of ours on a
-CPU and finds the same neighbours, but would be a second implementation.
+Both keep the vectors on lists, and each list meets all queries that read it in one matrix product.
+Not FAISS, because this runs on any device of torch and its inverted file takes a third of the time
+of FAISS's from 200,000 vectors on (docs/scaling.md).
 """
 
 import math
@@ -31,11 +25,7 @@ KMEANS_ROUNDS = 8
 
 
 class Flat:
-    """Exact search: lists are runs of vectors in order, and every query reads all of them.
-
-    Args:
-        vectors: (U, D) floating, on any device; scaled to length 1 here, in float32.
-    """
+    """Exact search among (U, D) vectors of any length: every query reads all lists."""
 
     name = "flat"
 
@@ -44,13 +34,9 @@ class Flat:
         self.lists: Sequence[Tensor] = torch.arange(len(vectors), device=vectors.device).split(RUN)
 
     def search(self, queries: Tensor, m: int, n_read: int = 0) -> tuple[Tensor, Tensor]:
-        """Return similarities (Q, m) float32 and vectors (Q, m) int64 on the CPU, nearest first.
+        """Return similarities and vectors (Q, m) on the CPU, nearest first; -inf and -1 for none.
 
-        A query finds itself too. Places without a vector hold -inf and -1.
-
-        Args:
-            queries: (Q,) int64 in [0, U).
-            n_read: lists that each query reads; without effect in the exact search.
+        A query finds itself too. An inverted file reads ``n_read`` lists for each query.
         """
         # Of a query are held D values in float32 and, sorted by list, what it reads.
         size = max(1, 2 * BLOCK_BYTES // (4 * self.vectors.shape[1] + 24 * n_read + 24 * m))
@@ -88,15 +74,13 @@ class Flat:
 class InvertedFile(Flat):
     """Approximate search: vectors lie on the list of their nearest centroid.
 
-    Args:
-        vectors: as of Flat. They go on L lists, the power of two near 4 * sqrt(U), with four or
-            more vectors each on average.
-        seed: of the sample that k-means is trained on.
+    Source: Sivic and Zisserman, Video Google, ICCV 2003; Jégou et al., TPAMI 2011.
     """
 
     def __init__(self, vectors: Tensor, *, seed: int = 0) -> None:
         super().__init__(vectors)
         n = len(vectors)
+        # The power of two near 4 sqrt(n), but four or more vectors a list.
         self.n_lists = max(1, min(1 << round(math.log2(4 * math.sqrt(n))), n // 4))
         self.name = f"ivf, {self.n_lists} lists"
         generator = torch.Generator().manual_seed(derive(seed, "k-means"))
@@ -138,16 +122,8 @@ def _empty(n: int, m: int) -> tuple[Tensor, Tensor]:
 
 
 def _enter(best: Tensor, ids: Tensor, rows: Tensor, sims: Tensor, members: Tensor) -> None:
-    """Let the vectors of a list into the m nearest of the queries that read it, in place.
-
-    Finding the m largest of a row costs more than its products did, so only rows are looked at
-    whose largest beats the last of their m: soon few do.
-
-    Args:
-        best, ids: (Q, m) similarities, descending, and their vectors.
-        rows: (R,) places in these, each once.
-        sims: (R, C) similarities of those queries to ``members`` (C,).
-    """
+    """Enter ``members`` (C,) into the nearest (Q, m) of ``rows`` (R,), by ``sims`` (R, C)."""
+    # Finding the m largest of a row costs more than its products did: skip rows that gain nothing.
     better = (sims.amax(dim=1) > best[rows, -1]).nonzero()[:, 0]
     if not len(better):
         return
@@ -160,12 +136,8 @@ def _enter(best: Tensor, ids: Tensor, rows: Tensor, sims: Tensor, members: Tenso
 
 
 def _kmeans(points: Tensor, k: int) -> Tensor:
-    """Spherical k-means (Dhillon and Modha, Machine Learning 2001): (k, D) unit centroids.
-
-    Starts from the first k points, which are in random order already. A centroid that loses all its
-    points stays where it is.
-    """
-    centroids = points[:k].clone()
+    """Spherical k-means (Dhillon and Modha, Machine Learning 2001): (k, D) unit centroids."""
+    centroids = points[:k].clone()  # points come in random order
     block = max(1, BLOCK_BYTES // (8 * k))
     for _ in tqdm(range(KMEANS_ROUNDS), desc="k-means", leave=False, disable=k < 1000):
         owner = torch.cat([(some @ centroids.T).argmax(dim=1) for some in points.split(block)])

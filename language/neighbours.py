@@ -1,9 +1,6 @@
 """Finds images whose captions say nearly the same: the partners of language-guided sampling.
 
-    python -m language.neighbours --dataset redcaps --source_path DATA --language_model mpnet
     torchrun --nproc_per_node 8 -m language.neighbours --dataset redcaps --source_path DATA
-    python -m language.neighbours --dataset redcaps --by visual --checkpoint RUN
-    python -m language.neighbours --dataset redcaps --from_json redcaps_all-mpnet-base-v2.json
 
 Writes a folder that numpy reads (``language.partner_folder``), and prints some of the partners.
 """
@@ -25,6 +22,7 @@ from language.copies import distinct, hash_texts
 from language.pairing import ImageEmbedder, Rank, find, image_embedder, rows_of
 from language.partner_folder import Partners, from_released_json, read, save, write
 from language.search import Options
+from language.text_encoder import TextEncoder
 from utilities import device as devices
 from utilities import log
 from utilities.disk_cache import Entry, digest, digest_of_file
@@ -50,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--k", type=int, default=Options.k, help="partners of each image (default: 1)")
     add("--threshold", type=float, default=Options.threshold, help="least cosine of a partner")
     add("--scope", choices=SCOPES, default=Options.scope, help="only images of one are partners")
-    add("--no_identical", action="store_true", help="images of one caption are never partners")
+    add("--distinct", "--no_identical", action="store_true", help="no partner of the same caption")
     add("--index", default=Options.index, help="auto (by the size of the set), flat or ivf")
     add("--recall", type=float, default=Options.recall, help="recall@1 of ivf (default: 0.95)")
     add("--out", type=Path, metavar="DIR", help="folder to write (default: in the user's cache)")
@@ -79,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = import_released(args.from_json, images, args.out)
         else:
             device = devices.choose(args.device, args.gpu)
-            embedder = (
-                encoders.build(args.language_model, device, None)
-                if args.by == "language"
-                else visual(args, images, device)
-            )
+            embedder: TextEncoder | ImageEmbedder
+            if args.by == "language":
+                embedder = encoders.build(args.language_model, device, None)
+            else:
+                embedder = visual(args, images, device)
             rows = rows_of(images, options.scope)
             found = find(rows, embedder, options, folder=args.out, device=device)
     except (OSError, ValueError) as error:
@@ -95,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def open_images(dataset: str, source_path: Path | None) -> Any:
-    """Open the images of ``--dataset``: a ``CaptionSet``, or the training images of an ImageSet."""
+    """Open the images of ``--dataset``: a ``CaptionSet``, or a training ``ImageSet``."""
     from datasets import caption_set, openclipart, splits
     from datasets.caption_index import is_caption_set
 
@@ -110,11 +108,10 @@ def open_images(dataset: str, source_path: Path | None) -> Any:
 
 def import_released(file: Path, images: Any, folder: Path | None) -> Partners:
     """Read the neighbours that El Banani et al. released into a folder of partners."""
-    keys = (
-        [images.key(row) for row in range(len(images))]
-        if hasattr(images, "key")
-        else [path.as_posix() for path in images.paths]
-    )
+    if hasattr(images, "key"):
+        keys = [images.key(row) for row in range(len(images))]
+    else:
+        keys = [path.as_posix() for path in images.paths]
     found = from_released_json(file, keys)
     LOG.info(
         "%s: %d pairs, %d of them of images that %s does not have",
@@ -131,16 +128,12 @@ def import_released(file: Path, images: Any, folder: Path | None) -> Partners:
     found = found._replace(about={**about, **found.about})
     if folder is not None:
         return write(folder, found)
-    entry = Entry("neighbours", rows.name, mark)
-    return read(entry.get(lambda fresh: save(fresh, found)))
+    return read(Entry("neighbours", rows.name, mark).get(lambda fresh: save(fresh, found)))
 
 
 def visual(args: argparse.Namespace, images: Any, device: torch.device) -> ImageEmbedder:
-    """Return what embeds images for ``--by visual``: the backbone of a run, or a pretrained one.
-
-    Pooled features, before the embedding layer: every objective trains them, and without a run that
-    layer is random.
-    """
+    """Return what embeds images for ``--by visual``: the backbone of a run, or a pretrained one."""
+    # Pooled features, since without a run the embedding layer is random.
     from architectures.load import load_or_create
     from evaluation.extract import extract
     from evaluation.preprocessing import preprocessing_of

@@ -1,8 +1,5 @@
 """Finds images whose captions say nearly the same: the partners of language-guided sampling.
 
-Captions are embedded into a store on disk (``language.embedding_store``), searched
-(``language.search``), and the result is kept as a folder (``language.partner_folder``).
-
 Source: El Banani, Desai and Johnson, Learning Visual Representations via Language-Guided Sampling,
 CVPR 2023. Differs in that a row without embedding stays in the table, without a partner, and in the
 order of ties (``language.copies``). Partners by images instead of captions are their ablation.
@@ -16,12 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from language.copies import distinct, hash_texts
 from language.embedding_store import Embed, EmbeddingStore, wait_for
@@ -50,15 +47,6 @@ class ImageEmbedder(NamedTuple):
     fingerprint: str  # changes when an embedding may change
 
 
-class Extracted(Protocol):
-    """Pooled features of M images; ``evaluation.Features``."""
-
-    @property
-    def features(self) -> Tensor: ...  # (M, F)
-    @property
-    def rows(self) -> Tensor: ...  # (M,) int64
-
-
 class Rank(NamedTuple):
     """The number of this process among those that share the work; they share only the disk."""
 
@@ -76,23 +64,12 @@ class Rank(NamedTuple):
 
 
 def rows_of(images: Any, scope: str = "none") -> Rows:
-    """Describe the images of a set.
-
-    Args:
-        images: a ``CaptionSet`` or an ``ImageSet``.
-        scope: one of ``language.SCOPES``.
-
-    Raises:
-        ValueError: the set knows no scopes.
-    """
-    scopes = None
-    if scope != "none":
-        if not hasattr(images, "scopes"):
-            raise ValueError(
-                f"scope must be none for {images.name}, which has classes and no scopes; "
-                f"got {scope}"
-            )
-        scopes = images.scopes(scope)
+    """Describe the images of a ``CaptionSet`` or an ``ImageSet``, which has no scopes."""
+    if scope != "none" and not hasattr(images, "scopes"):
+        raise ValueError(
+            f"scope must be none for {images.name}, which has classes and no scopes; got {scope}"
+        )
+    scopes = None if scope == "none" else images.scopes(scope)
     return Rows(images.name, len(images), identity(images), images.captions, scopes)
 
 
@@ -110,17 +87,14 @@ def image_embedder(
     name: str,
     *,
     settings: Sequence[object],
-    extract: Callable[[Any], Extracted],
+    extract: Callable[[Any], Any],
 ) -> ImageEmbedder:
     """Embed the images of a set by their pooled features.
 
     Args:
         images: a ``CaptionSet`` or an ``ImageSet``.
-        backbone: what computes the features.
-        name: of it, for the reader.
         settings: whatever else decides the features, such as the preprocessing.
-        extract: called with some of the images as a set; returns the pooled features (M, F) of
-            those that can be read, and their rows (M,).
+        extract: returns the ``evaluation.Features`` of some of the images.
     """
 
     def embed(start: int, stop: int) -> NDArray[np.float32]:
@@ -137,8 +111,6 @@ def image_embedder(
 
 
 class _Span:
-    """The images ``start`` to ``stop`` of a set."""
-
     def __init__(self, images: Any, start: int, stop: int) -> None:
         self.images, self.start, self.stop = images, start, stop
         self.name = images.name
@@ -168,13 +140,10 @@ def find(
     """Read the partners of N rows, or find them if they are not there.
 
     Args:
-        embedder: of the captions, or of the images. A text encoder needs no cache of its own: the
-            store is one.
-        folder: where to write to; by default an entry of the cache. Embeddings are kept in the
-            cache in any case, for other options.
+        embedder: of the captions, or of the images. A text encoder needs no cache of its own.
+        folder: where to write to; by default an entry of the cache, where embeddings always are.
         device: where vectors are compared.
-        rank: of this process among those that do this work together; by default torchrun's. All
-            return when the work is done.
+        rank: by default torchrun's. All ranks return when the work is done.
 
     Raises:
         ValueError: ``folder`` holds other partners; or captions or scopes are missing.
@@ -189,6 +158,7 @@ def find(
         "by": by, "encoder": encoder, "content": content, "rows": n, **asdict(options),
         "scopes": None if scopes is None else hashlib.sha256(scopes.tobytes()).hexdigest()[:16],
     }  # fmt: skip
+    settings["no_identical"] = settings.pop("distinct")  # its name on disk
     mark = _mark(json.dumps(settings, sort_keys=True))
     entry = Entry("neighbours", name, mark)
     kept = entry.read() if folder is None else folder if is_there(folder) else None
@@ -213,13 +183,12 @@ def find(
     embedded = time.perf_counter()
 
     texts = None
-    if len(captions) == n and (options.no_identical or rank.number == 0):
+    if len(captions) == n and (options.distinct or rank.number == 0):
         texts = distinct(hash_texts(captions))
-    differ = texts if options.no_identical else None
+    differ = texts if options.distinct else None
 
     def share(of: Rank) -> Partners:
-        span = of.span(n)
-        return search(store, options, scopes=scopes, texts=differ, rows=span, device=device)
+        return search(store, options, scopes=scopes, texts=differ, rows=of.span(n), device=device)
 
     found = share(rank) if rank.world == 1 else _of_all_ranks(share, entry, rank)
     if rank.number:
@@ -248,8 +217,8 @@ def _check(rows: Rows, embedder: TextEncoder | ImageEmbedder, options: Options) 
             f"{rows.name} has no captions, which neighbours are found by; give it a captions.json, "
             "put <id>.txt or <id>.json beside each image, or find neighbours by the images (visual)"
         )
-    if options.no_identical and not captioned:
-        raise ValueError(f"no_identical needs a caption of each image; {rows.name} has none")
+    if options.distinct and not captioned:
+        raise ValueError(f"distinct needs a caption of each image; {rows.name} has none")
     if options.scope != "none" and (rows.scopes is None or len(rows.scopes) != rows.n):
         raise ValueError(
             f"scope {options.scope} needs the scope of each of the {rows.n} rows of {rows.name}; "
@@ -259,28 +228,28 @@ def _check(rows: Rows, embedder: TextEncoder | ImageEmbedder, options: Options) 
 
 def _of_all_ranks(share: Callable[[Rank], Partners], entry: Entry, rank: Rank) -> Partners:
     """Search the share of this rank into the cache; on rank 0, join those of all ranks."""
-    ranks = [Rank(number, rank.world) for number in range(rank.world)]
     parts = [
-        Entry(entry.kind, f"{entry.name}-part-{of.number}-of-{of.world}", entry.fingerprint)
-        for of in ranks
+        Entry(entry.kind, f"{entry.name}-part-{number}-of-{rank.world}", entry.fingerprint)
+        for number in range(rank.world)
     ]
 
-    def kept(of: Rank) -> Partners:
+    def kept(number: int) -> Partners:
         def compute() -> dict[str, Any]:
-            found = share(of)
-            arrays = {"partners": found.partners, "similarities": found.similarities}
-            return {name: torch.from_numpy(array) for name, array in arrays.items()} | {
-                "about": found.about
+            found = share(Rank(number, rank.world))
+            return {
+                "partners": torch.from_numpy(found.partners),
+                "similarities": torch.from_numpy(found.similarities),
+                "about": found.about,
             }
 
-        part = parts[of.number].tensors(compute)
+        part = parts[number].tensors(compute)
         return Partners(part["partners"].numpy(), part["similarities"].numpy(), part["about"])
 
-    found = kept(rank)
+    found = kept(rank.number)
     if rank.number:
         return found
     wait_for(lambda: sum(not part.folder.is_dir() for part in parts), "ranges of rows")
-    shares = [kept(of) for of in ranks]
+    shares = [kept(number) for number in range(rank.world)]
     recalls = [found.about["recall@1"] for found in shares]
     weights = [len(found.partners) + 1 for found in shares]
     about = found.about | {

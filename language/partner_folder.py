@@ -1,10 +1,8 @@
 """The partners of each image as a folder that needs no more than numpy to be read.
 
-    partners.npy       (N, k) int64 rows, nearest first; -1 where there is none
-    similarities.npy   (N, k) float32 cosines; -inf where there is none
-    about.json         settings of the embedding and the search, and the results
-
-The lists of pairs that El Banani et al. released are read here too.
+partners.npy       (N, k) int64 rows, nearest first; -1 where there is none
+similarities.npy   (N, k) float32 cosines; -inf where there is none
+about.json         settings of the embedding and the search, and the results
 """
 
 import json
@@ -33,11 +31,7 @@ class Partners(NamedTuple):
 
 
 def save(folder: Path, found: Partners) -> None:
-    """Write partners into a folder that exists.
-
-    ``about`` gains the format, k, the number of rows, of rows without a partner, the mean cosine of
-    the nearest partners, and versions.
-    """
+    """Write partners into a folder that exists, with statistics and versions in ``about``."""
     near = found.similarities[:, 0][found.partners[:, 0] >= 0]
     about = {
         "format": FORMAT, **found.about, "rows": len(found.partners), "k": found.partners.shape[1],
@@ -63,15 +57,11 @@ def is_there(folder: Path) -> bool:
 
 
 def read(folder: Path, *, n: int | None = None, digest: str | None = None) -> Partners:
-    """Read a folder of partners.
-
-    Args:
-        n: rows of the set that they are for.
-        digest: of that set, as it was given when they were made.
+    """Read a folder of partners, of a set of ``n`` rows and this ``digest`` if given.
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: they are damaged, or of another set; says which.
+        ValueError: they are damaged, or of another set.
     """
     if not is_there(folder):
         raise FileNotFoundError(
@@ -110,21 +100,9 @@ def read(folder: Path, *, n: int | None = None, digest: str | None = None) -> Pa
 def from_released_json(file: Path, keys: Sequence[str]) -> Partners:
     """Read the neighbours that El Banani et al. released, for the rows of a set.
 
-    Their file is one list of ``[[directory, id], [directory, id], similarity]``; a fourth value (a
-    ratio) is ignored. It is read in pieces. An image with several partners in the file keeps them
-    all, nearest first.
-
-    Args:
-        keys: (N,) the path of each image, ending in ``<directory>/<id>`` and any suffix; a
-            directory may be a shard, ``<directory>.tar``.
-
-    Returns:
-        partners (N, k); ``about`` has "pairs" and "pairs_of_unknown_images", those with an image
-        that is not in the set.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not of that form, or none of its images is in the set.
+    Their file is one list of ``[[directory, id], [directory, id], similarity]``, with a fourth
+    value (a ratio) ignored. ``keys`` are paths ``<directory>/<id>`` with any suffix; a directory
+    may be a shard, ``<directory>.tar``. Pairs with an unknown image are counted in ``about``.
     """
     if not file.is_file():
         raise FileNotFoundError(f"--from_json {file} does not exist")

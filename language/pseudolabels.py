@@ -1,8 +1,7 @@
-"""ImageNet pseudolabels: words for images whose classes have no names (PLG).
+"""ImageNet pseudolabels (PLG): a classifier's K best classes as the words of a class or image.
 
 Source: Roth, Vinyals, Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
-CVPR 2022. An ImageNet classifier is run once over the training images; the names of the K classes
-that it ranks highest for a class (or for an image) are the words of that class (or image).
+CVPR 2022.
 """
 
 import torch
@@ -12,38 +11,27 @@ from language import AVERAGES, LEVELS
 
 
 def top_classes(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    topk: int = 5,
-    level: str = "class",
-    average: str = "logits",
+    logits: Tensor, labels: Tensor, *, topk: int = 5, level: str = "class", average: str = "logits"
 ) -> Tensor:
     """Return the ``topk`` ImageNet classes of each training class or of each image, best first.
 
     Args:
         logits: (N, 1000), the classifier's output for each training image.
         labels: (N,) int64, contiguous training classes in [0, C).
-        topk: K, in [1, 1000].
         level: "class" ranks the mean output over a class's images, "sample" each image's own.
-        average: what is averaged: "logits" as in the released code, or "probabilities", the softmax
-            outputs, where one sure image cannot outvote the rest. No difference at sample level.
+        average: "logits" as in the released code, or "probabilities", where one sure image cannot
+            outvote the rest. No difference at sample level.
 
     Returns:
         (C, K) int64 at class level, (N, K) at sample level.
-
-    Raises:
-        ValueError: an option is unknown or out of range, shapes differ, or a class has no image.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}; got {level}")
-    if average not in AVERAGES:
-        raise ValueError(f"average must be one of {', '.join(AVERAGES)}; got {average}")
+    for name, value, known in (("level", level, LEVELS), ("average", average, AVERAGES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value}")
     if not 1 <= topk <= logits.shape[1]:
         raise ValueError(f"topk must be in [1, {logits.shape[1]}]; got {topk}")
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels")
-
     if level == "sample":
         return logits.topk(topk, dim=1).indices
     outputs = logits.softmax(dim=1) if average == "probabilities" else logits
@@ -55,10 +43,7 @@ def top_classes(
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """Return the 1000 class names, first synonym only: "kit fox" of "kit fox, Vulpes macrotis".
-
-    A few names are of two classes ("crane" the bird and "crane" the machine).
-    """
+    """Return the 1000 class names, first synonym only: "kit fox" of "kit fox, Vulpes macrotis"."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()

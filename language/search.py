@@ -1,8 +1,7 @@
 """The partners of each row: the nearest other rows by cosine similarity, under the user's rules.
 
 Exact up to some size, above it approximate with measured recall (``language.lists``). Rows of one
-vector tie, and pair up in a ring (``language.copies``). Different vectors that happen to be equally
-near come in no set order.
+vector pair up in a ring (``language.copies``); other ties come in no set order.
 """
 
 import logging
@@ -12,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from language import INDICES
-from language.copies import READ_ROWS, Groups, Vectors, group, read_rows, share_out
+from language.copies import READ_ROWS, Floats, Groups, Ints, Vectors, group, read_rows, share_out
 from language.lists import Flat, InvertedFile
 from language.partner_folder import Partners
 from utilities.seeding import derive
@@ -38,18 +36,15 @@ class Options:
         k: partners of each row, >= 1.
         threshold: least cosine of a partner, in [-1, 1).
         scope: one of ``language.SCOPES``; only rows of one scope are partners.
-        no_identical: rows of one text are never partners.
+        distinct: rows of one text are never partners.
         index: "flat" (exact), "ivf" (approximate), or "auto": flat up to ``FLAT_UP_TO`` vectors.
         recall: share of nearest neighbours to find where the search is approximate, in (0, 1).
-
-    Raises:
-        ValueError: a value is out of range.
     """
 
     k: int = 1
     threshold: float = -1.0
     scope: str = "none"
-    no_identical: bool = False
+    distinct: bool = False
     index: str = "auto"
     recall: float = 0.95
 
@@ -70,39 +65,28 @@ def search(
     vectors: Vectors,
     options: Options,
     *,
-    scopes: NDArray[np.int64] | None = None,
-    texts: NDArray[np.int64] | None = None,
+    scopes: Ints | None = None,
+    texts: Ints | None = None,
     rows: tuple[int, int] | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Partners:
-    """Find the nearest other rows of each row.
-
-    A row is never its own partner; it is left out by its number, so that a copy of it is a partner
-    like any other. A zero row is no row's partner and has none.
+    """Find the nearest other rows of each row, (Q, k); a zero row has no partner and is nobody's.
 
     Args:
-        vectors: (N, D); normalised here, in float32.
-        scopes: (N,) int64, the scope of each row; None is one scope. Each is searched by itself.
-        texts: (N,) int64, the text of each row, for ``no_identical``; None lets texts be equal.
-        rows: first row, and last + 1, of the Q whose partners are searched; all by default. All N
-            may be partners.
-        device: where vectors are compared.
+        vectors: (N, D) of any length.
+        scopes: (N,) int64, the scope of each row; None is one scope.
+        texts: (N,) int64, the text of each row, for ``distinct``; None lets texts be equal.
+        rows: first row, and last + 1, of the Q whose partners are searched among all N.
 
-    Returns:
-        (Q, k) partners; ``about`` has "searched_by" such as "ivf, 4096 lists, 16 read", "recall@1"
-        (of SAMPLE distinct queries; 1 where the search is exact), "distinct_vectors" (a vector
-        counts once in each scope) and "zero_rows" (of the Q).
-
-    Raises:
-        ValueError: lengths differ, or a value is not finite.
+    ``about`` has "searched_by", "recall@1" (of SAMPLE distinct queries), "distinct_vectors" (a
+    vector counts once in each scope) and "zero_rows" (of the Q).
     """
     n, k = vectors.shape[0], options.k
     for name, codes in (("scopes", scopes), ("texts", texts)):
         if codes is not None and len(codes) != n:
             raise ValueError(f"{name} must have a value for each of {n} vectors; got {len(codes)}")
     first, last = rows or (0, n)
-
     partners = np.full((last - first, k), -1, np.int64)
     similarities = np.full((last - first, k), -np.inf, np.float32)
     reports: list[tuple[str, float, int]] = []  # how, recall, distinct vectors
@@ -114,35 +98,30 @@ def search(
         queries = np.flatnonzero(asking & ~zero)  # places in scope
         if not len(queries):
             continue
-        own_too = texts is None
         wanted = np.unique(groups.group[queries])
-        if own_too:  # a group of more than k rows finds all partners among its own
+        if texts is None:  # a group of more than k rows finds all partners among its own
             wanted = wanted[np.diff(groups.starts)[wanted] <= k]
         found, sims, *report = _search_groups(
             vectors, scope, groups, wanted, options, torch.device(device), seed
         )
         reports.append((*report, len(groups.starts) - 1))  # type: ignore[arg-type]
         for block in np.array_split(queries, math.ceil(len(queries) * k * (k + 1) / SHARED_OUT)):
-            places, cosines = share_out(groups, block, found, sims, own_too=own_too)
+            places, cosines = share_out(groups, block, found, sims, own_too=texts is None)
             far = cosines < options.threshold
             places[far], cosines[far] = -1, -np.inf
             at = scope[block] - first
             partners[at] = np.where(places < 0, -1, scope[places])
             similarities[at] = cosines
-    about = {**_summary(reports), "zero_rows": n_zero}
-    return Partners(partners, similarities, about)
+    return Partners(partners, similarities, {**_summary(reports), "zero_rows": n_zero})
 
 
-def _scopes(
-    n: int, scopes: NDArray[np.int64] | None, first: int, last: int
-) -> Iterator[NDArray[np.int64]]:
+def _scopes(n: int, scopes: Ints | None, first: int, last: int) -> Iterator[Ints]:
     """The rows of each scope that has a query, ascending."""
     if scopes is None:
         yield np.arange(n)
         return
     order = np.argsort(scopes, kind="stable")
-    ends = np.flatnonzero(np.diff(scopes[order])) + 1
-    parts = np.split(order, ends)
+    parts = np.split(order, np.flatnonzero(np.diff(scopes[order])) + 1)
     for scope in tqdm(parts, desc="scopes", unit="scope", leave=False, disable=len(parts) < 2):
         at = np.searchsorted(scope, [first, last])
         if at[1] > at[0]:
@@ -162,15 +141,15 @@ def _summary(reports: list[tuple[str, float, int]]) -> dict[str, str | float | i
 
 def _search_groups(
     vectors: Vectors,
-    scope: NDArray[np.int64],
+    scope: Ints,
     groups: Groups,
-    wanted: NDArray[np.int64],
+    wanted: Ints,
     options: Options,
     device: torch.device,
     seed: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], str, float]:
-    """The k other groups nearest to each of the groups ``wanted``; (U, k), other rows unset."""
-    rows = scope[groups.firsts]
+) -> tuple[Ints, Floats, str, float]:
+    """The k other groups nearest to each of the groups ``wanted``: (U, k), other rows unset."""
+    rows = scope[groups.members[groups.starts[:-1]]]  # the first of each group
     n, k = len(rows), options.k
     found = np.full((n, k), -1, np.int64)
     sims = np.full((n, k), -np.inf, np.float32)
@@ -184,8 +163,7 @@ def _search_groups(
     flat = Flat(loaded)
     queries = torch.from_numpy(wanted)
     if index == "flat":
-        best, which = flat.others(queries, k)
-        found[wanted], sims[wanted] = which.numpy(), best.numpy()
+        sims[wanted], found[wanted] = map(torch.Tensor.numpy, flat.others(queries, k))
         return found, sims, flat.name, 1.0
 
     inverted = InvertedFile(loaded, seed=seed)
@@ -193,8 +171,7 @@ def _search_groups(
     sample = _draw(queries, rng)
     error = math.sqrt(options.recall * (1 - options.recall) / len(sample))  # a sample may flatter
     n_read = inverted.lists_to_read(flat, sample, min(options.recall + error, 1.0))
-    best, which = inverted.others(queries, k, n_read)
-    found[wanted], sims[wanted] = which.numpy(), best.numpy()
+    sims[wanted], found[wanted] = map(torch.Tensor.numpy, inverted.others(queries, k, n_read))
     sample = _draw(queries, rng)
     exact = flat.others(sample, 1)[0][:, 0].numpy()
     recall = float((sims[sample.numpy(), 0] >= exact - TOLERANCE).mean())
@@ -207,7 +184,7 @@ def _draw(queries: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return queries[rng.choice(len(queries), min(SAMPLE, len(queries)), replace=False)]
 
 
-def _load(vectors: Vectors, rows: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+def _load(vectors: Vectors, rows: Ints, device: torch.device) -> torch.Tensor:
     """Those rows on the device; half precision stays, anything else becomes float32."""
     half = np.asarray(vectors[:1]).dtype == np.float16
     loaded = torch.empty(

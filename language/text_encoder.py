@@ -21,20 +21,11 @@ class TextEncoder(ABC):
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Embed N texts, in their order.
-
-        Returns:
-            (N, D) float32 on the CPU, unit rows. A text that cannot be embedded (blank, or without
-            a word that has a vector) is a zero row: cosine 0 to every text, and easy to drop.
-        """
+        """Return (N, D) float32 unit rows on the CPU; zero rows for what cannot be embedded."""
 
 
 def unit_rows(embeds: Tensor, name: str) -> Tensor:
-    """Return the rows of ``embeds`` (N, D) scaled to length 1; zero rows stay zero.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
+    """Return the rows of ``embeds`` (N, D) scaled to length 1; zero rows stay zero."""
     if not torch.isfinite(embeds).all():
         raise ValueError(f"--language_model {name} returns text embeddings that are not finite")
     return F.normalize(embeds.float(), dim=1)

@@ -1,7 +1,5 @@
-"""The text transformer of CLIP.
-
-Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021,
-section 2.4.
+"""The text transformer of CLIP: Radford et al., Learning Transferable Visual Models From Natural
+Language Supervision, ICML 2021, section 2.4.
 """
 
 import torch
@@ -11,26 +9,11 @@ from torch import Tensor, nn
 class TextTower(nn.Module):
     """A causal transformer that embeds tokens, trained from scratch.
 
-    Token and position embeddings, then pre-norm blocks (attention, MLP of four widths with
-    QuickGELU, no dropout) in which a token attends to itself and to those before it. The state of
-    the last token of the text, its end mark, is normalised and projected.
-
-    Padding follows the text, so no token of the text attends to it. Initial weights are as
-    published, biases 0.
-
-    Args:
-        vocabulary: number of token ids.
-        length: most tokens of a text.
-        width: of a token's state.
-        layers: number of blocks.
-        heads: of attention; divides ``width``.
-        out_dim: D.
+    Pre-norm blocks of attention and an MLP of four widths with QuickGELU, no dropout. The state of
+    the last token of the text, its end mark, is normalised and projected to D = ``out_dim``.
 
     Shapes: ids (B, L) int64 with L <= ``length``, mask (B, L) bool, True at the tokens of the text
     and False at the padding to their right; returns (B, D) of any length.
-
-    Raises:
-        ValueError: ``heads`` does not divide ``width``, or a text is too long.
     """
 
     def __init__(

@@ -13,22 +13,12 @@ from language.word_vectors import SUFFIXES
 class Tokenizer:
     """The tokenizer of the model that ``--language_model`` names, without the model.
 
-    A text ends in its tokenizer's end mark ([SEP], </s>, <|endoftext|>), even if it is cut. If a
-    tokenizer adds no marks, like GPT-2's, the end mark is appended here, so that a blank text has a
-    token too.
-
-    Args:
-        name: a key of ``language.encoders.ENCODERS``, a local Hugging Face folder, or a Hugging
-            Face id.
-        length: most tokens of a text, marks included; the rest is cut off.
-
-    Attributes:
-        vocabulary: number of ids.
+    A text of at most ``length`` tokens ends in the tokenizer's end mark, even if it is cut. If a
+    tokenizer adds no marks, like GPT-2's, the end mark is appended here.
 
     Raises:
         FileNotFoundError: the folder or package does not exist, or the hub cannot be reached.
-        ValueError: ``name`` is a file of word vectors, the folder cannot be read, the tokenizer has
-            no end mark, or ``length`` leaves no room for a word.
+        ValueError: the model has no usable tokenizer, or ``length`` leaves no room for a word.
     """
 
     def __init__(self, name: str, length: int = 77) -> None:
@@ -56,15 +46,10 @@ class Tokenizer:
             )
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return the tokens of B texts, padded on the right to the longest of them.
-
-        Returns:
-            ids (B, L) int64, L <= ``length``, and mask (B, L) bool, True at the tokens of the text;
-            every text has at least one.
-        """
+        """Return ids (B, L) int64, padded on the right, and mask (B, L) bool, True at the text."""
         longest = self.length - len(self.end)
-        rows = self.tokenizer(list(texts), truncation=True, max_length=longest).input_ids
-        rows = [row + self.end for row in rows]
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=longest)
+        rows = [row + self.end for row in encoded.input_ids]
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
         ids = torch.full((len(rows), max(map(len, rows), default=0)), self.tokenizer.pad_token_id)
         mask = torch.arange(ids.shape[1]) < lengths[:, None]

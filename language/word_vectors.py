@@ -22,21 +22,10 @@ TOKEN = re.compile(r"[^\W_]+")  # runs of letters and digits
 
 
 class WordVectors(TextEncoder):
-    """Embeds a text as the mean vector of its lower-cased words.
+    """Embeds a text as the mean vector of its lower-cased words that have one.
 
     The words of a prompt weigh as much as the name: ``--language_prompt "{}"`` suits word vectors
-    better than ``"a photo of a {}"``. Words without a vector are left out of the mean; a text
-    without any known word is a zero row.
-
-    The file is streamed, once for each call with new words, and only the vectors of those words are
-    kept, so that a file of gigabytes takes time and no memory.
-
-    Args:
-        path: a ``.txt`` or ``.vec`` file, or either of them with ``.gz``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not in the format.
+    better than ``"a photo of a {}"``. The file is streamed once for each call with new words.
     """
 
     def __init__(self, path: Path):
@@ -78,8 +67,7 @@ class WordVectors(TextEncoder):
         return dim
 
     def _read_vectors(self, wanted: set[str]) -> None:
-        """Read the vectors of ``wanted``; words that the file lacks become ``absent``."""
-        wanted = set(wanted)
+        """Move ``wanted`` words into ``vectors``, or ``absent`` if the file lacks them."""
         for number, line in enumerate(self._lines(), start=1):
             token, _, values = line.partition(b" ")
             word = token.decode("utf-8", errors="replace")

@@ -1,7 +1,6 @@
 """The words of classes and images: class names, ImageNet pseudolabels, captions, or a JSON file.
 
-Every item (a class or an image) has K words, best first. Guidance compares words of the same rank,
-so K is the same for all items.
+Every item (a class or an image) has K words, best first; words of the same rank are compared.
 """
 
 import json
@@ -28,11 +27,7 @@ class Words:
 
 
 def collect(items: Sequence[Sequence[str]], level: str, *, prompt: str = "{}") -> Words:
-    """Number the distinct texts of ``items`` (n_items, K) in order of first appearance.
-
-    Args:
-        level: "class" or "row", what the items are.
-    """
+    """Number the distinct texts of ``items`` (n_items, K) in order of first appearance."""
     number: dict[str, int] = {}
     index = [
         [number.setdefault(text, len(number)) for text in with_prompt(words, prompt)]
@@ -44,13 +39,8 @@ def collect(items: Sequence[Sequence[str]], level: str, *, prompt: str = "{}") -
 def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -> Words:
     """Read a JSON object that maps each class name to a word or a list of words, best first.
 
-    K is the length of the longest list; a shorter one is repeated from its start, so that a single
-    word is compared with all K words of another class. Other classes of the file are ignored, so
-    that one file can serve all splits.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not such an object, or a class is missing (its closest key is named).
+    K is the length of the longest list; shorter ones are repeated from their start. Other classes
+    of the file are ignored, so that one file can serve all splits.
     """
     flag = f"--language_words {path}"
     if not path.is_file():
@@ -87,11 +77,7 @@ def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -
 
 
 def with_prompt(words: Sequence[str], prompt: str) -> list[str]:
-    """Return the prompt with each word in the place of its ``{}``.
-
-    Raises:
-        ValueError: the prompt has no ``{}``, so that all words would read alike.
-    """
+    """Return the prompt with each word in the place of its ``{}``."""
     if "{}" not in prompt:
         raise ValueError(
             f'--language_prompt "{prompt}" has no {{}} for the word; use for example "{PROMPT}"'

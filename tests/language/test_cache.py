@@ -40,9 +40,8 @@ def test_only_new_texts_are_asked(tmp_path):
     assert other.asked == ["fox"]  # models do not share rows
 
 
-def test_more_texts_than_a_query_and_a_write_hold(tmp_path, monkeypatch):
+def test_more_texts_than_a_write_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "CHUNK", 7)
-    monkeypatch.setattr(cache, "LOOKUP", 5)
     texts = [chr(97 + i // 26) + chr(97 + i % 26) for i in range(40)]
     CachedEncoder(Letters(), tmp_path).encode(texts)
     encoder = Letters()

@@ -1,6 +1,7 @@
 """Partners from captions or images to a folder, by one process or several."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_kept_partners_are_read_and_embeddings_serve_other_options():
     first = find(toy(), Letters(), Options(k=2))
     encoder = Letters()
     check(find(toy(), encoder, Options(k=2)), first)
-    other = find(toy(), encoder, Options(no_identical=True))
+    other = find(toy(), encoder, Options(distinct=True))
     assert encoder.asked == []
     assert 2 not in other.partners[0] and 9 not in other.partners[0]
     encoder = Letters("letters 2")
@@ -130,7 +131,7 @@ def test_partners_by_images():
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
     check(made, by_brute_force(unit.astype(np.float16), 2))
     assert made.about["by"] == "visual" and made.about["encoder"] == "m"
-    other = find(rows, embedder, Options(no_identical=True))
+    other = find(rows, embedder, Options(distinct=True))
     assert all(j < 0 or j // 2 != i // 2 for i, (j,) in enumerate(other.partners))
 
 
@@ -152,7 +153,8 @@ class Pictures:
 def test_an_image_embedder_reads_ranges_and_follows_weights_settings_and_files(tmp_path):
     def extract(some):
         rows = [row for row in range(len(some)) if some.read(row) != 2]
-        return torch.tensor([[float(some.read(row)), 1.0] for row in rows]), torch.tensor(rows)
+        features = torch.tensor([[float(some.read(row)), 1.0] for row in rows])
+        return SimpleNamespace(features=features, rows=torch.tensor(rows))
 
     def embedder(weight=1.0, size=64, content="x"):
         (tmp_path / "a.jpg").write_text(content)
@@ -185,8 +187,8 @@ def no_rows(start, stop):
         (toy([]), Letters(), {}, "toy has no images"),
         (toy()._replace(captions=()), Letters(), {}, "toy has no captions, which neighbours"),
         (toy(), Letters(), {"scope": "year"}, "scope year needs the scope of each of the 10 rows"),
-        (Rows("v", 3, "d"), ImageEmbedder(no_rows, "m", "f"), {"no_identical": True},
-         "no_identical needs a caption of each image"),
+        (Rows("v", 3, "d"), ImageEmbedder(no_rows, "m", "f"), {"distinct": True},
+         "distinct needs a caption of each image"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(rows, embedder, options, message):
