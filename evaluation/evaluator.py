@@ -1,4 +1,4 @@
-"""The retrieval that a run evaluates again and again: same sets, metrics and protocol."""
+"""The retrieval that a run evaluates again and again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,6 @@ class Evaluator:
     Args:
         embedder: images (B, 3, H, W) -> ``Embedding``.
         sets: by the name that goes before a score, as in ``test/embeds/e_recall@1``.
-        transform: image -> (3, H, W) float32, without chance.
         class_words: (C, D) unit rows for each set whose words a metric reads.
         metrics: names as ``metrics`` parses them.
         options: further arguments of ``evaluation.retrieval.run``.
@@ -55,10 +54,8 @@ class Evaluator:
         """Return the scores of all sets as ``<set>/<evaltype>/<metric>``, with their protocols."""
         scores = Scores({}, {})
         for name, images in self.sets.items():
-            words = self.class_words.get(name)
-            found, features = run(
-                self.embedder, images, self.transform, class_words=words, **self.options
-            )
+            options = {"class_words": self.class_words.get(name), **self.options}
+            found, features = run(self.embedder, images, self.transform, **options)
             scores.add(found, f"{name}/")
             self.embeds[name] = features.embeds, features.rows
         return scores

@@ -1,9 +1,8 @@
 """Linear probe: how well a linear classifier of frozen features tells classes apart.
 
-Multinomial logistic regression with the cost C chosen on validation images, fitted again on
-training and validation images together, and scored on test images: Kornblith, Shlens and Le, Do
-Better ImageNet Models Transfer Better?, CVPR 2019. The search over C is that of Radford et al.,
-Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, A.3.
+Logistic regression with the cost C chosen on validation images, fitted again with them, and scored
+on test images: Kornblith, Shlens and Le, Do Better ImageNet Models Transfer Better?, CVPR 2019. The
+search over C is that of Radford et al., Learning Transferable Visual Models, ICML 2021, A.3.
 """
 
 import logging
@@ -81,7 +80,7 @@ def linear_probe(
     axes = principal_axes(both.features.to(device))
     points = axes.apply(both.features)
     classes, labels = both.labels.to(device).unique(return_inverse=True)
-    score = partial(_score, per_class=per_class)
+    score = partial(accuracy, per_class=per_class)
 
     chosen_by = LogisticRegression(points[:n_train], labels[:n_train], axes.variances, len(classes))
     cost, start, validation = choose_cost(
@@ -107,11 +106,11 @@ def hold_out(train: LabelledFeatures, seed: int) -> tuple[LabelledFeatures, Labe
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         held[rows[: min(max(1, round(HELD_OUT * len(rows))), len(rows) - 1)]] = True
-    mask = torch.from_numpy(held)
-    return (
-        LabelledFeatures(train.features[~mask], train.labels[~mask]),
-        LabelledFeatures(train.features[mask], train.labels[mask]),
+    kept, drawn = (
+        LabelledFeatures(train.features[mask], train.labels[mask])
+        for mask in (torch.from_numpy(~held), torch.from_numpy(held))
     )
+    return kept, drawn
 
 
 def joined(first: LabelledFeatures, second: LabelledFeatures) -> LabelledFeatures:
@@ -125,7 +124,8 @@ def class_accuracies(labels: Tensor, correct: Tensor, n_classes: int) -> Tensor:
     return labels.bincount(weights=correct.double(), minlength=n_classes) / sizes
 
 
-def _score(labels: Tensor, predicted: Tensor, per_class: bool) -> float:
+def accuracy(labels: Tensor, predicted: Tensor, *, per_class: bool) -> float:
+    """Return the share of correct images, or its mean over classes."""
     correct = predicted == labels
     if not per_class:
         return float(correct.double().mean())
