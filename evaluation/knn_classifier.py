@@ -29,12 +29,9 @@ def classify(
     A k beyond the training images takes them all. Among classes with equal votes the lowest wins.
 
     Args:
-        train: (N, D).
+        train, test: (N, D) and (M, D).
         train_labels: (N,) int64, >= 0.
-        test: (M, D).
-        ks: numbers of neighbours, each >= 1.
         temperature: T; the smaller, the more the nearest images decide.
-        device: where images are compared.
     """
     k_most = min(max(ks), len(train))
     near = nearest_neighbours(test, train, k_most, cosine=True, device=device)

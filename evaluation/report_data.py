@@ -1,7 +1,6 @@
 """The embedded image set that a report is about, with the scores of its queries.
 
-A report is deterministic. If a set is larger than a picture can hold, classes are drawn by the
-seed, and the report says from how many.
+A report is deterministic: if a set is too large to show, classes are drawn by the seed.
 """
 
 from collections.abc import Sequence
@@ -24,17 +23,14 @@ class ReportData:
     """N embedded images of C classes with their scores as queries.
 
     Args:
-        name: of the image set, such as "emoji.test".
         paths: N image files.
         labels: (N,) int64 in [0, C).
-        class_names: C words.
         after: (N, D) float32 on the CPU, the embeddings that are shown.
         recall: (N,) recall@1 of each query, NaN for an image alone in its class or in the gallery.
         average_precision: (N,) mAP@R of each query, NaN likewise.
         before: (N, D') embeddings of the untrained embedder; None omits comparisons with it.
         class_groups: C names of the group of each class; may be empty.
         class_words: (C, Dw) embedded words of the classes; None omits comparisons with them.
-        seed: of every draw.
         queries: (N,) bool, True for separate queries, whose gallery is the other images. None: each
             image is a query and has all others as its gallery.
 
@@ -63,14 +59,11 @@ class ReportData:
             value = getattr(self, field)
             if value is not None and len(value) != n:
                 raise ValueError(f"{self.name}: {field} has {len(value)} rows for {n} images")
-        for field, given in (
-            ("class_groups", self.class_groups or None),
-            ("class_words", self.class_words),
-        ):
+        by_class = {"class_groups": self.class_groups or None, "class_words": self.class_words}
+        for field, given in by_class.items():
             if given is not None and len(given) != n_classes:
-                raise ValueError(
-                    f"{self.name}: {field} has {len(given)} rows for {n_classes} classes"
-                )
+                found = f"{field} has {len(given)} rows for {n_classes} classes"
+                raise ValueError(f"{self.name}: {found}")
         if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < n_classes:
             raise ValueError(f"{self.name}: labels must be in [0, {n_classes})")
 
@@ -113,7 +106,6 @@ def build_report_data(
     Args:
         embeds, before: (M, D) of the same images after and before training.
         rows: (M,) int64, rows of the set that were embedded.
-        class_words: (C, Dw), embedded words of the classes.
     """
     is_query = torch.ones(len(rows), dtype=torch.bool)
     if images.queries is not None:

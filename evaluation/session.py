@@ -20,8 +20,8 @@ class EvaluationSession:
     """Scores an embedder as a run goes on, and writes its report.
 
     Args:
-        evaluator: retrieval on the run's sets, the one that checkpoints are chosen by first.
-        downstream: scores frozen features, at the end of the run; None: nothing is.
+        evaluator: retrieval on the run's sets; checkpoints are chosen by the first.
+        downstream: scores frozen features at the end of the run.
         every: epochs between evaluations.
         n_epochs: of the run; the last is always evaluated.
 
@@ -83,11 +83,7 @@ class EvaluationSession:
         return scores
 
     def report(self, folder: RunFolder, flags: Mapping[str, Any]) -> list[Path]:
-        """Write each set's scores by class and, unless ``no_report``, the first set's report.
-
-        Returns:
-            the tables and the pictures.
-        """
+        """Write classes_*.csv and, unless ``no_report``, the report; return tables and pictures."""
         sets, scores = self.evaluator.sets, self.scores
         tables = [folder.path / f"classes_{name}.csv" for name in sets]
         for (name, images), path in zip(sets.items(), tables, strict=True):
@@ -99,21 +95,13 @@ class EvaluationSession:
         # Images that could not be read before or after training cannot be compared.
         comparable = self.before is not None and torch.equal(self.before[1], rows)
         data = build_report_data(
-            images,
-            embeds,
-            rows,
+            *(images, embeds, rows),
             before=self.before[0] if self.before is not None and comparable else None,
             class_words=self.evaluator.class_words.get(name),
             seed=flags["seed"],
         )
-        written = write_report(
-            folder.path,
-            data,
-            rows=folder.rows,
-            protocols=scores.protocols,
-            intervals=scores.intervals,
-            config=flags,
-        )
+        measured = {"protocols": scores.protocols, "intervals": scores.intervals}
+        written = write_report(folder.path, data, rows=folder.rows, config=flags, **measured)
         return tables + [path for path in written.values() if path.suffix == ".png"]
 
     def conclusion(self) -> str:

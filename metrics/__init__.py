@@ -1,11 +1,10 @@
 """Scores of an embedded image set, by name.
 
 A name is ``[e_|c_]<metric>``: ``e_`` ranks, clusters and measures by euclidean distance and is the
-default, ``c_`` by cosine; ``@k`` stands for any k >= 1. So ``e_recall@1``, ``c_recall@4``,
-``mAP@R``, ``c_nmi`` and ``wrong_word_similarity@10`` are names. Values are fractions in [0, 1], and
-NaN if no query counts, except for words (cosines, in [-1, 1]), distances, logarithms and
-divergences; each function gives its range. ``alignment``, ``uniformity`` and the legacy names
-``dists@...`` are defined on unit rows and mean the same with either prefix.
+default, ``c_`` by cosine; ``@k`` stands for any k >= 1, as in ``c_recall@4``. Values are fractions
+in [0, 1], and NaN if no query counts, except for words, distances, logarithms and divergences; each
+function gives its range. ``alignment``, ``uniformity`` and the legacy names ``dists@...`` are
+defined on unit rows and mean the same with either prefix.
 """
 
 from collections.abc import Iterable
@@ -47,8 +46,6 @@ def measure(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return the named scores of a gallery, and of each query, as ``per_query``.
 
-    One search and one clustering for each kind of distance serve them all.
-
     Args:
         block_bytes: memory that a block of the search may take; changes no result.
 
@@ -74,8 +71,8 @@ def per_query(
 ) -> dict[str, Tensor]:
     """Return (Q,) float64 on the CPU: the score of each query, NaN if it does not count.
 
-    Metrics of clusters or of the space, which have no value for a single query, are skipped. For
-    ``uniformity`` these are the values before the logarithm.
+    Metrics of clusters or of the space are skipped. For ``uniformity`` these are the values before
+    the logarithm.
 
     Raises:
         ValueError: as ``validate``.

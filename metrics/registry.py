@@ -118,11 +118,7 @@ def validate(
     class_words: Tensor | None = None,
     class_groups: tuple[str, ...] | None = None,
 ) -> None:
-    """Check, before anything is embedded, that metrics can be computed with these words and groups.
-
-    Raises:
-        ValueError: a name is unknown, or its metric needs words or groups that are missing.
-    """
+    """Raise ValueError for an unknown metric, or one that needs words or groups not given."""
     given = {"class_words": class_words, "class_groups": class_groups}
     for name in names:
         needs = parse(name).needs

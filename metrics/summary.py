@@ -11,8 +11,6 @@ from metrics.registry import parse
 
 
 class Interval(NamedTuple):
-    """A confidence interval of a mean."""
-
     low: float
     high: float
 
@@ -43,16 +41,15 @@ def bootstrap(
 ) -> dict[str, Interval]:
     """Return the percentile interval of each mean over queries, for other classes of the same kind.
 
-    Classes are drawn with replacement, each with all its queries: images of a class are far from
-    independent, and intervals over images would be too narrow. All names share the draws. NaN if no
-    query counts; with one class the interval is its value. Source: Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 13, with clusters instead of single observations.
+    Classes are drawn with replacement, each with all its queries, because images of a class are far
+    from independent. All names share the draws. NaN if no query counts. Source: Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13, with clusters instead of single
+    observations.
 
     Args:
         queries, labels: as ``per_class``.
         level: of confidence, in (0, 1).
         resamples: draws of as many classes as there are.
-        seed: of the draws.
     """
     if not queries:
         return {}
