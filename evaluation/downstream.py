@@ -118,12 +118,8 @@ class DownstreamEvaluation:
 
     def linear_probe(self) -> Scores:
         """``linear_probe``: accuracy, or the mean class accuracy for datasets scored by it."""
-        found = linear_probe(
-            *(self.train, self.val, self.test),
-            per_class=self.downstream.per_class,
-            device=self.compare_on,
-            seed=self.seed,
-        )
+        options = {"per_class": self.downstream.per_class, "device": self.compare_on}
+        found = linear_probe(self.train, self.val, self.test, seed=self.seed, **options)
         drawn = "" if self.downstream.val else " chosen on a drawn fifth of train"
         setting = f"cost={found.cost:.3g}{drawn}"
         return self._classified("linear_probe", found.accuracy, found.correct, setting)
@@ -165,10 +161,10 @@ class DownstreamEvaluation:
         """``features/recall@1`` and the like: each test image queries all the others."""
         features, labels = self.test
         gallery = Gallery(features.to(self.compare_on), labels, None, self.groups, seed=self.seed)
-        set_name = f"{self.downstream.name}.downstream.test"
+        name = self.downstream.name
+        found = score(gallery, self.retrieval_metrics, set_name=f"{name}.downstream.test")
         scores = Scores({}, {})
-        found = score(gallery, self.retrieval_metrics, set_name=set_name)
-        scores.add(found, f"{self.downstream.name}/{self.which}/")
+        scores.add(found, f"{name}/{self.which}/")
         return scores
 
 
@@ -187,9 +183,7 @@ def evaluate_downstream(
     transform: Transform,
     **options: Any,
 ) -> Scores:
-    """Return the scores of the named ``PROTOCOLS``.
-
-    Processes that train together embed a share each; only the first returns scores.
+    """Return the scores of the named ``PROTOCOLS``, in the first of processes that train together.
 
     Args:
         options: further fields of ``DownstreamEvaluation``.

@@ -16,11 +16,9 @@ class Evaluator:
     """Scores an embedder on each of several image sets when called.
 
     Args:
-        embedder: images (B, 3, H, W) -> ``Embedding``.
         sets: by the name that goes before a score, as in ``test/embeds/e_recall@1``.
         class_words: (C, D) unit rows for each set whose words a metric reads.
-        metrics: names as ``metrics`` parses them.
-        options: further arguments of ``evaluation.retrieval.run``.
+        metrics, options: arguments of ``evaluation.retrieval.run``.
 
     Attributes:
         embeds: embeddings of each set at the last call, and their rows in the set.

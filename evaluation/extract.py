@@ -153,25 +153,20 @@ def _outputs(
         with bar(
             total=sum(map(len, batches)), desc=f"embedding {image_set.name}", unit="img"
         ) as shown:
-            loaded: Iterable[Batch] = loader(
-                *(image_set, (transform,), batches),
-                workers=workers,
-                seed=0,
-                pin_memory=device.type != "cpu",
-            )
+            options = {"workers": workers, "seed": 0, "pin_memory": device.type != "cpu"}
+            loaded: Iterable[Batch] = loader(image_set, (transform,), batches, **options)
             for batch in _readable(loaded) if skip_unreadable else loaded:
                 rows, labels = batch.rows.clone(), batch.labels.clone()  # out of shared memory
                 batch = batch.to(device)
                 if isinstance(transform, CenterCrop):
                     batch = finish(batch, transform.mean, transform.std)
-                images = batch.views[0]
                 with autocast(device, precision):
-                    outputs = read(images)
+                    outputs = read(batch.views[0])
                 copies = PendingCopy(*(output.float() for output in outputs))
                 under_way.append((copies, rows, labels))
                 if len(under_way) > 1:
                     yield _arrived(*under_way.popleft())
-                shown.update(len(images))
+                shown.update(len(rows))
             yield from (_arrived(*batch) for batch in under_way)
     finally:
         model.train(was_training)
@@ -187,6 +182,6 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _arrived(
-    arriving: PendingCopy, rows: Tensor, labels: Tensor
+    copies: PendingCopy, rows: Tensor, labels: Tensor
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    return [copy.clone() if copy.is_pinned() else copy for copy in arriving.wait()], rows, labels
+    return [copy.clone() if copy.is_pinned() else copy for copy in copies.wait()], rows, labels

@@ -33,13 +33,9 @@ def cached_features(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
 ) -> Features:
-    """Return the features of ``extract``, from the cache if they have been extracted before.
+    """Return the features of ``extract``, from the folder ``cache`` if they have been kept.
 
     Processes that train together read them, or extract a share each if any of them cannot.
-
-    Args:
-        cache: folder of the entries; None keeps nothing.
-        embedder_digest: ``digest_of_embedder(embedder)``, if it is known already.
     """
     entry = kept = None
     if cache is not None:

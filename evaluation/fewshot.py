@@ -30,8 +30,6 @@ class Episodes(NamedTuple):
 
 
 class FewShotScore(NamedTuple):
-    """The mean accuracy over episodes, its confidence interval, and the single accuracies."""
-
     accuracy: float
     interval: Interval
     accuracies: Tensor  # (E,) float64
@@ -48,11 +46,8 @@ def draw_episodes(
 ) -> Episodes:
     """Draw the classes of each episode, then images of each class, all without replacement.
 
-    Only classes with enough images for shots and queries take part. If these are fewer than
-    ``ways``, ``queries`` is lowered until ``ways`` classes have enough.
-
-    Raises:
-        ValueError: fewer than ``ways`` classes have an image besides their shots.
+    Only classes with enough images for shots and queries take part; ``queries`` is lowered until
+    there are ``ways`` of them, and ValueError raised if it would be 0.
     """
     classes, of, sizes = np.unique(labels.cpu().numpy(), return_inverse=True, return_counts=True)
     largest = np.sort(sizes)[::-1]
@@ -75,10 +70,8 @@ def draw_episodes(
 
 
 def _without_replacement(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw (M, count) numbers, those of row m below ``sizes[m]`` and distinct, in random order.
-
-    Bentley and Floyd, A Sample of Brilliance, Communications of the ACM, 1987.
-    """
+    """Draw (M, count) numbers, those of row m below ``sizes[m]`` and distinct, in random order."""
+    # Bentley and Floyd, A Sample of Brilliance, Communications of the ACM, 1987.
     drawn = np.empty((len(sizes), count), dtype=np.int64)
     for place in range(count):
         last = sizes - count + place

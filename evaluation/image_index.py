@@ -143,5 +143,5 @@ def read_parts(where: Path, provenance: Provenance) -> Iterator[EmbeddedFiles]:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path as text that any console accepts: bytes that are not UTF-8 become ``?``."""
+    """Return a path as text for any console: bytes that are not UTF-8 become ``?``."""
     return str(path).encode(errors="replace").decode()

@@ -65,7 +65,7 @@ class SearchModel:
 
 
 class Changes(NamedTuple):
-    """The images that have changed in a folder since it was indexed."""
+    """How many images have changed in a folder since it was indexed."""
 
     new: int
     changed: int
@@ -91,11 +91,7 @@ def build_index(
     workers: int = 6,
     device: torch.device | str = "cpu",
 ) -> tuple[ImageIndex, Changes]:
-    """Index ``folder``, or update its index: only new and changed images are embedded.
-
-    Args:
-        folder: searched recursively, see ``datasets.image_files``.
-        where: folder of the index.
+    """Index ``folder`` into the folder ``where``: only new and changed images are embedded.
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no readable image.
@@ -168,9 +164,6 @@ def embed_files(
 
     Yields:
         rows of ``paths``, their (M, D) unit rows, and the rows that cannot be read with the reason.
-
-    Raises:
-        ValueError: an embedding is not finite.
     """
     if not paths:
         return
@@ -239,10 +232,8 @@ def search(
 ) -> list[list[Hit]]:
     """Return the k images of an index that are most similar to each query, by exact search.
 
-    Equally similar images come in the order of their paths; a query in the index finds itself.
-
-    Raises:
-        ValueError: an image cannot be read.
+    Equally similar images come in the order of their paths; a query in the index finds itself. A
+    query that cannot be read raises ValueError.
     """
     parts = list(embed_files(model, images, device=device))
     faults = {row: why for _, _, found in parts for row, why in found.items()}
@@ -250,15 +241,11 @@ def search(
         reasons = [f"{printable(images[row])} ({why})" for row, why in faults.items()]
         raise ValueError(f"the query cannot be read: {', '.join(reasons)}; give another image")
     folder, files = index.provenance.folder, index.embedded.files
-    return [
-        [
-            Hit(rank, similarity, folder / files[row].path)
-            for rank, (row, similarity) in enumerate(
-                most_similar(query, index.embedded.vectors, k), start=1
-            )
-        ]
-        for query in np.concatenate([vectors for _, vectors, _ in parts])  # (D,)
-    ]
+    found = []
+    for query in np.concatenate([vectors for _, vectors, _ in parts]):  # (D,)
+        nearest = enumerate(most_similar(query, index.embedded.vectors, k), start=1)
+        found.append([Hit(n, cosine, folder / files[row].path) for n, (row, cosine) in nearest])
+    return found
 
 
 def most_similar(

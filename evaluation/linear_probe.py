@@ -28,15 +28,11 @@ FINAL_TOLERANCE = 1e-6  # of the fit that is scored
 
 
 class LabelledFeatures(NamedTuple):
-    """N points with their classes."""
-
     features: Tensor  # (N, D) floating
     labels: Tensor  # (N,) int64, >= 0
 
 
 class ProbeScore(NamedTuple):
-    """The score of a linear probe, and its choice of C."""
-
     accuracy: float  # on test; or its mean over the classes of test
     cost: float  # C, chosen on validation
     validation: float  # the score that chose it
@@ -62,7 +58,6 @@ def linear_probe(
             image stays in train.
         per_class: score, and choose by, the mean class accuracy.
         iterations: of L-BFGS, at most, for one fit.
-        device: where matrix products are computed.
 
     Raises:
         ValueError: features are not finite, there are fewer than two classes, or no class has two
@@ -138,7 +133,7 @@ def choose_cost(
     """Return the cost whose fit scores best, its fit and its score; the smallest among equals.
 
     Seven costs a hundredfold apart come first, then the neighbours of the best at ever smaller
-    steps down to an eighth of a decade: fifteen fits, each started from the nearest before it.
+    steps: fifteen fits, each started from the nearest before it.
     """
     fits: dict[float, T] = {}
     scores: dict[float, float] = {}

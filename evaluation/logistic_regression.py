@@ -35,11 +35,7 @@ class Axes(NamedTuple):
 
 
 def principal_axes(features: Tensor) -> Axes:
-    """Return the axes of (N, D) points, or of a part of them if N is far more than D.
-
-    Raises:
-        ValueError: a feature is not finite.
-    """
+    """Return the axes of (N, D) finite points, or of a sample of them if N is far more than D."""
     n, d = features.shape
     if not bool(features.sum(dim=0).isfinite().all()):
         raise ValueError(
@@ -72,17 +68,15 @@ class Fit(NamedTuple):
 class LogisticRegression:
     """Minimises C Σ_i −log softmax(W x_i + b)[y_i] + ½ |W|², as scikit-learn's LogisticRegression.
 
-    The penalty is on the squared norm of W, and b has none. With two classes scikit-learn uses one
-    logit for both, so that its C is twice the one here. Matrix products are computed in the type of
-    the points and on their device; sums and L-BFGS (scipy's) in float64.
+    With two classes scikit-learn uses one logit for both, so that its C is twice the one here.
+    Matrix products are computed in the type of the points and on their device; sums and L-BFGS
+    (scipy's) in float64.
 
     Args:
         points: (N, R), centred.
         labels: (N,) int64 in [0, n_classes).
         variances: (R,) float64, of the points along their axes.
-
-    Raises:
-        ValueError: there are fewer than two classes.
+        n_classes: at least 2, else ValueError.
     """
 
     def __init__(self, points: Tensor, labels: Tensor, variances: Tensor, n_classes: int) -> None:
@@ -101,13 +95,10 @@ class LogisticRegression:
         iterations: int = ITERATIONS,
         tolerance: float = TOLERANCE,
     ) -> Fit:
-        """Return the minimum for C = ``cost``.
+        """Return the minimum for C = ``cost``, from the classifier ``start`` or zero.
 
-        Args:
-            start: initial classifier; None: zero.
-            iterations: at most, of L-BFGS.
-            tolerance: largest absolute entry of the gradient at which to stop, of the objective
-                divided by C N, in the scaled coordinates.
+        ``tolerance`` is the largest absolute entry of the gradient at which to stop, of the
+        objective divided by C N, in the scaled coordinates.
         """
         n, k, r = len(self.points), self.n_classes, len(self.variances)
         decay = 1 / (cost * n)

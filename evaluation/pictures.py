@@ -28,12 +28,9 @@ LABELLED = 50  # classes whose names fit beside a matrix
 def retrieval_picture(
     data: ReportData, queries: Mapping[str, Sequence[Retrieved]], path: Path
 ) -> None:
-    """Draw queries in rows with their neighbours beside them.
+    """Draw queries in rows with their neighbours beside them; ValueError if there is none.
 
     A right neighbour has a solid frame and a tick; a wrong one a dashed frame, a cross, its class.
-
-    Raises:
-        ValueError: there is no query.
     """
     from matplotlib.patches import Rectangle
 
@@ -113,11 +110,9 @@ def map_picture(data: ReportData, found: ImageMap, path: Path) -> None:
 
 
 def views_picture(views: np.ndarray, captions: Sequence[Sequence[str]], path: Path) -> None:
-    """Draw the views of some tuples of a batch, which an objective takes as similar.
+    """Draw the views (T, V, S, S, 3) uint8 of tuples of a batch, which an objective calls similar.
 
-    Args:
-        views: (T, V, S, S, 3) uint8.
-        captions: of each tuple, one for each view; a caption that all share is drawn once.
+    Each tuple has a caption for each view; one that all share is drawn once.
     """
     n, n_views = views.shape[:2]
     columns = max(1, 6 // n_views)

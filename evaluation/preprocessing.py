@@ -28,12 +28,7 @@ class Preprocessing(NamedTuple):
 def preprocessing(
     flags: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Preprocessing:
-    """Return the preprocessing that a run's flags describe.
-
-    Args:
-        flags: dataset (its recipe knows the crop), image_size and augmentation.
-        mean, std: as the backbone's weights expect them.
-    """
+    """Return the preprocessing for a run's dataset, image_size and augmentation."""
     return Preprocessing(
         datasets.input_size(flags["image_size"], flags["augmentation"]),
         datasets.recipe(flags["dataset"]).crop_ratio,

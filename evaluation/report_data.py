@@ -23,11 +23,10 @@ class ReportData:
     """N embedded images of C classes with their scores as queries.
 
     Args:
-        paths: N image files.
         labels: (N,) int64 in [0, C).
         after: (N, D) float32 on the CPU, the embeddings that are shown.
-        recall: (N,) recall@1 of each query, NaN for an image alone in its class or in the gallery.
-        average_precision: (N,) mAP@R of each query, NaN likewise.
+        recall, average_precision: (N,) recall@1 and mAP@R of each query, NaN for an image alone in
+            its class or in the gallery.
         before: (N, D') embeddings of the untrained embedder; None omits comparisons with it.
         class_groups: C names of the group of each class; may be empty.
         class_words: (C, Dw) embedded words of the classes; None omits comparisons with them.
@@ -101,12 +100,7 @@ def build_report_data(
     class_words: Tensor | None = None,
     seed: int = 0,
 ) -> ReportData:
-    """Score the queries of an embedded set for its report.
-
-    Args:
-        embeds, before: (M, D) of the same images after and before training.
-        rows: (M,) int64, rows of the set that were embedded.
-    """
+    """Score the queries of a set of which ``rows`` (M,) are embedded (M, D), for its report."""
     is_query = torch.ones(len(rows), dtype=torch.bool)
     if images.queries is not None:
         is_query = torch.from_numpy(images.queries)[rows]

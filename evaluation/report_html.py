@@ -55,9 +55,6 @@ def write_report(
     Returns:
         the files by name: "retrieval", "similarities" and "map" are PNGs, "report" is the page. A
         picture without content (no class has two images, there is only one class) is left out.
-
-    Raises:
-        OSError: the folder cannot be written.
     """
     queries, matrices = retrievals(data), similarities(data)
     points, pulled = image_map(data), pulled_pairs(data)
@@ -198,10 +195,10 @@ def _ends(table: Sequence[Any]) -> list[Any]:
 
 def _flags(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return flags as they would be typed, then the rest of config.json, its levels dotted."""
-    if isinstance(config.get("flags"), Mapping):
-        rest = {name: value for name, value in config.items() if name != "flags"}
-        return [*_flags(config["flags"]), *_flags(rest)]
     lines: list[tuple[str, str]] = []
+    if isinstance(config.get("flags"), Mapping):
+        lines = _flags(config["flags"])
+        config = {name: value for name, value in config.items() if name != "flags"}
     for name, value in config.items():
         if isinstance(value, Mapping):
             lines += [(f"{name}.{key}", text) for key, text in _flags(value)]

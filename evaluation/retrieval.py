@@ -46,8 +46,7 @@ def gallery_of(
     """Return the gallery of an embedded set, with its queries if they are separate.
 
     Args:
-        embeds: (M, D) of the images ``rows``, on any device.
-        rows: (M,) int64, rows of the set.
+        embeds: (M, D) of the images ``rows``, (M,) int64, of the set.
         words: (C, Dw), embedded names of its classes.
     """
     labels, groups = torch.from_numpy(images.labels)[rows], images.class_groups or None
@@ -64,11 +63,7 @@ def gallery_of(
 def score(
     gallery: Gallery, names: Sequence[str], *, set_name: str, block_bytes: int = BLOCK_BYTES
 ) -> Scores:
-    """Compute metrics of a gallery; ``set_name`` begins their protocol.
-
-    Raises:
-        ValueError: as ``metrics.validate``.
-    """
+    """Compute valid metrics of a gallery; ``set_name`` begins their protocols."""
     protocols = {}
     n, d = gallery.embeds.shape
     n_queries = "" if gallery.queries is None else f"q={len(gallery.queries.labels)} "
@@ -113,7 +108,6 @@ def run(
         metrics: names as ``metrics`` parses them.
         evaltypes: outputs of the embedder to score, of ``EVALTYPES``.
         class_words: (C, Dw) unit rows, for the metrics that compare the words of classes.
-        device: where the embedder is.
         search_device: where images are compared; None: ``device``.
         seed: of the run; k-means starts from it.
         block_bytes: memory that the search may take at a time.

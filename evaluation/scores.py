@@ -84,11 +84,7 @@ def listing(scores: Scores) -> str:
 
 
 def write_by_class(path: Path, scores: Scores, prefix: str, images: ImageSet) -> None:
-    """Write a CSV file with the name, group, number of images and scores of each class of a set.
-
-    Args:
-        prefix: of the scores that belong to the set, such as "test/".
-    """
+    """Write a CSV file with the classes of a set, whose scores begin with ``prefix``."""
     columns = {
         name.removeprefix(prefix): values.tolist()
         for name, values in scores.by_class.items()

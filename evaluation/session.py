@@ -17,17 +17,15 @@ Embedded = tuple[Tensor, Tensor]  # (M, D) embeddings and (M,) int64 rows of the
 
 
 class EvaluationSession:
-    """Scores an embedder as a run goes on, and writes its report.
+    """Scores an embedder every few epochs and at the end of a run, and writes its report.
 
     Args:
         evaluator: retrieval on the run's sets; checkpoints are chosen by the first.
         downstream: scores frozen features at the end of the run.
-        every: epochs between evaluations.
         n_epochs: of the run; the last is always evaluated.
 
     Attributes:
-        untrained: scores before training.
-        scores: of the last evaluation.
+        untrained, scores: before training, and of the last evaluation.
     """
 
     def __init__(

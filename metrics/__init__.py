@@ -37,21 +37,14 @@ __all__ = [
 def compute(
     names: Iterable[str], gallery: Gallery, *, block_bytes: int = BLOCK_BYTES
 ) -> dict[str, float]:
-    """Return the named scores of a gallery; arguments as ``measure``."""
+    """Return the named scores of a gallery."""
     return measure(names, gallery, block_bytes=block_bytes)[0]
 
 
 def measure(
     names: Iterable[str], gallery: Gallery, *, block_bytes: int = BLOCK_BYTES
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return the named scores of a gallery, and of each query, as ``per_query``.
-
-    Args:
-        block_bytes: memory that a block of the search may take; changes no result.
-
-    Raises:
-        ValueError: as ``validate``.
-    """
+    """Return the named scores of a gallery, and of each query, as ``per_query``."""
     metrics = {name: parse(name) for name in names}
     queries = per_query(metrics, gallery, block_bytes=block_bytes)
     scores = {}
@@ -72,10 +65,7 @@ def per_query(
     """Return (Q,) float64 on the CPU: the score of each query, NaN if it does not count.
 
     Metrics of clusters or of the space are skipped. For ``uniformity`` these are the values before
-    the logarithm.
-
-    Raises:
-        ValueError: as ``validate``.
+    the logarithm. Raises ValueError as ``validate``; ``block_bytes`` as in ``metrics.search.rank``.
     """
     names = list(names)
     validate(names, gallery.class_words, gallery.class_groups)

@@ -20,11 +20,8 @@ def kmeans(
     """Return the (N,) int64 clusters of (N, D) float32 points by FAISS's k-means.
 
     It starts from points drawn by ``seed`` and stops when an iteration improves the objective by at
-    most ``tolerance`` of itself. An empty cluster takes half of a large one.
-
-    Args:
-        n_clusters: at most N.
-        spherical: cluster by cosine, with unit centroids; points must be unit rows.
+    most ``tolerance`` of itself. An empty cluster takes half of a large one. ``spherical`` clusters
+    unit rows by cosine, with unit centroids.
     """
     data = np.ascontiguousarray(points.detach().cpu().numpy(), dtype=np.float32)
     solver = faiss.Kmeans(

@@ -44,8 +44,7 @@ class Gallery:
         class_words: (C, Dw) float32 unit rows, the embedded names of the classes.
         class_groups: C names of the group of each class.
         seed: of the initial centroids of k-means.
-        queries: a separate set, on the device of ``embeds``; None: each image queries all the
-            others.
+        queries: a separate set on the same device; None: each image queries all the others.
 
     Raises:
         ValueError: shapes do not fit, there is no image, or an embedding is not finite.
@@ -60,15 +59,15 @@ class Gallery:
 
     def __post_init__(self) -> None:
         _check("a gallery", self.embeds, self.labels)
-        n_named = int(self.labels.max()) + 1
         if self.queries is not None:
             _check("a set of queries", *self.queries)
-            if self.queries.embeds.shape[1] != self.embeds.shape[1]:
+            d_queries, d = self.queries.embeds.shape[1], self.embeds.shape[1]
+            if d_queries != d:
                 raise ValueError(
-                    f"queries have {self.queries.embeds.shape[1]} dimensions, the gallery has "
-                    f"{self.embeds.shape[1]}; embed both by one model"
+                    f"queries have {d_queries} dimensions, the gallery has {d}; embed both by one "
+                    "model"
                 )
-            n_named = max(n_named, int(self.queries.labels.max()) + 1)
+        n_named = max(int(self.labels.max()), int(self.asking.labels.max())) + 1
         for name, given in (("class_words", self.class_words), ("class_groups", self.class_groups)):
             if given is not None and len(given) < n_named:
                 raise ValueError(f"{name} describes {len(given)} classes, labels need {n_named}")

@@ -49,8 +49,7 @@ def rank(
 
     Args:
         n_wrong: K, how many nearest images of other classes to find for each query.
-        group_ranks: whether to rank the nearest image of each query's group; 0 otherwise.
-        potentials: whether to compute them; 0 otherwise.
+        group_ranks, potentials: whether to compute these fields; 0 otherwise.
         block_bytes: memory that a block may take, though it holds at least one query; at most
             ``BLOCK_BYTES`` is used. Changes results by at most the last bit of a matrix product.
     """
@@ -101,8 +100,9 @@ def rank(
         if group_ranks:
             mates = _group_ranks(gallery, scores, positives, rows)
         wrong = _top_columns(scores, min(n_wrong, n - int(itself)))
-        ranks = _count_ahead(scores, positives) + places[: positives.shape[1]] + 1
-        ranks *= places[: positives.shape[1]] < n_positives[:, None]
+        places = places[: positives.shape[1]]
+        ranks = _count_ahead(scores, positives) + places + 1
+        ranks *= places < n_positives[:, None]
         yield Ranking(rows, ranks, n_positives, wrong, mates, energies)
 
 

@@ -18,11 +18,8 @@ class Interval(NamedTuple):
 def per_class(queries: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
     """Return the (C,) float64 mean over the queries of each class; C is the largest label + 1.
 
-    Queries that score NaN do not count; a class of which none counts is NaN.
-
-    Args:
-        queries: (Q,) float64 by name, as of ``metrics.per_query``.
-        labels: (Q,) int64, >= 0, classes of the queries.
+    Queries that score NaN do not count; a class of which none counts is NaN. ``queries`` (Q,) are
+    those of ``metrics.per_query``, ``labels`` (Q,) their classes.
     """
     means = {}
     for name, values in queries.items():
@@ -43,13 +40,7 @@ def bootstrap(
 
     Classes are drawn with replacement, each with all its queries, because images of a class are far
     from independent. All names share the draws. NaN if no query counts. Source: Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13, with clusters instead of single
-    observations.
-
-    Args:
-        queries, labels: as ``per_class``.
-        level: of confidence, in (0, 1).
-        resamples: draws of as many classes as there are.
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13, with clusters for observations.
     """
     if not queries:
         return {}
