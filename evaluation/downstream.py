@@ -36,31 +36,21 @@ class DownstreamEvaluation:
 
     Each protocol returns its scores as ``<dataset>/<protocol>``: values in [0, 1] (retrieval: as
     its metrics), intervals of few-shot and retrieval, and values by class except for few-shot.
-
-    Args:
-        embedder: images (B, 3, H, W) -> ``Embedding``, already on ``device``; not trained.
-        search_device: where classifiers are fitted and features compared; None: ``device``.
-        seed: of episodes and of the validation images, unless the dataset names some.
-        cache: folder that keeps features; None keeps none.
-        which: output of the embedder, of ``EVALTYPES``; "features" are the pooled ones.
-        retrieval_metrics: as ``metrics`` parses them, without those that read words.
-
-    Raises:
-        ValueError: an option is unknown, or a metric cannot be computed.
+    ValueError if an option is unknown, or a metric cannot be computed.
     """
 
-    embedder: nn.Module
+    embedder: nn.Module  # images (B, 3, H, W) -> ``Embedding``, already on ``device``; not trained
     downstream: Downstream
     transform: Transform
     bs: int = 112
     workers: int = 6
     device: torch.device | str = "cpu"
-    search_device: torch.device | str | None = None
+    search_device: torch.device | str | None = None  # of classifiers; None: ``device``
     precision: str = "fp32"
-    seed: int = 0
-    cache: Path | None = None
-    which: str = "features"
-    retrieval_metrics: Sequence[str] = ("recall@1", "mAP@R")
+    seed: int = 0  # of episodes and of the validation images, unless the dataset names some
+    cache: Path | None = None  # folder that keeps features
+    which: str = "features"  # of ``EVALTYPES``: the pooled ones, or "embeds"
+    retrieval_metrics: Sequence[str] = ("recall@1", "mAP@R")  # none that reads words
     knn_k: Sequence[int] = (20, 200)
     ways: int = 5
     shots: int = 5

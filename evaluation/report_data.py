@@ -22,32 +22,22 @@ from utilities.seeding import derive
 class ReportData:
     """N embedded images of C classes with their scores as queries.
 
-    Args:
-        labels: (N,) int64 in [0, C).
-        after: (N, D) float32 on the CPU, the embeddings that are shown.
-        recall, average_precision: (N,) recall@1 and mAP@R of each query, NaN for an image alone in
-            its class or in the gallery.
-        before: (N, D') embeddings of the untrained embedder; None omits comparisons with it.
-        class_groups: C names of the group of each class; may be empty.
-        class_words: (C, Dw) embedded words of the classes; None omits comparisons with them.
-        queries: (N,) bool, True for separate queries, whose gallery is the other images. None: each
-            image is a query and has all others as its gallery.
-
-    Raises:
-        ValueError: there is no image, lengths do not agree, or a label has no class name.
+    ValueError if there is no image, lengths do not agree, or a label has no class name.
     """
 
     name: str
     paths: Sequence[Path]
-    labels: Tensor
+    labels: Tensor  # (N,) int64 in [0, C)
     class_names: Sequence[str]
-    after: Tensor
-    recall: Tensor
-    average_precision: Tensor
-    before: Tensor | None = None
-    class_groups: Sequence[str] = ()
-    class_words: Tensor | None = None
+    after: Tensor  # (N, D) float32 on the CPU, the embeddings that are shown
+    recall: Tensor  # (N,) recall@1; NaN for an image alone in its class or in the gallery
+    average_precision: Tensor  # (N,) mAP@R; NaN likewise
+    before: Tensor | None = None  # (N, D') of the untrained embedder; None: no comparisons with it
+    class_groups: Sequence[str] = ()  # C names of the group of each class, or none
+    class_words: Tensor | None = None  # (C, Dw); None: no comparisons with words
     seed: int = 0
+    # (N,) bool, True for separate queries, whose gallery is the other images; None: each image is
+    # a query and has all others as its gallery.
     queries: Tensor | None = None
 
     def __post_init__(self) -> None:

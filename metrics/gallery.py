@@ -38,24 +38,15 @@ class Moments(NamedTuple):
 class Gallery:
     """N embedded images, among which queries look for their class.
 
-    Args:
-        embeds: (N, D) float32, on any device; distances are euclidean, ``unit`` gives cosine.
-        labels: (N,) int64, >= 0, not necessarily contiguous.
-        class_words: (C, Dw) float32 unit rows, the embedded names of the classes.
-        class_groups: C names of the group of each class.
-        seed: of the initial centroids of k-means.
-        queries: a separate set on the same device; None: each image queries all the others.
-
-    Raises:
-        ValueError: shapes do not fit, there is no image, or an embedding is not finite.
+    ValueError if shapes do not fit, there is no image, or an embedding is not finite.
     """
 
-    embeds: Tensor
-    labels: Tensor
-    class_words: Tensor | None = None
-    class_groups: tuple[str, ...] | None = None
-    seed: int = 0
-    queries: Queries | None = None
+    embeds: Tensor  # (N, D) float32, on any device; distances are euclidean, ``unit`` gives cosine
+    labels: Tensor  # (N,) int64, >= 0, not necessarily contiguous
+    class_words: Tensor | None = None  # (C, Dw) float32 unit rows, the embedded names of classes
+    class_groups: tuple[str, ...] | None = None  # C names of the group of each class
+    seed: int = 0  # of the initial centroids of k-means
+    queries: Queries | None = None  # on the same device; None: each image queries all the others
 
     def __post_init__(self) -> None:
         _check("a gallery", self.embeds, self.labels)
