@@ -108,8 +108,7 @@ def build(
 def _language_model(args: argparse.Namespace) -> str | None:
     """Return the encoder of class names; None if neither a metric nor the report reads them.
 
-    Metrics read words by the evaluation's encoder, so that runs with other guidance are measured
-    alike; a report alone shows what the guidance's encoder reads.
+    Metrics read words by the evaluation's encoder, so that runs with other guidance are comparable.
     """
     if any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics):
         return args.evaluation_language_model
@@ -164,9 +163,7 @@ def imagenet_logits(
 ) -> Tensor:
     """Return the (N, 1000) logits of a set of images by the classifier that ``build`` makes."""
     classifier = build(args)
-    transform = datasets.eval_transform(
-        classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
-    )
+    transform = preprocessing_of(classifier, None).transform()
     model = classifier.model.to(device)
     return predict(model, images, transform, bs=args.bs, workers=args.kernels, device=device)
 

@@ -108,8 +108,10 @@ class DownstreamEvaluation:
 
     def linear_probe(self) -> Scores:
         """``linear_probe``: accuracy, or the mean class accuracy for datasets scored by it."""
-        options = {"per_class": self.downstream.per_class, "device": self.compare_on}
-        found = linear_probe(self.train, self.val, self.test, seed=self.seed, **options)
+        found = linear_probe(
+            *(self.train, self.val, self.test),
+            per_class=self.downstream.per_class, device=self.compare_on, seed=self.seed,
+        )  # fmt: skip
         drawn = "" if self.downstream.val else " chosen on a drawn fifth of train"
         setting = f"cost={found.cost:.3g}{drawn}"
         return self._classified("linear_probe", found.accuracy, found.correct, setting)

@@ -59,8 +59,8 @@ def extract(
     if shared:
         batches = batches[rank() :: world_size()]
     parts = [
-        Features(*outputs, rows, labels)
-        for outputs, rows, labels in _outputs(
+        Features(embeds, features, rows, labels)
+        for (embeds, features), rows, labels in _outputs(
             lambda images: embedder(images)[:2],
             *(embedder, image_set, transform, batches, workers, device, precision),
         )
@@ -153,8 +153,10 @@ def _outputs(
         with bar(
             total=sum(map(len, batches)), desc=f"embedding {image_set.name}", unit="img"
         ) as shown:
-            options = {"workers": workers, "seed": 0, "pin_memory": device.type != "cpu"}
-            loaded: Iterable[Batch] = loader(image_set, (transform,), batches, **options)
+            pinned = device.type != "cpu"
+            loaded: Iterable[Batch] = loader(
+                image_set, (transform,), batches, workers=workers, seed=0, pin_memory=pinned
+            )
             for batch in _readable(loaded) if skip_unreadable else loaded:
                 rows, labels = batch.rows.clone(), batch.labels.clone()  # out of shared memory
                 batch = batch.to(device)

@@ -201,7 +201,7 @@ def _canvas(width: float, height: float) -> Any:
     return panel
 
 
-def _figure(width: float, height: float, layout: str | None) -> Any:
+def _figure(width: float, height: float, layout: Any) -> Any:
     # Without pyplot, which would look for a display and keep global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

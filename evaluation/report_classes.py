@@ -89,13 +89,10 @@ def pulled_pairs(data: ReportData, n: int = N_PAIRS, limit: int = PAIR_CLASSES) 
     order = change.argsort(descending=True, stable=True)
 
     def pair(place: int) -> Pair:
-        return Pair(
-            (int(classes[i[place]]), int(classes[j[place]])),
-            float(sims["before"][place]),
-            float(sims["after"][place]),
-            None if words is None else float(words[place]),
-            float(change[place]),
-        )
+        before, after = (float(sims[name][place]) for name in ("before", "after"))
+        named = None if words is None else float(words[place])
+        ends = int(classes[i[place]]), int(classes[j[place]])
+        return Pair(ends, before, after, named, float(change[place]))
 
     together = [pair(place) for place in order[:n].tolist() if change[place] > 0]
     apart = [pair(place) for place in order.flip(0)[:n].tolist() if change[place] < 0]

@@ -85,8 +85,7 @@ def webp(image: Image.Image, most: int) -> str:
 
 def matrix_images(found: Similarities) -> list[dict[str, Any]]:
     """Return the matrices as PNGs, whose ink is transparent at ``low`` and opaque at ``high``."""
-    matrices = []
-    titles = matrix_titles(found)
+    matrices, titles = [], matrix_titles(found)
     for name, matrix in found.matrices.items():
         values = matrix.numpy()
         low, high = shading(values)
@@ -96,9 +95,8 @@ def matrix_images(found: Similarities) -> list[dict[str, Any]]:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
         source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-        matrices.append(
-            {"name": name, "title": titles[name], "source": source, "low": low, "high": high}
-        )
+        shown = {"name": name, "title": titles[name], "source": source}
+        matrices.append({**shown, "low": low, "high": high})
     return matrices
 
 

@@ -52,9 +52,9 @@ def retrievals(
 
     found = {}
     for name in ("best", "median", "worst"):
-        rows = torch.tensor(chosen[name]).long()
-        near = neighbours_of(data.after, data.labels, rows, k, data.queries).tolist()
-        found[name] = list(map(Retrieved, chosen[name], scores[rows].tolist(), near))
+        asked = torch.tensor(chosen[name]).long()
+        near = neighbours_of(data.after, data.labels, asked, k, data.queries).tolist()
+        found[name] = list(map(Retrieved, chosen[name], scores[asked].tolist(), near))
     return found
 
 

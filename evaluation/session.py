@@ -98,8 +98,10 @@ class EvaluationSession:
             class_words=self.evaluator.class_words.get(name),
             seed=flags["seed"],
         )
-        measured = {"protocols": scores.protocols, "intervals": scores.intervals}
-        written = write_report(folder.path, data, rows=folder.rows, config=flags, **measured)
+        written = write_report(
+            *(folder.path, data), rows=folder.rows, config=flags,
+            protocols=scores.protocols, intervals=scores.intervals,
+        )  # fmt: skip
         return tables + [path for path in written.values() if path.suffix == ".png"]
 
     def conclusion(self) -> str:
