@@ -67,7 +67,6 @@ def build(
     """Return the evaluation that the flags describe: of ``data``, or of other datasets they name.
 
     Args:
-        preparation: of images for the embedder.
         n_epochs: of the run; 0 evaluates once.
         embed_names: reads the names of classes, for metrics and reports that need words.
     """
@@ -84,11 +83,9 @@ def build(
         "precision": devices.precision(args.precision, device),
         "seed": args.seed,
     }
+    transform = preparation.transform()
     evaluator = Evaluator(
-        embedder,
-        sets,
-        preparation.transform(),
-        words,
+        *(embedder, sets, transform, words),
         metrics=args.evaluation_metrics,
         evaltypes=args.evaltypes,
         block_bytes=int(args.eval_memory * 2**30),
@@ -100,26 +97,18 @@ def build(
     def evaluate_features() -> Scores:
         scores = Scores({}, {})
         for dataset in downstream:
-            scores.add(
-                evaluate_downstream(
-                    protocols, embedder, dataset, preparation.transform(), cache=cache, **common
-                )
-            )
+            options = {"cache": cache, **common}
+            scores.add(evaluate_downstream(protocols, embedder, dataset, transform, **options))
         return scores
 
-    return EvaluationSession(
-        evaluator,
-        evaluate_features if downstream else None,
-        every=args.evaluate_every,
-        n_epochs=n_epochs,
-    )
+    at_end = evaluate_features if downstream else None
+    return EvaluationSession(evaluator, at_end, every=args.evaluate_every, n_epochs=n_epochs)
 
 
 def _language_model(args: argparse.Namespace) -> str | None:
     """Return the encoder of class names; None if neither a metric nor the report reads them.
 
-    Metrics read words by the evaluation's encoder and not by the guidance's, so that runs with
-    other guidance are measured alike; a report alone shows what the guidance's encoder reads.
+    Metrics read words by the evaluation's encoder, so that runs with other guidance are comparable.
     """
     if any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics):
         return args.evaluation_language_model
@@ -156,13 +145,10 @@ def embedding(
 def image_reader(
     args: argparse.Namespace, load: Callable[[str], tuple[Any, str, Any]], device: torch.device
 ) -> dict[str, Any]:
-    """Return what embeds images for ``--data_pairs_by visual``: a trained or pretrained backbone.
+    """Return the arguments of ``language.image_embedder`` for ``--data_pairs_by visual``.
 
     Args:
         load: ``architectures.load.load_or_create``.
-
-    Returns:
-        arguments of ``language.image_embedder``.
     """
     embedder, name, flags = load(args.data_pairs_checkpoint or args.arch)
     preparation = preprocessing_of(embedder, flags)
@@ -175,15 +161,9 @@ def image_reader(
 def imagenet_logits(
     args: argparse.Namespace, build: Callable[[Any], Any], images: Images, device: torch.device
 ) -> Tensor:
-    """Return the (N, 1000) logits of a set of images by an ``architectures.Classifier``.
-
-    Args:
-        build: makes the classifier from the flags.
-    """
+    """Return the (N, 1000) logits of a set of images by the classifier that ``build`` makes."""
     classifier = build(args)
-    transform = datasets.eval_transform(
-        classifier.image_size, classifier.crop_ratio, classifier.mean, classifier.std
-    )
+    transform = preprocessing_of(classifier, None).transform()
     model = classifier.model.to(device)
     return predict(model, images, transform, bs=args.bs, workers=args.kernels, device=device)
 

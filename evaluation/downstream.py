@@ -16,12 +16,17 @@ from datasets.loading import Transform
 from evaluation.feature_cache import cached_features, digest_of_embedder
 from evaluation.fewshot import draw_episodes, score_episodes
 from evaluation.knn_classifier import TEMPERATURE, classify
-from evaluation.linear_probe import LabelledFeatures, class_accuracies, joined, linear_probe
+from evaluation.linear_probe import (
+    LabelledFeatures,
+    accuracy,
+    class_accuracies,
+    joined,
+    linear_probe,
+)
 from evaluation.retrieval import check_evaltypes, score
 from evaluation.scores import Scores
 from metrics import Gallery
 from utilities import distributed
-from utilities.distributed import world_size
 from utilities.registry import lookup
 
 
@@ -31,35 +36,21 @@ class DownstreamEvaluation:
 
     Each protocol returns its scores as ``<dataset>/<protocol>``: values in [0, 1] (retrieval: as
     its metrics), intervals of few-shot and retrieval, and values by class except for few-shot.
-
-    Args:
-        embedder: images (B, 3, H, W) -> ``Embedding``, already on ``device``; not trained.
-        transform: image -> (3, H, W) float32, without randomness.
-        bs, workers, device, precision: as ``extract``.
-        search_device: where classifiers are fitted and features compared; None: ``device``.
-        seed: of episodes and of the validation images, unless the dataset names some.
-        cache: folder that keeps features; None keeps none.
-        which: output of the embedder, of ``EVALTYPES``; "features" are the pooled ones.
-        retrieval_metrics: as ``metrics`` parses them, without those that read words.
-        knn_k: numbers of neighbours.
-        ways, shots, queries, episodes: as ``draw_episodes``.
-
-    Raises:
-        ValueError: an option is unknown, or a metric cannot be computed.
+    ValueError if an option is unknown, or a metric cannot be computed.
     """
 
-    embedder: nn.Module
+    embedder: nn.Module  # images (B, 3, H, W) -> ``Embedding``, already on ``device``; not trained
     downstream: Downstream
     transform: Transform
     bs: int = 112
     workers: int = 6
     device: torch.device | str = "cpu"
-    search_device: torch.device | str | None = None
+    search_device: torch.device | str | None = None  # of classifiers; None: ``device``
     precision: str = "fp32"
-    seed: int = 0
-    cache: Path | None = None
-    which: str = "features"
-    retrieval_metrics: Sequence[str] = ("recall@1", "mAP@R")
+    seed: int = 0  # of episodes and of the validation images, unless the dataset names some
+    cache: Path | None = None  # folder that keeps features
+    which: str = "features"  # of ``EVALTYPES``: the pooled ones, or "embeds"
+    retrieval_metrics: Sequence[str] = ("recall@1", "mAP@R")  # none that reads words
     knn_k: Sequence[int] = (20, 200)
     ways: int = 5
     shots: int = 5
@@ -94,39 +85,33 @@ class DownstreamEvaluation:
             *(self.embedder, images, self.transform),
             cache=self.cache,
             embedder_digest=self.embedder_digest,
-            bs=self.bs,
-            workers=self.workers,
-            device=self.device,
-            precision=self.precision,
+            **{name: getattr(self, name) for name in ("bs", "workers", "device", "precision")},
         )
         return LabelledFeatures(getattr(extracted, self.which), extracted.labels)
 
-    def _protocol(self, *words: str) -> str:
+    def _protocol(self, text: str) -> str:
         """Describe how a score was measured, in one line."""
         d = self.train.features.shape[1]
-        text = " ".join(words)
         return f"{self.downstream.name}.downstream {text} {self.which} d={d} seed={self.seed}"
 
-    def _classified(self, name: str, value: float, correct: Tensor, *words: str) -> Scores:
-        """Return the score of a classifier of the test images; ``words`` end its protocol."""
+    def _classified(self, name: str, value: float, correct: Tensor, setting: str) -> Scores:
+        """Return the score of a classifier of the test images; ``setting`` ends its protocol."""
         name = f"{self.downstream.name}/{name}"
+        n_classes = self.downstream.n_classes
         n_train, n_test = len(self.train_and_val.labels), len(self.test.labels)
+        kind = "mean class accuracy" if self.downstream.per_class else "accuracy"
         protocol = self._protocol(
-            f"n_train={n_train} n_test={n_test} classes={self.downstream.n_classes}",
-            "mean class accuracy" if self.downstream.per_class else "accuracy",
-            *words,
+            f"n_train={n_train} n_test={n_test} classes={n_classes} {kind} {setting}"
         )
-        by_class = class_accuracies(self.test.labels, correct, self.downstream.n_classes)
+        by_class = class_accuracies(self.test.labels, correct, n_classes)
         return Scores({name: value}, {name: protocol}, by_class={name: by_class})
 
     def linear_probe(self) -> Scores:
         """``linear_probe``: accuracy, or the mean class accuracy for datasets scored by it."""
         found = linear_probe(
             *(self.train, self.val, self.test),
-            per_class=self.downstream.per_class,
-            device=self.compare_on,
-            seed=self.seed,
-        )
+            per_class=self.downstream.per_class, device=self.compare_on, seed=self.seed,
+        )  # fmt: skip
         drawn = "" if self.downstream.val else " chosen on a drawn fifth of train"
         setting = f"cost={found.cost:.3g}{drawn}"
         return self._classified("linear_probe", found.accuracy, found.correct, setting)
@@ -141,48 +126,37 @@ class DownstreamEvaluation:
         sizes = self.test.labels.bincount()
         if int((sizes >= self.shots + self.queries).sum()) < self.ways:
             pool, source = joined(self.train_and_val, self.test), "all"
-        drawn = draw_episodes(
-            pool.labels,
-            ways=self.ways,
-            shots=self.shots,
-            queries=self.queries,
-            episodes=self.episodes,
-            seed=self.seed,
-        )
+        options = {n: getattr(self, n) for n in ("ways", "shots", "queries", "episodes", "seed")}
+        drawn = draw_episodes(pool.labels, **options)
         centre = self.train.features.mean(dim=0)
         found = score_episodes(pool.features, drawn, centre=centre, device=self.compare_on)
         name = f"{self.downstream.name}/fewshot_{self.ways}w{self.shots}s"
         eligible = int((pool.labels.bincount() >= self.shots + drawn.queries).sum())
         protocol = self._protocol(
-            f"{self.ways}-way {self.shots}-shot {drawn.queries} queries episodes={self.episodes}",
-            f"of {source} n={len(pool.labels)} classes={eligible} centred by train",
+            f"{self.ways}-way {self.shots}-shot {drawn.queries} queries episodes={self.episodes} "
+            f"of {source} n={len(pool.labels)} classes={eligible} centred by train"
         )
         return Scores({name: found.accuracy}, {name: protocol}, {name: found.interval})
 
     def knn(self) -> Scores:
         """``knn@20`` and the like: accuracy, or its mean over classes."""
-        predicted = classify(
-            *(*self.train_and_val, self.test.features, self.knn_k),
-            device=self.compare_on,
-        )
+        train, device = self.train_and_val, self.compare_on
+        predicted = classify(*train, self.test.features, self.knn_k, device=device)
         scores = Scores({}, {})
         for k, labels in predicted.items():
-            correct = labels == self.test.labels
-            accuracy = float(correct.double().mean())
-            if self.downstream.per_class:
-                accuracy = float(class_accuracies(self.test.labels, correct, 0).nanmean())
-            setting = f"cosine exact T={TEMPERATURE}"
-            scores.add(self._classified(f"knn@{k}", accuracy, correct, setting))
+            value = accuracy(self.test.labels, labels, per_class=self.downstream.per_class)
+            correct, setting = labels == self.test.labels, f"cosine exact T={TEMPERATURE}"
+            scores.add(self._classified(f"knn@{k}", value, correct, setting))
         return scores
 
     def retrieval(self) -> Scores:
         """``features/recall@1`` and the like: each test image queries all the others."""
         features, labels = self.test
         gallery = Gallery(features.to(self.compare_on), labels, None, self.groups, seed=self.seed)
-        set_name = f"{self.downstream.name}.downstream.test"
+        name = self.downstream.name
+        found = score(gallery, self.retrieval_metrics, set_name=f"{name}.downstream.test")
         scores = Scores({}, {})
-        found = score(gallery, self.retrieval_metrics, set_name=set_name)
-        scores.add(found, f"{self.downstream.name}/{self.which}/")
+        scores.add(found, f"{name}/{self.which}/")
         return scores
 
 
@@ -201,12 +175,9 @@ def evaluate_downstream(
     transform: Transform,
     **options: Any,
 ) -> Scores:
-    """Return the scores of the named protocols.
-
-    Processes that train together embed a share each; only the first returns scores.
+    """Return the scores of the named ``PROTOCOLS``, in the first of processes that train together.
 
     Args:
-        names: of ``PROTOCOLS``.
         options: further fields of ``DownstreamEvaluation``.
 
     Raises:
@@ -215,7 +186,7 @@ def evaluate_downstream(
     protocols = [lookup(PROTOCOLS, name, "protocol") for name in dict.fromkeys(names)]
     evaluation = DownstreamEvaluation(embedder, downstream, transform, **options)
     scores = Scores({}, {})
-    if world_size() > 1:
+    if distributed.world_size() > 1:
         for part in ("train", "val", "test"):  # all processes embed, the first one evaluates
             getattr(evaluation, part)
         if not distributed.is_first():

@@ -1,4 +1,4 @@
-"""The retrieval that a run evaluates again and again: same sets, metrics and protocol."""
+"""The retrieval that a run evaluates again and again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +16,9 @@ class Evaluator:
     """Scores an embedder on each of several image sets when called.
 
     Args:
-        embedder: images (B, 3, H, W) -> ``Embedding``.
         sets: by the name that goes before a score, as in ``test/embeds/e_recall@1``.
-        transform: image -> (3, H, W) float32, without chance.
         class_words: (C, D) unit rows for each set whose words a metric reads.
-        metrics: names as ``metrics`` parses them.
-        options: further arguments of ``evaluation.retrieval.run``.
+        metrics, options: arguments of ``evaluation.retrieval.run``.
 
     Attributes:
         embeds: embeddings of each set at the last call, and their rows in the set.
@@ -55,10 +52,8 @@ class Evaluator:
         """Return the scores of all sets as ``<set>/<evaltype>/<metric>``, with their protocols."""
         scores = Scores({}, {})
         for name, images in self.sets.items():
-            words = self.class_words.get(name)
-            found, features = run(
-                self.embedder, images, self.transform, class_words=words, **self.options
-            )
+            options = {"class_words": self.class_words.get(name), **self.options}
+            found, features = run(self.embedder, images, self.transform, **options)
             scores.add(found, f"{name}/")
             self.embeds[name] = features.embeds, features.rows
         return scores

@@ -1,5 +1,6 @@
 """Embeds an image set once, for whatever is computed from it afterwards."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -19,10 +20,7 @@ from utilities.structures import Batch
 
 
 class Features(NamedTuple):
-    """M embedded images in the order of the image set, on the CPU.
-
-    M = N, the images of the set, unless some could not be read.
-    """
+    """M embedded images in the order of their set, without the unreadable ones, on the CPU."""
 
     embeds: Tensor  # (M, D) float32
     features: Tensor  # (M, F) float32, pooled, before the embedding layer
@@ -45,8 +43,8 @@ def extract(
 
     Args:
         embedder: images (B, 3, H, W) -> ``Embedding``, already on ``device``.
-        transform: image -> (3, H, W) float32, without randomness. The workers do only the part of
-            ``datasets.eval_transform`` that works on bytes, and decode no more than it needs.
+        transform: without randomness. The workers do only the part of ``datasets.eval_transform``
+            that works on bytes, and decode no more than it needs.
         bs: images at a time; changes results by rounding only.
         workers: loading processes; 0 loads in this one.
         precision: of the computation, of ``utilities.device.DTYPES``; results are float32.
@@ -64,7 +62,7 @@ def extract(
         Features(embeds, features, rows, labels)
         for (embeds, features), rows, labels in _outputs(
             lambda images: embedder(images)[:2],
-            *(embedder, image_set, transform, batches, workers, torch.device(device), precision),
+            *(embedder, image_set, transform, batches, workers, device, precision),
         )
     ]
     if shared:
@@ -90,8 +88,7 @@ def extract_readable(
     """
     for (embeds,), rows, _ in _outputs(
         lambda images: embedder(images)[:1],
-        *(embedder, image_set, transform, _batches(image_set, bs), workers),
-        *(torch.device(device), precision),
+        *(embedder, image_set, transform, _batches(image_set, bs), workers, device, precision),
         skip_unreadable=True,
     ):
         yield rows, embeds
@@ -113,8 +110,7 @@ def predict(
     logits = torch.zeros(0)
     for (output,), rows, _ in _outputs(
         lambda images: (classifier(images),),
-        *(classifier, image_set, transform, _batches(image_set, bs), workers),
-        *(torch.device(device), "fp32"),
+        *(classifier, image_set, transform, _batches(image_set, bs), workers, device, "fp32"),
     ):
         if not len(logits):
             logits = torch.zeros(len(image_set), output.shape[1])
@@ -138,7 +134,7 @@ def _outputs(
     transform: Transform,
     batches: list[list[tuple[int, ...]]],
     workers: int,
-    device: torch.device,
+    device: torch.device | str,
     precision: str,
     skip_unreadable: bool = False,
 ) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
@@ -146,7 +142,7 @@ def _outputs(
 
     A batch leaves the device while the device works on the next one.
     """
-    n = sum(map(len, batches))
+    device = torch.device(device)
     # A loading process pays off only if there is something to load meanwhile.
     workers = 0 if len(batches) < 2 else min(workers, len(batches))
 
@@ -154,26 +150,25 @@ def _outputs(
     model.eval()
     under_way: deque[tuple[PendingCopy, Tensor, Tensor]] = deque()
     try:
-        with bar(total=n, desc=f"embedding {image_set.name}", unit="img") as shown:
+        with bar(
+            total=sum(map(len, batches)), desc=f"embedding {image_set.name}", unit="img"
+        ) as shown:
+            pinned = device.type != "cpu"
             loaded: Iterable[Batch] = loader(
-                *(image_set, (transform,), batches),
-                workers=workers,
-                seed=0,
-                pin_memory=device.type != "cpu",
+                image_set, (transform,), batches, workers=workers, seed=0, pin_memory=pinned
             )
             for batch in _readable(loaded) if skip_unreadable else loaded:
                 rows, labels = batch.rows.clone(), batch.labels.clone()  # out of shared memory
                 batch = batch.to(device)
                 if isinstance(transform, CenterCrop):
                     batch = finish(batch, transform.mean, transform.std)
-                images = batch.views[0]
                 with autocast(device, precision):
-                    outputs = read(images)
-                arriving = PendingCopy(*(output.float() for output in outputs))
-                under_way.append((arriving, rows, labels))
+                    outputs = read(batch.views[0])
+                copies = PendingCopy(*(output.float() for output in outputs))
+                under_way.append((copies, rows, labels))
                 if len(under_way) > 1:
                     yield _arrived(*under_way.popleft())
-                shown.update(len(images))
+                shown.update(len(rows))
             yield from (_arrived(*batch) for batch in under_way)
     finally:
         model.train(was_training)
@@ -183,16 +178,12 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Yield the batches of which an image can be read; the loader names the images that cannot."""
     loaded = iter(batches)
     while True:
-        try:
-            batch = next(loaded)
-        except StopIteration:
+        with contextlib.suppress(OSError):
+            yield from loaded
             return
-        except OSError:
-            continue
-        yield batch
 
 
 def _arrived(
-    arriving: PendingCopy, rows: Tensor, labels: Tensor
+    copies: PendingCopy, rows: Tensor, labels: Tensor
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    return [copy.clone() if copy.is_pinned() else copy for copy in arriving.wait()], rows, labels
+    return [copy.clone() if copy.is_pinned() else copy for copy in copies.wait()], rows, labels

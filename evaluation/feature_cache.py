@@ -1,7 +1,6 @@
 """Extracted features on disk, so that all protocols and later runs share one extraction.
 
-An entry of the cache is named after everything that its features depend on: the embedder's tensors
-and settings, the effect of the transform, and the images.
+An entry is named after all that its features depend on: embedder, transform and images.
 """
 
 from collections.abc import Iterable
@@ -34,13 +33,9 @@ def cached_features(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
 ) -> Features:
-    """Return the features of ``extract``, from the cache if they have been extracted before.
+    """Return the features of ``extract``, from the folder ``cache`` if they have been kept.
 
     Processes that train together read them, or extract a share each if any of them cannot.
-
-    Args:
-        cache: folder of the entries; None keeps nothing.
-        embedder_digest: ``digest_of_embedder(embedder)``, if it is known already.
     """
     entry = kept = None
     if cache is not None:
@@ -59,12 +54,8 @@ def cached_features(
             return Features(**{name: kept[name] for name in Features._fields})
     features = extract(
         *(embedder, images, transform),
-        bs=bs,
-        workers=workers,
-        device=device,
-        precision=precision,
-        shared=True,
-    )
+        bs=bs, workers=workers, device=device, precision=precision, shared=True,
+    )  # fmt: skip
     if entry is not None and distributed.is_first():
         entry.keep_tensors(features._asdict())
     return features

@@ -1,8 +1,7 @@
 """Few-shot classification by the nearest class mean.
 
-An episode has a few labelled images of some classes, the shots, and other images of these classes
-to classify, the queries. Features are centred and normalised to length 1, and a query gets the
-class whose mean shot is nearest: Wang et al., SimpleShot, 2019 (arXiv 1911.04623), "CL2N".
+Features are centred and normalised to length 1, and each query gets the class whose mean shot is
+nearest: Wang et al., SimpleShot, 2019 (arXiv 1911.04623), "CL2N".
 """
 
 from typing import NamedTuple
@@ -31,8 +30,6 @@ class Episodes(NamedTuple):
 
 
 class FewShotScore(NamedTuple):
-    """The mean accuracy over episodes, its confidence interval, and the single accuracies."""
-
     accuracy: float
     interval: Interval
     accuracies: Tensor  # (E,) float64
@@ -49,14 +46,8 @@ def draw_episodes(
 ) -> Episodes:
     """Draw the classes of each episode, then images of each class, all without replacement.
 
-    Only classes with enough images for shots and queries take part. If these are fewer than
-    ``ways``, ``queries`` is lowered until ``ways`` classes have enough.
-
-    Args:
-        labels: (N,) int64.
-
-    Raises:
-        ValueError: fewer than ``ways`` classes have an image besides their shots.
+    Only classes with enough images for shots and queries take part; ``queries`` is lowered until
+    there are ``ways`` of them, and ValueError raised if it would be 0.
     """
     classes, of, sizes = np.unique(labels.cpu().numpy(), return_inverse=True, return_counts=True)
     largest = np.sort(sizes)[::-1]
@@ -79,11 +70,8 @@ def draw_episodes(
 
 
 def _without_replacement(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw (M, count) numbers, those of row m below ``sizes[m]`` and distinct, in random order.
-
-    For j = n − count, …, n − 1 in turn draw t from 0 … j, or take j if t is taken already (Bentley
-    and Floyd, A Sample of Brilliance, Communications of the ACM, 1987).
-    """
+    """Draw (M, count) numbers, those of row m below ``sizes[m]`` and distinct, in random order."""
+    # Bentley and Floyd, A Sample of Brilliance, Communications of the ACM, 1987.
     drawn = np.empty((len(sizes), count), dtype=np.int64)
     for place in range(count):
         last = sizes - count + place
@@ -117,8 +105,8 @@ def score_episodes(
         block_bytes = BLOCK_BYTES if points.device.type == "cpu" else GPU_BLOCK_BYTES
     parts = []
     for rows in episodes.rows.to(device).split(max(1, block_bytes // per_episode)):
-        chosen = points.index_select(0, rows.flatten())
-        chosen = chosen.unflatten(0, rows.shape)  # (B, ways, shots + queries, D)
+        # (B, ways, shots + queries, D)
+        chosen = points.index_select(0, rows.flatten()).unflatten(0, rows.shape)
         means = chosen[:, :, : episodes.shots].mean(dim=2)  # (B, ways, D)
         queries = chosen[:, :, episodes.shots :].flatten(1, 2)  # (B, ways * queries, D)
         # −½ |q − m|² without ½ |q|², which is the same for all classes

@@ -1,10 +1,9 @@
-"""The index of a folder of images: their embeddings, and which model made them, on disk.
+"""The index of a folder of images: their embeddings and the model that made them, on disk.
 
-An index folder holds ``retrieval_index``, which is replaced as a whole: ``images.json`` names the
-model and the images with their sizes and times of change, ``vectors.faiss`` (``IndexFlatIP``) has
-their embeddings, unit rows in the same order, and ``entry.json`` the checksums of both. While a
-folder is being indexed, ``retrieval_parts`` keeps what has been embedded, so that an interrupted
-pass can be resumed. One process at a time may write an index folder, and any number may read it.
+An index folder holds ``retrieval_index``, which is replaced as a whole: ``images.json`` (model and
+images), ``vectors.faiss`` (their unit embeddings, ``IndexFlatIP``) and ``entry.json`` (checksums).
+During a pass ``retrieval_parts`` keeps what has been embedded, so that it can be resumed. One
+process at a time may write an index folder; any number may read it.
 """
 
 import contextlib
@@ -43,7 +42,7 @@ class EmbeddedFiles(NamedTuple):
 
 
 class Provenance(NamedTuple):
-    """The folder and the model of an index; only images of the same model can be compared."""
+    """The folder and the model of an index."""
 
     folder: Path
     checkpoint: Path
@@ -53,8 +52,6 @@ class Provenance(NamedTuple):
 
 
 class ImageIndex(NamedTuple):
-    """An index in memory."""
-
     provenance: Provenance
     embedded: EmbeddedFiles
 
@@ -104,7 +101,7 @@ def read_index(where: Path) -> ImageIndex:
 
 
 def write_index(where: Path, index: ImageIndex) -> None:
-    """Write an index into the folder ``where``, in place of the one that is there."""
+    """Write an index into the folder ``where``, replacing the one that is there."""
     provenance, embedded = index
     vectors = faiss.IndexFlatIP(provenance.embed_dim)
     vectors.add(np.ascontiguousarray(embedded.vectors))
@@ -137,7 +134,7 @@ def check_provenance(found: Provenance, given: Provenance, where: Path) -> None:
 
 
 def read_parts(where: Path, provenance: Provenance) -> Iterator[EmbeddedFiles]:
-    """Yield what an interrupted pass of the same provenance has embedded; each part is an index."""
+    """Yield what an interrupted pass of the same provenance has embedded."""
     for folder in sorted((where / PARTS).glob("*")):
         with contextlib.suppress(OSError, ValueError):
             part = read_index(folder)
@@ -146,5 +143,5 @@ def read_parts(where: Path, provenance: Provenance) -> Iterator[EmbeddedFiles]:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path as text that any console accepts: bytes that are not UTF-8 become ``?``."""
+    """Return a path as text for any console: bytes that are not UTF-8 become ``?``."""
     return str(path).encode(errors="replace").decode()

@@ -1,7 +1,6 @@
 """Embeds a folder of images into an index, and searches an index for the images of a query."""
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 
+from datasets.image_files import image_files
 from datasets.image_set import ImageSet
 from datasets.readable import fault
 from evaluation.extract import extract_readable
@@ -62,12 +61,11 @@ class SearchModel:
 
     def provenance(self, folder: Path) -> Provenance:
         """Return the provenance of an index of ``folder`` by this model."""
-        embed_dim = self.embedder.embed_dim
-        return Provenance(folder, self.checkpoint, self.epoch, self.digest, embed_dim)
+        return Provenance(folder, self.checkpoint, self.epoch, self.digest, self.embedder.embed_dim)
 
 
 class Changes(NamedTuple):
-    """What has changed in a folder since it was indexed, in images."""
+    """How many images have changed in a folder since it was indexed."""
 
     new: int
     changed: int
@@ -84,9 +82,6 @@ class Hit(NamedTuple):
     path: Path
 
 
-# --------------------------------------------------------------------------------------------------
-# Index
-# --------------------------------------------------------------------------------------------------
 def build_index(
     folder: Path,
     model: SearchModel,
@@ -96,13 +91,7 @@ def build_index(
     workers: int = 6,
     device: torch.device | str = "cpu",
 ) -> tuple[ImageIndex, Changes]:
-    """Index ``folder``, or update its index: only new and changed images are embedded.
-
-    Args:
-        folder: searched recursively for formats that Pillow reads; hidden entries are skipped.
-        where: folder of the index.
-        bs: images at a time.
-        workers: loading processes; 0 loads in this one.
+    """Index ``folder`` into the folder ``where``: only new and changed images are embedded.
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no readable image.
@@ -118,7 +107,7 @@ def build_index(
         made_by, old = read_index(where)
         check_provenance(made_by, provenance, where)
 
-    files = image_files(folder, apart_from=where)
+    files = list_files(folder, apart_from=where)
     known = [old, *read_parts(where, provenance)]
     seen = {file for part in known for file in (*part.files, *part.unreadable)}
     fresh = [file for file in files if file not in seen]
@@ -151,24 +140,15 @@ def build_index(
     return index, _changes(old, embedded)
 
 
-def image_files(folder: Path, apart_from: Path) -> list[ImageFile]:
-    """List the files under ``folder`` with an ending that Pillow reads, sorted by path.
-
-    Args:
-        apart_from: a folder that is not entered: the index may lie among the images.
-    """
-    endings = {e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+def list_files(folder: Path, apart_from: Path) -> list[ImageFile]:
+    """List the images in ``folder`` but not in ``apart_from``, sorted by path."""
+    listing = image_files(folder, apart_from=apart_from)
+    if problems := listing.problems():
+        LOG.warning("skipped in %s: %s", printable(folder), problems)
     files = []
-    for root, folders, names in os.walk(folder, onerror=lambda e: LOG.warning("skipped: %s", e)):
-        here = Path(root)
-        folders[:] = [n for n in folders if not n.startswith(".") and here / n != apart_from]
-        for name in names:
-            path = here / name
-            if name.startswith(".") or path.suffix.lower() not in endings or not path.is_file():
-                continue
-            status = path.stat()
-            relative = path.relative_to(folder).as_posix()
-            files.append(ImageFile(relative, status.st_size, status.st_mtime_ns))
+    for path in listing.paths:
+        status, relative = path.stat(), path.relative_to(folder).as_posix()
+        files.append(ImageFile(relative, status.st_size, status.st_mtime_ns))
     return sorted(files)
 
 
@@ -184,9 +164,6 @@ def embed_files(
 
     Yields:
         rows of ``paths``, their (M, D) unit rows, and the rows that cannot be read with the reason.
-
-    Raises:
-        ValueError: an embedding is not finite.
     """
     if not paths:
         return
@@ -245,9 +222,6 @@ def _changes(old: EmbeddedFiles, now: EmbeddedFiles) -> Changes:
     )
 
 
-# --------------------------------------------------------------------------------------------------
-# Search
-# --------------------------------------------------------------------------------------------------
 def search(
     images: Sequence[Path],
     index: ImageIndex,
@@ -258,15 +232,8 @@ def search(
 ) -> list[list[Hit]]:
     """Return the k images of an index that are most similar to each query, by exact search.
 
-    A query that is itself in the index finds itself. Equally similar images come in the order of
-    their paths. An index of fewer than k images returns them all.
-
-    Args:
-        images: Q image files.
-        model: that made the index.
-
-    Raises:
-        ValueError: an image cannot be read.
+    Equally similar images come in the order of their paths; a query in the index finds itself. A
+    query that cannot be read raises ValueError.
     """
     parts = list(embed_files(model, images, device=device))
     faults = {row: why for _, _, found in parts for row, why in found.items()}
@@ -274,27 +241,19 @@ def search(
         reasons = [f"{printable(images[row])} ({why})" for row, why in faults.items()]
         raise ValueError(f"the query cannot be read: {', '.join(reasons)}; give another image")
     folder, files = index.provenance.folder, index.embedded.files
-    return [
-        [
-            Hit(rank, similarity, folder / files[row].path)
-            for rank, (row, similarity) in enumerate(
-                most_similar(query, index.embedded.vectors, k), start=1
-            )
-        ]
-        for query in np.concatenate([vectors for _, vectors, _ in parts])  # (D,)
-    ]
+    found = []
+    for query in np.concatenate([vectors for _, vectors, _ in parts]):  # (D,)
+        nearest = enumerate(most_similar(query, index.embedded.vectors, k), start=1)
+        found.append([Hit(n, cosine, folder / files[row].path) for n, (row, cosine) in nearest])
+    return found
 
 
 def most_similar(
     query: NDArray[np.float32], vectors: NDArray[np.float32], k: int
 ) -> list[tuple[int, float]]:
-    """Return row and cosine of the k rows most similar to ``query``, best first.
+    """Return row and cosine of the k of (N, D) unit rows nearest to a unit query, best first.
 
-    Among equals the earlier row comes first and is kept; FAISS leaves their order open.
-
-    Args:
-        query: (D,) of length 1.
-        vectors: (N, D) unit rows; all are returned if N < k.
+    Among equals the earlier row comes first; FAISS leaves their order open.
     """
     similarities = vectors @ query  # (N,)
     k = min(k, len(vectors))
@@ -302,4 +261,4 @@ def most_similar(
     rows = np.flatnonzero(similarities >= least)  # more than k if the last one has equals
     rows = rows[np.argsort(-similarities[rows], kind="stable")][:k]
     # Rounding may leave the range of a cosine.
-    return [(int(row), min(max(float(similarities[row]), -1.0), 1.0)) for row in rows]
+    return list(zip(rows.tolist(), similarities[rows].clip(-1, 1).tolist(), strict=True))

@@ -24,17 +24,10 @@ def classify(
     temperature: float = TEMPERATURE,
     device: torch.device | str = "cpu",
 ) -> dict[int, Tensor]:
-    """Return the (M,) int64 predicted classes for each k, from one exact search.
+    """Return the (M,) int64 classes of ``test`` (M, D) predicted from ``train`` (N, D), for each k.
 
     A k beyond the training images takes them all. Among classes with equal votes the lowest wins.
-
-    Args:
-        train: (N, D).
-        train_labels: (N,) int64, >= 0.
-        test: (M, D).
-        ks: numbers of neighbours, each >= 1.
-        temperature: T; the smaller, the more the nearest images decide.
-        device: where images are compared.
+    The smaller the ``temperature`` T, the more the nearest images decide.
     """
     k_most = min(max(ks), len(train))
     near = nearest_neighbours(test, train, k_most, cosine=True, device=device)

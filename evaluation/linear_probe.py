@@ -1,9 +1,8 @@
 """Linear probe: how well a linear classifier of frozen features tells classes apart.
 
-Multinomial logistic regression with the cost C chosen on validation images, fitted again on
-training and validation images together, and scored on test images: Kornblith, Shlens and Le, Do
-Better ImageNet Models Transfer Better?, CVPR 2019. The search over C is that of Radford et al.,
-Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, A.3.
+Logistic regression with the cost C chosen on validation images, fitted again with them, and scored
+on test images: Kornblith, Shlens and Le, Do Better ImageNet Models Transfer Better?, CVPR 2019. The
+search over C is that of Radford et al., Learning Transferable Visual Models, ICML 2021, A.3.
 """
 
 import logging
@@ -29,15 +28,11 @@ FINAL_TOLERANCE = 1e-6  # of the fit that is scored
 
 
 class LabelledFeatures(NamedTuple):
-    """N points with their classes."""
-
     features: Tensor  # (N, D) floating
     labels: Tensor  # (N,) int64, >= 0
 
 
 class ProbeScore(NamedTuple):
-    """The score of a linear probe, and its choice of C."""
-
     accuracy: float  # on test; or its mean over the classes of test
     cost: float  # C, chosen on validation
     validation: float  # the score that chose it
@@ -63,7 +58,6 @@ def linear_probe(
             image stays in train.
         per_class: score, and choose by, the mean class accuracy.
         iterations: of L-BFGS, at most, for one fit.
-        device: where matrix products are computed.
 
     Raises:
         ValueError: features are not finite, there are fewer than two classes, or no class has two
@@ -81,7 +75,7 @@ def linear_probe(
     axes = principal_axes(both.features.to(device))
     points = axes.apply(both.features)
     classes, labels = both.labels.to(device).unique(return_inverse=True)
-    score = partial(_score, per_class=per_class)
+    score = partial(accuracy, per_class=per_class)
 
     chosen_by = LogisticRegression(points[:n_train], labels[:n_train], axes.variances, len(classes))
     cost, start, validation = choose_cost(
@@ -107,11 +101,11 @@ def hold_out(train: LabelledFeatures, seed: int) -> tuple[LabelledFeatures, Labe
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         held[rows[: min(max(1, round(HELD_OUT * len(rows))), len(rows) - 1)]] = True
-    mask = torch.from_numpy(held)
-    return (
-        LabelledFeatures(train.features[~mask], train.labels[~mask]),
-        LabelledFeatures(train.features[mask], train.labels[mask]),
+    kept, drawn = (
+        LabelledFeatures(train.features[mask], train.labels[mask])
+        for mask in (torch.from_numpy(~held), torch.from_numpy(held))
     )
+    return kept, drawn
 
 
 def joined(first: LabelledFeatures, second: LabelledFeatures) -> LabelledFeatures:
@@ -125,7 +119,8 @@ def class_accuracies(labels: Tensor, correct: Tensor, n_classes: int) -> Tensor:
     return labels.bincount(weights=correct.double(), minlength=n_classes) / sizes
 
 
-def _score(labels: Tensor, predicted: Tensor, per_class: bool) -> float:
+def accuracy(labels: Tensor, predicted: Tensor, *, per_class: bool) -> float:
+    """Return the share of correct images, or its mean over classes."""
     correct = predicted == labels
     if not per_class:
         return float(correct.double().mean())
@@ -138,7 +133,7 @@ def choose_cost(
     """Return the cost whose fit scores best, its fit and its score; the smallest among equals.
 
     Seven costs a hundredfold apart come first, then the neighbours of the best at ever smaller
-    steps down to an eighth of a decade: fifteen fits, each started from the nearest before it.
+    steps: fifteen fits, each started from the nearest before it.
     """
     fits: dict[float, T] = {}
     scores: dict[float, float] = {}

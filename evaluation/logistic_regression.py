@@ -1,8 +1,7 @@
 """Multinomial logistic regression by L-BFGS, along the principal axes of the features.
 
-Our own, because scikit-learn's has no GPU path. Both have the same minimum, and take 0.8 and 0.7 s
-for the whole protocol of 1,000 points in 256 dimensions and 20 classes on one CPU core, 0.6 and
-0.9 s for 899 digits (``python -m tests.benchmarks.probe``).
+Our own, because scikit-learn's has no GPU path: same minimum, about as fast on one CPU core
+(``python -m tests.benchmarks.probe``).
 """
 
 from typing import NamedTuple
@@ -36,11 +35,7 @@ class Axes(NamedTuple):
 
 
 def principal_axes(features: Tensor) -> Axes:
-    """Return the axes of (N, D) points, or of a part of them if N is far more than D.
-
-    Raises:
-        ValueError: a feature is not finite.
-    """
+    """Return the axes of (N, D) finite points, or of a sample of them if N is far more than D."""
     n, d = features.shape
     if not bool(features.sum(dim=0).isfinite().all()):
         raise ValueError(
@@ -73,23 +68,15 @@ class Fit(NamedTuple):
 class LogisticRegression:
     """Minimises C Σ_i −log softmax(W x_i + b)[y_i] + ½ |W|², as scikit-learn's LogisticRegression.
 
-    The penalty is on the squared norm of W, and b has none. With two classes scikit-learn uses one
-    logit for both, so that its C is twice the one here.
-
-    L-BFGS (scipy's) sees W in other coordinates, which change its path and not the minimum. Along
-    principal axes the Hessian at W = 0 is diagonal: variance / classes + 1 / (C N) for the mean
-    loss. With the mean variance added, which keeps axes of little variance from being blown up
-    where classes are separable and the Hessian fades, its root is the scale of each axis. Matrix
-    products are computed in the type of the points and on their device; sums and L-BFGS itself in
-    float64.
+    With two classes scikit-learn uses one logit for both, so that its C is twice the one here.
+    Matrix products are computed in the type of the points and on their device; sums and L-BFGS
+    (scipy's) in float64.
 
     Args:
         points: (N, R), centred.
         labels: (N,) int64 in [0, n_classes).
         variances: (R,) float64, of the points along their axes.
-
-    Raises:
-        ValueError: there are fewer than two classes.
+        n_classes: at least 2, else ValueError.
     """
 
     def __init__(self, points: Tensor, labels: Tensor, variances: Tensor, n_classes: int) -> None:
@@ -108,16 +95,17 @@ class LogisticRegression:
         iterations: int = ITERATIONS,
         tolerance: float = TOLERANCE,
     ) -> Fit:
-        """Return the minimum for C = ``cost``.
+        """Return the minimum for C = ``cost``, from the classifier ``start`` or zero.
 
-        Args:
-            start: initial classifier; None: zero.
-            iterations: at most, of L-BFGS.
-            tolerance: largest absolute entry of the gradient at which to stop, of the objective
-                divided by C N, in the coordinates above.
+        ``tolerance`` is the largest absolute entry of the gradient at which to stop, of the
+        objective divided by C N, in the scaled coordinates.
         """
         n, k, r = len(self.points), self.n_classes, len(self.variances)
         decay = 1 / (cost * n)
+        # L-BFGS sees W in other coordinates, which change its path and not the minimum. Along
+        # principal axes the Hessian at W = 0 is diagonal: variance / classes + 1 / (C N) for the
+        # mean loss. Its root is the scale of each axis; the mean variance is added because the
+        # Hessian fades where classes are separable, and would blow up axes of little variance.
         # One more column for the bias, which acts on a constant 1.
         scale = torch.cat(
             [

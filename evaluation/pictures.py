@@ -1,7 +1,4 @@
-"""The pictures of a run as PNG files, for papers, slides and Weights & Biases.
-
-They show the views of training, and the retrieved images, class similarities and map of the report.
-"""
+"""The pictures of a run as PNG files: of training views, retrieved images, similarities and map."""
 
 import os
 import textwrap
@@ -31,12 +28,9 @@ LABELLED = 50  # classes whose names fit beside a matrix
 def retrieval_picture(
     data: ReportData, queries: Mapping[str, Sequence[Retrieved]], path: Path
 ) -> None:
-    """Draw queries in rows with their neighbours beside them.
+    """Draw queries in rows with their neighbours beside them; ValueError if there is none.
 
     A right neighbour has a solid frame and a tick; a wrong one a dashed frame, a cross, its class.
-
-    Raises:
-        ValueError: there is no query.
     """
     from matplotlib.patches import Rectangle
 
@@ -46,46 +40,40 @@ def retrieval_picture(
     wanted = [row for _, query in lines for row in (query.row, *query.neighbours)]
     images = dict(zip(wanted, thumbnails((data.paths[r] for r in wanted), TILE), strict=True))
     columns = 1 + max(len(query.neighbours) for _, query in lines)
-    width, height = 1.2 * columns + 0.25, 1.42 * len(lines)
-    figure = _figure(max(width, 3.5), height, layout=None)
-    panel = figure.add_axes((0, 0, 1, 1))
-    panel.set(xlim=(-0.05, max(width, 3.5) - 0.05), ylim=(height, 0))
-    panel.axis("off")
+    width, height = max(1.2 * columns + 0.25, 3.5), 1.42 * len(lines)
+    panel = _canvas(width, height)
     for line, (name, query) in enumerate(lines):
-        label = int(data.labels[query.row])
         for column, row in enumerate((query.row, *query.neighbours)):
             x, y = 1.2 * column + 0.25 * (column > 0), 1.42 * line + 0.28
             image = images[row]
             if image is not None:
-                panel.imshow(_squared(image), extent=(x, x + 1.1, y + 1.1, y), aspect="auto")
+                panel.imshow(_squared(image), extent=(x, x + 1.1, y + 1.1, y))
             else:
                 panel.text(x + 0.55, y + 0.55, "unreadable", fontsize=6, ha="center", va="center")
-            right = int(data.labels[row]) == label
-            if not column:
+            right = bool(data.labels[row] == data.labels[query.row])
+            if column:
+                title = "✓" if right else f"✗ {shorten(data.class_of(row), 17)}"
+                colour, text_colour = (RIGHT if right else WRONG,) * 2
+            else:
                 score = f"{name}, mAP@R {100 * query.average_precision:.0f}"
                 title = f"{shorten(data.class_of(row), 24)}\n{score}"
-            else:
-                title = "✓" if right else f"✗ {shorten(data.class_of(row), 17)}"
-            colour = "0.45" if not column else RIGHT if right else WRONG
-            panel.add_patch(
-                Rectangle(
-                    (x, y), 1.1, 1.1, fill=False, edgecolor=colour,
-                    linewidth=1 if not column else 1.8, linestyle="-" if right else (0, (3, 1.5)),
-                )
+                colour, text_colour = "0.45", "0.25"
+            frame = Rectangle(
+                (x, y), 1.1, 1.1, fill=False, edgecolor=colour,
+                linewidth=1.8 if column else 1, linestyle="-" if right else (0, (3, 1.5)),
             )  # fmt: skip
-            panel.text(
-                x, y - 0.04, title, fontsize=6 if column else 5.5, parse_math=False,
-                color="0.25" if not column else colour,
-            )  # fmt: skip
-    panel.set(xlim=(-0.05, max(width, 3.5) - 0.05), ylim=(height, 0))
-    _save(figure, path)
+            panel.add_patch(frame)
+            size = 6 if column else 5.5
+            panel.text(x, y - 0.04, title, fontsize=size, color=text_colour, parse_math=False)
+    panel.set(xlim=(-0.05, width - 0.05), ylim=(height, 0), aspect="auto")
+    _save(panel.figure, path)
 
 
 def similarity_picture(data: ReportData, found: Similarities, path: Path) -> None:
     """Draw the matrices side by side, each shaded over its own range."""
     n = len(found.matrices)
     titles = matrix_titles(found)
-    figure = _figure(4.2 * n + 0.8, 4.6)
+    figure = _figure(4.2 * n + 0.8, 4.6, layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, n))
     for panel, (name, matrix) in zip(panels, found.matrices.items(), strict=True):
         low, high = shading(matrix.numpy())
@@ -103,7 +91,7 @@ def similarity_picture(data: ReportData, found: Similarities, path: Path) -> Non
 
 def map_picture(data: ReportData, found: ImageMap, path: Path) -> None:
     """Draw the map as points, the largest groups in colours of their own."""
-    figure = _figure(7, 6)
+    figure = _figure(7, 6, layout="constrained")
     panel = figure.subplots()
     points = found.points.numpy()
     groups = group_numbers(data, found)
@@ -122,19 +110,15 @@ def map_picture(data: ReportData, found: ImageMap, path: Path) -> None:
 
 
 def views_picture(views: np.ndarray, captions: Sequence[Sequence[str]], path: Path) -> None:
-    """Draw the views of some tuples of a batch, which an objective takes as similar.
+    """Draw the views (T, V, S, S, 3) uint8 of tuples of a batch, which an objective calls similar.
 
-    Args:
-        views: (T, V, S, S, 3) uint8, as the embedder gets them but in the colours of the images.
-        captions: of each tuple, one for each view; a caption that all share is drawn once.
+    Each tuple has a caption for each view; one that all share is drawn once.
     """
     n, n_views = views.shape[:2]
     columns = max(1, 6 // n_views)
     lines = -(-n // columns)
     width, height = n_views + 0.2, 1.45
-    figure = _figure(width * columns, height * lines, layout=None)
-    panel = figure.add_axes((0, 0, 1, 1))
-    panel.axis("off")
+    panel = _canvas(width * columns, height * lines)
     for number, (images, texts) in enumerate(zip(views, captions, strict=True)):
         left, top = width * (number % columns) + 0.1, height * (number // columns) + 0.06
         for place, image in enumerate(images):
@@ -146,12 +130,9 @@ def views_picture(views: np.ndarray, captions: Sequence[Sequence[str]], path: Pa
             text = "\n".join(textwrap.wrap(shorten(caption, 3 * across - 6), across)[:3])
             panel.text(left + place, top + 1.01, text, fontsize=5, va="top", parse_math=False)
     panel.set(xlim=(0, width * columns), ylim=(height * lines, 0), aspect="auto")
-    _save(figure, path)
+    _save(panel.figure, path)
 
 
-# --------------------------------------------------------------------------------------------------
-# Shared by pictures and page
-# --------------------------------------------------------------------------------------------------
 def thumbnails(paths: Iterable[Path], side: int) -> list[Image.Image | None]:
     """Return images in RGB, at most ``side`` px high and wide; None for an unreadable one."""
 
@@ -169,10 +150,8 @@ def thumbnails(paths: Iterable[Path], side: int) -> list[Image.Image | None]:
 
 def matrix_titles(found: Similarities) -> dict[str, str]:
     """Return the titles of the matrices; "trained" is needed only beside "untrained"."""
-    if "before" in found.matrices:
-        titles = {"words": "words", "before": "images, untrained", "after": "images, trained"}
-    else:
-        titles = {"words": "words", "after": "images"}
+    after = "images, trained" if "before" in found.matrices else "images"
+    titles = {"words": "words", "before": "images, untrained", "after": after}
     return {name: titles[name] for name in found.matrices}
 
 
@@ -215,7 +194,14 @@ def _squared(image: Image.Image) -> np.ndarray:
     return np.asarray(square)
 
 
-def _figure(width: float, height: float, layout: Any = "constrained") -> Any:
+def _canvas(width: float, height: float) -> Any:
+    """Return axes that fill a figure of this size in inches."""
+    panel = _figure(width, height, layout=None).add_axes((0, 0, 1, 1))
+    panel.axis("off")
+    return panel
+
+
+def _figure(width: float, height: float, layout: Any) -> Any:
     # Without pyplot, which would look for a display and keep global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -21,19 +21,14 @@ class Preprocessing(NamedTuple):
 
     @property
     def shorter_side(self) -> int:
-        """Pixels; what it becomes before the middle is cut out, and in an image cache."""
+        """The shorter side in pixels before the middle is cut out, and in an image cache."""
         return shorter_side(self.image_size, self.crop_ratio)
 
 
 def preprocessing(
     flags: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Preprocessing:
-    """The preprocessing of a run's flags.
-
-    Args:
-        flags: dataset (its recipe knows the crop), image_size and augmentation.
-        mean, std: as the backbone's weights expect them.
-    """
+    """Return the preprocessing for a run's dataset, image_size and augmentation."""
     return Preprocessing(
         datasets.input_size(flags["image_size"], flags["augmentation"]),
         datasets.recipe(flags["dataset"]).crop_ratio,
@@ -43,14 +38,8 @@ def preprocessing(
 
 
 def preprocessing_of(embedder: Any, flags: Mapping[str, Any] | None) -> Preprocessing:
-    """Return the preprocessing of a run's embedder, or of one as its backbone was pretrained.
-
-    Args:
-        embedder: an ``architectures.Embedder``.
-        flags: of the run; None for a backbone with pretrained weights.
-    """
+    """Return the preprocessing of a run's embedder, or, without ``flags``, of its backbone."""
     if flags is not None:
         return preprocessing(flags, embedder.mean, embedder.std)
-    return Preprocessing(
-        embedder.image_size, embedder.crop_ratio, tuple(embedder.mean), tuple(embedder.std)
-    )
+    mean, std = tuple(embedder.mean), tuple(embedder.std)
+    return Preprocessing(embedder.image_size, embedder.crop_ratio, mean, std)

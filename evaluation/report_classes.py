@@ -76,9 +76,8 @@ class Pulled(NamedTuple):
 def pulled_pairs(data: ReportData, n: int = N_PAIRS, limit: int = PAIR_CLASSES) -> Pulled | None:
     """Return the pairs that training moved most; None without ``before`` or two classes.
 
-    Training spreads all classes, so that nearly every pair is pulled apart. Hence each cosine is
-    first compared with the other pairs of its time, z = (cos - mean) / std, and the change is
-    z_after - z_before: positive for a pair that has gained on the others.
+    Training spreads all classes, so each cosine is compared with the other pairs of its time,
+    z = (cos - mean) / std: the change is z_after - z_before, positive for a pair that gained.
     """
     classes = data.draw_classes(limit, "pairs")
     if data.before is None or len(classes) < 2:
@@ -90,22 +89,17 @@ def pulled_pairs(data: ReportData, n: int = N_PAIRS, limit: int = PAIR_CLASSES) 
     order = change.argsort(descending=True, stable=True)
 
     def pair(place: int) -> Pair:
-        return Pair(
-            (int(classes[i[place]]), int(classes[j[place]])),
-            float(sims["before"][place]),
-            float(sims["after"][place]),
-            None if words is None else float(words[place]),
-            float(change[place]),
-        )
+        before, after = (float(sims[name][place]) for name in ("before", "after"))
+        named = None if words is None else float(words[place])
+        ends = int(classes[i[place]]), int(classes[j[place]])
+        return Pair(ends, before, after, named, float(change[place]))
 
     together = [pair(place) for place in order[:n].tolist() if change[place] > 0]
     apart = [pair(place) for place in order.flip(0)[:n].tolist() if change[place] < 0]
     agreement = None
     if words is not None and len(classes) > 2:
-        agreement = (
-            rank_correlation(words, sims["before"]),
-            rank_correlation(words, sims["after"]),
-        )
+        before, after = (rank_correlation(words, sims[name]) for name in ("before", "after"))
+        agreement = (before, after)
     return Pulled(together, apart, agreement, len(classes))
 
 
@@ -151,17 +145,10 @@ def class_scores(data: ReportData) -> list[ClassScores]:
     scores = {"recall@1": data.recall.double(), "mAP@R": data.average_precision.double()}
     recall, precision = metrics.per_class(scores, data.labels).values()
     cosines, places = _nearest_other(data.class_means(data.after, data.classes))
-    table = [
-        ClassScores(
-            label,
-            int(counts[label]),
-            float(recall[label]),
-            float(precision[label]),
-            int(data.classes[places[row]]) if len(data.classes) > 1 else -1,
-            float(cosines[row]),
-        )
-        for row, label in enumerate(data.classes.tolist())
-    ]
+    nearest = data.classes[places].tolist() if len(data.classes) > 1 else [-1]
+    columns = (data.classes, *(part[data.classes] for part in (counts, recall, precision)))
+    rows = zip(*(part.tolist() for part in columns), nearest, cosines.tolist(), strict=True)
+    table = [ClassScores(*row) for row in rows]
     return sorted(table, key=lambda row: (np.nan_to_num(row.average_precision, nan=2.0), row.label))
 
 
@@ -169,11 +156,10 @@ def _nearest_other(means: Tensor, block: int = 1024) -> tuple[Tensor, Tensor]:
     """Return the highest cosine with another row, and that row; NaN and 0 if there is only one."""
     if len(means) < 2:
         return torch.full((len(means),), torch.nan), torch.zeros(len(means), dtype=torch.int64)
-    cosines, places = [], []
+    best = []
     for start in range(0, len(means), block):
         sims = means[start : start + block] @ means.T
         sims.diagonal(start).fill_(-torch.inf)
-        best = sims.max(dim=1)
-        cosines.append(best.values)
-        places.append(best.indices)
-    return torch.cat(cosines), torch.cat(places)
+        best.append(sims.max(dim=1))
+    cosines, places = (torch.cat(parts) for parts in zip(*best, strict=True))
+    return cosines, places

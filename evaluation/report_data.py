@@ -1,7 +1,6 @@
 """The embedded image set that a report is about, with the scores of its queries.
 
-A report is deterministic. If a set is larger than a picture can hold, classes are drawn by the
-seed, and the report says from how many.
+A report is deterministic: if a set is too large to show, classes are drawn by the seed.
 """
 
 from collections.abc import Sequence
@@ -23,36 +22,22 @@ from utilities.seeding import derive
 class ReportData:
     """N embedded images of C classes with their scores as queries.
 
-    Args:
-        name: of the image set, such as "emoji.test".
-        paths: N image files.
-        labels: (N,) int64 in [0, C).
-        class_names: C words.
-        after: (N, D) float32 on the CPU, the embeddings that are shown.
-        recall: (N,) recall@1 of each query, NaN for an image alone in its class or in the gallery.
-        average_precision: (N,) mAP@R of each query, NaN likewise.
-        before: (N, D') embeddings of the untrained embedder; None omits comparisons with it.
-        class_groups: C names of the group of each class; may be empty.
-        class_words: (C, Dw) embedded words of the classes; None omits comparisons with them.
-        seed: of every draw.
-        queries: (N,) bool, True for separate queries, whose gallery is the other images. None: each
-            image is a query and has all others as its gallery.
-
-    Raises:
-        ValueError: there is no image, lengths do not agree, or a label has no class name.
+    ValueError if there is no image, lengths do not agree, or a label has no class name.
     """
 
     name: str
     paths: Sequence[Path]
-    labels: Tensor
+    labels: Tensor  # (N,) int64 in [0, C)
     class_names: Sequence[str]
-    after: Tensor
-    recall: Tensor
-    average_precision: Tensor
-    before: Tensor | None = None
-    class_groups: Sequence[str] = ()
-    class_words: Tensor | None = None
+    after: Tensor  # (N, D) float32 on the CPU, the embeddings that are shown
+    recall: Tensor  # (N,) recall@1; NaN for an image alone in its class or in the gallery
+    average_precision: Tensor  # (N,) mAP@R; NaN likewise
+    before: Tensor | None = None  # (N, D') of the untrained embedder; None: no comparisons with it
+    class_groups: Sequence[str] = ()  # C names of the group of each class, or none
+    class_words: Tensor | None = None  # (C, Dw); None: no comparisons with words
     seed: int = 0
+    # (N,) bool, True for separate queries, whose gallery is the other images; None: each image is
+    # a query and has all others as its gallery.
     queries: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -63,14 +48,11 @@ class ReportData:
             value = getattr(self, field)
             if value is not None and len(value) != n:
                 raise ValueError(f"{self.name}: {field} has {len(value)} rows for {n} images")
-        for field, given in (
-            ("class_groups", self.class_groups or None),
-            ("class_words", self.class_words),
-        ):
+        by_class = {"class_groups": self.class_groups or None, "class_words": self.class_words}
+        for field, given in by_class.items():
             if given is not None and len(given) != n_classes:
-                raise ValueError(
-                    f"{self.name}: {field} has {len(given)} rows for {n_classes} classes"
-                )
+                found = f"{field} has {len(given)} rows for {n_classes} classes"
+                raise ValueError(f"{self.name}: {found}")
         if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < n_classes:
             raise ValueError(f"{self.name}: labels must be in [0, {n_classes})")
 
@@ -108,13 +90,7 @@ def build_report_data(
     class_words: Tensor | None = None,
     seed: int = 0,
 ) -> ReportData:
-    """Score the queries of an embedded set for its report.
-
-    Args:
-        embeds, before: (M, D) of the same images after and before training.
-        rows: (M,) int64, rows of the set that were embedded.
-        class_words: (C, Dw), embedded words of the classes.
-    """
+    """Score the queries of a set of which ``rows`` (M,) are embedded (M, D), for its report."""
     is_query = torch.ones(len(rows), dtype=torch.bool)
     if images.queries is not None:
         is_query = torch.from_numpy(images.queries)[rows]

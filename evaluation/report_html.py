@@ -1,10 +1,8 @@
 """``report.html``: a run on one page that opens from disk, without network, all images included.
 
-The page is a Jinja template that escapes its values: class names and paths are often folder names,
-which anyone can choose. Its policy admits only the script that it was built with.
-
-Its size is bounded for any N, see ``MAX_BYTES``: each image is encoded to fit a number of bytes,
-and each section has a largest number of entries.
+The page is a Jinja template that escapes its values, and its policy admits only the script that it
+was built with: class names and paths are often folder names, which anyone can choose. Its size is
+at most ``MAX_BYTES`` for any N: images are encoded to fit, sections are cut.
 """
 
 import base64
@@ -49,25 +47,17 @@ def write_report(
     """Write the pictures and ``report.html`` of a run into its folder.
 
     Args:
-        data: the images that are shown, with their embeddings and scores.
         rows: ``{"epoch": int, score: float or None}`` as in metrics.jsonl, oldest first. The first
             row must be an evaluation alone; its scores are the headline.
-        protocols: how each score was measured, by name, as in ``Scores``; may be empty.
-        intervals: 95 % intervals of the last scores, by name, likewise.
+        protocols, intervals: by score, as in ``Scores``; may be empty.
         config: flags by name, or the contents of config.json.
 
     Returns:
         the files by name: "retrieval", "similarities" and "map" are PNGs, "report" is the page. A
         picture without content (no class has two images, there is only one class) is left out.
-
-    Raises:
-        OSError: the folder cannot be written.
     """
-    queries = retrievals(data)
-    matrices = similarities(data)
-    points = image_map(data)
-    pulled = pulled_pairs(data)
-
+    queries, matrices = retrievals(data), similarities(data)
+    points, pulled = image_map(data), pulled_pairs(data)
     written = {}
     if any(queries.values()):
         written["retrieval"] = folder / "retrieval.png"
@@ -112,17 +102,14 @@ def write_report(
 
 
 def _render(**values: Any) -> str:
-    """Fill the template of the page."""
-    style, script = (
-        (PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
-    )
+    for part, file in (("style", "style.css"), ("script", "script.js")):
+        values[part] = (PAGE / file).read_text(encoding="utf-8")
+        hashed = base64.b64encode(hashlib.sha256(values[part].encode()).digest())
+        values[f"{part}_hash"] = f"sha256-{hashed.decode()}"
     environment = Environment(
-        loader=FileSystemLoader(PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {
         "name": lambda text: shorten(text, NAME_LENGTH),
         "breakable": lambda text: Markup("/<wbr>").join(str(text).split("/")),
@@ -130,13 +117,7 @@ def _render(**values: Any) -> str:
         "cosine": lambda value: _number(value, ".2f"),
         "signed": lambda value: _number(value, "+.1f"),
     }
-    return environment.get_template("page.html").render(
-        **values,
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-    )
+    return environment.get_template("page.html").render(**values)
 
 
 def _scores(
@@ -192,16 +173,14 @@ def _curves(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[dic
         low, high = values.min(), values.max()
         x = 240 * (epochs - epochs[0]) / max(epochs[-1] - epochs[0], 1)
         y = 96 - 96 * (values - low) / max(high - low, 1e-12)
-        first, last, lowest, highest = (
-            format(value, form) for value in (values[0], values[-1], low, high)
-        )
+        ends = {"first": values[0], "last": values[-1], "low": low, "high": high}
         curves.append(
             {
                 "name": name,
                 "points": list(zip(x.round(1).tolist(), y.round(1).tolist(), strict=True)),
                 "untrained": round(float(y[0]), 1) if epochs[0] == 0 else None,
                 "epochs": (int(epochs[0]), int(epochs[-1])),
-                **{"first": first, "last": last, "low": lowest, "high": highest},
+                **{end: format(value, form) for end, value in ends.items()},
             }
         )
     return curves[:CURVES]
@@ -216,10 +195,10 @@ def _ends(table: Sequence[Any]) -> list[Any]:
 
 def _flags(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return flags as they would be typed, then the rest of config.json, its levels dotted."""
-    if isinstance(config.get("flags"), Mapping):
-        rest = {name: value for name, value in config.items() if name != "flags"}
-        return [*_flags(config["flags"]), *_flags(rest)]
     lines: list[tuple[str, str]] = []
+    if isinstance(config.get("flags"), Mapping):
+        lines = _flags(config["flags"])
+        config = {name: value for name, value in config.items() if name != "flags"}
     for name, value in config.items():
         if isinstance(value, Mapping):
             lines += [(f"{name}.{key}", text) for key, text in _flags(value)]
@@ -231,7 +210,3 @@ def _flags(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What a report's page holds of images, matrices and map, encoded so that their size is bounded."""
+"""What a report's page holds of images, matrices and map, of bounded size."""
 
 import base64
 import io
@@ -32,14 +32,9 @@ INK = (64, 120, 184)  # of the matrices; its opacity is the value, on light and 
 def query_tiles(
     data: ReportData, queries: Mapping[str, Sequence[Retrieved]]
 ) -> dict[str, list[tuple[Retrieved, list[dict[str, Any]]]]]:
-    """Return each query with its tiles, the query's own first.
-
-    The source of a tile, a data URI, is empty if the image cannot be read.
-    """
-    wanted = {
-        row: None for found in queries.values() for query in found
-        for row in (query.row, *query.neighbours)
-    }  # fmt: skip
+    """Return each query with its tiles, its own first; ``source`` is empty if unreadable."""
+    shown = [query for found in queries.values() for query in found]
+    wanted = list(dict.fromkeys(row for query in shown for row in (query.row, *query.neighbours)))
     sources = dict(zip(wanted, _sources((data.paths[r] for r in wanted), *GRID_IMAGE), strict=True))
 
     def tile(query: Retrieved, place: int, row: int) -> dict[str, Any]:
@@ -90,8 +85,7 @@ def webp(image: Image.Image, most: int) -> str:
 
 def matrix_images(found: Similarities) -> list[dict[str, Any]]:
     """Return the matrices as PNGs, whose ink is transparent at ``low`` and opaque at ``high``."""
-    matrices = []
-    titles = matrix_titles(found)
+    matrices, titles = [], matrix_titles(found)
     for name, matrix in found.matrices.items():
         values = matrix.numpy()
         low, high = shading(values)
@@ -101,32 +95,28 @@ def matrix_images(found: Similarities) -> list[dict[str, Any]]:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
         source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-        matrices.append(
-            {"name": name, "title": titles[name], "source": source, "low": low, "high": high}
-        )
+        shown = {"name": name, "title": titles[name], "source": source}
+        matrices.append({**shown, "low": low, "high": high})
     return matrices
 
 
 def matrix_values(data: ReportData, found: Similarities) -> dict[str, Any]:
     """Return class names and, for each matrix, M x M bytes in base64: 100 (1 + cosine), rounded."""
-    hundredths = {
-        name: (100 * (1 + matrix.clamp(-1, 1))).round().byte().numpy().tobytes()
-        for name, matrix in found.matrices.items()
-    }
-    return {
-        "names": [shorten(data.class_names[c], NAME_LENGTH) for c in found.classes.tolist()],
-        "values": {name: base64.b64encode(part).decode() for name, part in hundredths.items()},
-    }
+    names = [shorten(data.class_names[c], NAME_LENGTH) for c in found.classes.tolist()]
+    values = {}
+    for name, matrix in found.matrices.items():
+        hundredths = (100 * (1 + matrix.clamp(-1, 1))).round().byte().numpy().tobytes()
+        values[name] = base64.b64encode(hundredths).decode()
+    return {"names": names, "values": values}
 
 
 def map_circles(data: ReportData, found: ImageMap) -> dict[str, Any]:
     """Return circles in a box 1000 wide, and the names of the groups that have a colour."""
     groups = largest_groups(data, found)
+    numbers = group_numbers(data, found).tolist()
     circles = [
-        (round(20 + 960 * x), round(20 + 960 * y), group)
-        for (x, y), group in zip(
-            found.points.tolist(), group_numbers(data, found).tolist(), strict=True
-        )
+        (round(20 + 960 * x), round(20 + 960 * y), number)
+        for (x, y), number in zip(found.points.tolist(), numbers, strict=True)
     ]
     return {
         "circles": circles,

@@ -27,9 +27,8 @@ def retrievals(
 ) -> dict[str, list[Retrieved]]:
     """Return the best, median and worst queries by average precision, with their neighbours.
 
-    Queries are of different classes as long as there are enough of them, and none is shown twice.
-    The seed orders equal scores, because the first rows of a set are often of one kind. An image
-    alone in its class is not a query.
+    Queries are of different classes as long as there are enough, and none is shown twice. The seed
+    orders equal scores. An image alone in its class is not a query.
     """
     scores = data.average_precision.double()
     shuffled = torch.randperm(len(scores), generator=data.generator("queries"))
@@ -53,14 +52,9 @@ def retrievals(
 
     found = {}
     for name in ("best", "median", "worst"):
-        rows = chosen[name]
-        neighbours = neighbours_of(
-            data.after, data.labels, torch.tensor(rows).long(), k, data.queries
-        )
-        found[name] = [
-            Retrieved(row, float(scores[row]), near)
-            for row, near in zip(rows, neighbours.tolist(), strict=True)
-        ]
+        asked = torch.tensor(chosen[name]).long()
+        near = neighbours_of(data.after, data.labels, asked, k, data.queries).tolist()
+        found[name] = list(map(Retrieved, chosen[name], scores[asked].tolist(), near))
     return found
 
 
@@ -70,8 +64,7 @@ def neighbours_of(
     """Return (Q, min(k, M)) int64: the images nearest to a few queries by euclidean distance.
 
     M is N - 1, or with separate ``queries`` (N,) the number of other images. Equal distances are
-    ordered as in ``metrics.Gallery``: images of other classes come first, then the lower row, and
-    the query itself is left out by its row.
+    ordered as in ``metrics.search``, and the query itself is left out by its row.
     """
     # |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2), the sum that Gallery ranks by
     scores = torch.addmm(-embeds.square().sum(dim=1) / 2, embeds[rows], embeds.T)  # (Q, N)
@@ -86,16 +79,11 @@ def neighbours_of(
 
 def _of_different_classes(rows: list[int], labels: Tensor, n: int) -> list[int]:
     """Return the first ``n`` rows of different classes, then other rows if classes are too few."""
-    seen: set[int] = set()
-    first: list[int] = []
-    later: list[int] = []
-    for row in rows:
-        label = int(labels[row])
-        (later if label in seen else first).append(row)
-        seen.add(label)
-        if len(first) == n:
-            break
-    return [*first, *later][:n]
+    first: dict[int, int] = {}
+    for row, label in zip(rows, labels[rows].tolist(), strict=True):
+        first.setdefault(label, row)
+    chosen = list(first.values())[:n]
+    return [*chosen, *(row for row in rows if row not in chosen)][:n]
 
 
 class ImageMap(NamedTuple):

@@ -1,4 +1,4 @@
-"""Image retrieval among classes: each image of a set is a query, and the others are its gallery.
+"""Image retrieval among classes: each image of a set queries the others.
 
 A set with separate queries (``ImageSet.queries``), such as In-Shop, is searched by these alone, and
 only its other images are the gallery.
@@ -46,10 +46,8 @@ def gallery_of(
     """Return the gallery of an embedded set, with its queries if they are separate.
 
     Args:
-        embeds: (M, D) of the images ``rows``, on any device.
-        rows: (M,) int64, rows of the set.
+        embeds: (M, D) of the images ``rows``, (M,) int64, of the set.
         words: (C, Dw), embedded names of its classes.
-        seed: as ``Gallery``.
     """
     labels, groups = torch.from_numpy(images.labels)[rows], images.class_groups or None
     if images.queries is None:
@@ -65,16 +63,7 @@ def gallery_of(
 def score(
     gallery: Gallery, names: Sequence[str], *, set_name: str, block_bytes: int = BLOCK_BYTES
 ) -> Scores:
-    """Compute metrics of a gallery.
-
-    Args:
-        names: as ``metrics`` parses them.
-        set_name: of the image set, for the protocol.
-        block_bytes: memory that the search may take at a time.
-
-    Raises:
-        ValueError: as ``metrics.validate``.
-    """
+    """Compute valid metrics of a gallery; ``set_name`` begins their protocols."""
     protocols = {}
     n, d = gallery.embeds.shape
     n_queries = "" if gallery.queries is None else f"q={len(gallery.queries.labels)} "
@@ -115,16 +104,12 @@ def run(
 ) -> tuple[Scores, Features]:
     """Embed a set once and score it, as ``<evaltype>/<metric>`` such as ``embeds/e_recall@1``.
 
-    Arguments are checked before anything is embedded.
-
     Args:
         metrics: names as ``metrics`` parses them.
         evaltypes: outputs of the embedder to score, of ``EVALTYPES``.
         class_words: (C, Dw) unit rows, for the metrics that compare the words of classes.
-        device: where the embedder is.
         search_device: where images are compared; None: ``device``.
         seed: of the run; k-means starts from it.
-        bs, workers, precision: as ``extract``.
         block_bytes: memory that the search may take at a time.
 
     Returns:
@@ -132,25 +117,22 @@ def run(
         embed a share each; the first of them scores, and the others return empty scores.
 
     Raises:
-        ValueError: a metric or evaltype is unknown, or needs words or groups that are missing; the
-            set has queries and no gallery, or the other way round.
+        ValueError: before anything is embedded: a metric or evaltype is unknown, or needs words or
+            groups that are missing; the set has queries and no gallery, or the other way round.
     """
     refuse_one_sided(image_set)
     scoring.validate(metrics, class_words, image_set.class_groups or None)
     check_evaltypes(evaltypes)
     extracted = extract(
         *(embedder, image_set, transform),
-        bs=bs,
-        workers=workers,
-        device=device,
-        precision=precision,
-        shared=True,
-    )
+        bs=bs, workers=workers, device=device, precision=precision, shared=True,
+    )  # fmt: skip
     scores = Scores({}, {})
     if not distributed.is_first():
         return scores, extracted
+    compare_on = device if search_device is None else search_device
     for evaltype in evaltypes:
-        embeds = getattr(extracted, evaltype).to(device if search_device is None else search_device)
+        embeds = getattr(extracted, evaltype).to(compare_on)
         gallery = gallery_of(image_set, embeds, extracted.rows, class_words, seed)
         found = score(gallery, metrics, set_name=image_set.name, block_bytes=block_bytes)
         scores.add(found, f"{evaltype}/")

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 
 from architectures.load import load_embedder
+from datasets.image_files import special_kind
 from evaluation.contact_sheet import contact_sheet
 from evaluation.image_index import check_provenance, printable, read_index
-from evaluation.indexing import Hit, SearchModel, build_index, search
+from evaluation.indexing import SearchModel, build_index, search
 from evaluation.preprocessing import preprocessing
 from utilities import device as devices
 from utilities import log
@@ -94,13 +95,10 @@ def load_model(run: Path) -> SearchModel:
 
 
 def run_index(args: argparse.Namespace, device: torch.device) -> None:
-    workers = min(args.kernels, os.cpu_count() or 1)
     (provenance, embedded), changes = build_index(
         *(args.folder, load_model(args.checkpoint), args.index),
-        bs=args.bs,
-        workers=workers,
-        device=device,
-    )
+        bs=args.bs, workers=min(args.kernels, os.cpu_count() or 1), device=device,
+    )  # fmt: skip
     count, dimensions = embedded.vectors.shape
     if args.json:
         content = {
@@ -123,9 +121,12 @@ def run_query(args: argparse.Namespace, device: torch.device) -> None:
         raise ValueError("give at least one IMAGE to query with")
     if args.save and args.save.suffix.lower() != ".png":
         raise ValueError(f"--save must name a .png file; got {args.save}")
-    absent = [printable(path) for path in args.images if not path.is_file()]
+    absent = [printable(path) for path in args.images if not path.exists()]
     if absent:
         raise FileNotFoundError(f"there is no image {', '.join(absent)} to query with")
+    for path in args.images:
+        if kind := special_kind(path):
+            raise ValueError(f"{printable(path)} is a {kind}; give an image to query with")
     index = read_index(args.index)
     model = load_model(args.checkpoint or index.provenance.checkpoint)
     check_provenance(index.provenance, model.provenance(index.provenance.folder), args.index)
@@ -135,22 +136,16 @@ def run_query(args: argparse.Namespace, device: torch.device) -> None:
         LOG.info("contact sheet: %s", args.save)
     if args.json:
         content = [
-            {
-                "query": str(image),
-                "neighbours": [{**hit._asdict(), "path": str(hit.path)} for hit in hits],
-            }
+            {"query": image, "neighbours": [hit._asdict() for hit in hits]}
             for image, hits in zip(args.images, found, strict=True)
         ]
-        print(json.dumps(content, indent=2))
+        print(json.dumps(content, indent=2, default=str))
         return
     for image, hits in zip(args.images, found, strict=True):
-        print(f"query: {printable(image)}\n{table(hits)}\n")
-
-
-def table(hits: Sequence[Hit]) -> str:
-    """Format rank, similarity and path, a line each."""
-    lines = [f"{hit.rank:>4}  {hit.similarity:>10.4f}  {printable(hit.path)}" for hit in hits]
-    return "\n".join(["rank  similarity  path", *lines])
+        print(f"query: {printable(image)}\nrank  similarity  path")
+        for hit in hits:
+            print(f"{hit.rank:>4}  {hit.similarity:>10.4f}  {printable(hit.path)}")
+        print()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -43,14 +42,10 @@ class Scores(dict[str, float]):
 
     def add(self, other: "Scores", prefix: str = "") -> None:
         """Add other scores, with ``prefix`` in front of their names."""
-        parts: list[tuple[dict[str, Any], Mapping[str, Any]]] = [
-            (self, other),
-            (self.protocols, other.protocols),
-            (self.intervals, other.intervals),
-            (self.by_class, other.by_class),
-        ]
-        for mine, theirs in parts:
-            mine.update({prefix + name: value for name, value in theirs.items()})
+        self.update({prefix + name: value for name, value in other.items()})
+        for field in ("protocols", "intervals", "by_class"):
+            added = getattr(other, field).items()
+            getattr(self, field).update({prefix + name: value for name, value in added})
 
 
 def is_fraction(name: str) -> bool:
@@ -60,12 +55,7 @@ def is_fraction(name: str) -> bool:
 
 
 def number(name: str, value: float, sign: str = "") -> str:
-    """Format a score: fractions in percent, others unchanged, NaN as –.
-
-    Args:
-        name: of the score; the part after the last slash names the metric.
-        sign: "+" puts a sign in front of gains, too.
-    """
+    """Format a score: fractions in percent, others unchanged, NaN as –; "+" signs gains, too."""
     if math.isnan(value):
         return "–"
     if is_fraction(name):
@@ -81,8 +71,8 @@ def table(before: Scores, after: Scores) -> str:
     rows = [(_heading(after), "untrained", "trained", "", "change")]
     for name in dict.fromkeys((*after, *before)):
         old, new = (scores.get(name, math.nan) for scores in (before, after))
-        cells = number(name, old), number(name, new), _interval(name, after)
-        rows.append((name, *cells, number(name, new - old, "+")))
+        change = number(name, new - old, "+")
+        rows.append((name, number(name, old), number(name, new), _interval(name, after), change))
     return _aligned(rows)
 
 
@@ -94,11 +84,7 @@ def listing(scores: Scores) -> str:
 
 
 def write_by_class(path: Path, scores: Scores, prefix: str, images: ImageSet) -> None:
-    """Write a CSV file with the name, group, number of images and scores of each class of a set.
-
-    Args:
-        prefix: of the scores that belong to the set, such as "test/".
-    """
+    """Write a CSV file with the classes of a set, whose scores begin with ``prefix``."""
     columns = {
         name.removeprefix(prefix): values.tolist()
         for name, values in scores.by_class.items()
@@ -120,7 +106,7 @@ def _heading(scores: Scores) -> str:
 
 
 def _interval(name: str, scores: Scores) -> str:
-    """``[57.31, 60.77]``; empty if there is no interval."""
+    """Return ``[57.31, 60.77]``; empty if there is no interval."""
     if name not in scores.intervals:
         return ""
     low, high = scores.intervals[name]

@@ -18,17 +18,15 @@ Embedded = tuple[Tensor, Tensor]  # (M, D) embeddings and (M,) int64 rows of the
 
 
 class EvaluationSession:
-    """Scores an embedder as a run goes on, and writes its report.
+    """Scores an embedder every few epochs and at the end of a run, and writes its report.
 
     Args:
-        evaluator: retrieval on the run's sets, the one that checkpoints are chosen by first.
-        downstream: scores frozen features, at the end of the run; None: nothing is.
-        every: epochs between evaluations.
+        evaluator: retrieval on the run's sets; checkpoints are chosen by the first.
+        downstream: scores frozen features at the end of the run.
         n_epochs: of the run; the last is always evaluated.
 
     Attributes:
-        untrained: scores before training.
-        scores: of the last evaluation.
+        untrained, scores: before training, and of the last evaluation.
     """
 
     def __init__(
@@ -83,11 +81,7 @@ class EvaluationSession:
         return scores
 
     def report(self, folder: RunFolder, flags: Mapping[str, Any]) -> list[Path]:
-        """Write each set's scores by class and, unless ``no_report``, the first set's report.
-
-        Returns:
-            the tables and the pictures.
-        """
+        """Write classes_*.csv and, unless ``no_report``, the report; return tables and pictures."""
         sets, scores = self.evaluator.sets, self.scores
         tables = [folder.path / f"classes_{name}.csv" for name in sets]
         for (name, images), path in zip(sets.items(), tables, strict=True):
@@ -99,21 +93,15 @@ class EvaluationSession:
         # Images that could not be read before or after training cannot be compared.
         comparable = self.before is not None and torch.equal(self.before[1], rows)
         data = build_report_data(
-            images,
-            embeds,
-            rows,
+            *(images, embeds, rows),
             before=self.before[0] if self.before is not None and comparable else None,
             class_words=self.evaluator.class_words.get(name),
             seed=flags["seed"],
         )
         written = write_report(
-            folder.path,
-            data,
-            rows=folder.rows,
-            protocols=scores.protocols,
-            intervals=scores.intervals,
-            config=flags,
-        )
+            *(folder.path, data), rows=folder.rows, config=flags,
+            protocols=scores.protocols, intervals=scores.intervals,
+        )  # fmt: skip
         return tables + [path for path in written.values() if path.suffix == ".png"]
 
     def conclusion(self) -> str:

@@ -1,11 +1,10 @@
 """Scores of an embedded image set, by name.
 
 A name is ``[e_|c_]<metric>``: ``e_`` ranks, clusters and measures by euclidean distance and is the
-default, ``c_`` by cosine; ``@k`` stands for any k >= 1. So ``e_recall@1``, ``c_recall@4``,
-``mAP@R``, ``c_nmi`` and ``wrong_word_similarity@10`` are names. Values are fractions in [0, 1], and
-NaN if no query counts, except for words (cosines, in [-1, 1]), distances, logarithms and
-divergences; each function gives its range. ``alignment``, ``uniformity`` and the legacy names
-``dists@...`` are defined on unit rows and mean the same with either prefix.
+default, ``c_`` by cosine; ``@k`` stands for any k >= 1, as in ``c_recall@4``. Values are fractions
+in [0, 1], and NaN if no query counts, except for words, distances, logarithms and divergences; each
+function gives its range. ``alignment``, ``uniformity`` and the legacy names ``dists@...`` are
+defined on unit rows and mean the same with either prefix.
 """
 
 from collections.abc import Iterable
@@ -38,23 +37,14 @@ __all__ = [
 def compute(
     names: Iterable[str], gallery: Gallery, *, block_bytes: int = BLOCK_BYTES
 ) -> dict[str, float]:
-    """Return the named scores of a gallery; arguments as ``measure``."""
+    """Return the named scores of a gallery."""
     return measure(names, gallery, block_bytes=block_bytes)[0]
 
 
 def measure(
     names: Iterable[str], gallery: Gallery, *, block_bytes: int = BLOCK_BYTES
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return the named scores of a gallery, and of each query, as ``per_query``.
-
-    One search and one clustering for each kind of distance serve them all.
-
-    Args:
-        block_bytes: memory that a block of the search may take; changes no result.
-
-    Raises:
-        ValueError: as ``validate``.
-    """
+    """Return the named scores of a gallery, and of each query, as ``per_query``."""
     metrics = {name: parse(name) for name in names}
     queries = per_query(metrics, gallery, block_bytes=block_bytes)
     scores = {}
@@ -74,11 +64,8 @@ def per_query(
 ) -> dict[str, Tensor]:
     """Return (Q,) float64 on the CPU: the score of each query, NaN if it does not count.
 
-    Metrics of clusters or of the space, which have no value for a single query, are skipped. For
-    ``uniformity`` these are the values before the logarithm.
-
-    Raises:
-        ValueError: as ``validate``.
+    Metrics of clusters or of the space are skipped. For ``uniformity`` these are the values before
+    the logarithm. Raises ValueError as ``validate``; ``block_bytes`` as in ``metrics.search.rank``.
     """
     names = list(names)
     validate(names, gallery.class_words, gallery.class_groups)

@@ -17,17 +17,11 @@ def kmeans(
     max_iterations: int = 20,
     tolerance: float = 3e-4,
 ) -> Tensor:
-    """Cluster by FAISS's k-means, on the GPU of the points if FAISS can.
+    """Return the (N,) int64 clusters of (N, D) float32 points by FAISS's k-means.
 
     It starts from points drawn by ``seed`` and stops when an iteration improves the objective by at
-    most ``tolerance`` of itself. An empty cluster takes half of a large one.
-
-    Args:
-        points: (N, D) float32, N >= n_clusters.
-        spherical: cluster by cosine, with unit centroids; points must be unit rows.
-
-    Returns:
-        (N,) int64, the cluster of each point, on the device of ``points``.
+    most ``tolerance`` of itself. An empty cluster takes half of a large one. ``spherical`` clusters
+    unit rows by cosine, with unit centroids.
     """
     data = np.ascontiguousarray(points.detach().cpu().numpy(), dtype=np.float32)
     solver = faiss.Kmeans(
@@ -55,9 +49,6 @@ def nmi(labels: Tensor, clusters: Tensor) -> float:
     """Return normalised mutual information, 2 I / (H(class) + H(cluster)), in [0, 1].
 
     One class in one cluster gives 1, as in scikit-learn.
-
-    Args:
-        labels, clusters: (N,) int64, >= 0.
     """
     shared, entropy = _information(*_counts(labels, clusters))
     return shared / entropy if entropy else 1.0
@@ -67,13 +58,9 @@ def ami(labels: Tensor, clusters: Tensor) -> float:
     """Return adjusted mutual information, which is 0 on average for random clusters, at most 1.
 
     (I - E) / ((H(class) + H(cluster)) / 2 - E), where E is the mean of I over all partitions of the
-    images into clusters of the same sizes; scikit-learn's takes far longer for thousands of classes
-    (docs/evaluation.md). Unlike NMI it does not grow with the number of clusters. One class in one
-    cluster, or each image in its own, give 1. Source: Vinh et al., Information Theoretic Measures
-    for Clusterings Comparison, JMLR 2010, with the arithmetic mean of entropies.
-
-    Args:
-        labels, clusters: (N,) int64, >= 0.
+    images into clusters of the same sizes; scikit-learn's is far slower for thousands of classes.
+    One class in one cluster, or each image in its own, give 1. Source: Vinh et al., Information
+    Theoretic Measures for Clusterings Comparison, JMLR 2010, with the arithmetic mean of entropies.
     """
     joint, classes, groups = _counts(labels, clusters)
     if len(classes) == len(groups) and len(classes) in (1, len(labels)):
@@ -91,9 +78,6 @@ def f1(labels: Tensor, clusters: Tensor) -> float:
 
     2 TP / (pairs in clusters + pairs in classes); NaN if there is no such pair. Source: Oh Song et
     al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016.
-
-    Args:
-        labels, clusters: (N,) int64, >= 0.
     """
     joint, classes, groups = _counts(labels, clusters)
     shared, in_class, in_cluster = (
@@ -125,8 +109,7 @@ def _expected_information(classes: Tensor, groups: Tensor) -> float:
     """Return the mean of I over random partitions of these (C,) and (K,) sizes, in nats.
 
     Vinh et al., eq. 24a: a class of a and a cluster of b images share h with hypergeometric
-    probability, and h of N images add (h/N) log(N h / (a b)). Classes and clusters of equal size
-    are taken together.
+    probability, and h of N images add (h/N) log(N h / (a b)).
     """
     n = int(classes.sum())
     log_factorial = torch.arange(n + 1).double().add(1).lgamma()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,37 +38,27 @@ class Moments(NamedTuple):
 class Gallery:
     """N embedded images, among which queries look for their class.
 
-    Args:
-        embeds: (N, D) float32, on any device; distances are euclidean, ``unit`` gives cosine.
-        labels: (N,) int64, >= 0, not necessarily contiguous.
-        class_words: (C, Dw) float32 unit rows, the embedded names of the classes.
-        class_groups: C names of the group of each class.
-        seed: of the initial centroids of k-means.
-        queries: a separate set, on the device of ``embeds``, such as the customers' photos of
-            In-Shop (Liu et al., DeepFashion, CVPR 2016); None: each image queries all the others.
-
-    Raises:
-        ValueError: shapes do not fit, there is no image, or an embedding is not finite.
+    ValueError if shapes do not fit, there is no image, or an embedding is not finite.
     """
 
-    embeds: Tensor
-    labels: Tensor
-    class_words: Tensor | None = None
-    class_groups: tuple[str, ...] | None = None
-    seed: int = 0
-    queries: Queries | None = None
+    embeds: Tensor  # (N, D) float32, on any device; distances are euclidean, ``unit`` gives cosine
+    labels: Tensor  # (N,) int64, >= 0, not necessarily contiguous
+    class_words: Tensor | None = None  # (C, Dw) float32 unit rows, the embedded names of classes
+    class_groups: tuple[str, ...] | None = None  # C names of the group of each class
+    seed: int = 0  # of the initial centroids of k-means
+    queries: Queries | None = None  # on the same device; None: each image queries all the others
 
     def __post_init__(self) -> None:
         _check("a gallery", self.embeds, self.labels)
-        n_named = int(self.labels.max()) + 1
         if self.queries is not None:
             _check("a set of queries", *self.queries)
-            if self.queries.embeds.shape[1] != self.embeds.shape[1]:
+            d_queries, d = self.queries.embeds.shape[1], self.embeds.shape[1]
+            if d_queries != d:
                 raise ValueError(
-                    f"queries have {self.queries.embeds.shape[1]} dimensions, the gallery has "
-                    f"{self.embeds.shape[1]}; embed both by one model"
+                    f"queries have {d_queries} dimensions, the gallery has {d}; embed both by one "
+                    "model"
                 )
-            n_named = max(n_named, int(self.queries.labels.max()) + 1)
+        n_named = max(int(self.labels.max()), int(self.asking.labels.max())) + 1
         for name, given in (("class_words", self.class_words), ("class_groups", self.class_groups)):
             if given is not None and len(given) < n_named:
                 raise ValueError(f"{name} describes {len(given)} classes, labels need {n_named}")
@@ -90,14 +81,13 @@ class Gallery:
     def unit(self) -> "Gallery":
         """The same images with unit embeddings, whose euclidean order is the cosine order.
 
-        Embeddings that are already unit are not changed: their euclidean and cosine metrics are the
-        same numbers and share one search.
+        Itself if they are unit already, so that euclidean and cosine metrics share one search.
         """
         if self.is_unit:
             return self
-        queries = self.queries and self.queries._replace(
-            embeds=F.normalize(self.queries.embeds, dim=1)
-        )
+        queries = self.queries
+        if queries is not None:
+            queries = queries._replace(embeds=F.normalize(queries.embeds, dim=1))
         return replace(self, embeds=F.normalize(self.embeds, dim=1), queries=queries)
 
     @cached_property
@@ -125,22 +115,20 @@ class Gallery:
     @cached_property
     def clusters(self) -> Tensor:
         """(N,) int64: k-means with as many clusters as this gallery has classes."""
-        return kmeans(self.embeds, int((self.classes.sizes > 0).sum()), seed=self.seed)
+        return kmeans(self.embeds, len(self.labels.unique()), seed=self.seed)
 
     @cached_property
     def spherical_clusters(self) -> Tensor:
         """(N,) int64: the same by cosine, with unit centroids."""
-        n_classes = int((self.classes.sizes > 0).sum())
+        n_classes = len(self.labels.unique())
         return kmeans(self.unit.embeds, n_classes, seed=self.seed, spherical=True)
 
     @cached_property
     def groups(self) -> Tensor:
         """(C,) int32, an id for the group of each class; needs ``class_groups``."""
         assert self.class_groups is not None
-        ids = {name: index for index, name in enumerate(dict.fromkeys(self.class_groups))}
-        return torch.tensor(
-            [ids[name] for name in self.class_groups], dtype=torch.int32, device=self.embeds.device
-        )
+        ids = np.unique(self.class_groups, return_inverse=True)[1]
+        return torch.from_numpy(ids).to(self.embeds.device, torch.int32)
 
 
 def _check(what: str, embeds: Tensor, labels: Tensor) -> None:

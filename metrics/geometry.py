@@ -1,7 +1,6 @@
 """Geometry of embeddings: distances within and between classes, alignment, uniformity, spectrum.
 
-All follow from sums over classes and from the search, without another pass over pairs. Distances
-and spectrum describe the gallery; alignment and uniformity are averaged over queries.
+Distances and spectrum describe the gallery; alignment and uniformity are averaged over queries.
 """
 
 import math
@@ -13,9 +12,7 @@ from torch import Tensor
 from metrics.gallery import Gallery
 from metrics.search import Ranking
 
-# --------------------------------------------------------------------------------------------------
-# Distances within and between classes
-# --------------------------------------------------------------------------------------------------
+# Distances within and between classes.
 # Means over pairs of |x - y|^2, or by cosine of 1 - cos(x, y), half of it on unit rows. The cosine
 # values are dists@intra, dists@inter and dists@intra_over_inter of Roth et al., Revisiting
 # Training Strategies and Generalization Performance in Deep Metric Learning, ICML 2020. Their code
@@ -54,9 +51,7 @@ def intra_over_inter(gallery: Gallery, k: int, cosine: bool) -> float:
     return intra / inter if inter else math.nan if math.isnan(intra) or not intra else math.inf
 
 
-# --------------------------------------------------------------------------------------------------
-# Alignment and uniformity, of unit rows
-# --------------------------------------------------------------------------------------------------
+# Alignment and uniformity, of unit rows.
 # Source: Wang and Isola, Understanding Contrastive Representation Learning through Alignment and
 # Uniformity on the Hypersphere, ICML 2020, with their exponents: alpha = 2 and t = 2. A positive
 # pair is an image and another of its class. Both are smaller for better embeddings.
@@ -82,9 +77,6 @@ def potential(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
     return ranking.potentials.double()
 
 
-# --------------------------------------------------------------------------------------------------
-# Spectrum
-# --------------------------------------------------------------------------------------------------
 def rho_spectrum(gallery: Gallery, mode: int, cosine: bool) -> float:
     """Return how far singular values are from uniform: 0 if equal, more for fewer directions.
 
@@ -95,8 +87,7 @@ def rho_spectrum(gallery: Gallery, mode: int, cosine: bool) -> float:
     Source: Roth et al., ICML 2020, section 5 (spectral decay); its code estimates all but the
     smallest singular value by a randomised method, this computes all.
     """
-    view = gallery.unit if cosine else gallery
-    values = _singular_values(view.embeds)[abs(mode) - 1 :]
+    values = _singular_values((gallery.unit if cosine else gallery).embeds)[abs(mode) - 1 :]
     if not len(values) or not values.sum():
         return math.nan
     s = values / values.sum()

@@ -18,30 +18,20 @@ from utilities.registry import closest_first
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, computed by one of ``score``, ``compare`` and ``describe``.
+    """A metric, computed by one of ``score``, ``compare`` and ``describe``."""
 
-    Args:
-        score: a block's ranking and k -> (B,) values of its queries, of which the mean is reported.
-        compare: (N,) labels and (N,) clusters -> value.
-        describe: the gallery, k and whether by cosine -> value.
-        needs: field of the gallery that must not be None.
-        reads: field of the ranking that ``score`` reads and that the search fills only on request.
-        log: whether the logarithm of the mean is reported.
-        signed: whether ``@k`` may be negative.
-        fraction: whether the value is a fraction, which is printed in percent.
-        cosine: by cosine instead of euclidean distance.
-    """
-
+    # A block's ranking and k -> (B,) values of its queries, of which the mean is reported.
     score: Callable[[Gallery, Ranking, int], Tensor] | None = None
-    compare: Callable[[Tensor, Tensor], float] | None = None
-    describe: Callable[[Gallery, int, bool], float] | None = None
-    needs: str | None = None
+    compare: Callable[[Tensor, Tensor], float] | None = None  # (N,) labels, (N,) clusters -> value
+    describe: Callable[[Gallery, int, bool], float] | None = None  # by k and whether by cosine
+    needs: str | None = None  # field of the gallery that must not be None
+    # Field of the ranking that ``score`` reads and that the search fills only on request.
     reads: Literal["wrong", "group_ranks", "potentials"] | None = None
-    log: bool = False
-    signed: bool = False
-    fraction: bool = True
+    log: bool = False  # whether the logarithm of the mean is reported
+    signed: bool = False  # whether @k may be negative
+    fraction: bool = True  # printed in percent
     k: int = 0
-    cosine: bool = False
+    cosine: bool = False  # instead of euclidean distance
 
     def finish(self, means: Tensor) -> Tensor:
         """Return the value to report for means of ``score`` over queries."""
@@ -118,11 +108,7 @@ def validate(
     class_words: Tensor | None = None,
     class_groups: tuple[str, ...] | None = None,
 ) -> None:
-    """Check, before anything is embedded, that metrics can be computed with these words and groups.
-
-    Raises:
-        ValueError: a name is unknown, or its metric needs words or groups that are missing.
-    """
+    """Raise ValueError for an unknown metric, or one that needs words or groups not given."""
     given = {"class_words": class_words, "class_groups": class_groups}
     for name in names:
         needs = parse(name).needs

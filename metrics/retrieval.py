@@ -1,8 +1,7 @@
-"""Scores of a ranking: one value for each query of a block.
+"""Scores of a ranking: one value in [0, 1] for each query of a block.
 
-In the formulas r_1 < r_2 < ... are the ranks of the R other images of the query's class, so that
-precision at r_j is j / r_j. All scores are in [0, 1]. A query with R = 0 scores NaN and is left out
-of averages.
+r_1 < r_2 < ... are the ranks of the R other images of the query's class, so that precision at r_j
+is j / r_j. A query with R = 0 scores NaN and is left out of averages.
 """
 
 import torch
@@ -14,8 +13,7 @@ from metrics.search import Ranking
 
 def recall(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
     """(B,) 1 if one of the k nearest is of the query's class: r_1 <= k."""
-    hit = ranking.ranks[:, :1].sum(dim=1).le(k)
-    return _where_positives(ranking, hit.double())
+    return _where_positives(ranking, ranking.ranks[:, :1].sum(dim=1).le(k).double())
 
 
 def precision(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
@@ -26,8 +24,7 @@ def precision(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
 
 def reciprocal_rank(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
     """(B,) 1 / r_1; its mean is known as MRR."""
-    first = ranking.ranks[:, :1].sum(dim=1)
-    return _where_positives(ranking, 1 / first.double())
+    return _where_positives(ranking, 1 / ranking.ranks[:, :1].sum(dim=1).double())
 
 
 def group_recall(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
@@ -35,8 +32,7 @@ def group_recall(_gallery: Gallery, ranking: Ranking, k: int) -> Tensor:
 
     Images of the query's own class count; among equal distances other groups come first.
     """
-    hit = ranking.group_ranks.le(k).double()
-    return hit.where(ranking.group_ranks > 0, torch.nan)
+    return ranking.group_ranks.le(k).double().where(ranking.group_ranks > 0, torch.nan)
 
 
 def average_precision(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
@@ -69,28 +65,23 @@ def r_precision(_gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
 
 def average_precision_1000(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
     """(B,) mAP_1000: (1/(R+1)) sum over r_j <= 1000 of j / r_j; 1/R with separate queries."""
-    return _legacy_precision(ranking, 1000, _class_size(gallery, ranking))
+    return _legacy_precision(gallery, ranking, 1000)
 
 
 def average_precision_lim(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
     """(B,) mAP_lim: the same over r_j <= 1023, the longest list of FAISS on a GPU."""
-    return _legacy_precision(ranking, 1023, _class_size(gallery, ranking))
+    return _legacy_precision(gallery, ranking, 1023)
 
 
 def average_precision_c(gallery: Gallery, ranking: Ranking, _k: int) -> Tensor:
     """(B,) mAP_c: the same over r_j <= R + 1, the size of the class; nearly mAP@R."""
-    size = _class_size(gallery, ranking)
-    return _legacy_precision(ranking, size[:, None], size)
+    return _legacy_precision(gallery, ranking)
 
 
-def _legacy_precision(ranking: Ranking, depth: Tensor | int, divisor: Tensor) -> Tensor:
-    near = ranking.ranks <= depth
-    return _where_positives(ranking, (_precisions(ranking) * near).sum(dim=1) / divisor)
-
-
-def _class_size(gallery: Gallery, ranking: Ranking) -> Tensor:
-    """(B,) images of the query's class in the gallery, the query included if it is there."""
-    return ranking.n_positives + int(gallery.queries is None)
+def _legacy_precision(gallery: Gallery, ranking: Ranking, depth: int | None = None) -> Tensor:
+    size = ranking.n_positives + int(gallery.queries is None)
+    near = ranking.ranks <= (size[:, None] if depth is None else depth)
+    return _where_positives(ranking, (_precisions(ranking) * near).sum(dim=1) / size)
 
 
 def _precisions(ranking: Ranking) -> Tensor:

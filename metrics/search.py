@@ -1,21 +1,15 @@
 """The one search through a gallery that all retrieval metrics share.
 
-For each query the search counts the exact rank of every image of its class, block of queries by
-block of queries, so that memory stays bounded and no list of a thousand neighbours truncates the
-ranking. Recall at every k, mAP, mAP@R, R-precision and MRR all follow from these ranks.
+For each query it counts the exact rank of every image of its class, block of queries by block of
+queries, so that memory stays bounded and no list of a thousand neighbours truncates the ranking.
 
-How equal distances and copies are treated:
-
-* If the images are their own queries, a query is left out by its row, not by its place in the list,
-  so that a copy of it counts as the image that it is. Separate queries leave out nothing.
-* Among equal distances the images of other classes come first. A tie is never a hit: an embedder
-  that collapses to one point scores the least possible, and the order of files changes no score.
-* Among equally distant images of other classes the lower row comes first.
+* If images are their own queries, a query is left out by its row, not by its place in the list, so
+  that a copy of it counts as the image that it is. Separate queries leave out nothing.
+* Among equal distances the images of other classes come first, so that an embedder that collapses
+  to one point scores the least possible; among these the lower row comes first.
 
 On a CPU the kernels below go through a block row by row in numpy, which compares, counts and sorts
-whole vector registers at a time while the row is in the cache: 60,000 scores take 12 us for each
-positive counted and 0.3 ms to sort. torch's operators on the block take 3 to 8 times as long, and
-lists of FAISS 4 to 6 times (docs/evaluation.md).
+several times faster than torch's operators or lists of FAISS (docs/evaluation.md).
 """
 
 from collections.abc import Callable, Iterator
@@ -55,11 +49,9 @@ def rank(
 
     Args:
         n_wrong: K, how many nearest images of other classes to find for each query.
-        group_ranks: whether to rank the nearest image of each query's group; 0 otherwise.
-        potentials: whether to compute them; 0 otherwise.
-        block_bytes: memory that a block may take, though it holds at least one query; values above
-            ``BLOCK_BYTES`` make no difference. Changes results by at most the last bit of a matrix
-            product.
+        group_ranks, potentials: whether to compute these fields; 0 otherwise.
+        block_bytes: memory that a block may take, though it holds at least one query; at most
+            ``BLOCK_BYTES`` is used. Changes results by at most the last bit of a matrix product.
     """
     n, device = len(gallery), gallery.embeds.device
     itself = gallery.queries is None
@@ -108,8 +100,9 @@ def rank(
         if group_ranks:
             mates = _group_ranks(gallery, scores, positives, rows)
         wrong = _top_columns(scores, min(n_wrong, n - int(itself)))
-        ranks = _count_ahead(scores, positives) + places[: positives.shape[1]] + 1
-        ranks *= places[: positives.shape[1]] < n_positives[:, None]
+        places = places[: positives.shape[1]]
+        ranks = _count_ahead(scores, positives) + places + 1
+        ranks *= places < n_positives[:, None]
         yield Ranking(rows, ranks, n_positives, wrong, mates, energies)
 
 
@@ -125,8 +118,7 @@ def _potentials(gallery: Gallery, scores: Tensor, rows: Tensor) -> Tensor:
 def _group_ranks(gallery: Gallery, scores: Tensor, positives: Tensor, rows: Tensor) -> Tensor:
     """Return the (B,) rank of the nearest image of the query's group, its class included; 0: none.
 
-    ``scores`` (B, N) are -inf for images of the query's class, whose own descending scores are
-    ``positives`` (B, R).
+    ``scores`` (B, N) are -inf for the query's class, whose own descending scores are ``positives``.
     """
     groups = gallery.groups[gallery.labels.to(scores.device)]  # (N,)
     own = gallery.groups[gallery.asking.labels.to(scores.device)[rows]]
@@ -172,10 +164,7 @@ def _count_ahead(scores: Tensor, positives: Tensor) -> Tensor:
 
 
 def _top_columns(scores: Tensor, k: int) -> Tensor:
-    """Return the (B, k) columns of the highest scores, the lower first among equals; -1 for -inf.
-
-    ``scores`` is (B, N), N >= k.
-    """
+    """Return the (B, k) columns of the highest scores, the lower among equals; -1 for -inf."""
     if scores.device.type != "cpu":
         values, columns = scores.sort(dim=1, descending=True, stable=True)
         return columns[:, :k].where(values[:, :k].isfinite(), -1)
@@ -211,7 +200,7 @@ def _sort_rows(values: Tensor) -> Tensor:
 
 
 def _in_threads(work: Callable[[range], None], n: int) -> None:
-    """Split rows 0 to n - 1 among as many threads as torch has, and run ``work`` on each part."""
+    """Split rows 0 to n - 1 among torch's number of threads, and run ``work`` on each part."""
     n_threads = torch.get_num_threads()
     bounds = [n * i // n_threads for i in range(n_threads + 1)]
     with ThreadPoolExecutor(n_threads) as pool:

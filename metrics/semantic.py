@@ -1,7 +1,6 @@
 """How reasonable errors are: how the nearest images of *other* classes are related to the query.
 
-One value for each query of a block. Images of the query's own class are ignored, so the scores do
-not depend on how often retrieval errs. If there are fewer than k images of other classes, all are
+One value for each query of a block. If there are fewer than k images of other classes, all are
 used; without any, a query scores NaN and is left out of averages.
 """
 

@@ -11,8 +11,6 @@ from metrics.registry import parse
 
 
 class Interval(NamedTuple):
-    """A confidence interval of a mean."""
-
     low: float
     high: float
 
@@ -20,11 +18,8 @@ class Interval(NamedTuple):
 def per_class(queries: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
     """Return the (C,) float64 mean over the queries of each class; C is the largest label + 1.
 
-    Queries that score NaN do not count; a class of which none counts is NaN.
-
-    Args:
-        queries: (Q,) float64 by name, as of ``metrics.per_query``.
-        labels: (Q,) int64, >= 0, classes of the queries.
+    Queries that score NaN do not count; a class of which none counts is NaN. ``queries`` (Q,) are
+    those of ``metrics.per_query``, ``labels`` (Q,) their classes.
     """
     means = {}
     for name, values in queries.items():
@@ -43,16 +38,9 @@ def bootstrap(
 ) -> dict[str, Interval]:
     """Return the percentile interval of each mean over queries, for other classes of the same kind.
 
-    Classes are drawn with replacement, each with all its queries: images of a class are far from
-    independent, and intervals over images would be too narrow. All names share the draws. NaN if no
-    query counts; with one class the interval is its value. Source: Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 13, with clusters instead of single observations.
-
-    Args:
-        queries, labels: as ``per_class``.
-        level: of confidence, in (0, 1).
-        resamples: draws of as many classes as there are.
-        seed: of the draws.
+    Classes are drawn with replacement, each with all its queries, because images of a class are far
+    from independent. All names share the draws. NaN if no query counts. Source: Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13, with clusters for observations.
     """
     if not queries:
         return {}

@@ -212,7 +212,7 @@ def test_an_interrupted_pass_is_resumed(folder, run, where, tmp_path, embedded_p
 
 def test_parts_of_another_checkpoint_are_not_used(folder, run, where, tmp_path):
     other = retrieve.load_model(save_run(tmp_path / "other", seed=1))
-    files = indexing.image_files(folder.resolve(), where)
+    files = indexing.list_files(folder.resolve(), where)
     wrong = image_index.EmbeddedFiles(files, np.eye(8, dtype=np.float32), {})
     place = where / image_index.PARTS / "00000"
     image_index.write_index(place, image_index.ImageIndex(other.provenance(folder), wrong))
@@ -376,6 +376,16 @@ def test_a_long_list_wraps_in_the_contact_sheet(folder, tmp_path):
 def test_a_query_that_cannot_be_answered(folder, where, capsys, words, says):
     words = [word.format(image=folder / "a" / "0.jpg") for word in words]
     assert says in refusal(capsys, "query", *words, "--index", where)
+
+
+def test_what_is_no_regular_file_is_never_opened(folder, run, where, caplog, capsys):
+    os.mkfifo(folder / "a" / "pipe.png")
+    (folder / "b" / "gone.jpg").symlink_to("nowhere")
+    assert index(folder, run, where)[1] == (8, 0, 0, 0, 0)
+    assert f"skipped in {folder}: " in caplog.text
+    assert "named pipe (1)" in caplog.text and "broken link (1)" in caplog.text
+    asked = ("query", folder / "a" / "pipe.png", "--index", where)
+    assert "pipe.png is a named pipe; give an image" in refusal(capsys, *asked)
 
 
 def test_a_query_that_is_not_an_image(folder, run, where):
