@@ -1,6 +1,7 @@
 """Embeds image sets once, scores the embeddings by several protocols, and reports the scores."""
 
 import argparse
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,8 @@ __all__ = [
     "write_by_class",
 ]
 
+LOG = logging.getLogger(__name__)
+
 VIEWS = "views.png"  # in the run folder
 N_DRAWN = 12  # tuples in the picture of views
 
@@ -91,6 +94,11 @@ def build(
         block_bytes=int(args.eval_memory * 2**30),
         **common,
     )
+    if not sets and not downstream:
+        LOG.warning(
+            "nothing is evaluated: retrieval needs folders of labelled images; name some with "
+            "--evaluation_datasets, such as emoji"
+        )
     protocols = [name for name in args.evaluations if name != "retrieval"]
     cache = None if args.dry_run else cache_folder() / "features"
 

@@ -10,6 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+import evaluation
 import main
 import parameters
 from tests.runs import rows_of, without_times
@@ -183,7 +184,7 @@ def test_captions_and_rows_are_those_of_the_first_view(source, tmp_path, monkeyp
 def test_the_views_that_training_begins_with_are_drawn(source, tmp_path, monkeypatch):
     """And are those that it begins with: in the colours of the images, two to a row."""
     seen, drawn = batches_of(monkeypatch), []
-    monkeypatch.setattr(main, "views_picture", lambda *given: drawn.append(given))
+    monkeypatch.setattr(evaluation, "views_picture", lambda *given: drawn.append(given))
     main.main(without(flags(source, tmp_path, "--data_sampler", "random_pairs"), "--no_report", 0))
     [(views, said, path)] = drawn
     assert path == run_folder(tmp_path) / "views.png"
@@ -454,15 +455,15 @@ def test_a_run_starts_from_the_backbone_of_the_other_kind(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ("--loss multisimilarity", "--loss multisimilarity compares classes, --dataset drawings"),
+        ("--loss multisimilarity", "--loss multisimilarity compares classes, but --dataset drawings"),
         ("--loss clip --data_sampler class_random", "class_random draws by class, --dataset draw"),
         ("--use_tv_split", "--use_tv_split holds out classes, --dataset drawings has captions"),
         ("--language_distill_w 1 --language_words pseudolabels", "use --language_words captions"),
         ("--language_distill_w 1 --language_words classnames", "use --language_words captions"),
-        ("--loss clip --dataset shades", "--loss clip reads captions, --dataset shades has none"),
-        ("--loss slip --dataset shades", "take a set of images and captions such as openclipart"),
+        ("--loss clip --dataset shades", "--loss clip reads captions, but --dataset shades has none"),
+        ("--loss slip --dataset shades", "use a dataset with captions such as openclipart"),
         ("--data_sampler language_pairs --dataset shades", "shades.train has no captions"),
-        ("--data_sampler language_pairs --data_pairs_threshold 1", "leaves 0 of 24 images"),
+        ("--data_sampler language_pairs --data_pairs_threshold 1", "leaves 0 of 24;"),
         ("--scheduler warmup_cosine --warmup_steps 2", "max_steps 2 ends within the warm-up"),
         ("--evaluations knn --evaluation_datasets nowhere", "--evaluation_datasets nowhere: there"),
         ("--loss clip", "has vectors of words and no tokenizer"),
@@ -477,6 +478,6 @@ def test_what_does_not_fit_is_refused_before_a_run_folder(source, tmp_path, more
 
 def test_classifiers_need_labelled_images(source, tmp_path):
     asked = flags(source, tmp_path / "runs", "--evaluations", "retrieval", "knn", "fewshot")
-    with pytest.raises(ValueError, match=r"--evaluations knn fewshot need labels, --dataset draw"):
+    with pytest.raises(ValueError, match=r"--evaluations knn fewshot need labels, but --dataset draw"):
         main.main(without(asked, "--evaluation_datasets"))
     assert not (tmp_path / "runs").exists()

@@ -95,7 +95,8 @@ def test_every_flag_exists(page):
     placeholders = {flag for flag in named if flag.endswith("_")}  # `--loss_<name>_<param>`
     assert all(any(flag.startswith(stem) for flag in FLAGS) for stem in placeholders)
     of_examples = set(re.findall(r'"(--\w+)"', TEXTS[page]))  # which add them
-    assert named - placeholders - of_examples <= FLAGS.keys() | OF_OTHER_COMMANDS
+    others = {f"--{name}" for name in parameters.OTHER_NAMES}
+    assert named - placeholders - of_examples <= FLAGS.keys() | OF_OTHER_COMMANDS | others
 
 
 @pytest.mark.parametrize(("section", "prefix", "registry"), TABLES)

@@ -11,7 +11,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from utilities import distributed
 from utilities.device import DelayedValue, autocast
 from utilities.optimization import fit_state
-from utilities.structures import Batch
 
 LOG = logging.getLogger(__name__)
 
@@ -70,13 +69,13 @@ class Trainer:
         self._watched = DelayedValue()
         self._known = 0  # skips that the CPU has heard of
 
-    def step(self, batch: Batch, *options: Any) -> Any:
-        """Take a step on a batch, on the device already; return the objective's outcome.
+    def step(self, *inputs: Any) -> Any:
+        """Take a step on the objective's inputs, on the device already; return its outcome.
 
         FloatingPointError if too many steps in a row had a loss or gradient that is not finite.
         """
         with autocast(self.device, self.precision):
-            outcome = self.objective(batch, *options)
+            outcome = self.objective(*inputs)
         self.optimizer.zero_grad()
         self.scaler.scale(outcome.loss).backward()
         self.scaler.unscale_(self.optimizer)  # nothing, unless the loss was scaled
@@ -86,7 +85,7 @@ class Trainer:
         self.scaler.update()
         self.iteration += 1
         self.scheduler.step()
-        self._count(skip, batch.rows)
+        self._count(skip, getattr(outcome, "rows", None))
         return outcome
 
     @torch.no_grad()
@@ -101,7 +100,7 @@ class Trainer:
         finite = nn.utils.get_total_norm(gradients).isfinite() & loss.isfinite()
         return (~finite).to(torch.float32)
 
-    def _count(self, skip: Tensor, rows: Tensor) -> None:
+    def _count(self, skip: Tensor, rows: Tensor | None) -> None:
         so_far, in_a_row = self._skips
         self._skips = torch.stack([so_far + skip, (in_a_row + 1) * skip])
         seen = self._watched.poll(self._skips)
@@ -109,11 +108,11 @@ class Trainer:
         # The scaler halves its factor with each of these, so its search takes longer than others'.
         most = self.most_skipped + 16 * self.scaler.is_enabled()
         if distributed.any_rank(in_a_row >= most):  # all end with the first that hears of it
+            batch = "" if rows is None else f" Rows of the last batch: {rows.tolist()}."
             raise FloatingPointError(
                 f"the loss or its gradient was not finite in {max(in_a_row, most)} steps in a row, "
-                f"up to step {self.iteration}. Rows of the last batch: {rows.tolist()}. Lower --lr "
-                "or --language_distill_w, or train with --precision fp32; the run folder holds the "
-                "last checkpoint"
+                f"up to step {self.iteration}.{batch} Lower --lr or --language_distill_w, or train "
+                "with --precision fp32; the run folder holds the last checkpoint"
             )
         if so_far > self._known and not self.scaler.is_enabled():
             LOG.warning(

@@ -133,7 +133,7 @@ def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
         (["batch_mining=distance,semihrd"], [], "semihrd is unknown; known, closest"),
         (["no_norm_decay=yes,no"], [], "give no_norm_decay=on,off"),
         (["bs=110,112", "samples_per_class=2,4"], [], "--samples_per_class 4 does not divide"),
-        (["loss=margin,simclr"], ["--data_sampler", "random"], "simclr compares views"),
+        (["loss=margin,simclr"], ["--data_sampler", "random"], "simclr compares two views"),
         (["lr=1..2"], ["--group", "mine"], "--group is set by the search itself"),
         (["lr=1..2"], ["--lrr", "2"], "--lrr is not a flag"),
         (["lr=1..2", "--study", "a/b"], [], "--study 'a/b' cannot name a folder"),
