@@ -1,6 +1,4 @@
-"""Labelled datasets that frozen features are evaluated on: train, validation and test.
-
-Train and test share their classes, unlike those of ``datasets.splits``.
+"""Labelled datasets that frozen features are evaluated on; train and test share their classes.
 
 | name         | classes | train / val / test     | split                                       |
 |--------------|---------|------------------------|---------------------------------------------|
@@ -28,15 +26,12 @@ Train and test share their classes, unlike those of ``datasets.splits``.
 |              |         |                        | of a manifest that names test, of test's    |
 | NAME:groups  |         |                        | as NAME; the groups of classes are classes  |
 
-Without validation images, ``evaluation.linear_probe`` takes some of train. * is scored by the mean
-of class accuracies. Sizes of drawn splits follow Radford et al., Learning Transferable
-Visual Models From Natural Language Supervision, ICML 2021, table 9, but the draws are ours, and so
-are clevr-counts (its test images have no labels) and stl10 (they train on one fold). caltech101 is
-without its background class.
-
-emoji, cub200, online_products, inshop and inat are restricted to the test classes of
-``datasets.splits``, so that a model trained on the others is evaluated on classes it never saw.
-cub2011 and cars196 hold all classes.
+Where val is –, linear_probe takes some of train. * is scored by the mean of class accuracies. Sizes
+of drawn splits follow Radford et al., Learning Transferable Visual Models From Natural Language
+Supervision, ICML 2021, table 9, but the draws are ours, and so are clevr-counts (its test images
+have no labels) and stl10 (they train on one fold). caltech101 is without its background class.
+emoji, cub200, online_products, inshop and inat hold only the test classes of ``datasets.splits``,
+which a model trained on the others never saw; cub2011 and cars196 hold all classes.
 """
 
 import logging
@@ -48,7 +43,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets import splits
-from datasets.caption_index import labelled_manifest
+from datasets.caption_index.layouts import labelled_manifest
 from datasets.folders import clean, expected_tree, listed, read_class_folders, visible
 from datasets.image_files import image_files
 from datasets.image_set import Images, ImageSet
@@ -79,7 +74,6 @@ class Downstream:
 
     @property
     def n_classes(self) -> int:
-        """C."""
         return len(self.class_names)
 
 
@@ -87,7 +81,6 @@ def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
     """Return the dataset ``name`` of the table above.
 
     Args:
-        name: as in the table.
         source_path: folder of all datasets; torchvision downloads into it what is missing.
         seed: of drawn splits; the benchmark's own, so that all runs share them.
 
@@ -111,7 +104,6 @@ def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
 
 
 def _sets(name: str, source_path: Path, rng: np.random.Generator) -> Sets:
-    """Return the sets of a dataset by part, and its class names."""
     root = source_path / name
     if name == "digits":
         return read_digits(rng)
@@ -136,11 +128,7 @@ def is_ours(name: str, source_path: Path) -> bool:
 
 
 def labelled(name: str, source_path: Path) -> ImageSet:
-    """Return all images of a benchmark or a user's folder that are evaluated on.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``build``.
-    """
+    """Return all images of a benchmark or a user's folder that are evaluated on; raises ``build``'s."""
     with _flagged(name):
         if name in _UNSEEN:
             return splits.read(name, source_path)[1]
@@ -165,9 +153,6 @@ def _flagged(name: str) -> Iterator[None]:
         if str(error).startswith("--"):
             raise
         raise type(error)(f"--evaluation_datasets {name}: {error}") from error
-
-
-# ----------------------------------------------------------------------------------------- folders
 
 
 def _halved(
@@ -211,7 +196,7 @@ def _by_group(name: str, images: ImageSet, rng: np.random.Generator) -> Sets:
 
 
 def _cub(source_path: Path, rng: np.random.Generator) -> Sets:
-    """Return CUB-200-2011 as its lists split it: Wah et al., Technical Report, Caltech, 2011."""
+    """Read CUB-200-2011 as its lists split it: Wah et al., Technical Report, Caltech, 2011."""
     roots = [source_path / name for name in ("cub2011", "CUB_200_2011", "cub200")]
     root = next((root for root in roots if root.is_dir()), None)
     if root is None:
@@ -237,16 +222,13 @@ def _cub(source_path: Path, rng: np.random.Generator) -> Sets:
 def _from_folders(
     name: str, root: Path, rng: np.random.Generator, drawn: tuple[int, int] | None = None
 ) -> Sets:
-    """Read ``train/<class>/`` and ``test/<class>/`` or ``val/<class>/``; else ``images/<class>/``.
-
-    With both, val is for choosing hyperparameters; val alone is tested on.
-    """
+    """Read ``train/<class>/`` and ``test/`` or else ``val/`` as split; halve ``images/<class>/``."""
     if (root / "images").is_dir():
         (images,) = keep_readable(read_class_folders(root), root=root)
         return _halved(name, images, rng, drawn)
     parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
     if "test" not in parts and "val" in parts:
-        parts["test"] = parts.pop("val")
+        parts["test"] = parts.pop("val")  # with both, val is for choosing hyperparameters
     if not {"train", "test"} <= set(parts):
         raise FileNotFoundError(
             f"{root} must hold images as\n  {root}/train/<class>/*\n  {root}/test/<class>/*  (or "
@@ -265,7 +247,7 @@ def _from_folders(
 
 
 def _of_files(name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[Path]]]) -> Sets:
-    """Return the sets of the files of each class by part; all parts need the same classes."""
+    """Return the sets of each class's files by part; all parts need the same classes."""
     classes = sorted(label for label, files in parts["train"].items() if files)
     for part, by_class in parts.items():
         found = {label for label, files in by_class.items() if files}

@@ -1,7 +1,7 @@
 """Builds a dataset of drawings once, from packages that are fetched, rendered and encoded.
 
-A built dataset is a folder ``<source_path>/<name>`` that is whole or absent. Its ``manifest.json``
-holds counts, a checksum of the content, and the versions of what rendered it.
+A built dataset is a folder ``<source_path>/<name>`` that is whole or absent, with counts, a
+checksum and the renderers' versions in its ``manifest.json``.
 """
 
 import hashlib
@@ -37,8 +37,7 @@ T = TypeVar("T")
 def build_once(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
     """Build a dataset's folder unless it exists; one process builds while the others wait.
 
-    Args:
-        fill: writes the dataset into the folder that it is given and returns its manifest.
+    ``fill`` writes the dataset into the folder it is given and returns its manifest.
     """
     if folder.exists():
         return
@@ -56,13 +55,9 @@ def build_once(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
 
 
 def verify(folder: Path, measure: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the manifest of a built dataset.
+    """Return the manifest of a built dataset; raise ValueError if its files do not agree with it.
 
-    Args:
-        measure: returns the entries of the manifest that follow from the files.
-
-    Raises:
-        ValueError: the files do not agree with the manifest.
+    ``measure`` returns the entries of the manifest that follow from the files.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -92,7 +87,6 @@ def fetch(
     """Return the file that a command downloads into its working folder, moved to ``downloads``.
 
     Args:
-        dataset: that needs the file.
         pattern: of the file's name.
         failure: beginning of the error's message.
 
@@ -110,9 +104,6 @@ def fetch(
             reported = " / ".join(done.stderr.strip().splitlines()[-3:])
             raise ConnectionError(f"{failure}. {Path(command[0]).name} reported: {reported}")
         return found[0].replace(downloads / found[0].name)
-
-
-# ----------------------------------------------------------------------------------------- drawing
 
 
 class Drawn(NamedTuple):
@@ -153,8 +144,7 @@ def draw_all(
 ) -> Iterator[Drawn | str | None]:
     """Yield the drawings in order, using every core; None if blank, a text if it cannot be drawn.
 
-    Args:
-        draw: a function of a module, so that other processes can import it.
+    ``draw`` must be a function of a module, so that other processes can import it.
     """
     # New processes are spawned: a fork would copy torch's threads.
     with ProcessPoolExecutor(

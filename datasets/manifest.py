@@ -1,14 +1,13 @@
 """Reads labelled images from a table, wherever their files are.
 
-<root>/manifest.csv, .tsv or .parquet, with these columns in any order:
+<root>/manifest.csv, .tsv or .parquet, with these columns in any order; others are ignored:
 
     path      of an image, relative to <root> or absolute
     label     its class, whose words it is unless <root>/classes.json has others
     split     optional: train, val, test; or query and gallery instead of test
     caption   optional: a sentence about it
 
-Other columns are ignored. Without a split, classes are halved like those of folders. A table
-without labels is one of captions, see ``datasets.caption_index``.
+Without a split, classes are halved. ``datasets.caption_index`` reads a table without labels.
 """
 
 import csv
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from datasets.caption_index import columns, delimiter, plain_column
+from datasets.caption_index.layouts import columns, delimiter, plain_column
 from datasets.folders import described, listed
 from datasets.image_set import ImageSet
 
@@ -48,10 +47,7 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
     test set (``ImageSet.queries``). Val may share classes with train, test may not.
 
     Raises:
-        ValueError: the table cannot be read, a column, label or caption is missing, a split is
-            unknown or has no images, an image is listed twice, or a label is trained on and tested
-            on. Names the line.
-        FileNotFoundError: an image does not exist. Names the line.
+        ValueError, FileNotFoundError: the table or an image is missing or wrong; names the line.
     """
     lines = list(_lines(file))
     _refuse_wrong_lines(file, lines)
@@ -81,9 +77,6 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
         queries = np.arange(len(rows["test"])) < len(rows["query"])
         parts["test"] = replace(parts["test"], queries=queries)
     return parts
-
-
-# --------------------------------------------------------------------------------------- the table
 
 
 def _lines(file: Path) -> Iterator[Line]:
@@ -119,7 +112,6 @@ def _lines(file: Path) -> Iterator[Line]:
 
 
 def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the cells of each line that is not blank, with its number."""
     try:
         if file.suffix == ".parquet":
             table = pyarrow.parquet.read_table(file)
@@ -143,9 +135,6 @@ def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{file} must be in UTF-8; {error}") from error
     except (pa.ArrowException, csv.Error, OSError) as error:
         raise ValueError(f"the manifest {file} cannot be read: {error}") from error
-
-
-# ----------------------------------------------------------------------------------------- checks
 
 
 def _refuse_wrong_lines(file: Path, lines: Sequence[Line]) -> None:

@@ -1,8 +1,7 @@
 """The `openclipart` dataset: pictures with a sentence or a few words for each.
 
 Three Debian packages hold pictures that their makers described. They are downloaded by
-`apt-get download`, which installs nothing, unpacked, drawn on white, and laid out as any set of
-image-caption pairs:
+`apt-get download`, which installs nothing, and laid out, drawn on white, as
 
     openclipart/<package>/<id>.jpg
     openclipart/<package>/<id>.json     {"caption": ..., "file": ...}
@@ -77,8 +76,7 @@ THINNEST = 8  # pixels, the shorter side; a thinner picture shows nothing
 def prepare(source_path: Path, *, packages: Sequence[str] | None = None) -> Path:
     """Return the folder of the built dataset, ``<source_path>/openclipart``, built if need be.
 
-    Packages (202 MB) are kept in ``<source_path>/downloads``; those in ``<source_path>/debs`` are
-    used from there.
+    Packages (202 MB) are kept in ``<source_path>/downloads``, or used from ``<source_path>/debs``.
 
     Args:
         packages: of ``PACKAGES``, to build from; None accepts those of a built dataset, else all.
@@ -123,8 +121,7 @@ def measure(folder: Path) -> dict[str, Any]:
 def fetch(name: str, downloads: Path, debs: Path) -> Path:
     """Return the package's .deb file from ``downloads`` or ``debs``, else fetched by apt-get.
 
-    Any version is taken, since each release of Debian and Ubuntu has its own; `prepare` warns if
-    it does not give the usual pairs.
+    Any version is taken, since each release of Debian and Ubuntu has its own.
 
     Raises:
         FileNotFoundError: apt-get is not installed.
@@ -154,11 +151,7 @@ def fetch(name: str, downloads: Path, debs: Path) -> Path:
 
 
 def unpack(deb: Path, folder: Path) -> None:
-    """Write the files of a package to ``folder``, as `dpkg -x` does; nothing is installed.
-
-    Raises:
-        ValueError: it is not a .deb file, or one that only dpkg can read.
-    """
+    """Write a package's files to ``folder``, as `dpkg -x` does; raise ValueError if unreadable."""
     if dpkg := shutil.which("dpkg-deb"):
         done = subprocess.run([dpkg, "-x", deb, folder], capture_output=True, text=True)
         if done.returncode:
@@ -187,17 +180,11 @@ def unpack(deb: Path, folder: Path) -> None:
             ) from error
 
 
-# ---------------------------------------------------------------------------------------- building
-
-
 def draw(path: Path) -> Drawn | None:
-    """Return a picture on white; None if it is blank.
+    """Return a picture on white; None if it is blank. Raises ValueError or OSError if unreadable.
 
     Transparent margins are cut off and the rest is centred on a white square; a picture without
     transparency keeps its shape.
-
-    Raises:
-        ValueError, OSError: the file cannot be drawn.
     """
     image = _raster(path)
     box = _visible(image)
@@ -236,7 +223,6 @@ def _raster(path: Path, width: int = SIZE) -> Image.Image:
 
 
 def _build(folder: Path, source_path: Path, packages: Sequence[str]) -> dict[str, Any]:
-    """Write the dataset into ``folder`` and return its counts, checksum and sources."""
     downloads, debs = source_path / "downloads", source_path / "debs"
     with tqdm(packages, desc="openclipart: fetch", unit="package") as bar:
         files = {package: fetch(package, downloads, debs) for package in bar}
@@ -275,7 +261,6 @@ def _build(folder: Path, source_path: Path, packages: Sequence[str]) -> dict[str
 
 
 def _write(folder: Path, pictures: Sequence[tuple[str, Picture]]) -> None:
-    """Write ``<package>/<id>.jpg`` and ``.json`` of every picture but blank ones and copies."""
     seen: set[str] = set()
     names: set[tuple[str, str]] = set()
     cannot, blank, copies = [], 0, 0
