@@ -62,32 +62,22 @@ __all__ = [
 
 
 def source_folder(args: argparse.Namespace) -> Path:
-    """Return the folder of all datasets: ``--source_path``, or one in the user's cache."""
     given = args.source_path
     return Path(given).expanduser() if given else cache_folder() / "datasets"
 
 
 def build(args: argparse.Namespace) -> Data:
-    """Return the images of ``--dataset`` in its splits.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``splits.load``.
-    """
     return from_flags(load, args, "", name=args.dataset, source_path=source_folder(args))
 
 
 def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Set every flag that is None as the recipe of ``--dataset`` does.
-
-    Returns:
-        the flags that were set and their values; the reason of the recipe.
-    """
+    """Set flags that are None as the recipe of ``--dataset`` does; return them and its reason."""
     chosen = recipe(args.dataset, is_caption_set(source_folder(args) / args.dataset))
     return fill(args, chosen), chosen.why
 
 
 def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:
-    """Return the data, of ``--cache_images`` read from images that are decoded once and kept."""
+    """Return the data; with ``--cache_images`` they are decoded once, kept, and read from there."""
     if not args.cache_images:
         return data
     with distributed.first_rank_first():
@@ -98,11 +88,7 @@ def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:
 def batches(
     args: argparse.Namespace, train: ImageSet | CaptionSet, sampler: Any, n_views: int, *, pin: bool
 ) -> Batches:
-    """Return the training batches that ``sampler`` draws, in the views of ``--augmentation``.
-
-    Args:
-        pin: put batches where a GPU fetches them from without the CPU waiting.
-    """
+    """Return the training batches that ``sampler`` draws, in the views of ``--augmentation``."""
     views = train_views(
         args.image_size, args.augmentation, n_views, recipe(args.dataset).train_scale
     )
@@ -131,7 +117,6 @@ def sizes(data: Data) -> dict[str, str]:
 
 
 def warn_of_waiting(args: argparse.Namespace, share: float) -> None:
-    """Warn if more than a fifth of an epoch was spent waiting for images, with a remedy."""
     if share <= MOST_WAITING:
         return
     cores = os.cpu_count() or 1
@@ -182,11 +167,7 @@ def searched_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
 
 
 def downstream_sets(args: argparse.Namespace) -> list[Downstream]:
-    """Return the labelled datasets on which ``--evaluations`` but retrieval evaluate features.
-
-    Raises:
-        FileNotFoundError, ValueError: a dataset is missing or not as expected.
-    """
+    """Return the labelled datasets on which ``--evaluations`` but retrieval evaluate features."""
     if not set(args.evaluations) - {"retrieval"}:
         return []
     names = args.evaluation_datasets or [args.dataset]

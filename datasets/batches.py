@@ -33,13 +33,9 @@ class Resumable(Protocol):
 class Batches:
     """One pass over a loader for each epoch.
 
-    Batches are drawn from a sampler ahead of training, by how many workers there are, so its state
-    says nothing about where training is. What is saved is the sampler's state at the beginning of
-    the epoch and the number of batches done since. To resume, the epoch is drawn again without
+    Workers draw batches ahead of training, so what is saved is the sampler's state at the beginning
+    of the epoch and the number of batches done since. To resume, the epoch is drawn again without
     loading the images of batches that are done.
-
-    Args:
-        loader: of ``datasets.loader``, over a sampler.
 
     Attributes:
         epoch: the one that was begun last, from 1; 0 before.
@@ -56,7 +52,6 @@ class Batches:
         self._observed: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
         return len(self._seeded)
 
     def left(self, epoch: int) -> int:
@@ -64,11 +59,7 @@ class Batches:
         return len(self) - self.done if epoch == self.epoch else len(self)
 
     def of(self, epoch: int, most: int | None = None) -> Iterator[Batch]:
-        """Yield the batches of an epoch, or the rest of it if it was interrupted.
-
-        Args:
-            most: stop after this many.
-        """
+        """Yield ``most`` batches of an epoch, or what is left of it if it was interrupted."""
         return itertools.islice(self._of(epoch), most)
 
     def _of(self, epoch: int) -> Iterator[Batch]:

@@ -28,12 +28,9 @@ _DIRECTORY = re.compile(r"(?P<subreddit>.+?)_(?P<year>20(?:0[5-9]|[1-9]\d))(?:_[
 
 
 def open_caption_set(root: Path) -> "CaptionSet":
-    """Return the image-caption pairs of a folder; ``datasets.caption_index`` shows the layouts.
+    """Return the image-caption pairs of a folder, laid out as in ``datasets.caption_index``.
 
-    The index is built if there is none and updated if images came or went.
-
-    Raises:
-        FileNotFoundError, ValueError: see ``caption_index.build``.
+    Builds or updates the index if need be; raises as ``caption_index.build``.
     """
     return CaptionSet(root, build(root))
 
@@ -41,12 +38,11 @@ def open_caption_set(root: Path) -> "CaptionSet":
 class CaptionSet:
     """N pairs of image and caption, without classes: the label of an image is its row.
 
-    Nothing of size N is held: rows are looked up in the memory-mapped index, of which the system
-    keeps in memory what is used. Goes to a worker as two paths.
+    Nothing of size N is held: rows are looked up in the memory-mapped index. Sent to a worker as
+    two paths.
 
     Args:
-        root: the folder of images.
-        index: its index, as ``caption_index.build`` writes it.
+        index: of ``root``, as ``caption_index.build`` writes it.
 
     Raises:
         OSError, ValueError: the index cannot be read.
@@ -92,11 +88,9 @@ class CaptionSet:
         return _Member(content, self.root / values["key"])
 
     def label(self, row: int) -> int:
-        """Return the row: there are no classes."""
         return row
 
     def caption(self, row: int) -> str:
-        """Return the caption of an image."""
         return self._row(row, ("caption",))["caption"]
 
     def key(self, row: int) -> str:
@@ -105,7 +99,6 @@ class CaptionSet:
 
     @property
     def captions(self) -> "Captions":
-        """The captions of all images, in order."""
         return Captions(self)
 
     def scopes(self, kind: Scope) -> NDArray[np.int64]:
@@ -135,10 +128,7 @@ class CaptionSet:
         return np.array([codes[value] for value in values], dtype=np.int64)[numbers]
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with any key, caption or their order.
-
-        Results by row, such as neighbours, are valid for one fingerprint.
-        """
+        """Return 16 hexadecimal digits that change with any key, caption or their order."""
         columns = [(hashlib.blake2b(), hashlib.blake2b()) for _ in ("key", "caption")]
         for batch in self._batches:
             for name, (text, lengths) in zip(("key", "caption"), columns, strict=True):
@@ -212,7 +202,6 @@ class Captions(Sequence[str]):
         return chain.from_iterable(self._chunks(0, len(self)))
 
     def _chunks(self, start: int, stop: int, size: int = BATCH // 8) -> Iterator[list[str]]:
-        """Yield the captions of rows start to stop, in lists of at most ``size``."""
         for first, batch in zip(self._set._starts, self._set._batches, strict=False):
             low, high = max(start - first, 0), min(stop - first, len(batch))
             for place in range(low, high, size):

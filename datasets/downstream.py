@@ -128,7 +128,11 @@ def is_ours(name: str, source_path: Path) -> bool:
 
 
 def labelled(name: str, source_path: Path) -> ImageSet:
-    """Return all images of a benchmark or a user's folder that are evaluated on; raises ``build``'s."""
+    """Return all images of a benchmark or a user's folder that are evaluated on.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``build``.
+    """
     with _flagged(name):
         if name in _UNSEEN:
             return splits.read(name, source_path)[1]
@@ -222,7 +226,7 @@ def _cub(source_path: Path, rng: np.random.Generator) -> Sets:
 def _from_folders(
     name: str, root: Path, rng: np.random.Generator, drawn: tuple[int, int] | None = None
 ) -> Sets:
-    """Read ``train/<class>/`` and ``test/`` or else ``val/`` as split; halve ``images/<class>/``."""
+    """Read ``train/<class>/`` and ``test/``, or else ``val/``; halve ``images/<class>/``."""
     if (root / "images").is_dir():
         (images,) = keep_readable(read_class_folders(root), root=root)
         return _halved(name, images, rng, drawn)

@@ -45,18 +45,14 @@ def few_of_each(dataset: Downstream, most: int) -> dict[str, Any]:
 
 
 def few_rows(sets: Sequence[NDArray[np.int64]], most: int, each: int) -> list[NDArray[np.int64]]:
-    """Return rows of sets that share their classes, so that few images are enough for every score.
+    """Return ascending rows of each set, so that few images are enough for every score.
 
-    Classes are taken in turn, those with most images in all sets first, and ``each`` images of a
-    class per turn: two let every query find another image of its class.
+    Classes, which the sets share, are taken in turn, those with most images first, and ``each``
+    images of a class per turn: two let every query find another image of its class.
 
     Args:
         sets: of each set the (N,) labels, in [0, C).
         most: rows of each set; all of a smaller one.
-        each: images.
-
-    Returns:
-        of each set its rows, ascending.
     """
     sizes = np.bincount(np.concatenate(sets))
     turn = np.empty_like(sizes)

@@ -3,8 +3,6 @@
 <root>/images/<class>/<file>   cub200, cars196, emoji and any dataset of your own
 <root>/classes.json            optional: {class folder: {"name": ..., "group": ...}}
 <root>/captions.json           optional: {"<class>/<file>": caption}, for every image
-
-``datasets.lists`` reads published lists of files, ``datasets.manifest`` a table of your own.
 """
 
 import json
@@ -58,11 +56,7 @@ def expected_tree(root: Path) -> str:
 
 
 def find(name: str, source_path: Path) -> Path:
-    """Return the folder of the dataset ``name``.
-
-    Raises:
-        FileNotFoundError: there is none; lists the datasets that are known or present.
-    """
+    """Return the folder of a dataset; FileNotFoundError lists the datasets known or present."""
     root = source_path / name
     if root.is_dir():
         return root
@@ -88,18 +82,12 @@ def visible(folder: Path) -> list[Path]:
 
 
 def clean(folder: str) -> str:
-    """Return a class folder's words: "001.Black_footed_Albatross" → "Black footed Albatross".
-
-    Only digits and a dot at the very start are a number; "…Supersports Conv. Convertible 2012"
-    stays whole.
-    """
+    """Return a class folder's words: "001.Black_footed_Albatross" → "Black footed Albatross"."""
     return " ".join(re.sub(r"^\d+\.", "", folder).replace("_", " ").split()) or folder
 
 
 def read_class_folders(root: Path) -> ImageSet:
     """Return every image under ``<root>/images/<class>/``; classes and files in sorted order.
-
-    A class without images is skipped with a warning.
 
     Raises:
         FileNotFoundError: no ``images`` folder, or no images in class folders.
@@ -173,7 +161,6 @@ def described(
 
 
 def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
-    """Return a caption for each image from ``<root>/captions.json``; none without that file."""
     file = root / "captions.json"
     captions = _read_json(file)
     if not captions:
@@ -187,7 +174,6 @@ def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """Return the object in ``file``, an empty one if there is no such file."""
     if not file.exists():
         return {}
     try:

@@ -110,7 +110,7 @@ class Store:
         return len(self._shapes if self.rows is None else self.rows)
 
     def open(self, row: int) -> Decoded:
-        """Return an image; raise OSError if it could not be read before or is damaged in the store."""
+        """Return an image; raise OSError if it could not be read before or is damaged now."""
         place = row if self.rows is None else int(self.rows[row])
         if str(place) in self._faults:
             raise OSError(self._faults[str(place)])

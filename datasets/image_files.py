@@ -1,7 +1,6 @@
 """Lists the images in a folder: the one place that decides which files are images.
 
-A file is an image if Pillow has a decoder for its ending, in upper or lower case. Whether it can be
-decoded is found out later (``datasets.readable``).
+A file is an image if Pillow has a decoder for its ending, in upper or lower case.
 """
 
 import logging
@@ -40,10 +39,7 @@ class Listing(NamedTuple):
     skipped: Counter[str]  # by kind: HIDDEN, OTHER, BROKEN, "named pipe", ...
 
     def problems(self) -> str:
-        """Describe what was skipped, such as "broken link (2)"; empty if nothing was.
-
-        Hidden entries, files that are not images and folders are not mentioned.
-        """
+        """Describe what was skipped and should not be there, such as "broken link (2)"; or ""."""
         return ", ".join(
             f"{kind} ({count:,})"
             for kind, count in self.skipped.most_common()
@@ -68,7 +64,7 @@ def is_image_name(name: str) -> bool:
 def special_kind(path: Path) -> str:
     """Return what is at ``path`` if it is not a regular file, such as "named pipe"; else "".
 
-    Links are followed. To be called before a file is opened: a named pipe would block.
+    Called before a file is opened: a named pipe would block.
     """
     try:
         mode = stat.S_IFMT(path.stat().st_mode)
@@ -87,8 +83,7 @@ def image_files(folder: Path, *, recursive: bool = True, apart_from: Path | None
         apart_from: a folder to leave out, such as an index that is kept among the images.
 
     Raises:
-        OSError: ``folder`` cannot be listed. A folder in it that cannot be is skipped with a
-            warning.
+        OSError: ``folder`` cannot be listed. A folder inside it is skipped with a warning.
     """
     paths: list[Path] = []
     skipped: Counter[str] = Counter()

@@ -226,6 +226,6 @@ def loader(
 
 
 def _start_worker(worker: int) -> None:
-    """Leave Ctrl-C, sent to all processes, to the one that trains, which may want pending batches."""
+    """Leave Ctrl-C, sent to all processes, to the training one, which may want pending batches."""
     seed_worker(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

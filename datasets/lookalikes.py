@@ -1,13 +1,10 @@
 """Finds images that look alike, such as a test image that is in train under another name.
 
-Each image becomes a hash of 64 bits: of a grey thumbnail of 32 x 32, whether each of the 8 x 8
-lowest frequencies of its discrete cosine transform is above their median. Scaling, recompression
-and small changes of brightness flip few bits. After Zauner, Implementation and Benchmarking of
-Perceptual Image Hash Functions, 2010.
-
-Hashes of different images can agree if there is little to see, such as a small object on white, and
-the hands of a clock flip few bits. So images with close hashes are compared a second time, by the
-pixel in which coloured thumbnails of 16 x 16 differ most.
+A hash holds, for each of the 8 x 8 lowest frequencies of a 32 x 32 grey thumbnail, whether it is
+above their median; scaling, recompression and small changes of brightness flip few bits (Zauner,
+Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Hashes of different
+images can agree if there is little to see, so those that are close are compared again, by the pixel
+in which coloured thumbnails of 16 x 16 differ most.
 """
 
 import os
@@ -52,11 +49,7 @@ class Match(NamedTuple):
 
 
 def appearances(paths: Sequence[Path], title: str) -> Appearances:
-    """Return how image files look, with a progress bar called ``title``.
-
-    Raises:
-        OSError: an image cannot be read.
-    """
+    """Return how image files look, with a progress bar called ``title``."""
     found = thread_map(
         _appearance,
         paths,
@@ -92,8 +85,7 @@ def most_similar(
 ) -> list[Match]:
     """Return the most similar of the others for each image that has any within ``near`` bits.
 
-    All distances are computed, exactly. Most similar is the one whose thumbnail differs least,
-    among the 512 with the closest hashes.
+    Most similar is the one whose thumbnail differs least, among the 512 with the closest hashes.
 
     Args:
         near: in bits, 0 to 64.

@@ -37,8 +37,7 @@ def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
 def find_faults(paths: Iterable[Path], root: Path) -> dict[Path, str]:
     """Return why images cannot be decoded, for those that cannot.
 
-    Each image is decoded once. The results are cached for each ``root`` and hold as long as a
-    file's size and time of change do.
+    Results are cached for each ``root``, as long as a file's size and time of change stay.
     """
     stamps = {path: stamp(path.absolute()) for path in paths}
     entry = Entry("checked", root.name, digest([str(root.resolve())]))

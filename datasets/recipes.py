@@ -122,11 +122,7 @@ OWN_CAPTIONS = Recipe(
 
 
 def recipe(name: str, captions: bool = False) -> Recipe:
-    """Return the recipe of a dataset; an unknown name is a user's own dataset.
-
-    Args:
-        captions: whether a user's own dataset has captions instead of classes.
-    """
+    """Return the recipe of a dataset; an unknown name is a user's own dataset."""
     return RECIPES.get(name, OWN_CAPTIONS if captions else OWN_IMAGES)
 
 

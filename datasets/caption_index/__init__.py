@@ -87,7 +87,7 @@ class Head(NamedTuple):
 
 
 def open_index(file: Path) -> tuple["pa.ipc.RecordBatchFileReader", Head]:
-    """Return a memory-mapped index and its description; raise OSError or ValueError if it is bad."""
+    """Return an index, memory-mapped, and its description; OSError or ValueError if unusable."""
     reader = pa.ipc.open_file(pa.memory_map(str(file)))
     try:
         head = json.loads((reader.schema.metadata or {})[b"caption_set"])

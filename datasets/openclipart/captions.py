@@ -91,7 +91,7 @@ def _file_words(file: str, author: str) -> str:
 
 
 def clip_art_caption(svg: bytes, file: str) -> str | None:  # file: "animals/dogs/bored_dog_01.svg"
-    """Return a caption from an Open Clip Art file's metadata; None if it has none or is not free."""
+    """Return a caption from an Open Clip Art file's metadata; None if it has none or isn't free."""
     try:
         work = ElementTree.fromstring(svg).find(f".//{CREATIVE_COMMONS}Work")
     except ElementTree.ParseError:
