@@ -101,7 +101,7 @@ class LanguagePairs(Pairs):
         pairs_self: probability of the tuple (i, i) instead, in [0, 1].
 
     Raises:
-        ValueError: as Sampler; a single view; ``pairs_self`` out of range; the arrays do not fit the
+        ValueError: as Sampler; a single view; a value out of its range; the arrays do not fit the
             N images; ``pairs_threshold`` leaves too few images for a batch.
     """
 
@@ -163,7 +163,7 @@ class LanguagePairs(Pairs):
         return (partners >= 0) & (similarities >= self.pairs_threshold)
 
     def rows_with_partners(self) -> NDArray[np.int64]:
-        """Return the images with a neighbour that may be drawn, (M,) ascending; check all neighbours."""
+        """Check the neighbours; return the images with one that may be drawn, (M,) ascending."""
         n_images = len(self.partners)
         found = []
         for start, partners, similarities in self.blocks():

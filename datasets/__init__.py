@@ -89,18 +89,11 @@ def batches(
     args: argparse.Namespace, train: ImageSet | CaptionSet, sampler: Any, n_views: int, *, pin: bool
 ) -> Batches:
     """Return the training batches that ``sampler`` draws, in the views of ``--augmentation``."""
-    views = train_views(
-        args.image_size, args.augmentation, n_views, recipe(args.dataset).train_scale
-    )
+    scale, rank = recipe(args.dataset).train_scale, distributed.rank()
+    views = train_views(args.image_size, args.augmentation, n_views, scale)
     return Batches(
         loader(
-            train,
-            views,
-            sampler,
-            workers=args.kernels,
-            seed=args.seed,
-            rank=distributed.rank(),
-            pin_memory=pin,
+            train, views, sampler, workers=args.kernels, seed=args.seed, rank=rank, pin_memory=pin
         )
     )
 
@@ -133,21 +126,17 @@ def warn_of_waiting(args: argparse.Namespace, share: float) -> None:
 def feedback(args: argparse.Namespace, data: Data) -> ImageSet:
     """Return the validation images that reward a miner, the same at every call."""
     assert data.val is not None  # parameters.check sees to it
-    draw = torch.randperm(
-        len(data.val), generator=torch.Generator().manual_seed(derive(args.seed, "miner_feedback"))
-    )
-    return data.val.subset(draw[: args.feedback_images].sort().values.numpy(), "feedback")
+    generator = torch.Generator().manual_seed(derive(args.seed, "miner_feedback"))
+    drawn = torch.randperm(len(data.val), generator=generator)[: args.feedback_images]
+    return data.val.subset(drawn.sort().values.numpy(), "feedback")
 
 
 def searched_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
-    """Return the sets whose retrieval is evaluated, the one that checkpoints are chosen by first.
-
-    Without test classes these are the labelled ones of ``--evaluation_datasets``.
-    """
+    """Return the sets whose retrieval is evaluated; checkpoints are chosen by the first."""
     if "retrieval" not in args.evaluations:
         return {}
     sets: Mapping[str, ImageSet | None]
-    if data.test is None:
+    if data.test is None:  # the labelled ones of --evaluation_datasets
         source_path = source_folder(args)
         names = dict.fromkeys(name.partition(":")[0] for name in args.evaluation_datasets)
         sets = {name: labelled(name, source_path) for name in names if is_ours(name, source_path)}

@@ -3,31 +3,12 @@
 import copy
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
 from datasets.loading import SeededBatches
 from utilities.structures import Batch
-
-
-class Resumable(Protocol):
-    """What a sampler must offer."""
-
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        """Yield the batches of an epoch; it begins when the first is drawn."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the epochs that follow depend on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Draw the epochs again that followed ``state_dict``."""
-
-    def observed(self) -> dict[str, Any]:
-        """Return what was learned from batches since the epoch began; it takes no part in it."""
-
-    def load_observed(self, state: dict[str, Any]) -> None:
-        """Take over what ``observed`` returned."""
 
 
 class Batches:
@@ -45,7 +26,7 @@ class Batches:
     def __init__(self, loader: "DataLoader[Batch]") -> None:
         self.loader = loader
         self._seeded = cast(SeededBatches, loader.batch_sampler)
-        self.sampler = cast(Resumable, self._seeded.batches)
+        self.sampler = cast(Any, self._seeded.batches)  # with the state of datasampler.Sampler
         self.epoch = 0
         self.done = 0
         self._start: dict[str, Any] = {}  # the sampler's state as the epoch began

@@ -28,10 +28,7 @@ _DIRECTORY = re.compile(r"(?P<subreddit>.+?)_(?P<year>20(?:0[5-9]|[1-9]\d))(?:_[
 
 
 def open_caption_set(root: Path) -> "CaptionSet":
-    """Return the image-caption pairs of a folder, laid out as in ``datasets.caption_index``.
-
-    Builds or updates the index if need be; raises as ``caption_index.build``.
-    """
+    """Return the image-caption pairs of a folder; raises as ``caption_index.build``."""
     return CaptionSet(root, build(root))
 
 
@@ -39,13 +36,7 @@ class CaptionSet:
     """N pairs of image and caption, without classes: the label of an image is its row.
 
     Nothing of size N is held: rows are looked up in the memory-mapped index. Sent to a worker as
-    two paths.
-
-    Args:
-        index: of ``root``, as ``caption_index.build`` writes it.
-
-    Raises:
-        OSError, ValueError: the index cannot be read.
+    two paths. Raises OSError or ValueError if ``index``, by ``caption_index.build``, is unreadable.
     """
 
     def __init__(self, root: Path, index: Path) -> None:
@@ -106,7 +97,6 @@ class CaptionSet:
 
         Read from directory names as in RedCaps, ``<subreddit>_<year>`` or
         ``<subreddit>_<year>_<id>``; in shards, from the shard's name or a directory inside it.
-        Codes are numbered in the sorted order of the scopes.
 
         Raises:
             ValueError: an unknown kind, or directories with other names.

@@ -79,12 +79,7 @@ class Findings:
 
 
 def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
-    """Check one dataset.
-
-    Args:
-        near: bits by which the hashes of a train and a test image may differ for the images to be
-            compared; -1 compares none.
-    """
+    """Check one dataset; images of train and test whose hashes differ by ``near`` bits are compared."""
     found = Findings(source_path / name)
     try:
         if name in ("emoji", "openclipart"):  # which are not built here

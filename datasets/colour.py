@@ -69,12 +69,7 @@ def draw(strengths: Strengths = SIMCLR) -> Tensor:
 
 
 def finish(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """Return the batch with every view as the network's input; float32 views are not changed.
-
-    Args:
-        batch: with views on the device that does the work.
-        mean, std: of each channel, of values in [0, 1].
-    """
+    """Return the batch with every view as the network's input; float32 views are not changed."""
     if all(view.dtype != torch.uint8 for view in batch.views):
         return batch
     views = []
@@ -92,10 +87,8 @@ def finish(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
 def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
     """Change each image's colours by its own numbers, to (B, 3, S, S) float32 in [0, 1].
 
-    Args:
-        pixels: (B, 3, S, S) uint8.
-        colours: (B, 10) float32 from ``draw``, on the CPU: which images a step changes is decided
-            there, so that nothing waits for the device.
+    ``pixels`` are (B, 3, S, S) uint8. ``colours``, (B, 10) float32 of ``draw``, stay on the CPU:
+    they decide which images a step changes, so that nothing waits for the device.
     """
     images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     changes = [

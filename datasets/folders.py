@@ -122,14 +122,8 @@ def read_class_folders(root: Path) -> ImageSet:
 
     names, groups = described(root, list(files), known=empty)
     paths = tuple(path for found in files.values() for path in found)
-    return ImageSet(
-        name=root.name,
-        paths=paths,
-        labels=np.repeat(np.arange(len(files)), [len(found) for found in files.values()]),
-        class_names=names,
-        class_groups=groups,
-        captions=_captions(root, paths),
-    )
+    labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
+    return ImageSet(root.name, paths, labels, names, groups, _captions(root, paths))
 
 
 def described(
@@ -137,11 +131,7 @@ def described(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return names and groups of classes from ``<root>/classes.json``, else their cleaned names.
 
-    Args:
-        known: further classes that the file may describe.
-
-    Raises:
-        ValueError: the file is not a JSON object, or gives a group to some classes only.
+    The file may describe ``known`` classes, too. Raises ValueError if it does not fit.
     """
     file = root / "classes.json"
     about = _read_json(file)

@@ -48,7 +48,6 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
 
     Args:
         shorter_side: of the images in the store, in pixels; smaller images keep their size.
-        workers: processes that decode; 0 decodes in this one.
 
     Raises:
         OSError: the store does not fit on the disk, or no image can be read.
@@ -71,10 +70,7 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
 
 
 def _where_and_state(images: ImageSet | CaptionSet) -> tuple[str, str]:
-    """Return digests of where the images are and of what is there.
-
-    Overwriting a file changes the state of labelled images only.
-    """
+    """Return digests of where the images are and of what is there."""
     if isinstance(images, CaptionSet):
         return str(images.root.resolve()), images.fingerprint()
     paths = [path.absolute() for path in images.paths]
@@ -86,13 +82,10 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 class Store:
-    """Reads the images of a store; a ``datasets.reading.Reader``.
+    """Reads the images of a store, or ``rows`` of it; a ``datasets.reading.Reader``.
 
     An image is compared with its checksum when this process first reads it. Workers receive only
     the path of a store and map the file themselves.
-
-    Args:
-        rows: (N,) rows of the store in the order of the set; None: all of them.
     """
 
     def __init__(self, folder: Path, rows: NDArray[np.int64] | None = None) -> None:

@@ -62,10 +62,7 @@ def is_image_name(name: str) -> bool:
 
 
 def special_kind(path: Path) -> str:
-    """Return what is at ``path`` if it is not a regular file, such as "named pipe"; else "".
-
-    Called before a file is opened: a named pipe would block.
-    """
+    """Return what is at ``path`` if it is not a regular file, such as "named pipe"; else ""."""
     try:
         mode = stat.S_IFMT(path.stat().st_mode)
     except OSError:  # where nothing is there at all, opening the file says so

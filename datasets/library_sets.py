@@ -18,19 +18,13 @@ Labels = NDArray[np.int64]
 
 
 class Wrapped:
-    """Some rows of another library's dataset, whose items begin with an image, as ``Images``.
-
-    Args:
-        items: ``items[row][0]`` is a PIL image.
-        labels: (N,) classes of the rows.
-        rows: (N,) of ``items``; None takes all.
-    """
+    """Some rows of another library's dataset as ``Images``; ``items[row][0]`` is a PIL image."""
 
     def __init__(self, name: str, items: Any, labels: Labels, rows: Labels | None = None) -> None:
         self.name = name
         self.items = items
-        self.rows = np.arange(len(labels)) if rows is None else rows
-        self.labels = labels
+        self.rows = np.arange(len(labels)) if rows is None else rows  # (N,) of items
+        self.labels = labels  # (N,) of the rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -96,10 +90,8 @@ def draw(
 ) -> tuple[Labels, Labels]:
     """Draw rows of each class for train and for test; return both, ascending and disjoint.
 
-    Args:
-        labels: (N,) classes.
-        counts: images of each class for train and, of those left, for test; None: halves, of an
-            odd number the larger for train. At least one image is left for test.
+    ``counts`` are images of each class for train and, of those left, for test; None: halves, of an
+    odd number the larger for train. At least one image is left for test.
     """
     parts: tuple[list[int], list[int]] = ([], [])
     for label in np.unique(labels):
@@ -115,11 +107,7 @@ def draw(
 def read_torchvision(
     name: str, root: Path, rng: np.random.Generator
 ) -> tuple[dict[str, Wrapped], tuple[str, ...]]:
-    """Return the sets of a dataset of ``SOURCES`` by part, and its class names.
-
-    Raises:
-        FileNotFoundError: the images are not in ``root`` and torchvision cannot download them.
-    """
+    """Return the sets of a dataset of ``SOURCES`` by part, and its class names."""
     source = SOURCES[name]
     parts = {
         part: _open(name, source, root, options)

@@ -71,15 +71,10 @@ class SeededBatches:
 
 
 def preview(batches: "DataLoader[Batch]", most: int) -> tuple[Batch, list[tuple[int, ...]]]:
-    """Return the first tuples of the next pass as training will see them, and their rows.
+    """Return at most ``most`` tuples of the next pass as training will see them, and their rows.
 
-    They are loaded here and still come. Those that cannot be read are left out.
-
-    Args:
-        batches: of ``loader``, over a sampler with ``state_dict``.
-
-    Raises:
-        OSError: none can be read.
+    They are loaded here and still come. Those that cannot be read are left out; if all are, it
+    raises OSError. ``batches`` is of ``loader``, over a sampler with ``state_dict``.
     """
     seeded = cast(SeededBatches, batches.batch_sampler)
     sampler = cast(Any, seeded.batches)
@@ -198,20 +193,16 @@ def loader(
     rank: int = 0,
     pin_memory: bool = False,
 ) -> "DataLoader[Batch]":
-    """Load batches of ``image_set``, one pass over ``batches`` for each pass over the loader.
+    """Load ``Batch``es of ``image_set``, one pass over ``batches`` for each pass over the loader.
+
+    Views are uint8 in channels_last, for ``datasets.finish``, unless a transform returns something
+    else. To continue a run at epoch n, set ``loader.batch_sampler.epoch = n``.
 
     Args:
         transforms: one for each view; ``transforms[v]`` makes view v from row v of each tuple.
         batches: a sampler; iterated anew for each pass.
         workers: processes that load; 0 loads in this one.
-        seed: of the augmentation.
         rank: this process, where several share each batch of ``batches`` equally.
-
-    Returns:
-        A loader of ``Batch``: views (B, 3, H, W) each, labels and rows (B,) int64, captions (B,)
-        when the images have them. Views are uint8 in channels_last, for ``datasets.finish``, unless
-        a transform returns something else. To continue a run at epoch n, set
-        ``loader.batch_sampler.epoch = n``.
     """
     return DataLoader(
         Views(image_set, transforms),

@@ -86,10 +86,7 @@ def most_similar(
     """Return the most similar of the others for each image that has any within ``near`` bits.
 
     Most similar is the one whose thumbnail differs least, among the 512 with the closest hashes.
-
-    Args:
-        near: in bits, 0 to 64.
-        block_bytes: memory for distances; at least one row is computed at a time.
+    ``block_bytes`` limits the memory for distances.
     """
     found = []
     n_rows = max(1, block_bytes // (9 * max(1, len(others.hashes))))  # a word and a count each

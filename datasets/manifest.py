@@ -53,15 +53,10 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
     _refuse_wrong_lines(file, lines)
     labels, numbers = np.unique([line.label for line in lines], return_inverse=True)
     names, groups = described(file.parent, labels.tolist())
-    captions = tuple(line.caption for line in lines)
-    images = ImageSet(
-        file.parent.name,
-        tuple(line.path for line in lines),
-        numbers.astype(np.int64),
-        names,
-        groups,
-        captions if any(captions) else (),
-    )
+    paths = tuple(line.path for line in lines)
+    captions = tuple(line.caption for line in lines if line.caption)  # of all images or none
+    numbers = numbers.astype(np.int64)
+    images = ImageSet(file.parent.name, paths, numbers, names, groups, captions)
     splits = np.array([line.split for line in lines])
     if not splits[0]:
         return {"all": images}
@@ -102,13 +97,9 @@ def _lines(file: Path) -> Iterator[Line]:
                 f"{file}, line {number}: the split {values['split']!r} is unknown; use one of "
                 f"{', '.join(SPLITS)}, or leave out the column to test on half of the classes"
             )
-        yield Line(
-            number,
-            file.parent / values["path"],
-            values["label"],
-            values.get("split", "").lower(),
-            " ".join(values.get("caption", "").split()),
-        )
+        split = values.get("split", "").lower()
+        caption = " ".join(values.get("caption", "").split())
+        yield Line(number, file.parent / values["path"], values["label"], split, caption)
 
 
 def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:

@@ -92,8 +92,7 @@ class Jpeg:
 def open_image(path: Path | BinaryIO) -> LazyImage:
     """Open an image; one that is not a plain JPEG is decoded at once.
 
-    Args:
-        path: a file, or an open file whose ``str`` says where it comes from.
+    ``path`` may be an open file whose ``str`` says where it comes from.
 
     Raises:
         OSError: not an image, or unreadable; names it. A truncated JPEG fails in ``pixels`` only.

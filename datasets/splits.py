@@ -62,8 +62,8 @@ def load(
         cv_folds, cv_fold: hold out a fold of the training classes (``fold``); 0 for no folds.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_splits``, ``fold`` and ``hold_out``; or classes are
-            to be held out where there are none, or by folds where a manifest names some.
+        FileNotFoundError, ValueError: as ``read_splits``, ``fold`` and ``hold_out``; or nothing can
+            be held out.
     """
     root = openclipart.prepare(source_path) if name == "openclipart" else source_path / name
     if is_caption_set(root):
@@ -121,11 +121,7 @@ def read_splits(name: str, source_path: Path) -> Splits:
 
 
 def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]]:
-    """Return a dataset's folder and its images by part; no image is opened.
-
-    Parts are train, test and perhaps val; or "all", which ``split`` splits. Raises as
-    ``read_splits``.
-    """
+    """Return a dataset's folder and its images by part, or of "all"; no image is opened."""
     if name == "emoji":
         root = emoji.prepare(source_path)
         return root, {"all": read_class_folders(root)}
@@ -173,8 +169,7 @@ def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageS
     Source: Musgrave et al., A Metric Learning Reality Check, ECCV 2020, section 4.1, with 4 folds.
     A fold is a run of the sorted classes, like theirs, the same for every ``--seed``. Neighbours in
     the alphabet are often of one kind (the warblers of cub200), so that the held-out classes differ
-    from the others as much as the test classes do. Sizes differ by one class at most, larger folds
-    first.
+    from the others as much as the test classes do.
 
     Raises:
         ValueError: there is no such fold, or a part would have fewer than two classes.

@@ -65,7 +65,6 @@ class RandomCrop(CropTransform[Part]):
         side: S, pixels.
         scale: smallest and largest share of the area; the aspect ratio is in 3/4 to 4/3.
         flip: mirror half of the views.
-        strengths: of the changes of colour; None leaves the colours as they are.
     """
 
     def __init__(
@@ -147,10 +146,8 @@ def train_views(
 ) -> list[RandomCrop]:
     """Return a transform for each view: image -> (3, S, S) uint8, or ``Crop`` if colours change.
 
-    S is ``input_size(image_size, augmentation)``; ``datasets.finish`` does the rest.
-
     Args:
-        image_size: side in pixels before "big" enlarges it by 256 / 224.
+        image_size: S in pixels, before "big" enlarges it by 256 / 224.
         augmentation: the same for every view, except for "slip"
             "base": a random part, flipped half of the time;
             "adv": base with greyscale (one time in five) and colour jitter of 0.2;
@@ -160,9 +157,6 @@ def train_views(
             of colour;
             "slip": "global_crop" for the first view, which text is paired with, else "simclr".
         scale: smallest and largest share of the area under "base", "adv" and "big".
-
-    Raises:
-        ValueError: the augmentation is unknown.
     """
     size = input_size(image_size, augmentation)
     base = RandomCrop(size, scale)
@@ -204,10 +198,7 @@ def resized_to(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def shrink(image: LazyImage, shorter: int) -> Tensor:
-    """Decode an image to (H, W, 3) uint8 with the shorter side ``shorter``, as ``CenterCrop`` does.
-
-    A smaller image keeps its size.
-    """
+    """Decode an image to (H, W, 3) uint8 as ``CenterCrop`` resizes it; a smaller one as it is."""
     pixels = image.pixels(_max_reduction(min(image.size), shorter)).values
     if min(image.size) <= shorter:
         return pixels

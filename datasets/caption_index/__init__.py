@@ -240,13 +240,14 @@ def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) ->
                 if number % 64 == 0:
                     bar.set_postfix_str(f"{number} of {len(head.parts)} parts")
                 if part in kept:
-                    yield _numbered(old.rows(part), number)
+                    table = old.rows(part).replace_schema_metadata()
+                    column = pa.array(np.full(len(table), number, np.int32))
+                    place = SCHEMA.get_field_index("part")
+                    yield table.set_column(place, SCHEMA.field(place), column)
                     continue
-                rows = read(part)
+                rows = ({**row._asdict(), "part": number} for row in read(part))
                 while some := list(islice(rows, BATCH)):
-                    values = dict(zip(Row._fields, map(list, zip(*some, strict=True)), strict=True))
-                    values["part"] = [number] * len(some)
-                    yield pa.table({name: values[name] for name in SCHEMA.names}, SCHEMA)
+                    yield pa.Table.from_pylist(some, SCHEMA)
 
         for key, reason, part in old.skipped:
             if part in kept:
@@ -267,12 +268,6 @@ def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) ->
         *(root, total, len(head.parts), _PLURALS[head.layout]),
         f"; skipped {reasons.total()} ({counts}), listed in {place / SKIPPED}" if reasons else "",
     )
-
-
-def _numbered(table: pa.Table, number: int) -> pa.Table:
-    column = pa.array(np.full(len(table), number, np.int32))
-    place = SCHEMA.get_field_index("part")
-    return table.replace_schema_metadata().set_column(place, SCHEMA.field(place), column)
 
 
 def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

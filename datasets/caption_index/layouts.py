@@ -21,22 +21,17 @@ INDEX, SKIPPED = "index.arrow", "index_skipped.csv"
 
 
 def is_caption_set(root: Path) -> bool:
-    """Return whether ``root`` holds image-caption pairs, judged by a sample of its entries.
-
-    A folder of class folders (``images/<class>/``) or with a manifest of labels does not.
-    """
+    """Return whether ``root`` holds image-caption pairs, judged by a sample of its entries."""
     return layout(root) is not None
 
 
 def layout(root: Path) -> str | None:
-    """Return "shards", "pairs" or "manifests"; None if ``root`` holds none of them.
-
-    In this order: img2dataset writes a table of its own beside each shard and each directory.
-    """
+    """Return "shards", "pairs" or "manifests"; None if ``root`` holds none of them."""
     if not root.is_dir() or labelled_manifest(root):
         return None
     if any((root / "images" / name).is_dir() for name in islice(names(root / "images"), 64)):
         return None
+    # In this order: img2dataset writes a table of its own beside each shard and each directory.
     found = list(islice(names(root), 4096))
     if any(name.endswith(".tar") for name in found):
         return "shards"

@@ -235,10 +235,7 @@ class Member(NamedTuple):
 
 
 def read_members(shard: Path) -> tuple[list[Member], str]:
-    """Return the whole files of an uncompressed tar, in order, and what is wrong with it ("").
-
-    A shard that was cut keeps the files before the cut.
-    """
+    """Return the whole files of an uncompressed tar in order, and what is wrong with it or ""."""
     members: list[Member] = []
     length = shard.stat().st_size
     try:

@@ -87,9 +87,7 @@ EXPECTED = (1_244, 10_922)  # classes, images: what these packages give with res
 
 
 def prepare(source_path: Path) -> Path:
-    """Return the folder of the built dataset, ``<source_path>/emoji``, built if it is not there.
-
-    Packages (37 MB) are kept in ``<source_path>/downloads``.
+    """Return the folder of the dataset, built in ``<source_path>/emoji`` if it is not there.
 
     Raises:
         ValueError: a built dataset does not agree with its manifest, or a checksum is wrong.

@@ -74,12 +74,10 @@ THINNEST = 8  # pixels, the shorter side; a thinner picture shows nothing
 
 
 def prepare(source_path: Path, *, packages: Sequence[str] | None = None) -> Path:
-    """Return the folder of the built dataset, ``<source_path>/openclipart``, built if need be.
+    """Return the folder of the dataset, built in ``<source_path>/openclipart`` if need be.
 
     Packages (202 MB) are kept in ``<source_path>/downloads``, or used from ``<source_path>/debs``.
-
-    Args:
-        packages: of ``PACKAGES``, to build from; None accepts those of a built dataset, else all.
+    ``packages`` are of ``PACKAGES``; None accepts those of a built dataset, else takes all.
 
     Raises:
         ValueError: an unknown package; or the built dataset is damaged or of other packages.
@@ -119,9 +117,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def fetch(name: str, downloads: Path, debs: Path) -> Path:
-    """Return the package's .deb file from ``downloads`` or ``debs``, else fetched by apt-get.
-
-    Any version is taken, since each release of Debian and Ubuntu has its own.
+    """Return the package's .deb file, of any version, from the folders, else by apt-get.
 
     Raises:
         FileNotFoundError: apt-get is not installed.
@@ -183,8 +179,7 @@ def unpack(deb: Path, folder: Path) -> None:
 def draw(path: Path) -> Drawn | None:
     """Return a picture on white; None if it is blank. Raises ValueError or OSError if unreadable.
 
-    Transparent margins are cut off and the rest is centred on a white square; a picture without
-    transparency keeps its shape.
+    Transparent margins are cut off and the rest is centred on a white square.
     """
     image = _raster(path)
     box = _visible(image)

@@ -50,12 +50,9 @@ NO_DESCRIPTION = re.compile(
     re.IGNORECASE,
 )
 SUITS = {"c": "clubs", "d": "diamonds", "h": "hearts", "s": "spades"}
-RANKS = {"a": "ace", "k": "king", "q": "queen", "j": "jack"} | {
-    str(2 + place): word
-    for place, word in enumerate(
-        ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    )
-}
+NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+RANKS = {"a": "ace", "k": "king", "q": "queen", "j": "jack"}
+RANKS |= {str(number): word for number, word in enumerate(NUMBERS, start=2)}
 
 
 def plain(text: str) -> str:
@@ -181,8 +178,4 @@ def art4apps(root: Path) -> Iterator[Picture]:
         yield Picture(path, file, f"{plain(path.stem)}, {plain(kind)}")
 
 
-READERS = {
-    "openclipart-svg": clip_art,
-    "tuxpaint-stamps-default": stamps,
-    "pysiogame": art4apps,
-}
+READERS = {"openclipart-svg": clip_art, "tuxpaint-stamps-default": stamps, "pysiogame": art4apps}
