@@ -13,18 +13,16 @@ class Sampler(ABC):
     """One pass is one epoch of batches; a batch is a list of tuples of rows, one row per view.
 
     A subclass writes ``batches``. If several processes train together, each holds the same sampler
-    with the same seed, draws the same batches of ``bs`` and takes its own equal, contiguous share
-    of each; the shares in order of rank are what one process would train on.
+    with the same seed, draws the same batches and takes its own equal, contiguous share of each.
 
     The order is drawn from the sampler's own generator, which moves on from epoch to epoch.
     ``state_dict`` between two passes and ``load_state_dict`` repeat the epochs that follow; within
-    a pass it may be ahead of the batch trained last, so a run is resumed from the beginning of the
-    pass (``datasets.batches``). The state is the same on every rank.
+    a pass it may be ahead of training, so a run is resumed from the beginning of the pass
+    (``datasets.batches``). The state is the same on every rank.
 
     Args:
         n_images: N, images to draw from.
         bs: images per batch, of all processes together.
-        rank: of this process, in [0, world_size).
 
     Raises:
         ValueError: ``bs`` is more than N, or cannot be shared equally.

@@ -25,9 +25,6 @@ class Batchmatch(StoreSampler):
 
     Args, besides those of StoreSampler:
         batchmatch_ncomps: candidate batches, >= 1; 1 is ClassRandom.
-
-    Raises:
-        ValueError: as StoreSampler; a value out of its range; a batch of a single image.
     """
 
     _: KW_ONLY
@@ -57,11 +54,8 @@ class DistHistBatchmatch(Batchmatch):
 
     h is the normalised histogram of the distances of all pairs, in 50 bins from the data's smallest
     to its largest, which take what lies beyond; W1 is the Wasserstein distance of two histograms,
-    the area between their cumulative sums, in units of distance.
-
-    A batch costs O((bigbs² + m bs²) d) for m candidates. The released code applies W1 to the
-    heights of the bins, whatever their places, and adds the distances of mean and standard
-    deviation.
+    the area between their cumulative sums, in units of distance. The released code applies W1 to
+    the heights of the bins, and adds the distances of mean and standard deviation.
 
     Source: Roth et al., ICML 2020, matching of distance distributions (DDM).
     """
@@ -78,12 +72,10 @@ class FIDBatchmatch(Batchmatch):
 
         cost = ||mu_d - mu_b||² + tr(C_d + C_b - 2 (C_d C_b)^(1/2))
 
-    with d the data and b a batch, and covariances that divide by n - 1. For m candidates and
-    q = min(bs, d) a batch costs O(bigbs d² + m (bs d² + q³)), plus d³ if bs > d.
+    with d the data and b a batch, and covariances that divide by n - 1.
 
-    Source: Roth et al., ICML 2020, FRD-score matching; the distance is that of Heusel et al., GANs
-    Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, NeurIPS 2017,
-    eq. 6.
+    Source: Roth et al., ICML 2020, FRD-score matching, with the distance of Heusel et al., GANs
+    Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, NeurIPS 2017.
     """
 
     def costs(self, data: NDArray[np.float64], batches: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,18 +14,15 @@ class ClassRandom(Sampler):
     """Draws bs / samples_per_class classes for each batch, and samples_per_class images of each.
 
     No class comes twice in a batch, and no image if its class is large enough; of a smaller class
-    every image comes equally often, give or take one. The images of a class stand together. An
-    epoch is N // bs batches, drawn independently, and every class is equally likely whatever its
-    size. The sampler of Roth et al., ICML 2020, draws with replacement, so that an image can be its
-    own positive.
+    every image comes equally often, give or take one. The images of a class stand together. Batches
+    are drawn independently, and every class is equally likely whatever its size. The sampler of
+    Roth et al., ICML 2020, draws with replacement, so that an image can be its own positive.
 
-    Args:
+    Args, besides those of Sampler:
         rows_by_class: rows of each class, C arrays that together hold N rows.
-        bs, seed, rank, world_size: see Sampler.
 
     Raises:
-        ValueError: ``samples_per_class`` does not divide ``bs``, there are too few classes or
-            images for a batch, or ``bs`` cannot be shared equally.
+        ValueError: as Sampler; ``samples_per_class`` does not divide ``bs``; too few classes.
     """
 
     rows_by_class: Sequence[NDArray[np.int64]]

@@ -14,11 +14,9 @@ class ClassRelated(ClassRandom):
 
     Random classes are rarely related, so that the words' similarities within a batch say little.
     Here a batch holds groups of ``related_classes``: a class drawn at random and its nearest by
-    word similarity that the batch does not hold yet; the last group may be smaller. A class that is
-    near to many others comes more often.
+    word similarity that the batch does not hold yet; the last group may be smaller.
 
-    Args:
-        rows_by_class, bs, samples_per_class, seed, rank, world_size: see ClassRandom.
+    Args, besides those of ClassRandom:
         class_words: (C, D) text embeddings of the class names, of any length.
         related_classes: classes per group, the one drawn included; 1 is ClassRandom.
 

@@ -23,10 +23,10 @@ class Coreset(StoreSampler):
     A subclass writes ``pick``. Each picked image brings samples_per_class - 1 others of its class,
     drawn at random; of a smaller class every image comes equally often, give or take one. No class
     comes twice in a batch. If the bigbs images are of too few classes, one image of each of some
-    others is added to them. A batch costs O(bigbs² d), in 8 bigbs² bytes, whatever N.
+    others is added to them. A batch costs O(bigbs² d), in 8 bigbs² bytes.
 
-    In the released code a class can be picked again and an image be its own classmate, and what is
-    picked from one random set of images is looked up in another, so that its batches are random.
+    In the released code a class can be picked again, an image be its own classmate, and picks are
+    looked up in another random set of images.
     """
 
     @abstractmethod
@@ -77,19 +77,14 @@ class GreedyCoreset(Coreset):
 
         next = argmax_i min_{s in S} ||x_i - x_s||²
 
-    When all candidates left are within gc_coreset_lim of S, the next is drawn at random, as in a
-    collapsed store the farthest is a matter of rounding. The released code does not read that flag.
-
     Source: Roth et al., ICML 2020, greedy coreset distillation (GC); Sinha et al., ICML 2020,
     algorithm 1.
 
     Args, besides those of StoreSampler:
-        gc_coreset_lim: squared distance up to which a candidate counts as covered, >= 0.
+        gc_coreset_lim: squared distance up to which a candidate counts as covered, >= 0; when all
+            are, as in a collapsed store, the next is random. The released code ignores it.
         gc_softened: draws the next at random from those at the 97th percentile of the distance
             or beyond, which takes single outliers less often.
-
-    Raises:
-        ValueError: as StoreSampler; a limit below 0.
     """
 
     _: KW_ONLY
@@ -136,14 +131,10 @@ class D2Coreset(Coreset):
     density, which keeps outliers away, and the sum where k-means++ takes the nearest of S.
 
     In many dimensions the density decides; sampler_lowproj_dim tempers it. C has a millionth of its
-    mean variance added to its diagonal, so that it is always invertible. The cost is O(bigbs d² +
-    d³) more than the distances.
+    mean variance added to its diagonal, so that it is always invertible.
 
     Args, besides those of StoreSampler:
         d2_coreset_lambda: exponent of the squared distances, >= 0; 0 leaves the density alone.
-
-    Raises:
-        ValueError: as StoreSampler; an exponent below 0.
     """
 
     _: KW_ONLY

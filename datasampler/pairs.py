@@ -21,13 +21,9 @@ REMEDY = "recompute them with python -m language.neighbours"
 
 
 class Pairs(Sampler):
-    """A shuffled epoch of tuples (i, ..., i, j); a subclass draws j for each i.
+    """A shuffled epoch of tuples (i, ..., i, j), ``n_views`` long; a subclass draws j for each i.
 
-    Each image i comes at most once in an epoch, and the few left over by the last full batch not at
-    all. The first rows of a tuple of ``n_views`` are i, the last is j.
-
-    Raises:
-        ValueError: as Sampler.
+    Each image i comes at most once, and the few left over by the last full batch not at all.
     """
 
     distinct = False  # i and j are different images, which takes two views and two images
@@ -72,11 +68,7 @@ class AugmentedPairs(Pairs):
 
 
 class RandomPairs(Pairs):
-    """An image and any other: tuples (i, j), j uniform and drawn for each pair; the control.
-
-    Raises:
-        ValueError: as Pairs; a single view or a single image.
-    """
+    """An image and any other: tuples (i, j), j uniform and drawn for each pair; the control."""
 
     distinct = True
 
@@ -92,8 +84,7 @@ class LanguagePairs(Pairs):
     out of the epoch, whatever ``pairs_self``. The published system has k = 1 and no pairs of an
     image with itself.
 
-    Args:
-        n_images, bs, seed, rank, world_size, n_views: see Pairs.
+    Args, besides those of Pairs:
         partners: (N, k) integers, the rows of each image's neighbours, -1 for none. May be memory-
             mapped: read once, a block at a time, and then by the rows of each batch.
         similarities: (N, k) cosines of each image with its neighbours, in [-1, 1].

@@ -32,9 +32,7 @@ class StoreSampler(ClassRandom):
     The store and the copy that a pass reads take 4 N D bytes each (4 N d if projected). It is part
     of the ``state_dict``.
 
-    Args:
-        rows_by_class: rows of each class, C arrays that together hold the N rows 0 to N - 1.
-        bs, samples_per_class, seed, rank, world_size: see ClassRandom.
+    Args, besides those of ClassRandom:
         batchmatch_bigbs: images drawn at random for each batch, from which or after which it is
             formed; all N if there are fewer. At least ``bs``.
         sampler_lowproj_dim: d, dimensions to which a Gaussian random projection, drawn for each
@@ -72,10 +70,9 @@ class StoreSampler(ClassRandom):
             raise ValueError(f"sim_measure must be {' or '.join(MEASURES)}; got {self.sim_measure}")
         if momentum != -1 and not 0 <= momentum < 1:
             raise ValueError(f"mb_mom must be in [0, 1), or -1 to replace; got {momentum}")
-        if self.store_every < 0:
+        if (every := self.store_every) < 0:
             raise ValueError(
-                "store_every must be 1 or more, or 0 to fill the store only once; got "
-                f"{self.store_every}"
+                f"store_every must be 1 or more, or 0 to fill the store only once; got {every}"
             )
         self._store: NDArray[np.float32] | None = None  # what the next pass will read
         self._points: NDArray[np.float32] = np.empty((0, 0), np.float32)  # what this pass reads
@@ -132,10 +129,7 @@ class StoreSampler(ClassRandom):
             self._store[rows.cpu().numpy()] = known
 
     def observe(self, rows: Tensor, embeds: Tensor) -> None:
-        """Store a batch's embeddings (B, D), of rows (B,), on any device; the next pass reads them.
-
-        If an image comes twice, the last counts.
-        """
+        """Store embeddings (B, D) of rows (B,), from any device, for the next pass; the last counts."""
         self._check_filled()
         self._observed.append((rows, embeds.detach()))
         if len(self._observed) == MOST_OBSERVED:
@@ -180,10 +174,9 @@ class StoreSampler(ClassRandom):
     def _visible_store(self) -> NDArray[np.float32]:
         """Return a copy of the store as a pass reads it, (N, d): projected and normalised."""
         store = self._filled_store()
-        dim = store.shape[1]
-        if 0 < self.sampler_lowproj_dim < dim:
+        dim, d = store.shape[1], self.sampler_lowproj_dim
+        if 0 < d < dim:
             # Entries of variance 1/d keep squared distances in expectation.
-            d = self.sampler_lowproj_dim
             axes = self.rng.standard_normal((dim, d)) / d**0.5
             points = store @ axes.astype(np.float32)
         else:

@@ -6,7 +6,6 @@ import io
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -44,7 +43,8 @@ class CaptionSet:
         self.index = index
         self.name = root.name
         self._identity = _identity(index)
-        reader, self._head = open_index(index)
+        reader, head = open_index(index)
+        self._layout, self._parts = head.layout, tuple(head.parts)
         self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
         self._shards = OpenShards()
@@ -97,9 +97,7 @@ class CaptionSet:
 
         Read from directory names as in RedCaps, ``<subreddit>_<year>`` or
         ``<subreddit>_<year>_<id>``; in shards, from the shard's name or a directory inside it.
-
-        Raises:
-            ValueError: an unknown kind, or directories with other names.
+        Raises ValueError if they have other names.
         """
         if kind not in SCOPES:
             raise ValueError(f"scope must be one of {', '.join(SCOPES)}; got {kind!r}")
@@ -136,13 +134,9 @@ class CaptionSet:
         batch, place = self._batches[number], row - self._starts[number]
         return {column: batch.column(column)[place].as_py() for column in columns}
 
-    @cached_property
-    def _parts(self) -> tuple[str, ...]:
-        return tuple(self._head.parts)
-
     def _directories(self) -> tuple[list[str], NDArray[np.int64]]:
         """Return the directories that hold images, and the number of each image's, (N,)."""
-        if self._head.layout == "pairs":
+        if self._layout == "pairs":
             of_rows = np.concatenate([batch.column("part").to_numpy() for batch in self._batches])
             used, numbers = np.unique(of_rows, return_inverse=True)
             return [self._parts[part] for part in used], numbers

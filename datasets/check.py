@@ -70,8 +70,6 @@ SOURCES = {
 
 @dataclass
 class Findings:
-    """The counts, problems and notes of a dataset."""
-
     root: Path
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -79,7 +77,7 @@ class Findings:
 
 
 def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
-    """Check one dataset; images of train and test whose hashes differ by ``near`` bits are compared."""
+    """Check one dataset; test images are compared with train's if hashes are ``near``, in bits."""
     found = Findings(source_path / name)
     try:
         if name in ("emoji", "openclipart"):  # which are not built here

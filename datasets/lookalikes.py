@@ -28,9 +28,7 @@ MOST_COMPARED = 512  # candidates whose pixels are compared, those with the clos
 
 
 class Appearances(NamedTuple):
-    """Hashes and thumbnails of N images."""
-
-    hashes: NDArray[np.uint64]  # (N,)
+    hashes: NDArray[np.uint64]  # (N,), of images
     thumbnails: NDArray[np.uint8]  # (N, 16 * 16 * 3)
 
 

@@ -31,8 +31,6 @@ SPLITS = ("train", "val", "test", "query", "gallery")
 
 
 class Line(NamedTuple):
-    """A row of the table."""
-
     number: int  # in the file, from 1
     path: Path
     label: str

@@ -19,11 +19,7 @@ LOG = logging.getLogger(__name__)
 
 
 def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
-    """Return the sets without the images that cannot be decoded; those are named in the log.
-
-    Raises:
-        FileNotFoundError: a set has no readable image.
-    """
+    """Return the sets without images that cannot be decoded; FileNotFoundError if none is left."""
     paths = {path for image_set in sets for path in image_set.paths}
     faults = find_faults((path for image_set in sets for path in image_set.paths), root)
     if faults:

@@ -21,8 +21,6 @@ REDUCTIONS = (8, 4, 2, 1)  # at which a JPEG can be decoded
 
 
 class Pixels(NamedTuple):
-    """A decoded image."""
-
     values: Tensor  # (ceil(H / reduction), ceil(W / reduction), 3) uint8
     reduction: int  # one of REDUCTIONS
 
@@ -92,10 +90,8 @@ class Jpeg:
 def open_image(path: Path | BinaryIO) -> LazyImage:
     """Open an image; one that is not a plain JPEG is decoded at once.
 
-    ``path`` may be an open file whose ``str`` says where it comes from.
-
-    Raises:
-        OSError: not an image, or unreadable; names it. A truncated JPEG fails in ``pixels`` only.
+    ``path`` may be an open file whose ``str`` says where it comes from. Raises OSError, which names
+    it, if it is unreadable; a truncated JPEG fails in ``pixels`` only.
     """
     try:
         with Image.open(path) as image:

@@ -55,15 +55,13 @@ def load(
 ) -> Data:
     """Return the images of a dataset, with validation images if some are to be held out.
 
-    Images with captions have no classes to hold out: all of them are trained on.
-
     Args:
         use_tv_split: hold out training images (``hold_out``), unless a manifest names some.
         cv_folds, cv_fold: hold out a fold of the training classes (``fold``); 0 for no folds.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_splits``, ``fold`` and ``hold_out``; or nothing can
-            be held out.
+        FileNotFoundError: as ``read_splits``.
+        ValueError: as ``read_splits``; or classes cannot be held out as asked.
     """
     root = openclipart.prepare(source_path) if name == "openclipart" else source_path / name
     if is_caption_set(root):
@@ -170,9 +168,6 @@ def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageS
     A fold is a run of the sorted classes, like theirs, the same for every ``--seed``. Neighbours in
     the alphabet are often of one kind (the warblers of cub200), so that the held-out classes differ
     from the others as much as the test classes do.
-
-    Raises:
-        ValueError: there is no such fold, or a part would have fewer than two classes.
     """
     if cv_folds < 2:
         raise ValueError(f"cv_folds must be at least 2; got {cv_folds}")
@@ -198,9 +193,6 @@ def hold_out(
     Args:
         tv_split_perc: share of the classes that stays in train, in (0, 1).
         by_samples: split each class's images instead; a class of one image stays in train.
-
-    Raises:
-        ValueError: a part would have fewer than two classes, or no image.
     """
     rng = np.random.default_rng(derive(seed, "train/validation split"))
     names = (train.name, f"{train.name.removesuffix('.train')}.val")

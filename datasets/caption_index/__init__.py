@@ -80,9 +80,7 @@ _PLURALS = {"pairs": "directories", "shards": "shards", "manifests": "manifests"
 
 
 class Head(NamedTuple):
-    """The description of an index in its schema's metadata."""
-
-    layout: str
+    layout: str  # of the folder; kept in the schema's metadata
     parts: dict[str, str]  # name of a directory, shard or manifest -> its stamp; sorted by name
 
 
@@ -183,7 +181,6 @@ class _Previous:
         return self.table.slice(first, last - first)
 
     def find(self, stamp: int) -> Row | None:
-        """Return the row with this stamp."""
         stamps, order = self._stamps
         place = int(np.searchsorted(stamps, stamp))
         if place == len(stamps) or stamps[place] != stamp:

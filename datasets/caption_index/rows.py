@@ -206,12 +206,9 @@ def _stamp(key: str, *files: os.stat_result) -> int:
 def _read_columns(file: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:
     if file.suffix != ".parquet":
         parsing = pyarrow.csv.ParseOptions(delimiter=delimiter(file), newlines_in_values=True)
-        converting = pyarrow.csv.ConvertOptions(
-            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
-        )
-        with pyarrow.csv.open_csv(
-            file, parse_options=parsing, convert_options=converting
-        ) as batches:
+        types = dict.fromkeys(wanted, pa.string())
+        converting = pyarrow.csv.ConvertOptions(include_columns=wanted, column_types=types)
+        with pyarrow.csv.open_csv(file, None, parsing, converting) as batches:
             yield from batches
         return
     with pyarrow.parquet.ParquetFile(file) as table:
@@ -227,9 +224,7 @@ def _read_columns(file: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 class Member(NamedTuple):
-    """A file inside a shard."""
-
-    name: str
+    name: str  # of a file inside a shard
     offset: int  # of its first byte in the shard
     size: int  # bytes
 

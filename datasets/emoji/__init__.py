@@ -112,11 +112,8 @@ def measure(folder: Path) -> dict[str, Any]:
         per_class[path.parent.name] += 1
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
-    return {
-        "classes": len(per_class),
-        "images": sum(per_class.values()),
-        "sha256": digest.hexdigest(),
-    }
+    n_images = per_class.total()
+    return {"classes": len(per_class), "images": n_images, "sha256": digest.hexdigest()}
 
 
 def fetch(package: Package, downloads: Path) -> Path:

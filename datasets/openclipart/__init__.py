@@ -257,7 +257,6 @@ def _build(folder: Path, source_path: Path, packages: Sequence[str]) -> dict[str
 
 def _write(folder: Path, pictures: Sequence[tuple[str, Picture]]) -> None:
     seen: set[str] = set()
-    names: set[tuple[str, str]] = set()
     cannot, blank, copies = [], 0, 0
     results = drawings.draw_all(draw, [picture.path for _, picture in pictures])
     bar = tqdm(results, desc="openclipart: draw", total=len(pictures), unit="image")
@@ -271,15 +270,13 @@ def _write(folder: Path, pictures: Sequence[tuple[str, Picture]]) -> None:
         else:
             jpeg, digest = result
             seen.add(digest)
-            stem = re.sub(
-                r"[^a-z0-9]+", "_", to_ascii(Path(picture.file).with_suffix("").as_posix())
-            )
-            name, number = stem, 2
-            while (package, name) in names:
-                name, number = f"{stem}_{number}", number + 1
-            names.add((package, name))
             place = folder / package
             place.mkdir(exist_ok=True)
+            stem = Path(picture.file).with_suffix("").as_posix()
+            stem = re.sub(r"[^a-z0-9]+", "_", to_ascii(stem))
+            name, number = stem, 2
+            while (place / f"{name}.jpg").exists():
+                name, number = f"{stem}_{number}", number + 1
             (place / f"{name}.jpg").write_bytes(jpeg)
             about = {"caption": picture.caption, "file": picture.file}
             text = json.dumps(about, ensure_ascii=False)
