@@ -21,11 +21,10 @@ class Sampler(ABC):
     (``datasets.batches``). The state is the same on every rank.
 
     Args:
-        n_images: N, images to draw from.
         bs: images per batch, of all processes together.
 
     Raises:
-        ValueError: ``bs`` is more than N, or cannot be shared equally.
+        ValueError: ``bs`` is more than ``n_images``, or cannot be shared equally.
     """
 
     multiple = 1  # ``bs`` is a multiple of it, and so are the sizes that an error suggests
@@ -89,7 +88,7 @@ class Random(Sampler):
 
 
 def check_batch_size(n_images: int, bs: int, multiple: int = 1, world_size: int = 1) -> None:
-    """Raise ValueError if not even one batch can be filled, or not be shared by the processes."""
+    """Raise ValueError if no batch can be filled, or not shared equally by the processes."""
     step = math.lcm(multiple, world_size)
     largest = n_images - n_images % step
     if bs > n_images:

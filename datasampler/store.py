@@ -129,7 +129,7 @@ class StoreSampler(ClassRandom):
             self._store[rows.cpu().numpy()] = known
 
     def observe(self, rows: Tensor, embeds: Tensor) -> None:
-        """Store embeddings (B, D) of rows (B,), from any device, for the next pass; the last counts."""
+        """Store embeddings (B, D) of rows (B,), on any device; of equal rows the last counts."""
         self._check_filled()
         self._observed.append((rows, embeds.detach()))
         if len(self._observed) == MOST_OBSERVED:

@@ -37,11 +37,10 @@ def few_of_each(dataset: Downstream, most: int) -> dict[str, Any]:
 
 
 def few_rows(sets: Sequence[NDArray[np.int64]], most: int, each: int) -> list[NDArray[np.int64]]:
-    """Return at most ``most`` ascending rows of each set, enough for every score.
+    """Return at most ``most`` ascending rows of each set of labels, enough for every score.
 
-    Classes, which the sets share, are taken in turn, those with most images first, and ``each``
-    images of a class per turn: two let every query find another image of its class. ``sets`` are
-    labels, (N,) in [0, C).
+    Classes are taken in turn, those with most images first, and ``each`` images of a class per
+    turn: two let every query find another image of its class.
     """
     sizes = np.bincount(np.concatenate(sets))
     turn = np.empty_like(sizes)

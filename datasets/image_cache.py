@@ -44,10 +44,8 @@ S = TypeVar("S", ImageSet, CaptionSet)
 def cached(images: S, shorter_side: int, workers: int) -> S:
     """Return the same set with images that are read from a store, which is built if need be.
 
-    Reading an image that could not be read when the store was built raises the same OSError.
-
-    Args:
-        shorter_side: of the images in the store, in pixels; smaller images keep their size.
+    Reading an image that could not be read when the store was built raises the same OSError. Images
+    with a side shorter than ``shorter_side`` pixels keep their size.
 
     Raises:
         OSError: the store does not fit on the disk, or no image can be read.

@@ -71,9 +71,7 @@ def special_kind(path: Path) -> str:
 
 
 def image_files(folder: Path, *, recursive: bool = True, apart_from: Path | None = None) -> Listing:
-    """List the images in a folder.
-
-    Links to files and folders are followed; a link to a folder above itself is skipped.
+    """List the images in a folder; links are followed, but not to a folder above itself.
 
     Args:
         recursive: list the folders in it, too; otherwise they are counted as skipped.

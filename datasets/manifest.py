@@ -42,10 +42,8 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
     """Return the images by part: train, test and perhaps val; "all" without a split.
 
     Images are in the order of the table, classes in that of their labels. Query and gallery are one
-    test set (``ImageSet.queries``). Val may share classes with train, test may not.
-
-    Raises:
-        ValueError, FileNotFoundError: the table or an image is missing or wrong; names the line.
+    test set (``ImageSet.queries``). Val may share classes with train, test may not. Raises
+    ValueError or FileNotFoundError, which name the line.
     """
     lines = list(_lines(file))
     _refuse_wrong_lines(file, lines)

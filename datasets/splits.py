@@ -99,8 +99,7 @@ def read_splits(name: str, source_path: Path) -> Splits:
 
     Raises:
         FileNotFoundError: the images are missing or not laid out as expected; shows how.
-        ValueError: too few classes to train on some and test on others; or a list or manifest is
-            wrong.
+        ValueError: there are too few classes, or a list or manifest is wrong.
     """
     root, laid_out = read_layout(name, source_path)
     if name != "emoji":  # which is checked against its manifest

@@ -106,8 +106,7 @@ class RandomCrop(CropTransform[Part]):
 class CenterCrop(CropTransform[tuple[int, int]]):
     """The centre of the image: its shorter side becomes ``shorter_side``, then a square is cropped.
 
-    Called with an image, it returns the network's input, (3, S, S) float32; in a loader it returns
-    bytes, from which ``datasets.finish`` makes the input.
+    Called with an image, it returns the network's input, (3, S, S) float32; in a loader, bytes.
     """
 
     def __init__(

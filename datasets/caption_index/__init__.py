@@ -99,8 +99,7 @@ def open_index(file: Path) -> tuple["pa.ipc.RecordBatchFileReader", Head]:
 def build(root: Path, *, recheck: bool = False) -> Path:
     """Return the index of the image-caption pairs in ``root``, written or updated if need be.
 
-    Args:
-        recheck: look at every file, not only at parts whose time has changed.
+    ``recheck`` looks at every file, not only at parts whose time has changed.
 
     Raises:
         FileNotFoundError: there are no image-caption pairs; shows the layouts.

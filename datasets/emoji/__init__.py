@@ -90,8 +90,8 @@ def prepare(source_path: Path) -> Path:
     """Return the folder of the dataset, built in ``<source_path>/emoji`` if it is not there.
 
     Raises:
-        ValueError: a built dataset does not agree with its manifest, or a checksum is wrong.
-        FileNotFoundError, ConnectionError: see ``fetch``.
+        FileNotFoundError, ConnectionError: npm is not installed, or could not fetch a package.
+        ValueError: a checksum is wrong, or a built dataset does not agree with its manifest.
     """
     folder = source_path / "emoji"
     drawings.build_once(folder, lambda fresh: _build(fresh, source_path / "downloads"))
@@ -117,13 +117,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def fetch(package: Package, downloads: Path) -> Path:
-    """Return the package's tarball in ``downloads``, fetched by npm unless it is there and whole.
-
-    Raises:
-        FileNotFoundError: npm is not installed.
-        ConnectionError: npm could not fetch it; ends with npm's last lines.
-        ValueError: the file has another checksum. It is not kept.
-    """
+    """Return the package's tarball in ``downloads``, fetched by npm if missing or damaged."""
     path = downloads / package.tarball
     if path.exists() and _sha512(path) == package.sha512:
         return path

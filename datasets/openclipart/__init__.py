@@ -80,8 +80,8 @@ def prepare(source_path: Path, *, packages: Sequence[str] | None = None) -> Path
     ``packages`` are of ``PACKAGES``; None accepts those of a built dataset, else takes all.
 
     Raises:
+        FileNotFoundError, ConnectionError: apt-get is not installed, or could not download one.
         ValueError: an unknown package; or the built dataset is damaged or of other packages.
-        FileNotFoundError, ConnectionError: see ``fetch``.
     """
     chosen = tuple(PACKAGES if packages is None else dict.fromkeys(packages))
     if not chosen or set(chosen) - set(PACKAGES):
@@ -117,12 +117,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def fetch(name: str, downloads: Path, debs: Path) -> Path:
-    """Return the package's .deb file, of any version, from the folders, else by apt-get.
-
-    Raises:
-        FileNotFoundError: apt-get is not installed.
-        ConnectionError: apt-get could not download it; ends with its last lines.
-    """
+    """Return the package's .deb file, of any version, from the folders, else by apt-get."""
     for folder in (downloads, debs):
         if there := sorted(folder.glob(f"{name}_*.deb")):
             return there[-1]
@@ -177,10 +172,7 @@ def unpack(deb: Path, folder: Path) -> None:
 
 
 def draw(path: Path) -> Drawn | None:
-    """Return a picture on white; None if it is blank. Raises ValueError or OSError if unreadable.
-
-    Transparent margins are cut off and the rest is centred on a white square.
-    """
+    """Return a picture on white, margins cut, centred on a square; None if it is blank."""
     image = _raster(path)
     box = _visible(image)
     if box is None:
