@@ -71,7 +71,7 @@ def build(args: argparse.Namespace) -> Data:
 
 
 def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Set flags that are None as the recipe of ``--dataset`` does; return them and its reason."""
+    """Set unset flags to the recipe of ``--dataset``; return those that were set, and its reason."""
     chosen = recipe(args.dataset, is_caption_set(source_folder(args) / args.dataset))
     return fill(args, chosen), chosen.why
 

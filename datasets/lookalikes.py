@@ -42,7 +42,7 @@ class Match(NamedTuple):
 
     @property
     def same(self) -> bool:
-        """Whether they are the same image, and not just similar in outline."""
+        """True if the images are the same, and not just similar in outline."""
         return self.difference <= SAME
 
 

@@ -109,7 +109,7 @@ def recipe(name: str, captions: bool = False) -> Recipe:
 
 
 def fill(flags: Any, recipe: Recipe) -> dict[str, Any]:
-    """Set every attribute of ``flags`` that is None to the recipe's value; return these values."""
+    """Set unset attributes of ``flags`` to the recipe's values; return these."""
     filled = {
         field.name: getattr(recipe, field.name)
         for field in fields(recipe)

@@ -81,7 +81,7 @@ def _is_part(entry: "os.DirEntry[str]", kind: str) -> bool:
 
 
 def names(folder: Path) -> Iterator[str]:
-    """Yield the entries of a folder that are not hidden, unsorted; nothing if it is no folder."""
+    """Yield the visible entries of a folder, unsorted; nothing if it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             yield from (entry.name for entry in entries if not entry.name.startswith("."))
