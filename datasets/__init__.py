@@ -71,7 +71,7 @@ def build(args: argparse.Namespace) -> Data:
 
 
 def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Set unset flags to the recipe of ``--dataset``; return those that were set, and its reason."""
+    """Set unset flags to the recipe of ``--dataset``; return the values set and its reason."""
     chosen = recipe(args.dataset, is_caption_set(source_folder(args) / args.dataset))
     return fill(args, chosen), chosen.why
 
