@@ -47,10 +47,7 @@ def build(
 ) -> "Sampler":
     """Return the sampler of ``--data_sampler``, built from its flags.
 
-    Under torch.distributed each process gets its share of the same batches.
-
     Args:
-        train: the images to draw from.
         n_views: rows in a tuple, for a sampler of pairs.
         class_words: (C, D) text embeddings of the class names, for a sampler that needs them.
         partners, similarities: (N, k), which images each may be paired with.

@@ -13,25 +13,18 @@ class Sampler(ABC):
     """One pass is one epoch of batches; a batch is a list of tuples of rows, one row per view.
 
     A subclass writes ``batches``. If several processes train together, each holds the same sampler
-    with the same seed, draws the same batches of ``bs`` and takes its own equal share of each: a
-    contiguous slice, so that the images of a class, which stand together, stay together. The
-    shares of a batch in order of rank are what one process would train on, and every process has
-    the same number of batches, so that none waits for another.
+    with the same seed, draws the same batches and takes its own equal, contiguous share of each.
 
     The order is drawn from the sampler's own generator, which moves on from epoch to epoch.
     ``state_dict`` between two passes and ``load_state_dict`` repeat the epochs that follow; within
-    a pass the state is that of the batch drawn last, which may be ahead of the batch trained last,
-    so that a run is resumed from the beginning of the pass (``datasets.passes``). The state is the
-    same on every rank.
+    a pass it may be ahead of training, so a run is resumed from the beginning of the pass
+    (``datasets.batches``). The state is the same on every rank.
 
     Args:
-        n_images: N, images to draw from.
         bs: images per batch, of all processes together.
-        rank: of this process, in [0, world_size).
-        world_size: number of processes.
 
     Raises:
-        ValueError: ``bs`` is more than N, or cannot be shared equally.
+        ValueError: ``bs`` is more than ``n_images``, or cannot be shared equally.
     """
 
     multiple = 1  # ``bs`` is a multiple of it, and so are the sizes that an error suggests
@@ -59,7 +52,6 @@ class Sampler(ABC):
             yield batch[start : start + share]
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return self.n_images // self.bs
 
     def due(self, epoch: int) -> bool:
@@ -80,11 +72,9 @@ class Sampler(ABC):
         """Load what ``observed`` returned, after the pass has begun."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state as strings and integers."""
         return {"rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what ``state_dict`` returned."""
         self.rng.bit_generator.state = state["rng"]
 
 
@@ -98,11 +88,7 @@ class Random(Sampler):
 
 
 def check_batch_size(n_images: int, bs: int, multiple: int = 1, world_size: int = 1) -> None:
-    """Raise ValueError if not even one batch can be filled, or not be shared by the processes.
-
-    Args:
-        multiple: ``bs`` is a multiple of it, and so are the sizes suggested.
-    """
+    """Raise ValueError if no batch can be filled, or not shared equally by the processes."""
     step = math.lcm(multiple, world_size)
     largest = n_images - n_images % step
     if bs > n_images:

@@ -20,16 +20,11 @@ class Batchmatch(StoreSampler):
     """Draws batchmatch_ncomps batches as ClassRandom does and keeps the one of least cost.
 
     A subclass writes ``costs``, the distance of each candidate batch from the data, represented by
-    bigbs images that are drawn at random for each batch. So classes and images are those of
-    ClassRandom batches. In the released code candidates are drawn from within the bigbs images,
-    which are drawn class by class.
+    batchmatch_bigbs images that are drawn at random for each batch. In the released code candidates
+    are drawn from within these images, which are drawn class by class.
 
-    Args:
-        as StoreSampler, where batchmatch_bigbs images represent the data, and
+    Args, besides those of StoreSampler:
         batchmatch_ncomps: candidate batches, >= 1; 1 is ClassRandom.
-
-    Raises:
-        ValueError: as StoreSampler; a value out of its range; a batch of a single image.
     """
 
     _: KW_ONLY
@@ -57,15 +52,10 @@ class DistHistBatchmatch(Batchmatch):
 
         cost = W1(h_data, h_batch)
 
-    h is the normalised histogram of the distances of all pairs, in 50 bins from the data's
-    smallest to its largest; distances beyond are put in the last bin on their side; W1 is
-    the Wasserstein distance of two histograms, the area between their cumulative sums, in units of
-    distance. A store collapsed to one distance gives every batch the cost 0.
-
-    A batch costs O((bigbs² + m bs²) d) for m candidates, in some 8 (bigbs² + m bs²) bytes thrice.
-
-    The released code applies W1 to the heights of the bins, whatever their places, and adds the
-    distances of mean and standard deviation.
+    h is the normalised histogram of the distances of all pairs, in 50 bins from the data's smallest
+    to its largest, which take what lies beyond; W1 is the Wasserstein distance of two histograms,
+    the area between their cumulative sums, in units of distance. The released code applies W1 to
+    the heights of the bins, and adds the distances of mean and standard deviation.
 
     Source: Roth et al., ICML 2020, matching of distance distributions (DDM).
     """
@@ -84,12 +74,8 @@ class FIDBatchmatch(Batchmatch):
 
     with d the data and b a batch, and covariances that divide by n - 1.
 
-    For m candidates and q = min(bs, d) a batch costs O(bigbs d² + m (bs d² + q³)), plus d³ if
-    bs > d.
-
-    Source: Roth et al., ICML 2020, FRD-score matching; the distance is that of Heusel et al., GANs
-    Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, NeurIPS 2017,
-    eq. 6.
+    Source: Roth et al., ICML 2020, FRD-score matching, with the distance of Heusel et al., GANs
+    Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, NeurIPS 2017.
     """
 
     def costs(self, data: NDArray[np.float64], batches: NDArray[np.float64]) -> NDArray[np.float64]:

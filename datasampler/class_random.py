@@ -13,24 +13,16 @@ from .base import Sampler
 class ClassRandom(Sampler):
     """Draws bs / samples_per_class classes for each batch, and samples_per_class images of each.
 
-    No class comes twice in a batch. Within a class no image comes twice if the class is large
-    enough; of a smaller class every image comes equally often, give or take one. The images of a
-    class stand together. An epoch is N // bs batches, in which a class may come often or not at
-    all: batches are drawn independently, and every class is as likely as any other whatever its
-    size.
+    No class comes twice in a batch, and no image if its class is large enough; of a smaller class
+    every image comes equally often, give or take one. The images of a class stand together. Batches
+    are drawn independently, and every class is equally likely whatever its size. The sampler of
+    Roth et al., ICML 2020, draws with replacement, so that an image can be its own positive.
 
-    The sampler of Roth et al., ICML 2020, draws classes and images with replacement, so that an
-    image can be its own positive.
-
-    Args:
+    Args, besides those of Sampler:
         rows_by_class: rows of each class, C arrays that together hold N rows.
-        bs: images per batch.
-        samples_per_class: images of a class in a batch.
-        seed, rank, world_size: see Sampler.
 
     Raises:
-        ValueError: ``samples_per_class`` does not divide ``bs``, there are fewer classes than a
-            batch needs, fewer images than ``bs``, or ``bs`` cannot be shared equally.
+        ValueError: as Sampler; ``samples_per_class`` does not divide ``bs``; too few classes.
     """
 
     rows_by_class: Sequence[NDArray[np.int64]]
@@ -57,7 +49,6 @@ class ClassRandom(Sampler):
         return self.draw_batch()
 
     def draw_batch(self) -> NDArray[np.int64]:
-        """Draw the rows of a batch, (bs,), at random, those of a class together."""
         return np.concatenate([self.draw_images(int(label)) for label in self.draw_classes()])
 
     def draw_classes(self) -> NDArray[np.int64]:
@@ -72,11 +63,7 @@ class ClassRandom(Sampler):
 
 
 def classes_per_batch(n_classes: int, bs: int, samples_per_class: int) -> int:
-    """Return how many classes a batch holds.
-
-    Raises:
-        ValueError: the sizes do not fit; names their values and what fits.
-    """
+    """Return how many classes a batch holds; raise ValueError, with what fits, if sizes do not."""
     if samples_per_class < 1:
         raise ValueError(f"samples_per_class must be 1 or more; got {samples_per_class}")
     if bs % samples_per_class or bs < samples_per_class:

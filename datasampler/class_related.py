@@ -12,17 +12,11 @@ from .class_random import ClassRandom
 class ClassRelated(ClassRandom):
     """Draws classes at random and fills the batch with those whose words are nearest to theirs.
 
-    Among a hundred random classes few are related, so that the words' similarities within a batch
-    are nearly constant and say little. Here a batch holds groups of ``related_classes``: a class
-    drawn at random and its nearest by word similarity that the batch does not hold yet. The last
-    group is smaller if the classes of a batch do not divide evenly. Images are drawn as in
-    ClassRandom. A class that is near to many others comes more often than one that is near to
-    none.
+    Random classes are rarely related, so that the words' similarities within a batch say little.
+    Here a batch holds groups of ``related_classes``: a class drawn at random and its nearest by
+    word similarity that the batch does not hold yet; the last group may be smaller.
 
-    Only the similarities of the classes drawn are computed, groups × C for each batch.
-
-    Args:
-        rows_by_class, bs, samples_per_class, seed, rank, world_size: see ClassRandom.
+    Args, besides those of ClassRandom:
         class_words: (C, D) text embeddings of the class names, of any length.
         related_classes: classes per group, the one drawn included; 1 is ClassRandom.
 

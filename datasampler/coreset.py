@@ -22,27 +22,18 @@ class Coreset(StoreSampler):
 
     A subclass writes ``pick``. Each picked image brings samples_per_class - 1 others of its class,
     drawn at random; of a smaller class every image comes equally often, give or take one. No class
-    comes twice in a batch: once an image is picked, the others of its class cannot be. If the bigbs
-    images are of too few classes, one image of each of some others is added to them.
+    comes twice in a batch. If the bigbs images are of too few classes, one image of each of some
+    others is added to them. A batch costs O(bigbs² d), in 8 bigbs² bytes.
 
-    In the released code a class can be picked again and an image be its own classmate, and what is
-    picked from one random set of images is looked up in another, so that its batches are random.
-
-    A batch costs O(bigbs² d) for the distances and O(bigbs) for each pick, in 8 bigbs² bytes,
-    whatever N.
+    In the released code a class can be picked again, an image be its own classmate, and picks are
+    looked up in another random set of images.
     """
 
     @abstractmethod
     def pick(self, points: NDArray[np.float64], classes: NDArray[np.int64]) -> list[int]:
-        """Pick candidates for a batch.
+        """Pick classes_per_batch candidates of different classes, in the order of picking.
 
-        Args:
-            points: (n, d).
-            classes: (n,), at least classes_per_batch different ones.
-
-        Returns:
-            classes_per_batch indices into the candidates, of different classes, in the order of
-            picking.
+        ``points`` are (n, d), ``classes`` (n,) of at least classes_per_batch different values.
         """
 
     def choose(self) -> NDArray[np.int64]:
@@ -86,22 +77,14 @@ class GreedyCoreset(Coreset):
 
         next = argmax_i min_{s in S} ||x_i - x_s||²
 
-    which leaves no candidate farther from S than twice the best choice of centres could. When all
-    candidates left are covered, that is within gc_coreset_lim of S, the next is drawn at random:
-    in a collapsed store which of them is farthest is a matter of rounding. The released code does
-    not read that flag.
-
     Source: Roth et al., ICML 2020, greedy coreset distillation (GC); Sinha et al., ICML 2020,
     algorithm 1.
 
-    Args:
-        as StoreSampler, and
-        gc_coreset_lim: squared distance up to which a candidate counts as covered, >= 0.
+    Args, besides those of StoreSampler:
+        gc_coreset_lim: squared distance up to which a candidate counts as covered, >= 0; when all
+            are, as in a collapsed store, the next is random. The released code ignores it.
         gc_softened: draws the next at random from those at the 97th percentile of the distance
             or beyond, which takes single outliers less often.
-
-    Raises:
-        ValueError: as StoreSampler; a limit below 0.
     """
 
     _: KW_ONLY
@@ -147,17 +130,11 @@ class D2Coreset(Coreset):
     of k-means++ (Arthur and Vassilvitskii, SODA 2007) with two changes of the released code: the
     density, which keeps outliers away, and the sum where k-means++ takes the nearest of S.
 
-    In many dimensions the density varies by orders of magnitude between images, and decides; d of
-    sampler_lowproj_dim tempers it. C has a millionth of its mean variance added to its diagonal, so
-    that fewer images than dimensions, or duplicates, leave it invertible. The cost is O(bigbs d² +
-    d³) more than the distances.
+    In many dimensions the density decides; sampler_lowproj_dim tempers it. C has a millionth of its
+    mean variance added to its diagonal, so that it is always invertible.
 
-    Args:
-        as StoreSampler, and
+    Args, besides those of StoreSampler:
         d2_coreset_lambda: exponent of the squared distances, >= 0; 0 leaves the density alone.
-
-    Raises:
-        ValueError: as StoreSampler; an exponent below 0.
     """
 
     _: KW_ONLY
@@ -194,10 +171,7 @@ class D2Coreset(Coreset):
 
 
 def log_density(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the log density of the Gaussian of (n, d) points at each, up to a constant: (n,).
-
-    -(x - mu)ᵀ C⁻¹ (x - mu) / 2 with mean and covariance of the points; 0 if they are all equal.
-    """
+    """Return -(x - mu)ᵀ C⁻¹ (x - mu) / 2 of each of (n, d) points, mu and C theirs: (n,)."""
     centred = points - points.mean(axis=0)
     covariance = centred.T @ centred / (len(points) - 1)
     covariance.flat[:: len(covariance) + 1] += max(1e-6 * covariance.diagonal().mean(), TINY)

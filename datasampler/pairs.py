@@ -21,17 +21,9 @@ REMEDY = "recompute them with python -m language.neighbours"
 
 
 class Pairs(Sampler):
-    """A shuffled epoch of tuples (i, ..., i, j); a subclass draws j for each i.
+    """A shuffled epoch of tuples (i, ..., i, j), ``n_views`` long; a subclass draws j for each i.
 
-    Each image i comes at most once in an epoch, and the few left over by the last full batch not at
-    all. An epoch costs 8 bytes for each image; tuples exist for one batch at a time.
-
-    Args:
-        n_images, bs, seed, rank, world_size: see Sampler.
-        n_views: rows in a tuple, >= 1.
-
-    Raises:
-        ValueError: as Sampler.
+    Each image i comes at most once, and the few left over by the last full batch not at all.
     """
 
     distinct = False  # i and j are different images, which takes two views and two images
@@ -69,22 +61,14 @@ class Pairs(Sampler):
 
 
 class AugmentedPairs(Pairs):
-    """Views of one image: tuples (i, i), which augmentation makes different.
-
-    Args, Raises: see Pairs; with one view it draws what Random draws.
-    """
+    """Views of one image: tuples (i, i), which augmentation makes different."""
 
     def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows
 
 
 class RandomPairs(Pairs):
-    """An image and any other: tuples (i, j), the control for chosen pairs.
-
-    j is uniform over the images other than i, and drawn for each pair.
-
-    Args, Raises: see Pairs; ValueError for a single view or a single image.
-    """
+    """An image and any other: tuples (i, j), j uniform and drawn for each pair; the control."""
 
     distinct = True
 
@@ -96,28 +80,20 @@ class RandomPairs(Pairs):
 class LanguagePairs(Pairs):
     """An image and one whose caption is a nearest neighbour of its own: tuples (i, j).
 
-    If several neighbours are similar enough, one is drawn uniformly each time. An image without any
-    is left out of the epoch, even if ``pairs_self`` would pair it with itself, so that runs of any
-    ``pairs_self`` see the same images. A neighbour of many comes as j often.
+    j is drawn uniformly among the neighbours that are similar enough. An image without any is left
+    out of the epoch, whatever ``pairs_self``. The published system has k = 1 and no pairs of an
+    image with itself.
 
-    The published system has one neighbour for each image (k = 1) and no pairs of an image with
-    itself.
-
-    Args:
-        n_images, bs, seed, rank, world_size, n_views: see Pairs.
+    Args, besides those of Pairs:
         partners: (N, k) integers, the rows of each image's neighbours, -1 for none. May be memory-
             mapped: read once, a block at a time, and then by the rows of each batch.
         similarities: (N, k) cosines of each image with its neighbours, in [-1, 1].
         pairs_threshold: least similarity of a pair; -1 keeps every neighbour.
         pairs_self: probability of the tuple (i, i) instead, in [0, 1].
 
-    Attributes:
-        n_left_out: images without a neighbour that is similar enough.
-
     Raises:
-        ValueError: as Sampler; a single view; ``pairs_self`` out of range; the arrays are not of
-            these N images, or name an image as its own neighbour; ``pairs_threshold`` leaves too
-            few images for a batch.
+        ValueError: as Sampler; a single view; a value out of its range; the arrays do not fit the
+            N images; ``pairs_threshold`` leaves too few images for a batch.
     """
 
     distinct = True
@@ -178,11 +154,7 @@ class LanguagePairs(Pairs):
         return (partners >= 0) & (similarities >= self.pairs_threshold)
 
     def rows_with_partners(self) -> NDArray[np.int64]:
-        """Return the images with a neighbour that may be drawn, (M,) ascending.
-
-        Raises:
-            ValueError: a neighbour is not a row, or is the image itself.
-        """
+        """Check the neighbours; return the images with one that may be drawn, (M,) ascending."""
         n_images = len(self.partners)
         found = []
         for start, partners, similarities in self.blocks():

@@ -1,7 +1,7 @@
-"""Samplers that look at where the images lie in embedding space share this store of embeddings.
+"""A store of embeddings, for samplers that look at where the images lie in embedding space.
 
-Batch creation by embeddings follows Roth et al., Revisiting Training Strategies and Generalization
-Performance in Deep Metric Learning, ICML 2020, section on mini-batch creation.
+Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric Learning,
+ICML 2020, section on mini-batch creation.
 """
 
 from abc import abstractmethod
@@ -26,24 +26,19 @@ class StoreSampler(ClassRandom):
 
     A subclass writes ``choose``. ``refresh`` sets the whole store, ``observe`` the rows of a batch
     after its step. A pass reads the store as it was when the pass began, so that it makes no
-    difference how far ahead of training the batches are drawn. With several processes the store has
-    to be the same in each: hand ``refresh`` and ``observe`` the embeddings gathered from all of
-    them.
+    difference how far ahead of training batches are drawn. With several processes, hand ``refresh``
+    and ``observe`` the embeddings gathered from all of them.
 
-    The store takes 4 N D bytes, the copy that a pass reads as many (4 N d if projected): 2 × 30 MB
-    for the 59,551 training images of Stanford Online Products at D = 128. It is part of the
-    ``state_dict``. A pass begins with that copy, and with N D d multiplications if projected.
+    The store and the copy that a pass reads take 4 N D bytes each (4 N d if projected). It is part
+    of the ``state_dict``.
 
-    Args:
-        rows_by_class: rows of each class, C arrays that together hold the N rows 0 to N - 1.
-        bs, samples_per_class, seed, rank, world_size: see ClassRandom.
+    Args, besides those of ClassRandom:
         batchmatch_bigbs: images drawn at random for each batch, from which or after which it is
             formed; all N if there are fewer. At least ``bs``.
         sampler_lowproj_dim: d, dimensions to which a Gaussian random projection, drawn for each
             pass, takes the store; -1, or no fewer than it has, projects nothing. The released code
             draws one for each batch.
-        sim_measure: "euclidean" compares the embeddings as they are, "cosine" their directions:
-            rows are brought to unit length, after the projection.
+        sim_measure: "euclidean" compares the embeddings as they are, "cosine" their directions.
         mb_mom: m in [0, 1), in the store's row = m · row + (1 - m) · the batch's embedding; -1
             replaces, as 0 does. The released code applies momentum to full refreshes alone.
         store_every: epochs from one full refresh to the next; 0 has only one, before the first.
@@ -75,10 +70,9 @@ class StoreSampler(ClassRandom):
             raise ValueError(f"sim_measure must be {' or '.join(MEASURES)}; got {self.sim_measure}")
         if momentum != -1 and not 0 <= momentum < 1:
             raise ValueError(f"mb_mom must be in [0, 1), or -1 to replace; got {momentum}")
-        if self.store_every < 0:
+        if (every := self.store_every) < 0:
             raise ValueError(
-                "store_every must be 1 or more, or 0 to fill the store only once; got "
-                f"{self.store_every}"
+                f"store_every must be 1 or more, or 0 to fill the store only once; got {every}"
             )
         self._store: NDArray[np.float32] | None = None  # what the next pass will read
         self._points: NDArray[np.float32] = np.empty((0, 0), np.float32)  # what this pass reads
@@ -112,8 +106,7 @@ class StoreSampler(ClassRandom):
         """Replace the whole store; the next pass reads it.
 
         Args:
-            embeds: (N, D) of any floating type, in the order of the training set; (M, D) with
-                ``rows``.
+            embeds: (N, D) in the order of the training set; (M, D) with ``rows``.
             rows: (M,) int64, the images of ``embeds`` if some could not be read; the others get the
                 mean of these.
         """
@@ -136,19 +129,13 @@ class StoreSampler(ClassRandom):
             self._store[rows.cpu().numpy()] = known
 
     def observe(self, rows: Tensor, embeds: Tensor) -> None:
-        """Store a batch's embeddings; the next pass reads them.
-
-        Args:
-            rows: (B,) int64, on any device. If an image comes twice, the last counts.
-            embeds: (B, D) of any floating type, on any device.
-        """
+        """Store embeddings (B, D) of rows (B,), on any device; of equal rows the last counts."""
         self._check_filled()
         self._observed.append((rows, embeds.detach()))
         if len(self._observed) == MOST_OBSERVED:
             self._filled_store()
 
     def observed(self) -> dict[str, Any]:
-        """Return the store as the next pass will read it."""
         return {"store": self.state_dict()["store"]}
 
     def load_observed(self, state: dict[str, Any]) -> None:
@@ -187,10 +174,9 @@ class StoreSampler(ClassRandom):
     def _visible_store(self) -> NDArray[np.float32]:
         """Return a copy of the store as a pass reads it, (N, d): projected and normalised."""
         store = self._filled_store()
-        dim = store.shape[1]
-        if 0 < self.sampler_lowproj_dim < dim:
+        dim, d = store.shape[1], self.sampler_lowproj_dim
+        if 0 < d < dim:
             # Entries of variance 1/d keep squared distances in expectation.
-            d = self.sampler_lowproj_dim
             axes = self.rng.standard_normal((dim, d)) / d**0.5
             points = store @ axes.astype(np.float32)
         else:

@@ -62,32 +62,22 @@ __all__ = [
 
 
 def source_folder(args: argparse.Namespace) -> Path:
-    """Return the folder of all datasets: ``--source_path``, or one in the user's cache."""
     given = args.source_path
     return Path(given).expanduser() if given else cache_folder() / "datasets"
 
 
 def build(args: argparse.Namespace) -> Data:
-    """Return the images of ``--dataset`` in its splits.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``splits.load``.
-    """
     return from_flags(load, args, "", name=args.dataset, source_path=source_folder(args))
 
 
 def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Set every flag that is None as the recipe of ``--dataset`` does.
-
-    Returns:
-        the flags that were set and their values; the reason of the recipe.
-    """
+    """Set unset flags to the recipe of ``--dataset``; return the values set and its reason."""
     chosen = recipe(args.dataset, is_caption_set(source_folder(args) / args.dataset))
     return fill(args, chosen), chosen.why
 
 
 def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:
-    """Return the data, of ``--cache_images`` read from images that are decoded once and kept."""
+    """Return the data; with ``--cache_images`` they are decoded once, kept, and read from there."""
     if not args.cache_images:
         return data
 
@@ -101,23 +91,12 @@ def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:
 def batches(
     args: argparse.Namespace, train: ImageSet | CaptionSet, sampler: Any, n_views: int, *, pin: bool
 ) -> Batches:
-    """Return the training batches that ``sampler`` draws, in the views of ``--augmentation``.
-
-    Args:
-        pin: put batches where a GPU fetches them from without the CPU waiting.
-    """
-    views = train_views(
-        args.image_size, args.augmentation, n_views, recipe(args.dataset).train_scale
-    )
+    """Return the training batches that ``sampler`` draws, in the views of ``--augmentation``."""
+    scale, rank = recipe(args.dataset).train_scale, distributed.rank()
+    views = train_views(args.image_size, args.augmentation, n_views, scale)
     return Batches(
         loader(
-            train,
-            views,
-            sampler,
-            workers=args.kernels,
-            seed=args.seed,
-            rank=distributed.rank(),
-            pin_memory=pin,
+            train, views, sampler, workers=args.kernels, seed=args.seed, rank=rank, pin_memory=pin
         )
     )
 
@@ -134,7 +113,6 @@ def sizes(data: Data) -> dict[str, str]:
 
 
 def warn_of_waiting(args: argparse.Namespace, share: float) -> None:
-    """Warn if more than a fifth of an epoch was spent waiting for images, with a remedy."""
     if share <= MOST_WAITING:
         return
     cores = os.cpu_count() or 1
@@ -151,21 +129,17 @@ def warn_of_waiting(args: argparse.Namespace, share: float) -> None:
 def feedback(args: argparse.Namespace, data: Data) -> ImageSet:
     """Return the validation images that reward a miner, the same at every call."""
     assert data.val is not None  # parameters.check sees to it
-    draw = torch.randperm(
-        len(data.val), generator=torch.Generator().manual_seed(derive(args.seed, "miner_feedback"))
-    )
-    return data.val.subset(draw[: args.feedback_images].sort().values.numpy(), "feedback")
+    generator = torch.Generator().manual_seed(derive(args.seed, "miner_feedback"))
+    drawn = torch.randperm(len(data.val), generator=generator)[: args.feedback_images]
+    return data.val.subset(drawn.sort().values.numpy(), "feedback")
 
 
 def searched_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
-    """Return the sets whose retrieval is evaluated, the one that checkpoints are chosen by first.
-
-    Without test classes these are the labelled ones of ``--evaluation_datasets``.
-    """
+    """Return the sets whose retrieval is evaluated; checkpoints are chosen by the first."""
     if "retrieval" not in args.evaluations:
         return {}
     sets: Mapping[str, ImageSet | None]
-    if data.test is None:
+    if data.test is None:  # the labelled ones of --evaluation_datasets
         source_path = source_folder(args)
         names = dict.fromkeys(name.partition(":")[0] for name in args.evaluation_datasets)
         sets = {name: labelled(name, source_path) for name in names if is_ours(name, source_path)}
@@ -185,11 +159,7 @@ def searched_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
 
 
 def downstream_sets(args: argparse.Namespace) -> list[Downstream]:
-    """Return the labelled datasets on which ``--evaluations`` but retrieval evaluate features.
-
-    Raises:
-        FileNotFoundError, ValueError: a dataset is missing or not as expected.
-    """
+    """Return the labelled datasets on which ``--evaluations`` but retrieval evaluate features."""
     if not set(args.evaluations) - {"retrieval"}:
         return []
     names = args.evaluation_datasets or [args.dataset]

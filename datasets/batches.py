@@ -3,7 +3,7 @@
 import copy
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
@@ -11,35 +11,12 @@ from datasets.loading import SeededBatches
 from utilities.structures import Batch
 
 
-class Resumable(Protocol):
-    """What a sampler must offer."""
-
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        """Yield the batches of an epoch; it begins when the first is drawn."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the epochs that follow depend on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Draw the epochs again that followed ``state_dict``."""
-
-    def observed(self) -> dict[str, Any]:
-        """Return what was learned from batches since the epoch began; it takes no part in it."""
-
-    def load_observed(self, state: dict[str, Any]) -> None:
-        """Take over what ``observed`` returned."""
-
-
 class Batches:
     """One pass over a loader for each epoch.
 
-    Batches are drawn from a sampler ahead of training, by how many workers there are, so its state
-    says nothing about where training is. What is saved is the sampler's state at the beginning of
-    the epoch and the number of batches done since. To resume, the epoch is drawn again without
+    Workers draw batches ahead of training, so what is saved is the sampler's state at the beginning
+    of the epoch and the number of batches done since. To resume, the epoch is drawn again without
     loading the images of batches that are done.
-
-    Args:
-        loader: of ``datasets.loader``, over a sampler.
 
     Attributes:
         epoch: the one that was begun last, from 1; 0 before.
@@ -49,14 +26,13 @@ class Batches:
     def __init__(self, loader: "DataLoader[Batch]") -> None:
         self.loader = loader
         self._seeded = cast(SeededBatches, loader.batch_sampler)
-        self.sampler = cast(Resumable, self._seeded.batches)
+        self.sampler = cast(Any, self._seeded.batches)  # with the state of datasampler.Sampler
         self.epoch = 0
         self.done = 0
         self._start: dict[str, Any] = {}  # the sampler's state as the epoch began
         self._observed: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
         return len(self._seeded)
 
     def left(self, epoch: int) -> int:
@@ -64,11 +40,7 @@ class Batches:
         return len(self) - self.done if epoch == self.epoch else len(self)
 
     def of(self, epoch: int, most: int | None = None) -> Iterator[Batch]:
-        """Yield the batches of an epoch, or the rest of it if it was interrupted.
-
-        Args:
-            most: stop after this many.
-        """
+        """Yield ``most`` batches of an epoch, or what is left of it if it was interrupted."""
         return itertools.islice(self._of(epoch), most)
 
     def _of(self, epoch: int) -> Iterator[Batch]:

@@ -6,7 +6,6 @@ import io
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -28,28 +27,15 @@ _DIRECTORY = re.compile(r"(?P<subreddit>.+?)_(?P<year>20(?:0[5-9]|[1-9]\d))(?:_[
 
 
 def open_caption_set(root: Path) -> "CaptionSet":
-    """Return the image-caption pairs of a folder; ``datasets.caption_index`` shows the layouts.
-
-    The index is built if there is none and updated if images came or went.
-
-    Raises:
-        FileNotFoundError, ValueError: see ``caption_index.build``.
-    """
+    """Return the image-caption pairs of a folder; raises as ``caption_index.build``."""
     return CaptionSet(root, build(root))
 
 
 class CaptionSet:
     """N pairs of image and caption, without classes: the label of an image is its row.
 
-    Nothing of size N is held: rows are looked up in the memory-mapped index, of which the system
-    keeps in memory what is used. Goes to a worker as two paths.
-
-    Args:
-        root: the folder of images.
-        index: its index, as ``caption_index.build`` writes it.
-
-    Raises:
-        OSError, ValueError: the index cannot be read.
+    Nothing of size N is held: rows are looked up in the memory-mapped index. Sent to a worker as
+    two paths. Raises OSError or ValueError if ``index``, by ``caption_index.build``, is unreadable.
     """
 
     def __init__(self, root: Path, index: Path) -> None:
@@ -57,7 +43,8 @@ class CaptionSet:
         self.index = index
         self.name = root.name
         self._identity = _identity(index)
-        reader, self._head = open_index(index)
+        reader, head = open_index(index)
+        self._layout, self._parts = head.layout, tuple(head.parts)
         self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
         self._shards = OpenShards()
@@ -92,11 +79,9 @@ class CaptionSet:
         return _Member(content, self.root / values["key"])
 
     def label(self, row: int) -> int:
-        """Return the row: there are no classes."""
         return row
 
     def caption(self, row: int) -> str:
-        """Return the caption of an image."""
         return self._row(row, ("caption",))["caption"]
 
     def key(self, row: int) -> str:
@@ -105,7 +90,6 @@ class CaptionSet:
 
     @property
     def captions(self) -> "Captions":
-        """The captions of all images, in order."""
         return Captions(self)
 
     def scopes(self, kind: Scope) -> NDArray[np.int64]:
@@ -113,10 +97,7 @@ class CaptionSet:
 
         Read from directory names as in RedCaps, ``<subreddit>_<year>`` or
         ``<subreddit>_<year>_<id>``; in shards, from the shard's name or a directory inside it.
-        Codes are numbered in the sorted order of the scopes.
-
-        Raises:
-            ValueError: an unknown kind, or directories with other names.
+        Raises ValueError if they have other names.
         """
         if kind not in SCOPES:
             raise ValueError(f"scope must be one of {', '.join(SCOPES)}; got {kind!r}")
@@ -135,10 +116,7 @@ class CaptionSet:
         return np.array([codes[value] for value in values], dtype=np.int64)[numbers]
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with any key, caption or their order.
-
-        Results by row, such as neighbours, are valid for one fingerprint.
-        """
+        """Return 16 hexadecimal digits that change with any key, caption or their order."""
         columns = [(hashlib.blake2b(), hashlib.blake2b()) for _ in ("key", "caption")]
         for batch in self._batches:
             for name, (text, lengths) in zip(("key", "caption"), columns, strict=True):
@@ -156,13 +134,9 @@ class CaptionSet:
         batch, place = self._batches[number], row - self._starts[number]
         return {column: batch.column(column)[place].as_py() for column in columns}
 
-    @cached_property
-    def _parts(self) -> tuple[str, ...]:
-        return tuple(self._head.parts)
-
     def _directories(self) -> tuple[list[str], NDArray[np.int64]]:
         """Return the directories that hold images, and the number of each image's, (N,)."""
-        if self._head.layout == "pairs":
+        if self._layout == "pairs":
             of_rows = np.concatenate([batch.column("part").to_numpy() for batch in self._batches])
             used, numbers = np.unique(of_rows, return_inverse=True)
             return [self._parts[part] for part in used], numbers
@@ -212,7 +186,6 @@ class Captions(Sequence[str]):
         return chain.from_iterable(self._chunks(0, len(self)))
 
     def _chunks(self, start: int, stop: int, size: int = BATCH // 8) -> Iterator[list[str]]:
-        """Yield the captions of rows start to stop, in lists of at most ``size``."""
         for first, batch in zip(self._set._starts, self._set._batches, strict=False):
             low, high = max(start - first, 0), min(stop - first, len(batch))
             for place in range(low, high, size):

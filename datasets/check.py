@@ -2,10 +2,9 @@
 
     python -m datasets.check cub200 --source_path data
 
-Is it laid out as expected, do the counts equal the published ones, can every image be read, has any
-class a single image, is any image in both train and test? The last is a problem in your own
-datasets, and a note for published splits, which stay as they are. The exit status is 1 if there are
-problems. Nothing is downloaded and no image is changed.
+Checks the layout, the counts, that images can be read, classes of a single image, and images in
+both train and test: a problem in your own datasets, a note for published splits. The exit status is
+1 if there are problems. Nothing is downloaded and no image is changed.
 """
 
 import argparse
@@ -71,8 +70,6 @@ SOURCES = {
 
 @dataclass
 class Findings:
-    """The counts, problems and notes of a dataset."""
-
     root: Path
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -80,12 +77,7 @@ class Findings:
 
 
 def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
-    """Check one dataset.
-
-    Args:
-        near: bits by which the hashes of a train and a test image may differ for the images to be
-            compared; -1 compares none.
-    """
+    """Check one dataset; test images are compared with train's if hashes are ``near``, in bits."""
     found = Findings(source_path / name)
     try:
         if name in ("emoji", "openclipart"):  # which are not built here
@@ -147,11 +139,7 @@ def _unmatched(images: ImageSet) -> str:
 def _compare(
     train: Sequence[Path], test: Sequence[Path], near: int, found: Findings, published: bool
 ) -> None:
-    """Look for test images that are in train, or look like one of train.
-
-    Args:
-        published: the split is a published one, which stays as it is.
-    """
+    """Look for test images that also appear in train, or look like one of train."""
     root = found.root
     matches = most_similar(
         appearances(test, f"{root.name}: test images"),
@@ -206,7 +194,6 @@ def _capped(title: str, lines: Iterable[str]) -> str:
 
 
 def report(name: str, found: Findings) -> str:
-    """Return the findings as text: counts, problems, notes, and where to get the dataset."""
     text = [f"{name} in {found.root}"]
     if found.counts:
         published = PUBLISHED.get(name, {})
@@ -252,7 +239,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the findings and return the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if not -1 <= args.near <= 64:

@@ -5,13 +5,10 @@
     "adv":    grey (p 0.2) -> jitter
 
 Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, at
-the strengths of El Banani et al., CVPR 2023; "adv" is from Roth et al., ICML 2020. A worker crops
-an image and draws how its colours change (``draw``), seeded by the image's place in the epoch; the
-device changes them (``adjust``). So the data depend neither on the number of workers nor on the
-device, and views travel as bytes.
-
-Each step equals torchvision's function on float images. On images of 8 bits, as in the usual
-pipeline on the CPU, torchvision rounds after each step.
+the strengths of El Banani et al., CVPR 2023; "adv" is from Roth et al., ICML 2020. A worker draws
+how colours change (``draw``), the device changes them (``adjust``), so the data depend on neither
+the number of workers nor the device. Each step equals torchvision's function on float images; on
+images of 8 bits, torchvision rounds after each step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -72,12 +69,7 @@ def draw(strengths: Strengths = SIMCLR) -> Tensor:
 
 
 def finish(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """Return the batch with every view as the network's input; float32 views are not changed.
-
-    Args:
-        batch: with views on the device that does the work.
-        mean, std: of each channel, of values in [0, 1].
-    """
+    """Return the batch with every view as the network's input; float32 views are not changed."""
     if all(view.dtype != torch.uint8 for view in batch.views):
         return batch
     views = []
@@ -93,15 +85,10 @@ def finish(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
 
 @torch.no_grad()
 def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
-    """Change each image's colours by its own numbers.
+    """Change each image's colours by its own numbers, to (B, 3, S, S) float32 in [0, 1].
 
-    Args:
-        pixels: (B, 3, S, S) uint8.
-        colours: (B, 10) float32 from ``draw``, on the CPU: which images a step changes is decided
-            there, so that nothing waits for the device.
-
-    Returns:
-        (B, 3, S, S) float32 in [0, 1].
+    ``pixels`` are (B, 3, S, S) uint8. ``colours``, (B, 10) float32 of ``draw``, stay on the CPU:
+    they decide which images a step changes, so that nothing waits for the device.
     """
     images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     changes = [
@@ -124,7 +111,7 @@ def adjust(pixels: Tensor, colours: Tensor) -> Tensor:
 def _changes(
     colours: Tensor,
 ) -> Iterator[tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]]:
-    """Yield each change in turn, a mask (B,) of the images it is for, and its numbers (B,)."""
+    """Yield each change in turn, a mask (B,) of its images, and its numbers (B,)."""
     orders, factors, grey = colours[:, ORDER], colours[:, FACTORS], colours[:, GREY]
     yield greyscale, grey < 0, grey
     for place in range(orders.shape[1]):
@@ -135,7 +122,6 @@ def _changes(
 
 
 def greyscale(images: Tensor, _numbers: Tensor) -> Tensor:
-    """Return the grey (b, 1, H, W) of images (b, 3, H, W)."""
     return luma(images)
 
 
@@ -211,14 +197,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def normalise_bytes(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return (value / 255 - mean) / std of each channel.
-
-    Args:
-        pixels: (B, 3, H, W) uint8.
-
-    Returns:
-        (B, 3, H, W) float32 in channels_last.
-    """
+    """Return (value / 255 - mean) / std of (B, 3, H, W) uint8, float32 in channels_last."""
     means, scales = (constant(tuple(values), pixels.device) for values in (mean, std))
     batch, _, height, width = pixels.shape
     # Rows of W x 3 values against as many constants: three at a time would not fill a vector.

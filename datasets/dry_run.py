@@ -30,33 +30,17 @@ def few_of_each(dataset: Downstream, most: int) -> dict[str, Any]:
     """Return train, val and test cut to ``most`` images, or as many as few-shot needs."""
     sets = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     present = {name: images for name, images in sets.items() if images is not None}
-    rows = few_rows(
-        [
-            np.array([images.label(row) for row in range(len(images))])
-            for images in present.values()
-        ],
-        max(most, FEWEST),
-        each=PER_CLASS,
-    )
-    return {
-        name: Subset(images, part)
-        for (name, images), part in zip(present.items(), rows, strict=True)
-    }
+    labels = [np.array([s.label(row) for row in range(len(s))]) for s in present.values()]
+    chosen = few_rows(labels, max(most, FEWEST), each=PER_CLASS)
+    pairs = zip(present.items(), chosen, strict=True)
+    return {name: Subset(images, rows) for (name, images), rows in pairs}
 
 
 def few_rows(sets: Sequence[NDArray[np.int64]], most: int, each: int) -> list[NDArray[np.int64]]:
-    """Return rows of sets that share their classes, so that few images are enough for every score.
+    """Return at most ``most`` ascending rows of each set of labels, enough for every score.
 
-    Classes are taken in turn, those with most images in all sets first, and ``each`` images of a
-    class per turn: two let every query find another image of its class.
-
-    Args:
-        sets: of each set the (N,) labels, in [0, C).
-        most: rows of each set; all of a smaller one.
-        each: images.
-
-    Returns:
-        of each set its rows, ascending.
+    Classes are taken in turn, those with most images first, and ``each`` images of a class per
+    turn: two let every query find another image of its class.
     """
     sizes = np.bincount(np.concatenate(sets))
     turn = np.empty_like(sizes)

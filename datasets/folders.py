@@ -3,8 +3,6 @@
 <root>/images/<class>/<file>   cub200, cars196, emoji and any dataset of your own
 <root>/classes.json            optional: {class folder: {"name": ..., "group": ...}}
 <root>/captions.json           optional: {"<class>/<file>": caption}, for every image
-
-``datasets.lists`` reads published lists of files, ``datasets.manifest`` a table of your own.
 """
 
 import json
@@ -58,11 +56,7 @@ def expected_tree(root: Path) -> str:
 
 
 def find(name: str, source_path: Path) -> Path:
-    """Return the folder of the dataset ``name``.
-
-    Raises:
-        FileNotFoundError: there is none; lists the datasets that are known or present.
-    """
+    """Return the folder of a dataset; FileNotFoundError lists the datasets known or present."""
     root = source_path / name
     if root.is_dir():
         return root
@@ -88,22 +82,14 @@ def visible(folder: Path) -> list[Path]:
 
 
 def clean(folder: str) -> str:
-    """Return a class folder's words: "001.Black_footed_Albatross" → "Black footed Albatross".
-
-    Only digits and a dot at the very start are a number; "…Supersports Conv. Convertible 2012"
-    stays whole.
-    """
+    """Return a class folder's words: "001.Black_footed_Albatross" → "Black footed Albatross"."""
     return " ".join(re.sub(r"^\d+\.", "", folder).replace("_", " ").split()) or folder
 
 
 def read_class_folders(root: Path) -> ImageSet:
     """Return every image under ``<root>/images/<class>/``; classes and files in sorted order.
 
-    A class without images is skipped with a warning.
-
-    Raises:
-        FileNotFoundError: no ``images`` folder, or no images in class folders.
-        ValueError: ``classes.json`` or ``captions.json`` does not fit the images.
+    Raises FileNotFoundError if there are none, ValueError if a JSON file does not fit them.
     """
     images = root / "images"
     if not images.is_dir():
@@ -134,14 +120,8 @@ def read_class_folders(root: Path) -> ImageSet:
 
     names, groups = described(root, list(files), known=empty)
     paths = tuple(path for found in files.values() for path in found)
-    return ImageSet(
-        name=root.name,
-        paths=paths,
-        labels=np.repeat(np.arange(len(files)), [len(found) for found in files.values()]),
-        class_names=names,
-        class_groups=groups,
-        captions=_captions(root, paths),
-    )
+    labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
+    return ImageSet(root.name, paths, labels, names, groups, _captions(root, paths))
 
 
 def described(
@@ -149,11 +129,7 @@ def described(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return names and groups of classes from ``<root>/classes.json``, else their cleaned names.
 
-    Args:
-        known: further classes that the file may describe.
-
-    Raises:
-        ValueError: the file is not a JSON object, or gives a group to some classes only.
+    The file may describe ``known`` classes, too. Raises ValueError if it does not fit.
     """
     file = root / "classes.json"
     about = _read_json(file)
@@ -173,7 +149,6 @@ def described(
 
 
 def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
-    """Return a caption for each image from ``<root>/captions.json``; none without that file."""
     file = root / "captions.json"
     captions = _read_json(file)
     if not captions:
@@ -187,7 +162,6 @@ def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """Return the object in ``file``, an empty one if there is no such file."""
     if not file.exists():
         return {}
     try:

@@ -1,9 +1,7 @@
 """Images decoded and resized once, kept in one file that is mapped into memory.
 
-Decoding is most of the work of loading a photograph and always gives the same result. A store
-holds the decoded images with their shorter side resized as evaluation resizes it: evaluation reads
-the same values bit for bit, and training crops from images of that size. What is used stays in the
-system's memory, shared by all workers.
+The shorter side is resized as evaluation resizes it: evaluation reads the same values bit for bit,
+and training crops from images of that size. All workers share what the system keeps in memory.
 
 A store is an entry of the disk cache with ``pixels.bin``, the images one after the other, (h, w, 3)
 uint8 each, and ``index.npz``, their shapes and checksums. It is rebuilt if it is damaged or if the
@@ -46,13 +44,8 @@ S = TypeVar("S", ImageSet, CaptionSet)
 def cached(images: S, shorter_side: int, workers: int) -> S:
     """Return the same set with images that are read from a store, which is built if need be.
 
-    Args:
-        shorter_side: of the images in the store, in pixels; smaller images keep their size.
-        workers: processes that decode; 0 decodes in this one.
-
-    Returns:
-        a set of the same class. Reading an image that could not be read when the store was built
-        raises the same OSError.
+    Reading an image that could not be read when the store was built raises the same OSError. Images
+    with a side shorter than ``shorter_side`` pixels keep their size.
 
     Raises:
         OSError: the store does not fit on the disk, or no image can be read.
@@ -75,11 +68,7 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
 
 
 def _where_and_state(images: ImageSet | CaptionSet) -> tuple[str, str]:
-    """Return digests of where the images are and of what is there.
-
-    The state of captioned images changes when one is added, removed or renamed; that of labelled
-    images also when a file changes.
-    """
+    """Return digests of where the images are and of what is there."""
     if isinstance(images, CaptionSet):
         return str(images.root.resolve()), images.fingerprint()
     paths = [path.absolute() for path in images.paths]
@@ -87,19 +76,14 @@ def _where_and_state(images: ImageSet | CaptionSet) -> tuple[str, str]:
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    """Return the state of the images when the store was built, and why some cannot be read."""
     return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
 
 
 class Store:
-    """Reads the images of a store; a ``datasets.reading.Reader``.
+    """Reads the images of a store, or ``rows`` of it; a ``datasets.reading.Reader``.
 
-    An image is compared with its checksum when this process first reads it. Only the path of a
-    store is sent to a worker, which maps the file itself.
-
-    Args:
-        folder: of the store.
-        rows: (N,) rows of the store in the order of the set; None: all of them.
+    An image is compared with its checksum when this process first reads it. Workers receive only
+    the path of a store and map the file themselves.
     """
 
     def __init__(self, folder: Path, rows: NDArray[np.int64] | None = None) -> None:
@@ -117,11 +101,7 @@ class Store:
         return len(self._shapes if self.rows is None else self.rows)
 
     def open(self, row: int) -> Decoded:
-        """Return an image.
-
-        Raises:
-            OSError: it could not be read when the store was built, or is damaged in the store.
-        """
+        """Return an image; raise OSError if it could not be read before or is damaged now."""
         place = row if self.rows is None else int(self.rows[row])
         if str(place) in self._faults:
             raise OSError(self._faults[str(place)])
@@ -138,7 +118,6 @@ class Store:
         return Decoded(torch.from_numpy(values.reshape(height, width, 3)))
 
     def take(self, rows: NDArray[np.int64]) -> "Store":
-        """Return a reader of these rows, in this order."""
         other = Store.__new__(Store)
         other.__dict__ |= self.__dict__  # opened once
         other.rows = rows if self.rows is None else self.rows[rows]
@@ -155,11 +134,7 @@ class Store:
         return Store, (self.folder, self.rows)
 
 
-# ---------------------------------------------------------------------------------------- building
-
-
 def _fill(images: S, shorter_side: int, workers: int, state: str, folder: Path) -> None:
-    """Write the store of ``images`` into ``folder``."""
     needed, free = _estimate(images, shorter_side), shutil.disk_usage(folder).free
     too_full = OSError(
         errno.ENOSPC,

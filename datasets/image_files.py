@@ -1,7 +1,6 @@
 """Lists the images in a folder: the one place that decides which files are images.
 
-A file is an image if Pillow has a decoder for its ending, in upper or lower case. Whether it can be
-decoded is found out later (``datasets.readable``).
+A file is an image if Pillow has a decoder for its ending, in upper or lower case.
 """
 
 import logging
@@ -40,10 +39,7 @@ class Listing(NamedTuple):
     skipped: Counter[str]  # by kind: HIDDEN, OTHER, BROKEN, "named pipe", ...
 
     def problems(self) -> str:
-        """Describe what was skipped, such as "broken link (2)"; empty if nothing was.
-
-        Hidden entries, files that are not images and folders are not mentioned.
-        """
+        """Describe what was skipped and should not be there, such as "broken link (2)"; or ""."""
         return ", ".join(
             f"{kind} ({count:,})"
             for kind, count in self.skipped.most_common()
@@ -66,10 +62,7 @@ def is_image_name(name: str) -> bool:
 
 
 def special_kind(path: Path) -> str:
-    """Return what is at ``path`` if it is not a regular file, such as "named pipe"; else "".
-
-    Links are followed. To be called before a file is opened: a named pipe would block.
-    """
+    """Return what is at ``path`` if it is not a regular file, such as "named pipe"; else ""."""
     try:
         mode = stat.S_IFMT(path.stat().st_mode)
     except OSError:  # where nothing is there at all, opening the file says so
@@ -78,17 +71,14 @@ def special_kind(path: Path) -> str:
 
 
 def image_files(folder: Path, *, recursive: bool = True, apart_from: Path | None = None) -> Listing:
-    """List the images in a folder.
-
-    Links to files and folders are followed; a link to a folder above itself is skipped.
+    """List the images in a folder; links are followed, but not to a folder above itself.
 
     Args:
         recursive: list the folders in it, too; otherwise they are counted as skipped.
         apart_from: a folder to leave out, such as an index that is kept among the images.
 
     Raises:
-        OSError: ``folder`` cannot be listed. A folder in it that cannot be is skipped with a
-            warning.
+        OSError: ``folder`` cannot be listed. A folder inside it is skipped with a warning.
     """
     paths: list[Path] = []
     skipped: Counter[str] = Counter()

@@ -34,11 +34,7 @@ class Images(Protocol):
 
 
 def open_row(images: Images, row: int) -> LazyImage:
-    """Open the image of a row; it is decoded at once if the set has no method ``open(row)``.
-
-    Raises:
-        OSError: as ``Images.read``.
-    """
+    """Open the image of a row; it is decoded at once if the set has no method ``open(row)``."""
     opener = getattr(images, "open", None)
     return Decoded(as_pixels(images.read(row))) if opener is None else opener(row)
 
@@ -47,8 +43,7 @@ def open_row(images: Images, row: int) -> LazyImage:
 class ImageSet:
     """N images of C classes. A *row* is an image's index in ``paths``.
 
-    Raises:
-        ValueError: the lengths do not agree, or the labels are not exactly 0..C-1.
+    Raises ValueError if the lengths do not agree, or the labels are not exactly 0..C-1.
     """
 
     name: str  # "emoji.train"
@@ -108,11 +103,7 @@ class ImageSet:
 
     @property
     def unmatched(self) -> NDArray[np.int64]:
-        """The rows (M,) for which retrieval can find nothing.
-
-        Queries without an image of their class in the gallery; without queries, images that are the
-        only one of their class.
-        """
+        """The rows (M,) for which retrieval can find no image of their class."""
         if self.queries is None:
             return np.flatnonzero(np.bincount(self.labels)[self.labels] == 1)
         return np.flatnonzero(self.queries & ~np.isin(self.labels, self.labels[~self.queries]))

@@ -18,26 +18,18 @@ Labels = NDArray[np.int64]
 
 
 class Wrapped:
-    """Some rows of another library's dataset, whose items begin with an image, as ``Images``.
-
-    Args:
-        name: such as "cifar10.test".
-        items: ``items[row][0]`` is a PIL image.
-        labels: (N,) classes of the rows.
-        rows: (N,) of ``items``; None takes all.
-    """
+    """Some rows of another library's dataset as ``Images``; ``items[row][0]`` is a PIL image."""
 
     def __init__(self, name: str, items: Any, labels: Labels, rows: Labels | None = None) -> None:
         self.name = name
         self.items = items
-        self.rows = np.arange(len(labels)) if rows is None else rows
-        self.labels = labels
+        self.rows = np.arange(len(labels)) if rows is None else rows  # (N,) of items
+        self.labels = labels  # (N,) of the rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, row: int) -> Image.Image:
-        """Return the image in RGB; raise OSError, which names it, if it cannot be read."""
         try:
             image: Image.Image = self.items[int(self.rows[row])][0]
             return image.convert("RGB")
@@ -45,11 +37,9 @@ class Wrapped:
             raise OSError(f"cannot read image {row} of {self.name}: {error}") from error
 
     def label(self, row: int) -> int:
-        """Return the class of an image."""
         return int(self.labels[row])
 
     def caption(self, row: int) -> str | None:
-        """Return None: there are no captions."""
         return None
 
 
@@ -98,15 +88,10 @@ SOURCES = {
 def draw(
     labels: Labels, counts: tuple[int, int] | None, rng: np.random.Generator
 ) -> tuple[Labels, Labels]:
-    """Draw rows for train and for test from each class alike.
+    """Draw rows of each class for train and for test; return both, ascending and disjoint.
 
-    Args:
-        labels: (N,) classes.
-        counts: images of each class for train and, of those left, for test; None: halves, of an
-            odd number the larger for train. At least one image is left for test.
-
-    Returns:
-        ascending rows of each, which share none.
+    ``counts`` are images of each class for train and, of those left, for test; None: halves, of an
+    odd number the larger for train. At least one image is left for test.
     """
     parts: tuple[list[int], list[int]] = ([], [])
     for label in np.unique(labels):
@@ -122,11 +107,7 @@ def draw(
 def read_torchvision(
     name: str, root: Path, rng: np.random.Generator
 ) -> tuple[dict[str, Wrapped], tuple[str, ...]]:
-    """Return the sets of a dataset of ``SOURCES`` by part, and its class names.
-
-    Raises:
-        FileNotFoundError: the images are not in ``root`` and torchvision cannot download them.
-    """
+    """Return the sets of a dataset of ``SOURCES`` by part, and its class names."""
     source = SOURCES[name]
     parts = {
         part: _open(name, source, root, options)
@@ -158,7 +139,6 @@ def read_torchvision(
 
 
 def _open(name: str, source: Source, root: Path, options: Mapping[str, Any]) -> Any:
-    """Return torchvision's dataset, downloaded if it is missing."""
     from torchvision import datasets as torchvision_datasets
 
     kind = getattr(torchvision_datasets, source.kind)

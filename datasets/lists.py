@@ -11,7 +11,8 @@
 <root>/Inat_dataset_splits/Inaturalist_train_set1.txt    a path a line
 <root>/Inat_dataset_splits/Inaturalist_test_set1.txt
 
-Their lists name the images of train and test, so nothing is drawn.
+Their lists name the images of train and test. Readers raise FileNotFoundError for a list or folder
+that is missing, ValueError for a list that is wrong.
 """
 
 import json
@@ -30,11 +31,7 @@ def read_online_products(root: Path) -> tuple[ImageSet, ImageSet]:
     """Return train and test of Stanford Online Products; a class is one product.
 
     Source: Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016.
-    A product has no name of its own: its words and its group are its super-class ("coffee maker").
-
-    Raises:
-        FileNotFoundError: a list or the ``images`` folder is missing.
-        ValueError: a line of a list cannot be read.
+    A product's words and its group are its super-class ("coffee maker").
     """
     _folder(root, "images", root)
     return _read_products(root, "train"), _read_products(root, "test")
@@ -59,13 +56,8 @@ def read_inshop(root: Path) -> tuple[ImageSet, ImageSet]:
     """Return train and test of In-Shop Clothes Retrieval; a class is one item of a shop.
 
     Source: Liu et al., DeepFashion: Powering Robust Clothes Recognition and Retrieval with Rich
-    Annotations, CVPR 2016. Test images are queries (``ImageSet.queries``) or gallery; a query
-    searches the gallery alone. An item has no name of its own: its words and its group are the
-    folders above it ("women dresses"), like the super-classes of online_products.
-
-    Raises:
-        FileNotFoundError: the list or the ``img`` folder is missing.
-        ValueError: a line of the list cannot be read, or a status has no image.
+    Annotations, CVPR 2016. Test images are queries (``ImageSet.queries``) or gallery. An item's
+    words and its group are the folders above it ("women dresses").
     """
     name = "list_eval_partition.txt"
     file = _list(root, root / name, root / "Eval" / name)
@@ -101,14 +93,8 @@ def read_inat(root: Path) -> tuple[ImageSet, ImageSet]:
 
     Source: Brown et al., Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval, ECCV
     2020 (the lists); Van Horn et al., The iNaturalist Species Classification and Detection Dataset,
-    CVPR 2018 (the images). The folder of a species is its number ("Aves/2761"). Its group is its
-    super-class ("Aves"); so are its words, unless the competition's ``categories.json`` lies in
-    ``root`` and gives its name.
-
-    Raises:
-        FileNotFoundError: a list is missing.
-        ValueError: a line is not the path of an image in a species' folder, or a species is in both
-            lists.
+    CVPR 2018 (the images). The group of a species is its super-class ("Aves"); so are its words,
+    unless the competition's ``categories.json`` in ``root`` names it.
     """
     train, test = (_read_species(root, split) for split in ("train", "test"))
     folders = [{path.parent for path in images.paths} for images in (train, test)]
@@ -139,7 +125,6 @@ def _read_species(root: Path, split: str) -> ImageSet:
 
 
 def _species_names(file: Path, folders: Sequence[str]) -> list[str]:
-    """Return names from the competition's list of ``{"id": ..., "name": ...}``."""
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
         name_of = {str(entry["id"]): str(entry["name"]) for entry in entries}
@@ -159,7 +144,6 @@ def _image_set(
     groups: Sequence[str] | None = None,
     queries: np.ndarray | None = None,
 ) -> ImageSet:
-    """Return images with their class, and the words and group of that class, row by row."""
     _, first, labels = np.unique(classes, return_index=True, return_inverse=True)
     names = tuple(words[row] for row in first)
     above = names if groups is None else tuple(groups[row] for row in first)
@@ -167,7 +151,6 @@ def _image_set(
 
 
 def _list(root: Path, *places: Path) -> Path:
-    """Return the first of the places where the list is."""
     for file in places:
         if file.is_file():
             return file
@@ -175,7 +158,6 @@ def _list(root: Path, *places: Path) -> Path:
 
 
 def _folder(root: Path, name: str, *places: Path) -> Path:
-    """Return the first of the places that holds the folder ``name``."""
     for place in places:
         if (place / name).is_dir():
             return place
@@ -183,11 +165,7 @@ def _folder(root: Path, name: str, *places: Path) -> Path:
 
 
 def _lines(file: Path, skip: int) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers from 1, after the first ``skip``.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Yield the filled lines with their numbers from 1, after the first ``skip``."""
     lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
     filled = [(number, line) for number, line in lines if number > skip and line.strip()]
     if not filled:

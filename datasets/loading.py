@@ -1,9 +1,8 @@
 """Loads the tuples of rows that a sampler yields, as batches of tensors.
 
-A sampler says which rows meet, as tuples: ``(i,)`` one view of image i, ``(i, i)`` two views of it,
-``(i, j)`` one view each of i and j. What a view looks like depends on the seed, the epoch and its
-place in the epoch, and on nothing else: with any number of workers or processes the data are the
-same.
+Tuples say which rows meet: ``(i,)`` one view of image i, ``(i, i)`` two views of it, ``(i, j)`` one
+view each of i and j. What a view looks like depends only on the seed, the epoch and its place in
+the epoch: with any number of workers or processes the data are the same.
 """
 
 import copy
@@ -31,15 +30,11 @@ ViewTransform = Callable[[Image.Image], Tensor | Crop]  # CropTransform: of no m
 
 
 class Item(NamedTuple):
-    """One entry of a batch: which images, and the seed of their augmentation."""
-
     rows: tuple[int, ...]
-    seed: int
+    seed: int  # of the augmentation
 
 
 class Sample(NamedTuple):
-    """One entry of a batch, loaded."""
-
     views: tuple[Tensor | Crop, ...]  # each (3, H, W)
     label: int
     row: int
@@ -49,9 +44,8 @@ class Sample(NamedTuple):
 class SeededBatches:
     """The sampler's batches with a seed for each entry, by its place in the whole batch.
 
-    ``epoch`` counts the passes begun; set it, and ``skip``, to continue an interrupted run: the
-    next pass draws its first ``skip`` batches and leaves them out. ``rank`` is this process's where
-    several share each batch equally, in order of rank.
+    To continue an interrupted run, set ``epoch``, the passes begun, and ``skip``: the next pass
+    draws its first ``skip`` batches and leaves them out. Ranks share each batch equally, in order.
     """
 
     def __init__(self, batches: Iterable[list[tuple[int, ...]]], seed: int, rank: int = 0) -> None:
@@ -77,16 +71,10 @@ class SeededBatches:
 
 
 def preview(batches: "DataLoader[Batch]", most: int) -> tuple[Batch, list[tuple[int, ...]]]:
-    """The first tuples of the next pass as training will see them, loaded here; they still come.
+    """Return at most ``most`` tuples of the next pass as training will see them, and their rows.
 
-    Args:
-        batches: of ``loader``, over a sampler with ``state_dict``.
-
-    Returns:
-        at most ``most`` tuples as a batch, and their rows; those that cannot be read are left out.
-
-    Raises:
-        OSError: none can be read.
+    They are loaded here and still come. Those that cannot be read are left out; if all are, it
+    raises OSError. ``batches`` is of ``loader``, over a sampler with ``state_dict``.
     """
     seeded = cast(SeededBatches, batches.batch_sampler)
     sampler = cast(Any, seeded.batches)
@@ -103,8 +91,7 @@ def preview(batches: "DataLoader[Batch]", most: int) -> tuple[Batch, list[tuple[
 class Views(Dataset):
     """``Item`` → ``Sample``; None, with a warning, when an image cannot be read any more.
 
-    An image is decoded once for all its views, and no further than the most demanding of them needs
-    (see ``datasets.transforms``).
+    An image is decoded once for all its views, no further than the most demanding of them needs.
     """
 
     def __init__(self, image_set: Images, transforms: Sequence[ViewTransform]) -> None:
@@ -146,7 +133,7 @@ class Views(Dataset):
 
 
 class OfImage(CropTransform[None]):
-    """Any function of an image, as a transform that needs all of it."""
+    """Wraps any function of a whole image as a transform."""
 
     def __init__(self, function: ViewTransform) -> None:
         self.function = function
@@ -162,11 +149,7 @@ class OfImage(CropTransform[None]):
 
 
 def collate(samples: Sequence[Sample | None]) -> Batch:
-    """The samples that could be loaded, as one batch.
-
-    Raises:
-        OSError: none could.
-    """
+    """Return the samples that could be loaded as one batch; raise OSError if none could."""
     loaded = [sample for sample in samples if sample is not None]
     if not loaded:
         raise OSError(
@@ -187,7 +170,7 @@ def collate(samples: Sequence[Sample | None]) -> Batch:
 
 
 def _stack(view: Sequence[Tensor | Crop]) -> tuple[Tensor, Tensor | None]:
-    """One view of B images: (B, 3, H, W), and what is left to do to their colours."""
+    """Return (B, 3, H, W), and what is left to do to the colours."""
     crops = [image for image in view if isinstance(image, Crop)]
     if not crops:
         return _in_channels_last([image for image in view if isinstance(image, Tensor)]), None
@@ -196,10 +179,7 @@ def _stack(view: Sequence[Tensor | Crop]) -> tuple[Tensor, Tensor | None]:
 
 
 def _in_channels_last(images: Sequence[Tensor]) -> Tensor:
-    """(B, 3, H, W) of B images whose channels lie side by side already: nothing is transposed.
-
-    torch's collate stacks in shared memory in a worker, from where it need not be copied.
-    """
+    """Stack without transposing; torch's collate does so in shared memory in a worker."""
     return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
@@ -213,21 +193,16 @@ def loader(
     rank: int = 0,
     pin_memory: bool = False,
 ) -> "DataLoader[Batch]":
-    """Batches of ``image_set``, one pass over ``batches`` for each pass over the loader.
+    """Load ``Batch``es of ``image_set``, one pass over ``batches`` for each pass over the loader.
+
+    Views are uint8 in channels_last, for ``datasets.finish``, unless a transform returns something
+    else. To continue a run at epoch n, set ``loader.batch_sampler.epoch = n``.
 
     Args:
         transforms: one for each view; ``transforms[v]`` makes view v from row v of each tuple.
-        batches: a sampler; asked anew for each pass.
+        batches: a sampler; iterated anew for each pass.
         workers: processes that load; 0 loads in this one.
-        seed: of the augmentation.
         rank: this process, where several share each batch of ``batches`` equally.
-        pin_memory: put batches where a GPU fetches them from without the CPU waiting.
-
-    Returns:
-        A loader of ``Batch``: views (B, 3, H, W) each, labels and rows (B,) int64, captions (B,)
-        when the images have them. Views are uint8 in channels_last, for ``datasets.finish`` to
-        make the network's input of, unless a transform gives something else. To continue a run at
-        epoch n, set ``loader.batch_sampler.epoch = n``.
     """
     return DataLoader(
         Views(image_set, transforms),
@@ -242,7 +217,6 @@ def loader(
 
 
 def _start_worker(worker: int) -> None:
-    """Leave a Ctrl-C, which a terminal sends to all processes, to the one that trains: it may want
-    the batches that are under way."""
+    """Leave Ctrl-C, sent to all processes, to the training one, which may want pending batches."""
     seed_worker(worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

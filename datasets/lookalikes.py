@@ -1,13 +1,10 @@
 """Finds images that look alike, such as a test image that is in train under another name.
 
-Each image becomes a hash of 64 bits: of a grey thumbnail of 32 x 32, whether each of the 8 x 8
-lowest frequencies of its discrete cosine transform is above their median. Scaling, recompression
-and small changes of brightness flip few bits. After Zauner, Implementation and Benchmarking of
-Perceptual Image Hash Functions, 2010.
-
-Hashes of different images can agree if there is little to see, such as a small object on white, and
-the hands of a clock flip few bits. So images with close hashes are compared a second time, by the
-pixel in which coloured thumbnails of 16 x 16 differ most.
+A hash holds, for each of the 8 x 8 lowest frequencies of a 32 x 32 grey thumbnail, whether it is
+above their median; scaling, recompression and small changes of brightness flip few bits (Zauner,
+Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Hashes of different
+images can agree if there is little to see, so those that are close are compared again, by the pixel
+in which coloured thumbnails of 16 x 16 differ most.
 """
 
 import os
@@ -31,9 +28,7 @@ MOST_COMPARED = 512  # candidates whose pixels are compared, those with the clos
 
 
 class Appearances(NamedTuple):
-    """Hashes and thumbnails of N images."""
-
-    hashes: NDArray[np.uint64]  # (N,)
+    hashes: NDArray[np.uint64]  # (N,), of images
     thumbnails: NDArray[np.uint8]  # (N, 16 * 16 * 3)
 
 
@@ -47,16 +42,12 @@ class Match(NamedTuple):
 
     @property
     def same(self) -> bool:
-        """Whether they are the same image, and not just similar in outline."""
+        """True if the images are the same, and not just similar in outline."""
         return self.difference <= SAME
 
 
 def appearances(paths: Sequence[Path], title: str) -> Appearances:
-    """Return how image files look, with a progress bar called ``title``.
-
-    Raises:
-        OSError: an image cannot be read.
-    """
+    """Return how image files look, with a progress bar called ``title``."""
     found = thread_map(
         _appearance,
         paths,
@@ -92,12 +83,8 @@ def most_similar(
 ) -> list[Match]:
     """Return the most similar of the others for each image that has any within ``near`` bits.
 
-    All distances are computed, exactly. Most similar is the one whose thumbnail differs least,
-    among the 512 with the closest hashes.
-
-    Args:
-        near: in bits, 0 to 64.
-        block_bytes: memory for distances; at least one row is computed at a time.
+    Most similar is the one whose thumbnail differs least, among the 512 with the closest hashes.
+    ``block_bytes`` limits the memory for distances.
     """
     found = []
     n_rows = max(1, block_bytes // (9 * max(1, len(others.hashes))))  # a word and a count each

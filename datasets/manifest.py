@@ -1,14 +1,13 @@
 """Reads labelled images from a table, wherever their files are.
 
-<root>/manifest.csv, .tsv or .parquet, with these columns in any order:
+<root>/manifest.csv, .tsv or .parquet, with these columns in any order; others are ignored:
 
     path      of an image, relative to <root> or absolute
     label     its class, whose words it is unless <root>/classes.json has others
     split     optional: train, val, test; or query and gallery instead of test
     caption   optional: a sentence about it
 
-Other columns are ignored. Without a split, classes are halved like those of folders. A table
-without labels is one of captions, see ``datasets.caption_index``.
+Without a split, classes are halved. ``datasets.caption_index`` reads a table without labels.
 """
 
 import csv
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from datasets.caption_index import columns, delimiter, plain_column
+from datasets.caption_index.layouts import columns, delimiter, plain_column
 from datasets.folders import described, listed
 from datasets.image_set import ImageSet
 
@@ -32,8 +31,6 @@ SPLITS = ("train", "val", "test", "query", "gallery")
 
 
 class Line(NamedTuple):
-    """A row of the table."""
-
     number: int  # in the file, from 1
     path: Path
     label: str
@@ -45,27 +42,17 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
     """Return the images by part: train, test and perhaps val; "all" without a split.
 
     Images are in the order of the table, classes in that of their labels. Query and gallery are one
-    test set (``ImageSet.queries``). Val may share classes with train, test may not.
-
-    Raises:
-        ValueError: the table cannot be read, a column, label or caption is missing, a split is
-            unknown or has no images, an image is listed twice, or a label is trained on and tested
-            on. Names the line.
-        FileNotFoundError: an image does not exist. Names the line.
+    test set (``ImageSet.queries``). Val may share classes with train, test may not. Raises
+    ValueError or FileNotFoundError, which name the line.
     """
     lines = list(_lines(file))
     _refuse_wrong_lines(file, lines)
     labels, numbers = np.unique([line.label for line in lines], return_inverse=True)
     names, groups = described(file.parent, labels.tolist())
-    captions = tuple(line.caption for line in lines)
-    images = ImageSet(
-        file.parent.name,
-        tuple(line.path for line in lines),
-        numbers.astype(np.int64),
-        names,
-        groups,
-        captions if any(captions) else (),
-    )
+    paths = tuple(line.path for line in lines)
+    captions = tuple(line.caption for line in lines if line.caption)  # of all images or none
+    numbers = numbers.astype(np.int64)
+    images = ImageSet(file.parent.name, paths, numbers, names, groups, captions)
     splits = np.array([line.split for line in lines])
     if not splits[0]:
         return {"all": images}
@@ -81,9 +68,6 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
         queries = np.arange(len(rows["test"])) < len(rows["query"])
         parts["test"] = replace(parts["test"], queries=queries)
     return parts
-
-
-# --------------------------------------------------------------------------------------- the table
 
 
 def _lines(file: Path) -> Iterator[Line]:
@@ -109,17 +93,12 @@ def _lines(file: Path) -> Iterator[Line]:
                 f"{file}, line {number}: the split {values['split']!r} is unknown; use one of "
                 f"{', '.join(SPLITS)}, or leave out the column to test on half of the classes"
             )
-        yield Line(
-            number,
-            file.parent / values["path"],
-            values["label"],
-            values.get("split", "").lower(),
-            " ".join(values.get("caption", "").split()),
-        )
+        split = values.get("split", "").lower()
+        caption = " ".join(values.get("caption", "").split())
+        yield Line(number, file.parent / values["path"], values["label"], split, caption)
 
 
 def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the cells of each line that is not blank, with its number."""
     try:
         if file.suffix == ".parquet":
             table = pyarrow.parquet.read_table(file)
@@ -143,9 +122,6 @@ def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{file} must be in UTF-8; {error}") from error
     except (pa.ArrowException, csv.Error, OSError) as error:
         raise ValueError(f"the manifest {file} cannot be read: {error}") from error
-
-
-# ----------------------------------------------------------------------------------------- checks
 
 
 def _refuse_wrong_lines(file: Path, lines: Sequence[Line]) -> None:

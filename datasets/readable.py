@@ -19,11 +19,7 @@ LOG = logging.getLogger(__name__)
 
 
 def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
-    """Return the sets without the images that cannot be decoded; those are named in the log.
-
-    Raises:
-        FileNotFoundError: a set has no readable image.
-    """
+    """Return the sets without images that cannot be decoded; FileNotFoundError if none is left."""
     paths = {path for image_set in sets for path in image_set.paths}
     faults = find_faults((path for image_set in sets for path in image_set.paths), root)
     if faults:
@@ -37,8 +33,7 @@ def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
 def find_faults(paths: Iterable[Path], root: Path) -> dict[Path, str]:
     """Return why images cannot be decoded, for those that cannot.
 
-    Each image is decoded once. The results are cached for each ``root`` and hold as long as a
-    file's size and time of change do.
+    Results are cached for each ``root``, as long as a file's size and time of change stay.
     """
     stamps = {path: stamp(path.absolute()) for path in paths}
     entry = Entry("checked", root.name, digest([str(root.resolve())]))

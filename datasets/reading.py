@@ -1,13 +1,9 @@
 """Opens image files in RGB and decodes no more of them than is needed.
 
-A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size by leaving out the higher frequencies of each
-8 x 8 block. That costs a fraction of decoding all of it and averages better than taking every
-eighth pixel. How much is needed depends on the crop, and the crop on the image's size; so an image
-is opened first (``LazyImage.size``, from its header) and decoded later (``LazyImage.pixels``).
-
-A JPEG at full size is decoded by torchvision if possible, straight to a tensor, a fifth faster than
-by PIL. Both use libjpeg-turbo and give the same pixels. torchvision intends to drop its decoder;
-PIL is used then.
+A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, at a fraction of the cost. How much is needed
+depends on the crop, and the crop on the image's size; so an image is opened first
+(``LazyImage.size``, from its header) and decoded later (``LazyImage.pixels``). At full size
+torchvision decodes a JPEG if possible: the same pixels as PIL's, a fifth faster.
 """
 
 import io
@@ -25,8 +21,6 @@ REDUCTIONS = (8, 4, 2, 1)  # at which a JPEG can be decoded
 
 
 class Pixels(NamedTuple):
-    """A decoded image."""
-
     values: Tensor  # (ceil(H / reduction), ceil(W / reduction), 3) uint8
     reduction: int  # one of REDUCTIONS
 
@@ -54,8 +48,6 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """An image in memory, which is never reduced."""
-
     values: Tensor  # (H, W, 3) uint8
 
     @property
@@ -68,8 +60,6 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False)
 class Jpeg:
-    """The bytes of a JPEG in colour or grey."""
-
     content: bytes
     size: tuple[int, int]
     path: Any  # its str is named in errors
@@ -88,7 +78,6 @@ class Jpeg:
             raise _unreadable(self.path, error) from error
 
     def _by_torchvision(self) -> Tensor | None:
-        """Decode it; None if torchvision has no decoder or the image is damaged."""
         try:
             from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -101,12 +90,8 @@ class Jpeg:
 def open_image(path: Path | BinaryIO) -> LazyImage:
     """Open an image; one that is not a plain JPEG is decoded at once.
 
-    Args:
-        path: a file, or an open file whose ``str`` says where it comes from.
-
-    Raises:
-        OSError: the file is not an image or cannot be read; names it. A truncated JPEG is noticed
-            by ``pixels`` only.
+    ``path`` may be an open file whose ``str`` says where it comes from. Raises OSError, which names
+    it, if it is unreadable; a truncated JPEG fails in ``pixels`` only.
     """
     try:
         with Image.open(path) as image:
@@ -120,14 +105,7 @@ def open_image(path: Path | BinaryIO) -> LazyImage:
 
 
 def read_image(path: Path | BinaryIO) -> Image.Image:
-    """Return an image in RGB, its transparent parts on white.
-
-    Args:
-        path: as for ``open_image``.
-
-    Raises:
-        OSError: the file is not an image, or truncated, or cannot be read; names it.
-    """
+    """Return an image in RGB, its transparent parts on white; raise OSError, which names it."""
     return as_image(open_image(path).pixels().values)
 
 

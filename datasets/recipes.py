@@ -1,7 +1,9 @@
 """The flags that each dataset is trained with by default."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+_RECALLS = ("e_recall@1", "e_recall@2", "e_recall@4", "e_recall@10")
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,26 @@ class Recipe:
     scheduler: str = "step"
     warmup_steps: int = 0
     evaluate_every: int = 1  # epochs
-    evaluation_metrics: tuple[str, ...] = (
-        "e_recall@1",
-        "e_recall@2",
-        "e_recall@4",
-        "e_recall@10",
-        "nmi",
-        "f1",
-        "mAP_1000",
-    )
+    evaluation_metrics: tuple[str, ...] = (*_RECALLS, "nmi", "f1", "mAP_1000")
     evaluation_language_model: str = "clip"  # of the semantic scores
     evaluation_datasets: tuple[str, ...] = ()  # empty: the dataset itself
 
+
+OWN_IMAGES = Recipe(why="benchmark defaults, used for your own images")
+OWN_CAPTIONS = Recipe(
+    why="defaults of openclipart, with the backbone, image size and text encoder of the published "
+    "LG-SimCLR",
+    arch="resnet50_frozen",
+    language_model="mpnet",
+    language_words="captions",
+    n_epochs=10,
+    optim="adamw",
+    lr=3e-4,
+    decay=0.01,
+    scheduler="warmup_cosine",
+    warmup_steps=20,
+    evaluation_metrics=("e_recall@1", "mAP@R"),
+)
 
 _PAPER = "the published setting: ImageNet-pretrained ResNet50 at 224 px, CLIP text embeddings"
 
@@ -58,34 +68,21 @@ RECIPES = {
         lr=3e-4,
         evaluate_every=3,  # evaluating both halves takes two thirds of an epoch
         evaluation_metrics=(
-            "e_recall@1",
-            "e_recall@2",
-            "e_recall@4",
-            "e_recall@10",
-            "mAP@R",
-            "nmi",
-            "wrong_word_similarity@10",
-            "wrong_group_share@10",
+            *(*_RECALLS, "mAP@R", "nmi", "wrong_word_similarity@10", "wrong_group_share@10"),
         ),
         evaluation_language_model="minilm",
     ),
-    "openclipart": Recipe(
+    "openclipart": replace(
+        OWN_CAPTIONS,
         why="a small backbone at 64 px is enough for drawings of 160 px; it and MiniLM come as "
         "packages, without a model hub",
         arch="efficientnet_lite0_frozen",
         image_size=64,
         crop_ratio=1.0,
         language_model="minilm",
-        language_words="captions",
         language_pseudoclass_model="efficientnet_lite0",
         n_epochs=2,
-        optim="adamw",
-        lr=3e-4,
-        decay=0.01,
-        scheduler="warmup_cosine",
-        warmup_steps=20,
         evaluate_every=2,
-        evaluation_metrics=("e_recall@1", "mAP@R"),
         evaluation_language_model="minilm",
         evaluation_datasets=("emoji",),
     ),
@@ -104,34 +101,15 @@ RECIPES = {
         evaluation_metrics=("e_recall@1", "e_recall@4", "e_recall@16", "e_recall@32", "mAP@R"),
     ),
 }
-OWN_IMAGES = Recipe(why="benchmark defaults, used for your own images")
-OWN_CAPTIONS = Recipe(
-    why="defaults of openclipart, with the backbone, image size and text encoder of the published "
-    "LG-SimCLR",
-    arch="resnet50_frozen",
-    language_model="mpnet",
-    language_words="captions",
-    n_epochs=10,
-    optim="adamw",
-    lr=3e-4,
-    decay=0.01,
-    scheduler="warmup_cosine",
-    warmup_steps=20,
-    evaluation_metrics=("e_recall@1", "mAP@R"),
-)
 
 
 def recipe(name: str, captions: bool = False) -> Recipe:
-    """Return the recipe of a dataset; an unknown name is a user's own dataset.
-
-    Args:
-        captions: whether a user's own dataset has captions instead of classes.
-    """
+    """Return the recipe of a dataset; an unknown name is a user's own dataset."""
     return RECIPES.get(name, OWN_CAPTIONS if captions else OWN_IMAGES)
 
 
 def fill(flags: Any, recipe: Recipe) -> dict[str, Any]:
-    """Set every attribute of ``flags`` that is None to the recipe's value; return these values."""
+    """Set unset attributes of ``flags`` to the recipe's values; return these."""
     filled = {
         field.name: getattr(recipe, field.name)
         for field in fields(recipe)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets import emoji, openclipart
-from datasets.caption_index import columns, is_caption_set, labelled_manifest
+from datasets.caption_index.layouts import columns, is_caption_set, labelled_manifest
 from datasets.caption_set import CaptionSet, open_caption_set
 from datasets.folders import MANIFESTS, expected_tree, find, read_class_folders
 from datasets.image_set import ImageSet
@@ -55,16 +55,13 @@ def load(
 ) -> Data:
     """Return the images of a dataset, with validation images if some are to be held out.
 
-    Images with captions have no classes to hold out: all of them are trained on.
-
     Args:
-        source_path: folder of all datasets.
         use_tv_split: hold out training images (``hold_out``), unless a manifest names some.
         cv_folds, cv_fold: hold out a fold of the training classes (``fold``); 0 for no folds.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_splits``, ``fold`` and ``hold_out``; or classes are
-            to be held out where there are none, or by folds where a manifest names some.
+        FileNotFoundError: as ``read_splits``.
+        ValueError: as ``read_splits``; or classes cannot be held out as asked.
     """
     root = openclipart.prepare(source_path) if name == "openclipart" else source_path / name
     if is_caption_set(root):
@@ -98,13 +95,11 @@ def read_splits(name: str, source_path: Path) -> Splits:
 
     cub200, cars196 and your own datasets train on the first half of the sorted classes and test on
     the second; online_products, inshop and inat bring lists, and a manifest may name splits.
-    emoji's classes are shuffled by a fixed seed first, as in alphabetical order they are slightly
-    easier.
+    emoji's classes are shuffled by a fixed seed first: in alphabetical order they are easier.
 
     Raises:
         FileNotFoundError: the images are missing or not laid out as expected; shows how.
-        ValueError: there are too few classes to train on some and test on others; or as the readers
-            of lists and manifests.
+        ValueError: there are too few classes, or a list or manifest is wrong.
     """
     root, laid_out = read_layout(name, source_path)
     if name != "emoji":  # which is checked against its manifest
@@ -123,14 +118,7 @@ def read_splits(name: str, source_path: Path) -> Splits:
 
 
 def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]]:
-    """Return a dataset's folder and its images by part; no image is opened.
-
-    Returns:
-        the images of train, test and perhaps val; or of "all", which ``split`` splits.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``read_splits``.
-    """
+    """Return a dataset's folder and its images by part, or of "all"; no image is opened."""
     if name == "emoji":
         root = emoji.prepare(source_path)
         return root, {"all": read_class_folders(root)}
@@ -150,11 +138,7 @@ def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]
 
 
 def split(name: str, root: Path, laid_out: dict[str, ImageSet]) -> Splits:
-    """Split what ``read_layout`` returned.
-
-    Raises:
-        ValueError: there are too few classes to train on some and test on others.
-    """
+    """Split what ``read_layout`` returned; raise ValueError if there are too few classes."""
     if "all" not in laid_out:
         return Splits(laid_out["train"], laid_out.get("val"), laid_out["test"])
     images = laid_out["all"]
@@ -177,23 +161,12 @@ def split(name: str, root: Path, laid_out: dict[str, ImageSet]) -> Splits:
 
 
 def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageSet]:
-    """Split training classes into ``cv_folds`` parts, one of which validates.
+    """Split training classes into ``cv_folds`` parts; return the others and part ``cv_fold``.
 
     Source: Musgrave et al., A Metric Learning Reality Check, ECCV 2020, section 4.1, with 4 folds.
-    A fold is a run of the sorted classes, like theirs. Neighbours in the alphabet are often of one
-    kind (the warblers of cub200, the makes of cars196), so that the held-out classes differ from
-    the others as much as the test classes do, which are the other half of the alphabet. Nothing is
-    random: folds are the same for every ``--seed``. Sizes differ by one class at most, larger folds
-    first.
-
-    Args:
-        cv_fold: the fold that validates, in [0, cv_folds).
-
-    Returns:
-        the other folds, and fold ``cv_fold``.
-
-    Raises:
-        ValueError: there is no such fold, or a part would have fewer than two classes.
+    A fold is a run of the sorted classes, like theirs, the same for every ``--seed``. Neighbours in
+    the alphabet are often of one kind (the warblers of cub200), so that the held-out classes differ
+    from the others as much as the test classes do.
     """
     if cv_folds < 2:
         raise ValueError(f"cv_folds must be at least 2; got {cv_folds}")
@@ -218,12 +191,7 @@ def hold_out(
 
     Args:
         tv_split_perc: share of the classes that stays in train, in (0, 1).
-        by_samples: split each class's images instead, so that both parts have every class. A class
-            of one image stays in train.
-        seed: each seed has its own split, so that results over seeds do not depend on a lucky one.
-
-    Raises:
-        ValueError: a part would have fewer than two classes, or no image.
+        by_samples: split each class's images instead; a class of one image stays in train.
     """
     rng = np.random.default_rng(derive(seed, "train/validation split"))
     names = (train.name, f"{train.name.removesuffix('.train')}.val")

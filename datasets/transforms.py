@@ -1,20 +1,14 @@
 """From an RGB image to the network's input.
 
 Training and evaluation with labels follow Roth et al., Revisiting Training Strategies and
-Generalization Performance in Deep Metric Learning, ICML 2020; views of an image or of a pair of
-images follow El Banani et al., Learning Visual Representations via Language-Guided Sampling, CVPR
-2023. All random numbers come from torch's global generator, which ``datasets.loading`` seeds for
-each image.
+Generalization Performance in Deep Metric Learning, ICML 2020; views of an image or a pair follow
+El Banani et al., Learning Visual Representations via Language-Guided Sampling, CVPR 2023.
 
-A transform works in two steps. From the size of an image it draws the part to crop and how far the
-image may be reduced while it is decoded; then it crops the pixels. A reduced part still has at
-least as many pixels as the view, so reducing it never enlarges it afterwards.
-
-A view leaves its worker as bytes; what follows in floating point, the colours and
-(value - mean) / std, is done to whole batches on the device by ``datasets.finish``. Resizing is
-torch's antialiased bilinear interpolation of 8-bit values, as in torchvision's transforms on CPUs
-with AVX2 and on ARM. It is PIL's algorithm with 16-bit weights: a pixel differs by one level at
-most.
+A transform first draws, from the size of an image, the part to crop and how far the image may be
+reduced while it is decoded; then it crops the pixels. Random numbers come from torch's global
+generator, which ``datasets.loading`` seeds for each image. A view leaves its worker as bytes;
+``datasets.finish`` changes colours and normalises on the device. Resizing is torch's antialiased
+bilinear interpolation of 8-bit values, within one level of PIL's.
 """
 
 from abc import ABC, abstractmethod
@@ -37,8 +31,6 @@ T = TypeVar("T")
 
 
 class Part(NamedTuple):
-    """The part of an image that a view shows, and how it is changed."""
-
     top: int  # in pixels of the whole image, like the others
     left: int
     height: int
@@ -63,7 +55,6 @@ class CropTransform(ABC, Generic[T]):
         """Return (3, S, S) uint8, with the parameters of its colours if they are to change."""
 
     def __call__(self, image: Image.Image) -> Tensor | Crop:
-        """Return a view of a decoded image."""
         return self.crop(Pixels(as_pixels(image), 1), self.draw(image.size))
 
 
@@ -74,7 +65,6 @@ class RandomCrop(CropTransform[Part]):
         side: S, pixels.
         scale: smallest and largest share of the area; the aspect ratio is in 3/4 to 4/3.
         flip: mirror half of the views.
-        strengths: of the changes of colour; None leaves the colours as they are.
     """
 
     def __init__(
@@ -93,9 +83,8 @@ class RandomCrop(CropTransform[Part]):
     def draw(self, size: tuple[int, int]) -> Part:
         width, height = size
         image = torch.empty(()).expand(3, height, width)  # torchvision takes the size from it
-        part = self.random_part.make_params([image])
         return Part(
-            **{name: part[name] for name in ("top", "left", "height", "width")},
+            **self.random_part.make_params([image]),
             flipped=self.flip and torch.rand(1).item() < 0.5,
             colour=colour.draw(self.strengths) if self.strengths else None,
         )
@@ -104,13 +93,9 @@ class RandomCrop(CropTransform[Part]):
         return _max_reduction(min(drawn.height, drawn.width), self.side)
 
     def crop(self, pixels: Pixels, drawn: Part) -> Tensor | Crop:
-        top, bottom, left, right = (
-            (edge + pixels.reduction // 2) // pixels.reduction  # to the nearest remaining pixel
-            for edge in (
-                *(drawn.top, drawn.top + drawn.height),
-                *(drawn.left, drawn.left + drawn.width),
-            )
-        )
+        edges = (drawn.top, drawn.top + drawn.height, drawn.left, drawn.left + drawn.width)
+        by = pixels.reduction
+        top, bottom, left, right = ((edge + by // 2) // by for edge in edges)  # nearest pixel left
         part = resize(pixels.values[top:bottom, left:right], self.side, self.side)
         if drawn.flipped:
             part = part.flip(1)
@@ -121,13 +106,7 @@ class RandomCrop(CropTransform[Part]):
 class CenterCrop(CropTransform[tuple[int, int]]):
     """The centre of the image: its shorter side becomes ``shorter_side``, then a square is cropped.
 
-    Called with an image, it returns the network's input, (3, S, S) float32; in a loader it returns
-    bytes, from which ``datasets.finish`` makes the input.
-
-    Args:
-        side: S, pixels.
-        shorter_side: pixels.
-        mean, std: of each channel, of values in [0, 1].
+    Called with an image, it returns the network's input, (3, S, S) float32; in a loader, bytes.
     """
 
     def __init__(
@@ -139,7 +118,6 @@ class CenterCrop(CropTransform[tuple[int, int]]):
         self.std = tuple(std)
 
     def draw(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size: nothing is random."""
         return size
 
     def max_reduction(self, drawn: tuple[int, int]) -> int:
@@ -165,10 +143,10 @@ def train_views(
     n_views: int = 1,
     scale: tuple[float, float] = (0.08, 1.0),
 ) -> list[RandomCrop]:
-    """Return the training transform of each view.
+    """Return a transform for each view: image -> (3, S, S) uint8, or ``Crop`` if colours change.
 
     Args:
-        image_size: side in pixels before "big" enlarges it by 256 / 224.
+        image_size: S in pixels, before "big" enlarges it by 256 / 224.
         augmentation: the same for every view, except for "slip"
             "base": a random part, flipped half of the time;
             "adv": base with greyscale (one time in five) and colour jitter of 0.2;
@@ -177,17 +155,7 @@ def train_views(
             "simclr": at least a fifth of the image, flipped half of the time, with SimCLR's changes
             of colour;
             "slip": "global_crop" for the first view, which text is paired with, else "simclr".
-        n_views: views of each tuple of images.
-        scale: smallest and largest share of the area under "base", "adv" and "big"; the others have
-            that of their publication.
-
-    Returns:
-        a transform for each view, image -> (3, S, S) uint8 with
-        S = ``input_size(image_size, augmentation)``, or image -> ``Crop`` if colours change.
-        ``datasets.finish`` does the rest.
-
-    Raises:
-        ValueError: the augmentation is unknown.
+        scale: smallest and largest share of the area under "base", "adv" and "big".
     """
     size = input_size(image_size, augmentation)
     base = RandomCrop(size, scale)
@@ -221,7 +189,7 @@ def shorter_side(image_size: int, crop_ratio: float) -> int:
 
 
 def resized_to(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Return height and width of an image of this width and height with the side ``shorter``."""
+    """Return (height, width) for an image of size (width, height) whose shorter side is resized."""
     width, height = size
     if width <= height:
         return int(shorter * height / width), shorter
@@ -229,11 +197,7 @@ def resized_to(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def shrink(image: LazyImage, shorter: int) -> Tensor:
-    """Decode an image with the shorter side ``shorter``; a smaller one keeps its size.
-
-    Returns:
-        (H, W, 3) uint8, resized as by ``CenterCrop``, bit for bit.
-    """
+    """Decode an image to (H, W, 3) uint8 as ``CenterCrop`` resizes it; a smaller one as it is."""
     pixels = image.pixels(_max_reduction(min(image.size), shorter)).values
     if min(image.size) <= shorter:
         return pixels

@@ -7,25 +7,13 @@
                                                   manifest.* with a column `label` is of labelled
                                                   images, see `datasets.manifest`
 
-The index is one uncompressed Arrow IPC file with a row for each pair. It is memory-mapped: opening
-takes milliseconds and no memory whatever N is, which Parquet, being compressed and encoded, does
-not allow. Any Arrow reader takes it (`pandas.read_feather`, `polars.read_ipc`).
+The index, `index.arrow`, is an uncompressed Arrow IPC file with a row per pair, memory-mapped, so
+that opening takes milliseconds and no memory whatever N is. It lies beside the images, or in the
+cache if the folder cannot be written; `index_skipped.csv` lists the images that are skipped, and
+why.
 
-    key      string   path below the root, `shard.tar/member`, or the path that a manifest gives
-    caption  string   not blank, single spaces
-    width    int32    of the image, from its header; bodies are not decoded
-    height   int32
-    part     int32    the directory, shard or manifest, by its place in the sorted list of them
-    offset   int64    of the image file in its shard; -1 for a file of its own
-    size     int64    of the image file, bytes
-    stamp    int64    digest of the key and of the sizes and times of the files behind the row
-
-It lies beside the images as `index.arrow`, with `index_skipped.csv`, which lists the images that
-are skipped and why; in the cache if the folder cannot be written.
-
-Changes are seen by the times of directories, shards and manifests: opening asks the file system
-once for each of those, not for each image. In a part that changed, an image is read again only if
-its own stamp has changed. A file that was overwritten in place, under the same name, leaves its
+Changes are seen by the times of directories, shards and manifests. In a part that changed, an image
+is read again only if its own stamp has changed. A file that was overwritten in place leaves its
 directory's time unchanged; `python -m datasets.caption_index FOLDER` looks at every file.
 """
 
@@ -50,18 +38,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datasets.caption_index.layouts import (
-    INDEX,
-    SKIPPED,
-    columns,
-    delimiter,
-    is_caption_set,
-    labelled_manifest,
-    layout,
-    names,
-    parts,
-    plain_column,
-)
+from datasets.caption_index.layouts import INDEX, SKIPPED, is_caption_set, layout, names, parts
 from datasets.caption_index.rows import READERS, Look, OpenShards, Row, Skipped
 from datasets.folders import listed
 from utilities.disk_cache import Entry, digest
@@ -73,12 +50,8 @@ __all__ = [
     "Head",
     "OpenShards",
     "build",
-    "columns",
-    "delimiter",
     "is_caption_set",
-    "labelled_manifest",
     "open_index",
-    "plain_column",
 ]
 
 LOG = logging.getLogger(__name__)
@@ -89,14 +62,14 @@ VERSION = 1
 
 SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
-        ("caption", pa.string()),
-        ("width", pa.int32()),
+        ("key", pa.string()),  # path below the root, `shard.tar/member`, or a manifest's path
+        ("caption", pa.string()),  # not blank, single spaces
+        ("width", pa.int32()),  # of the image, from its header
         ("height", pa.int32()),
-        ("part", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("stamp", pa.int64()),
+        ("part", pa.int32()),  # the directory, shard or manifest: its place among them, sorted
+        ("offset", pa.int64()),  # of the image file in its shard; -1 for a file of its own
+        ("size", pa.int64()),  # of the image file, bytes
+        ("stamp", pa.int64()),  # digest of the key and of the files' sizes and times
     ]
 )
 _EXPECTED = """; expected one of
@@ -107,18 +80,12 @@ _PLURALS = {"pairs": "directories", "shards": "shards", "manifests": "manifests"
 
 
 class Head(NamedTuple):
-    """The description of an index in its schema's metadata."""
-
-    layout: str
+    layout: str  # of the folder; kept in the schema's metadata
     parts: dict[str, str]  # name of a directory, shard or manifest -> its stamp; sorted by name
 
 
 def open_index(file: Path) -> tuple["pa.ipc.RecordBatchFileReader", Head]:
-    """Return an index, memory-mapped, and its description.
-
-    Raises:
-        OSError, ValueError: it is not there, or not an index of this version.
-    """
+    """Return an index, memory-mapped, and its description; OSError or ValueError if unusable."""
     reader = pa.ipc.open_file(pa.memory_map(str(file)))
     try:
         head = json.loads((reader.schema.metadata or {})[b"caption_set"])
@@ -132,8 +99,7 @@ def open_index(file: Path) -> tuple["pa.ipc.RecordBatchFileReader", Head]:
 def build(root: Path, *, recheck: bool = False) -> Path:
     """Return the index of the image-caption pairs in ``root``, written or updated if need be.
 
-    Args:
-        recheck: look at every file, not only at parts whose time has changed.
+    ``recheck`` looks at every file, not only at parts whose time has changed.
 
     Raises:
         FileNotFoundError: there are no image-caption pairs; shows the layouts.
@@ -179,16 +145,13 @@ def _is_current(folder: Path | None, head: Head) -> bool:
 
 
 def _settled_parts(root: Path, kind: str) -> dict[str, str]:
-    """Return the parts once the last change is so long ago that a later one has another time."""
+    """Return the parts once no later change can have the time of the last one."""
     found, latest = parts(root, kind)
     remaining = latest + SETTLED - time.time()
     if 0 < remaining <= SETTLED:  # a time in the future is never waited for
         time.sleep(remaining)
         found, _ = parts(root, kind)
     return found
-
-
-# ----------------------------------------------------------------------------------------- writing
 
 
 class _Previous:
@@ -217,7 +180,6 @@ class _Previous:
         return self.table.slice(first, last - first)
 
     def find(self, stamp: int) -> Row | None:
-        """Return the row with this stamp."""
         stamps, order = self._stamps
         place = int(np.searchsorted(stamps, stamp))
         if place == len(stamps) or stamps[place] != stamp:
@@ -237,11 +199,7 @@ class _Previous:
 
 
 def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) -> None:
-    """Write the index and the list of skipped images into ``folder``, which is moved to ``place``.
-
-    Raises:
-        FileNotFoundError: not a single pair can be used.
-    """
+    """Write the index and the list of skipped images into ``folder``, to be moved to ``place``."""
     kept = {part for part, _ in head.parts.items() & old.parts.items()}
     reasons: Counter[str] = Counter()
     examples: list[str] = []
@@ -278,13 +236,14 @@ def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) ->
                 if number % 64 == 0:
                     bar.set_postfix_str(f"{number} of {len(head.parts)} parts")
                 if part in kept:
-                    yield _numbered(old.rows(part), number)
+                    table = old.rows(part).replace_schema_metadata()
+                    column = pa.array(np.full(len(table), number, np.int32))
+                    place = SCHEMA.get_field_index("part")
+                    yield table.set_column(place, SCHEMA.field(place), column)
                     continue
-                rows = read(part)
+                rows = ({**row._asdict(), "part": number} for row in read(part))
                 while some := list(islice(rows, BATCH)):
-                    values = dict(zip(Row._fields, map(list, zip(*some, strict=True)), strict=True))
-                    values["part"] = [number] * len(some)
-                    yield pa.table({name: values[name] for name in SCHEMA.names}, SCHEMA)
+                    yield pa.Table.from_pylist(some, SCHEMA)
 
         for key, reason, part in old.skipped:
             if part in kept:
@@ -305,13 +264,6 @@ def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) ->
         *(root, total, len(head.parts), _PLURALS[head.layout]),
         f"; skipped {reasons.total()} ({counts}), listed in {place / SKIPPED}" if reasons else "",
     )
-
-
-def _numbered(table: pa.Table, number: int) -> pa.Table:
-    """Return the rows as those of part ``number``."""
-    column = pa.array(np.full(len(table), number, np.int32))
-    place = SCHEMA.get_field_index("part")
-    return table.replace_schema_metadata().set_column(place, SCHEMA.field(place), column)
 
 
 def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

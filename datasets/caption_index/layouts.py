@@ -21,21 +21,17 @@ INDEX, SKIPPED = "index.arrow", "index_skipped.csv"
 
 
 def is_caption_set(root: Path) -> bool:
-    """Return whether ``root`` holds image-caption pairs, judged by a sample of its entries.
-
-    A folder of class folders (``images/<class>/``) or with a manifest of labels does not, whatever
-    else lies beside it.
-    """
+    """Return whether ``root`` holds image-caption pairs, judged by a sample of its entries."""
     return layout(root) is not None
 
 
 def layout(root: Path) -> str | None:
-    """Return "shards", "pairs" or "manifests"; None if ``root`` holds none of them.
-
-    In this order: img2dataset writes a table of its own beside each shard and each directory.
-    """
-    if not root.is_dir() or _holds_folders(root / "images") or labelled_manifest(root):
+    """Return "shards", "pairs" or "manifests"; None if ``root`` holds none of them."""
+    if not root.is_dir() or labelled_manifest(root):
         return None
+    if any((root / "images" / name).is_dir() for name in islice(names(root / "images"), 64)):
+        return None
+    # In this order: img2dataset writes a table of its own beside each shard and each directory.
     found = list(islice(names(root), 4096))
     if any(name.endswith(".tar") for name in found):
         return "shards"
@@ -52,10 +48,7 @@ def layout(root: Path) -> str | None:
 
 
 def parts(root: Path, kind: str) -> tuple[dict[str, str], float]:
-    """Return {part: stamp}, sorted by name, and the time of the last change in seconds.
-
-    A part is a directory, shard or manifest, by ``kind``; its stamp changes when it does.
-    """
+    """Return {part: stamp}, sorted by name, and the time of the last change in seconds."""
     stamps: dict[str, str] = {}
     latest = 0.0
     with os.scandir(root) as entries:
@@ -88,16 +81,12 @@ def _is_part(entry: "os.DirEntry[str]", kind: str) -> bool:
 
 
 def names(folder: Path) -> Iterator[str]:
-    """Yield what a folder holds, unsorted, without hidden entries; nothing if it is no folder."""
+    """Yield the visible entries of a folder, unsorted; nothing if it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             yield from (entry.name for entry in entries if not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
-
-
-def _holds_folders(folder: Path) -> bool:
-    return any((folder / name).is_dir() for name in islice(names(folder), 64))
 
 
 def holds_pairs(folder: Path) -> bool:
@@ -110,11 +99,7 @@ def holds_pairs(folder: Path) -> bool:
     )
 
 
-# --------------------------------------------------------------------------------------- manifests
-
-
 def is_manifest(name: str) -> bool:
-    """Return whether a file of this name can be a manifest."""
     return name.endswith(MANIFESTS) and name != SKIPPED
 
 
@@ -138,12 +123,10 @@ def columns(file: Path) -> list[str]:
 
 
 def delimiter(file: Path) -> str:
-    """Return what separates the columns of a manifest in text."""
     return "\t" if file.suffix == ".tsv" else ","
 
 
 def plain_column(name: str) -> str:
-    """Return a column's name as it is compared."""
     return name.strip().lower()
 
 

@@ -54,11 +54,10 @@ class UnfitError(Exception):
 
 
 Find = Callable[[int], Row | None]  # by stamp, a row that need not be read again
-Look = Callable[[], Row | Skipped]  # a file that is still to be read; called in a thread
+Look = Callable[[], Row | Skipped]  # a task for one image; called in a thread
 
 
 def read_pairs(root: Path, part: str, find: Find) -> Iterator[Look]:
-    """Yield a task for every image of a directory."""
     folder = root / part
     present = sorted(names(folder))
     others = set(present)
@@ -79,7 +78,6 @@ def read_pairs(root: Path, part: str, find: Find) -> Iterator[Look]:
 
 
 def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
-    """Yield a task for every line of a manifest."""
     file = root / part
     path_column, caption_column = path_and_caption(file)
     assert path_column is not None and caption_column is not None  # else it would not be a part
@@ -104,7 +102,6 @@ def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
 
 
 def read_shard(root: Path, part: str, find: Find) -> Iterator[Look]:
-    """Yield a task for every image of a shard."""
     shard = root / part
     members, fault = read_members(shard)
     if fault:
@@ -151,9 +148,8 @@ def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
 
 
 def _status(image: Path) -> os.stat_result:
-    """Return the size and times of a file; a named pipe, for one, cannot be read."""
     status = image.stat()
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode):  # a named pipe, for one, cannot be read
         raise UnfitError(special_kind(image))
     return status
 
@@ -210,12 +206,9 @@ def _stamp(key: str, *files: os.stat_result) -> int:
 def _read_columns(file: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:
     if file.suffix != ".parquet":
         parsing = pyarrow.csv.ParseOptions(delimiter=delimiter(file), newlines_in_values=True)
-        converting = pyarrow.csv.ConvertOptions(
-            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
-        )
-        with pyarrow.csv.open_csv(
-            file, parse_options=parsing, convert_options=converting
-        ) as batches:
+        types = dict.fromkeys(wanted, pa.string())
+        converting = pyarrow.csv.ConvertOptions(include_columns=wanted, column_types=types)
+        with pyarrow.csv.open_csv(file, None, parsing, converting) as batches:
             yield from batches
         return
     with pyarrow.parquet.ParquetFile(file) as table:
@@ -230,23 +223,14 @@ def _read_columns(file: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:
             yield batch.select(wanted)
 
 
-# ----------------------------------------------------------------------------------------- shards
-
-
 class Member(NamedTuple):
-    """A file inside a shard."""
-
-    name: str
+    name: str  # of a file inside a shard
     offset: int  # of its first byte in the shard
     size: int  # bytes
 
 
 def read_members(shard: Path) -> tuple[list[Member], str]:
-    """Return the whole files of an uncompressed tar in their order, and what is wrong with it.
-
-    A shard that was cut keeps the files before the cut, and a file that is not a tar has none; the
-    second value says so, and is empty for a sound shard.
-    """
+    """Return the whole files of an uncompressed tar in order, and what is wrong with it or ""."""
     members: list[Member] = []
     length = shard.stat().st_size
     try:
@@ -268,8 +252,7 @@ def read_members(shard: Path) -> tuple[list[Member], str]:
 class OpenShards:
     """Reads files inside tar shards by path, offset and size; keeps the last used shards open.
 
-    Reads name their place instead of moving there, so that forked workers, which share the place,
-    do not disturb each other. Goes to other processes without its open files.
+    Reads do not move the position in a file, which forked workers share.
     """
 
     def __init__(self, most: int = 16) -> None:
@@ -278,7 +261,7 @@ class OpenShards:
         self._lock = threading.Lock()
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes, fewer if the file ends before; raise OSError if unreadable."""
+        """Return ``size`` bytes, or fewer at the end of the file; raise OSError if unreadable."""
         with self._lock:  # another thread must not close the file in between
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -288,7 +271,6 @@ class OpenShards:
             return os.pread(self._files[path], size, offset)
 
     def close(self) -> None:
-        """Close the files that are open."""
         with self._lock:
             while self._files:
                 os.close(self._files.popitem()[1])

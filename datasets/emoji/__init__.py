@@ -1,20 +1,17 @@
 """The `emoji` dataset: one class per emoji, one image per vendor's drawing of it.
 
-A class is an emoji by its CLDR name ("hot beverage"), so its words are natural language; its
-images are the same idea in up to eleven styles. Retrieving unseen classes across styles is a
-zero-shot benchmark of the size of CUB200 that needs nothing but a package registry: the drawings
-are published as npm packages, which are fetched by version and checksum and rendered here.
+A class is an emoji by its CLDR name ("hot beverage"), drawn in up to eleven styles. Retrieving
+unseen classes across styles is a zero-shot benchmark of the size of CUB200 that needs only a
+package registry: the drawings are npm packages, fetched by version and checksum, rendered here.
 
-A drawing is matched to an emoji
-
-1. by code point, without the variation selector FE0F, through a package's own table of characters;
-2. where a package lists none, by name: the CLDR name or the Unicode character name, letters and
-   digits only.
+A drawing is matched to an emoji by code point, without the variation selector FE0F, through a
+package's own table of characters; where a package lists none, by the CLDR name or the Unicode
+character name, letters and digits only.
 
 Variants in skin tone are not classes. Two groups are left out: "flags", which differ in colours
-alone, and "people & body", where gender and role variants of one figure would be classes of their
-own. Blank drawings are dropped; of drawings that are equal pixel by pixel one stays within a class,
-and none across classes. A class needs four images.
+alone, and "people & body", where variants of one figure would be classes of their own. Blank
+drawings are dropped; of drawings that are equal pixel by pixel one stays within a class, and none
+across classes. A class needs four images.
 """
 
 import base64
@@ -50,7 +47,6 @@ class Package(NamedTuple):
 
     @property
     def tarball(self) -> str:
-        """The file name that ``npm pack`` gives it."""
         return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
 
 
@@ -91,13 +87,11 @@ EXPECTED = (1_244, 10_922)  # classes, images: what these packages give with res
 
 
 def prepare(source_path: Path) -> Path:
-    """Return the folder of the built dataset, ``<source_path>/emoji``, built if it is not there.
-
-    Packages (37 MB) are kept in ``<source_path>/downloads``.
+    """Return the folder of the dataset, built in ``<source_path>/emoji`` if it is not there.
 
     Raises:
-        ValueError: a built dataset does not agree with its manifest, or a checksum is wrong.
-        FileNotFoundError, ConnectionError: see ``fetch``.
+        FileNotFoundError, ConnectionError: npm is not installed, or could not fetch a package.
+        ValueError: a checksum is wrong, or a built dataset does not agree with its manifest.
     """
     folder = source_path / "emoji"
     drawings.build_once(folder, lambda fresh: _build(fresh, source_path / "downloads"))
@@ -118,21 +112,12 @@ def measure(folder: Path) -> dict[str, Any]:
         per_class[path.parent.name] += 1
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
-    return {
-        "classes": len(per_class),
-        "images": sum(per_class.values()),
-        "sha256": digest.hexdigest(),
-    }
+    n_images = per_class.total()
+    return {"classes": len(per_class), "images": n_images, "sha256": digest.hexdigest()}
 
 
 def fetch(package: Package, downloads: Path) -> Path:
-    """Return the package's tarball in ``downloads``, fetched by npm unless it is there and whole.
-
-    Raises:
-        FileNotFoundError: npm is not installed.
-        ConnectionError: npm could not fetch it; ends with npm's last lines.
-        ValueError: the file has another checksum. It is not kept.
-    """
+    """Return the package's tarball in ``downloads``, fetched by npm if missing or damaged."""
     path = downloads / package.tarball
     if path.exists() and _sha512(path) == package.sha512:
         return path
@@ -165,15 +150,8 @@ def _sha512(path: Path) -> str:
     return base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
 
 
-# ---------------------------------------------------------------------------------------- building
-
-
 def draw(source: bytes) -> Drawn | None:
-    """Return a drawing on white; None if it is blank.
-
-    Raises:
-        ValueError, OSError: the drawing cannot be read.
-    """
+    """Return a drawing on white; None if it is blank. Raises ValueError or OSError if damaged."""
     if source.startswith(b"<svg"):
         image = drawings.render(svg_string=source.decode())
     else:
@@ -184,7 +162,6 @@ def draw(source: bytes) -> Drawn | None:
 
 
 def _build(folder: Path, downloads: Path) -> dict[str, Any]:
-    """Write the dataset into ``folder`` and return its counts and checksum."""
     with tqdm([NAMES, *ART.values()], desc="emoji: fetch", unit="package") as bar:
         tarballs = {package.name: fetch(package, downloads) for package in bar}
     concepts = read_concepts(tarballs[NAMES.name])
@@ -247,7 +224,6 @@ def _without_copies(drawn: Mapping[tuple[str, str], Drawn]) -> dict[str, dict[st
 def _write(
     folder: Path, classes: Mapping[str, Mapping[str, bytes]], concepts: Mapping[str, Concept]
 ) -> None:
-    """Write ``images/<class>/<class>__<vendor>.jpg`` and ``classes.json``."""
     about = {}
     for code, images in classes.items():
         concept = concepts[code]

@@ -93,9 +93,6 @@ def svg(icon: Mapping[str, Any], pack: Mapping[str, Any]) -> bytes:
     ).encode()
 
 
-# ---------------------------------------------------------------------------------------- matching
-
-
 def bare(code: str) -> str:
     """Return a code point sequence in lower case, without FE0F: "2615-FE0F" → "2615"."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")

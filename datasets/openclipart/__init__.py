@@ -1,8 +1,7 @@
 """The `openclipart` dataset: pictures with a sentence or a few words for each.
 
 Three Debian packages hold pictures that their makers described. They are downloaded by
-`apt-get download`, which installs nothing, unpacked, drawn on white, and laid out as any set of
-image-caption pairs:
+`apt-get download`, which installs nothing, and laid out, drawn on white, as
 
     openclipart/<package>/<id>.jpg
     openclipart/<package>/<id>.json     {"caption": ..., "file": ...}
@@ -75,17 +74,14 @@ THINNEST = 8  # pixels, the shorter side; a thinner picture shows nothing
 
 
 def prepare(source_path: Path, *, packages: Sequence[str] | None = None) -> Path:
-    """Return the folder of the built dataset, ``<source_path>/openclipart``, built if need be.
+    """Return the folder of the dataset, built in ``<source_path>/openclipart`` if need be.
 
-    Packages (202 MB) are kept in ``<source_path>/downloads``; those in ``<source_path>/debs`` are
-    used from there.
-
-    Args:
-        packages: of ``PACKAGES``, to build from; None accepts those of a built dataset, else all.
+    Packages (202 MB) are kept in ``<source_path>/downloads``, or used from ``<source_path>/debs``.
+    ``packages`` are of ``PACKAGES``; None accepts those of a built dataset, else takes all.
 
     Raises:
+        FileNotFoundError, ConnectionError: apt-get is not installed, or could not download one.
         ValueError: an unknown package; or the built dataset is damaged or of other packages.
-        FileNotFoundError, ConnectionError: see ``fetch``.
     """
     chosen = tuple(PACKAGES if packages is None else dict.fromkeys(packages))
     if not chosen or set(chosen) - set(PACKAGES):
@@ -121,15 +117,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def fetch(name: str, downloads: Path, debs: Path) -> Path:
-    """Return the package's .deb file from ``downloads`` or ``debs``, else fetched by apt-get.
-
-    Any version is taken, since each release of Debian and Ubuntu has its own; `prepare` warns if
-    it does not give the usual pairs.
-
-    Raises:
-        FileNotFoundError: apt-get is not installed.
-        ConnectionError: apt-get could not download it; ends with its last lines.
-    """
+    """Return the package's .deb file, of any version, from the folders, else by apt-get."""
     for folder in (downloads, debs):
         if there := sorted(folder.glob(f"{name}_*.deb")):
             return there[-1]
@@ -154,11 +142,7 @@ def fetch(name: str, downloads: Path, debs: Path) -> Path:
 
 
 def unpack(deb: Path, folder: Path) -> None:
-    """Write the files of a package to ``folder``, as `dpkg -x` does; nothing is installed.
-
-    Raises:
-        ValueError: it is not a .deb file, or one that only dpkg can read.
-    """
+    """Write a package's files to ``folder``, as `dpkg -x` does; raise ValueError if unreadable."""
     if dpkg := shutil.which("dpkg-deb"):
         done = subprocess.run([dpkg, "-x", deb, folder], capture_output=True, text=True)
         if done.returncode:
@@ -187,18 +171,8 @@ def unpack(deb: Path, folder: Path) -> None:
             ) from error
 
 
-# ---------------------------------------------------------------------------------------- building
-
-
 def draw(path: Path) -> Drawn | None:
-    """Return a picture on white; None if it is blank.
-
-    Transparent margins are cut off and the rest is centred on a white square; a picture without
-    transparency keeps its shape.
-
-    Raises:
-        ValueError, OSError: the file cannot be drawn.
-    """
+    """Return a picture on white, margins cut, centred on a square; None if it is blank."""
     image = _raster(path)
     box = _visible(image)
     if box is None:
@@ -236,7 +210,6 @@ def _raster(path: Path, width: int = SIZE) -> Image.Image:
 
 
 def _build(folder: Path, source_path: Path, packages: Sequence[str]) -> dict[str, Any]:
-    """Write the dataset into ``folder`` and return its counts, checksum and sources."""
     downloads, debs = source_path / "downloads", source_path / "debs"
     with tqdm(packages, desc="openclipart: fetch", unit="package") as bar:
         files = {package: fetch(package, downloads, debs) for package in bar}
@@ -275,9 +248,7 @@ def _build(folder: Path, source_path: Path, packages: Sequence[str]) -> dict[str
 
 
 def _write(folder: Path, pictures: Sequence[tuple[str, Picture]]) -> None:
-    """Write ``<package>/<id>.jpg`` and ``.json`` of every picture but blank ones and copies."""
     seen: set[str] = set()
-    names: set[tuple[str, str]] = set()
     cannot, blank, copies = [], 0, 0
     results = drawings.draw_all(draw, [picture.path for _, picture in pictures])
     bar = tqdm(results, desc="openclipart: draw", total=len(pictures), unit="image")
@@ -291,15 +262,13 @@ def _write(folder: Path, pictures: Sequence[tuple[str, Picture]]) -> None:
         else:
             jpeg, digest = result
             seen.add(digest)
-            stem = re.sub(
-                r"[^a-z0-9]+", "_", to_ascii(Path(picture.file).with_suffix("").as_posix())
-            )
-            name, number = stem, 2
-            while (package, name) in names:
-                name, number = f"{stem}_{number}", number + 1
-            names.add((package, name))
             place = folder / package
             place.mkdir(exist_ok=True)
+            stem = Path(picture.file).with_suffix("").as_posix()
+            stem = re.sub(r"[^a-z0-9]+", "_", to_ascii(stem))
+            name, number = stem, 2
+            while (place / f"{name}.jpg").exists():
+                name, number = f"{stem}_{number}", number + 1
             (place / f"{name}.jpg").write_bytes(jpeg)
             about = {"caption": picture.caption, "file": picture.file}
             text = json.dumps(about, ensure_ascii=False)

@@ -19,8 +19,6 @@ from typing import NamedTuple
 
 
 class Picture(NamedTuple):
-    """A file to be drawn and its caption."""
-
     path: Path
     file: str  # its path inside the package's folder of pictures
     caption: str
@@ -52,12 +50,9 @@ NO_DESCRIPTION = re.compile(
     re.IGNORECASE,
 )
 SUITS = {"c": "clubs", "d": "diamonds", "h": "hearts", "s": "spades"}
-RANKS = {"a": "ace", "k": "king", "q": "queen", "j": "jack"} | {
-    str(2 + place): word
-    for place, word in enumerate(
-        ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    )
-}
+NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+RANKS = {"a": "ace", "k": "king", "q": "queen", "j": "jack"}
+RANKS |= {str(number): word for number, word in enumerate(NUMBERS, start=2)}
 
 
 def plain(text: str) -> str:
@@ -77,7 +72,7 @@ def to_ascii(text: str) -> str:
 
 
 def _file_words(file: str, author: str) -> str:
-    """Return the words of a file name without the author, who is often abbreviated there."""
+    """Return the words of a file name without its author, who is often abbreviated there."""
     name = plain(Path(file).stem)
     authors = [word for word in re.findall(r"[a-z]+", to_ascii(author)) if len(word) > 1]
 
@@ -92,12 +87,8 @@ def _file_words(file: str, author: str) -> str:
     return " ".join(kept)
 
 
-def clip_art_caption(svg: bytes, file: str) -> str | None:
-    """Return a caption from an Open Clip Art file's metadata; None if it is not free or has none.
-
-    Args:
-        file: its path in the library, such as "animals/mammals/dogs/bored_dog_01.svg".
-    """
+def clip_art_caption(svg: bytes, file: str) -> str | None:  # file: "animals/dogs/bored_dog_01.svg"
+    """Return a caption from an Open Clip Art file's metadata; None if it has none or isn't free."""
     try:
         work = ElementTree.fromstring(svg).find(f".//{CREATIVE_COMMONS}Work")
     except ElementTree.ParseError:
@@ -155,20 +146,18 @@ def _stem(word: str) -> str:
     return re.sub(r"(e?s)$", "", word) if len(word) > 3 else word
 
 
+# Each reader yields the pictures of its package, unpacked in root.
 def clip_art(root: Path) -> Iterator[Picture]:
-    """Yield the pictures of openclipart-svg, unpacked in ``root``."""
     folder = root / "usr/share/openclipart/svg"
     for path in sorted(folder.rglob("*.svg")):
         file = path.relative_to(folder).as_posix()
         if MACHINE_MADE.match(file):
             continue
-        caption = clip_art_caption(path.read_bytes(), file)
-        if caption:
+        if caption := clip_art_caption(path.read_bytes(), file):
             yield Picture(path, file, caption)
 
 
 def stamps(root: Path) -> Iterator[Picture]:
-    """Yield the pictures of tuxpaint-stamps-default, unpacked in ``root``."""
     folder = root / "usr/share/tuxpaint/stamps"
     for path in sorted((*folder.rglob("*.png"), *folder.rglob("*.svg"))):
         file = path.relative_to(folder).as_posix()
@@ -182,17 +171,11 @@ def stamps(root: Path) -> Iterator[Picture]:
 
 
 def art4apps(root: Path) -> Iterator[Picture]:
-    """Yield the pictures of pysiogame, unpacked in ``root``."""
     folder = root / "usr/share/games/pysiogame/res/images/art4apps"
     for path in sorted(folder.glob("*/*.jpg")):
         kind = path.parent.name.replace("_n_veg", " and vegetables").replace("_n_", " and ")
-        yield Picture(
-            path, path.relative_to(folder).as_posix(), f"{plain(path.stem)}, {plain(kind)}"
-        )
+        file = path.relative_to(folder).as_posix()
+        yield Picture(path, file, f"{plain(path.stem)}, {plain(kind)}")
 
 
-READERS = {
-    "openclipart-svg": clip_art,
-    "tuxpaint-stamps-default": stamps,
-    "pysiogame": art4apps,
-}
+READERS = {"openclipart-svg": clip_art, "tuxpaint-stamps-default": stamps, "pysiogame": art4apps}
