@@ -65,7 +65,7 @@ class SearchModel:
 
 
 class Changes(NamedTuple):
-    """How many images have changed in a folder since it was indexed."""
+    """Numbers of images that changed in a folder since it was indexed."""
 
     new: int
     changed: int

@@ -8,7 +8,7 @@ from datasets.transforms import CenterCrop, shorter_side
 
 
 class Preprocessing(NamedTuple):
-    """What is done to an RGB image; nothing in it is left to chance."""
+    """Preprocessing of an RGB image, without randomness."""
 
     image_size: int  # pixels, side S of the square input (3, S, S)
     crop_ratio: float  # S / shorter side after resizing, in (0, 1]

@@ -1,4 +1,4 @@
-"""What a report says of classes: similarities, the pairs that training moved, scores."""
+"""The classes of a report: similarities, the pairs that training moved, scores."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What a report's page holds of images, matrices and map, of bounded size."""
+"""Images, matrices and map of a report's page, of bounded size."""
 
 import base64
 import io

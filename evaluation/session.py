@@ -1,4 +1,4 @@
-"""What a run evaluates and when: before training, every few epochs, and at its end."""
+"""Evaluate a run before training, every few epochs, and at its end."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

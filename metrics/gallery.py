@@ -73,7 +73,7 @@ class Gallery:
 
     @cached_property
     def is_unit(self) -> bool:
-        """Whether all embeddings have length 1, up to rounding."""
+        """Return whether all embeddings have length 1, up to rounding."""
         parts = (self.embeds, self.asking.embeds)
         return all(bool(((part.norm(dim=1) - 1).abs() < 1e-5).all()) for part in parts)
 

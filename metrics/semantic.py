@@ -1,4 +1,4 @@
-"""How reasonable errors are: how the nearest images of *other* classes are related to the query.
+"""Semantic scores: how closely the nearest images of *other* classes are related to the query.
 
 One value for each query of a block. If there are fewer than k images of other classes, all are
 used; without any, a query scores NaN and is left out of averages.

@@ -71,6 +71,7 @@ SMALL = {
         *("--points", "200", "--dims", "8", "--classes", "5", "--episodes", "10"),
         *("--threads", "1"),
     ),
+    "tests.benchmarks.readme_picture": ("--n_epochs", "1", "--out", "picture.png"),
     "tests.benchmarks.step": (*NETWORK, "--bs", "8", "--rounds", "1"),
 }
 FEWER = {"--trials": "2"}  # values of flags that cannot come last

@@ -53,7 +53,7 @@ class State:
 
 
 class Checkpoint(dict[str, Any]):
-    """What ``Run.save`` wrote: the parts of a State, flags, epoch and best scores."""
+    """The content of a file of ``Run.save``: parts of a State, flags, epoch, best scores."""
 
     def __init__(self, folder: Path, parts: Mapping[str, Any]) -> None:
         super().__init__(parts)

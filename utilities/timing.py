@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Measure the time of a run's sections."""
 
 import time
 from collections import defaultdict

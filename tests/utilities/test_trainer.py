@@ -110,7 +110,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count(precision, 
     for number, state in ours.optimizer.state_dict()["state"].items():
         assert all(torch.equal(state[name], moments[number][name]) for name in state)
     assert (ours.iteration, ours.skipped - early) == (10, 1)
-    told = "1 step(s) left out up to step 10" in caplog.text
+    told = "skipped 1 step(s) up to step 10" in caplog.text
     assert told == (precision == "fp32")  # fp16: as it should be
     ours.step(data(1)[0])
     assert not torch.equal(weights(ours), before)
