@@ -1,9 +1,7 @@
 """Differentiable operations that the losses are written with, each with its derivative by hand.
 
-Automatic differentiation of a loss over a (B, R) matrix of pairs keeps and walks back through every
-elementwise step, and most of these derivatives are at hand when the value is computed: a softmax, a
-mask, the same matrix product. So each operation here is one step of the graph. All of them can be
-differentiated once.
+Automatic differentiation keeps and walks back through every elementwise step over the (B, R) pairs;
+here each operation is one step of the graph. All of them can be differentiated once.
 """
 
 from typing import Any
@@ -22,29 +20,23 @@ MATRIX_SHARE = 0.05
 
 
 def similarities(embeds: Tensor, references: References | None = None) -> Tensor:
-    """Return the inner products S_ij = x_i·z_j of a batch with itself or with references.
+    """Return the inner products S_ij = x_i·z_j, (B, R), of a batch with itself or with references.
 
     Args:
         embeds: x (B, D).
         references: z, R of them and without gradient; None compares the batch with itself, and then
             S_ij has a gradient for both of its images.
-
-    Returns:
-        (B, R).
     """
     return _Similarities.apply(embeds, _others(embeds, references), references is None)
 
 
 def cosines(embeds: Tensor, references: References | None = None) -> Tensor:
-    """Return the cosines of x_i and z_j, with the arguments of ``similarities``.
-
-    A row of zeros has cosine 0 with all others.
-    """
+    """Return the cosines of x_i and z_j, arguments as of ``similarities``; 0 for a row of zeros."""
     return _Cosines.apply(embeds, _others(embeds, references), references is None)
 
 
 def distances(embeds: Tensor, references: References | None = None) -> Tensor:
-    """Return the Euclidean distances d_ij = |x_i - z_j|, with the arguments of ``similarities``.
+    """Return the Euclidean distances |x_i - z_j|, arguments as of ``similarities``.
 
     A distance of 0 has the gradient 0.
     """
@@ -61,21 +53,19 @@ def chosen_distances(
 ) -> Tensor:
     """Return the Euclidean distances of T anchors from K others each, d_kt = |x_{a_t} - z_{o_kt}|.
 
-    A few pairs are compared by the differences of their rows, which keeps every digit of a small
-    distance. Many, such as the T = B (B - 2) triplets of a whole batch, would take K T D memory:
-    they are read from the (B, R) matrix, computed in double precision for the sake of the digits.
-    Distances below 1e-6 of the longest embedding count as 0 there.
+    A few pairs are compared by the differences of their rows, which keep every digit of a small
+    distance but take K T D memory. Many are read from the (B, R) matrix in double precision, where
+    distances below 1e-6 of the longest embedding count as 0. A distance of 0 has the gradient 0.
 
     Args:
         embeds: x (B, D), float32 or float64.
-        references: z, R of them and without gradient; None is the batch itself, where both images
-            of a pair get a gradient.
+        references: z, as of ``similarities``.
         anchors: a (T,) int64 in [0, B).
         others: o (K, T) int64 in [0, R).
         squared: return squared distances.
 
     Returns:
-        (K, T). A distance of 0 has the gradient 0.
+        (K, T).
     """
     z = _others(embeds, references)
     many = others.numel() > MATRIX_SHARE * len(embeds) * len(z)
@@ -84,29 +74,18 @@ def chosen_distances(
 
 
 def masked_logsumexp(values: Tensor, mask: Tensor) -> Tensor:
-    """Return log Σ_j exp(v_ij) over each row's entries in the mask.
+    """Return log Σ_j exp(v_ij), (B,), over each row's entries in the mask; both are (B, R).
 
-    Args:
-        values: v (B, R).
-        mask: (B, R) bool.
-
-    Returns:
-        (B,). A row without entries has the lowest float, which is finite, and no gradient.
+    A row without entries has the lowest float, which is finite, and no gradient.
     """
     return _MaskedLogSumExp.apply(values, mask)
 
 
 def pair_logsumexp(pulls: Tensor, positive: Tensor, pushes: Tensor, negative: Tensor) -> Tensor:
-    """Return log Σ_p Σ_n exp(u_ip + v_in) over each row's positives p and negatives n.
+    """Return log Σ_p Σ_n exp(u_ip + v_in), (B,), over each row's positives p and negatives n.
 
-    Args:
-        pulls: u (B, R).
-        positive: (B, R) bool.
-        pushes: v (B, R).
-        negative: (B, R) bool.
-
-    Returns:
-        (B,). A row without positives or without negatives has the lowest float or -inf.
+    The pulls u, the pushes v and the masks are (B, R). A row without positives or without negatives
+    has the lowest float or -inf.
     """
     return _PairLogSumExp.apply(pulls, positive, pushes, negative)
 
@@ -119,23 +98,13 @@ def nonempty(values: Tensor) -> Tensor:
 def soft_hinge_mean(violations: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Return 1/B Σ_i 1/s log(1 + Σ_j exp(s v_ij)), the sum over each row's entries in the mask.
 
-    It tends to the mean of [max_j v_ij]₊ as s grows.
-
-    Args:
-        violations: v (B, R).
-        mask: (B, R) bool.
-        scale: s > 0, an inverse temperature.
+    It tends to the mean of [max_j v_ij]₊ as the scale s > 0 grows. v and the mask are (B, R).
     """
     return _SoftHingeMean.apply(violations, mask, scale)
 
 
 def softplus_mean(violations: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of log(1 + exp(v_ij)) over all entries in the mask; 0 of an empty mask.
-
-    Args:
-        violations: v (B, R).
-        mask: (B, R) bool, true for few.
-    """
+    """Return the mean of log(1 + exp(v_ij)) over the entries of (B, R) in the mask; 0 of none."""
     return _SoftplusMean.apply(violations, mask)
 
 
@@ -149,9 +118,6 @@ def mean_squared_length(embeds: Tensor) -> Tensor:
     return _MeanSquaredLength.apply(embeds)
 
 
-# --------------------------------------------------------------------------------------------------
-# The operations with their derivatives
-# --------------------------------------------------------------------------------------------------
 def _others(embeds: Tensor, references: References | None) -> Tensor:
     return embeds if references is None else references.embeds
 
@@ -331,12 +297,9 @@ class _SoftHingeMean(torch.autograd.Function):
 
 
 def _logsumexp_and_softmax(exponents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log Σ exp of each row's entries in the mask, (B, 1), and their softmax, (B, R).
-
-    The softmax gives the sum: a row's largest entry x has the softmax exp(x - log Σ exp), which is
-    at least 1/R, so that its logarithm loses no digits. (On a CPU softmax is also much faster than
-    logsumexp where exponents underflow.) A row without entries has a uniform softmax.
-    """
+    """Return log Σ exp of each row's entries in the mask, (B, 1), and their softmax, (B, R)."""
+    # A row's largest entry x has the softmax exp(x - log Σ exp) >= 1/R, whose logarithm loses no
+    # digits. On a CPU softmax is also much faster than logsumexp where exponents underflow.
     exponents = torch.where(mask, exponents, torch.finfo(exponents.dtype).min)
     softmax = exponents.softmax(dim=1)
     peak = softmax.amax(dim=1, keepdim=True)

@@ -25,9 +25,8 @@ class S2SD(Criterion):
 
     e are the embeddings; g_i the targets, made of the pooled features φ by a head Linear - ReLU -
     Linear and normalised; S_t and S_e the (B, B) cosines, with the softmax σ over a row. D has a
-    gradient only for e; L_target trains the heads and the features below them. The last term is
-    added with ``feat_distill`` after ``feat_distill_delay`` iterations. The heads are not used at
-    test time.
+    gradient only for e; L_target trains the heads and the features below them. The heads are not
+    used at test time.
 
     With w = 0, the default and that of the commands of Roth et al., CVPR 2022, nothing is distilled
     from the targets, which still train the shared features. The paper's commands have w = 50,
@@ -37,22 +36,18 @@ class S2SD(Criterion):
     counted, and L_source gets the embeddings as they are, normalised or not.
 
     Args:
-        embed_dim: D of the embeddings.
-        feature_dim: F of the pooled features.
         make: builds the loss of a name for embeddings of a dimension, a new one at each call.
-        source: name of L_source.
-        target: name of L_target; one is made for each target, with its own class vectors.
+        source, target: names of L_source and L_target; each target has its own class vectors.
         T: temperature of the distillation, > 0, in cosine.
         w: weight of the distillation from the targets.
         pool_aggr: φ is the sum of the feature map's average and maximum, instead of the features.
         target_dims: dimension of each target.
-        feat_distill: also distil from the features.
-        feat_w: weight of the distillation from the features.
-        feat_distill_delay: training iterations before that.
+        feat_distill: also distil from the features, by the last term.
+        feat_w: its weight.
+        feat_distill_delay: training iterations before it.
 
     Shapes: embeds (B, D), features (B, F), feature_map (B, F, h, w), labels (B,) int64; returns a
-    scalar. With several processes B is the share of one, and each has the loss of all shares: the
-    embeddings and φ are gathered, a feature map is pooled before.
+    scalar. With several processes B is the share of one, and each has the loss of all shares.
 
     Raises:
         ValueError: ``source`` or ``target`` is S2SD again or reads more than embeddings and labels,
@@ -126,9 +121,8 @@ class S2SD(Criterion):
         return loss
 
     def _log_softmax(self, embeds: Tensor) -> Tensor:
-        """Return log σ(S[a]/T) for each row of (B, D)."""
         unit = F.normalize(embeds, dim=1)
-        return (unit @ unit.T / self.T).log_softmax(dim=1)  # (B, B)
+        return (unit @ unit.T / self.T).log_softmax(dim=1)  # (B, B), log σ(S[a]/T) of each row
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": list(self.heads.parameters()), "lr": lr}]

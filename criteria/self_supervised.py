@@ -21,14 +21,12 @@ class SelfSupervised(Criterion):
     """An objective on the pooled features of two views, through heads of its own.
 
     A subclass writes ``forward(first, second)``, which takes the features (B, F) of the two views
-    and returns a scalar. Heads follow autocast, losses are written under ``full_precision``.
+    and returns a scalar. Heads follow autocast, losses are written under ``full_precision``. Each
+    view goes through the heads alone (the authors of SimCLR stack the views).
 
-    Each view goes through the heads alone, so that BatchNorm sees one view at a time, as in all
-    but SimCLR, whose authors stack the views.
-
-    Where several processes train together, B is the share of one, and the comparisons reach over
-    all shares (``utilities.distributed``). BatchNorm normalises over a process's share; for the
-    whole batch, convert the criterion by ``nn.SyncBatchNorm.convert_sync_batchnorm``.
+    With several processes, B is the share of one and the comparisons reach over all shares.
+    BatchNorm normalises over a share, unless ``nn.SyncBatchNorm.convert_sync_batchnorm`` converts
+    the criterion.
 
     Args:
         feature_dim: F.
@@ -97,7 +95,6 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @functools.wraps(loss)
     def wide(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        # Through Any: mypy cannot say that the types of the arguments stay what they were.
         given: list[Any] = [at_least_float32(a) if isinstance(a, Tensor) else a for a in args]
         device = next(a.device.type for a in given if isinstance(a, Tensor))
         with torch.autocast(device, enabled=False):
@@ -115,9 +112,6 @@ def mean_cosine(first: Tensor, second: Tensor) -> Tensor:
 class Queue(nn.Module):
     """The last ``size`` rows that were pushed, first in, first out.
 
-    The rows are a buffer, so that a run resumes with them. ``filled``, how many are in use, is a
-    plain integer, so that reading it does not wait for the device.
-
     Args:
         size: number of rows; a queue of none is always full.
         shape: of a row.
@@ -133,18 +127,15 @@ class Queue(nn.Module):
             rows = F.normalize(torch.randn(size, *shape), dim=-1)
         self.register_buffer("rows", rows)  # oldest first; the last `filled` are in use
         self.size = size
-        self.filled = size if random else 0
+        self.filled = size if random else 0  # a plain integer: reading it does not wait
 
     @property
     def full(self) -> bool:
         return self.filled == self.size
 
     def push(self, rows: Tensor) -> None:
-        """Append rows (B, *shape) and drop as many of the oldest.
-
-        A new tensor instead of a ring that is written in place: a backward pass may still read the
-        old one.
-        """
+        """Append rows (B, *shape) and drop as many of the oldest."""
+        # Not written in place: a backward pass may still read the old tensor.
         self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows) :]
         self.filled = min(self.filled + len(rows), self.size)
 

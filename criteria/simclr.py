@@ -22,7 +22,6 @@ class SimCLR(SelfSupervised):
     another image, whose caption is like the first one's.
 
     Args:
-        feature_dim: F.
         temperature: τ, > 0.
         hidden_dim: width of the projector, F - hidden - ReLU - out.
         proj_dim: dimension of the projections.
@@ -55,12 +54,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         l(i, j) = -log  exp(s_ij / τ) / Σ_{k ≠ i} exp(s_ik / τ)
 
     i and j are the views of one image, k runs over both views of all images of all processes, s is
-    the cosine. Each process returns the mean over its own views.
-
-    Args:
-        first: (B, D) projections, normalised here.
-        second: (B, D), row i of the same image as row i of ``first``.
-        temperature: τ, > 0.
+    the cosine of projections (B, D). Each process returns the mean over its own views.
     """
     pairs = F.normalize(torch.stack([first, second], dim=1), dim=2)  # (B, 2, D)
     views = pairs.flatten(0, 1)  # (2B, D): rows 2i and 2i + 1 are the views of image i

@@ -38,11 +38,7 @@ class SLIP(Criterion):
     gathers = True
 
     def __init__(
-        self,
-        make: Callable[[str, int], Criterion],
-        embed_dim: int,
-        *,
-        ssl_weight: float = 1.0,
+        self, make: Callable[[str, int], Criterion], embed_dim: int, *, ssl_weight: float = 1.0
     ) -> None:
         super().__init__()
         self.clip = make("clip", embed_dim)

@@ -22,33 +22,26 @@ class SwAV(SelfSupervised):
         L = -1/2B Σ_i Σ_c [ q1_ic log p2_ic + q2_ic log p1_ic ],   p = softmax over c of z·c / τ
 
     z are the projections and c the prototypes, both normalised. The assignments q share the images
-    out evenly over the prototypes (``sinkhorn``), and have no gradient. From ``queue_start`` on, a
-    queue keeps both z of earlier images; once full, its images are assigned along with those of the
-    batch, since an even share needs more images than a batch has. The batch itself comes into the
-    queue for the next one, in training only.
-
-    Each process assigns the images of all processes, all with the same result, so that the sums
-    over a prototype's images are those of the whole batch.
+    of all processes out evenly over the prototypes (``sinkhorn``), and have no gradient. From
+    ``queue_start`` on, a queue keeps both z of earlier training images; once full, its images are
+    assigned along with those of the batch, since an even share needs more images than a batch has.
 
     The softmax is over the prototypes, as in the paper; the code of El Banani, Desai and Johnson,
     CVPR 2023, takes it over the batch. There are two views and no smaller crops.
 
     Args:
-        feature_dim: F.
         temperature: τ, > 0.
         epsilon: ε of the assignment, > 0; a lower one is closer to one prototype an image.
-        sinkhorn_iterations: of the assignment.
         hidden_dim: width of the projector, F - hidden - ReLU - out.
         proj_dim: dimension of z.
         n_prototypes: K.
-        freeze_steps: number of first optimizer steps in which the prototypes are fixed: they get no
-            gradient (``find_unused_parameters`` of ``DistributedDataParallel``), so that neither
-            momentum nor weight decay moves them.
+        freeze_steps: first optimizer steps, in which the prototypes get no gradient, so that
+            neither momentum nor weight decay moves them.
         queue_size: images of the queue, for all processes together; 0 has no queue.
         queue_start: optimizer steps before the first image is pushed.
 
     Shapes: features (B, F) of each view; returns a scalar >= 0. Prototypes (K, proj_dim), unit rows
-        before training and after each ``after_step``.
+    before training and after each ``after_step``.
     """
 
     def __init__(
@@ -134,16 +127,9 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
         Q = diag(u) exp(scores / ε) diag(v)
 
     with u and v such that each image has the sum 1 and, after enough iterations, each prototype
-    N / K (eq. 3-5). The iterations normalise by prototypes and by images in turn, images last. They
-    do so on logarithms, as exp(scores / ε) overflows where ε is small.
+    N / K (eq. 3-5), on logarithms, as exp(scores / ε) overflows where ε is small.
 
-    Args:
-        scores: (N, K) of images and prototypes.
-        epsilon: ε, > 0.
-        iterations: 1 or more.
-
-    Returns:
-        (N, K), in [0, 1].
+    Shapes: scores (N, K) of images and prototypes; returns (N, K) in [0, 1].
     """
     log_q = scores / epsilon
     for _ in range(iterations):

@@ -25,21 +25,18 @@ class VICReg(SelfSupervised):
         c(Z) = 1/D Σ_d Σ_{e ≠ d} Cov_de²
 
     over the batch of all processes, with variance and covariance divided by B - 1. s is averaged
-    over dimensions and v over the views, as in the authors' code, for which the weights are; eq. 5
+    over dimensions and v over the views, as in the authors' code, whose weights these are; eq. 5
     sums s over dimensions, and eq. 6 sums v over the views.
 
     Args:
-        feature_dim: F.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
+        invariance_weight, variance_weight, covariance_weight: λ, μ, ν.
         hidden_dim: width of the two hidden layers of the projector, the paper's expander.
         proj_dim: D of the projections.
 
     Shapes: features (B, F) of each view; returns a scalar >= 0.
 
     Raises:
-        ValueError: one image on all processes together, which has no variance.
+        ValueError: one image on all processes together.
     """
 
     def __init__(
@@ -73,11 +70,7 @@ class VICReg(SelfSupervised):
 
 @full_precision
 def variance_invariance_covariance(first: Tensor, second: Tensor) -> Tensor:
-    """Return s, the mean v and the sum of c, (3,), of projections (B, D) of all processes.
-
-    Each process returns the whole of it. The squares of the covariances are summed over the smaller
-    of ZᵀZ (D, D) and ZZᵀ (B, B), whose sums are the same.
-    """
+    """Return s, the mean v and the sum of c, (3,), of projections (B, D) of all processes."""
     views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
     n, _, dim = views.shape
     if n < 2:
@@ -86,7 +79,7 @@ def variance_invariance_covariance(first: Tensor, second: Tensor) -> Tensor:
     var, mean = torch.var_mean(views, dim=0, correction=1)  # (2, D)
     variance = (1 - (var + EPS).sqrt()).relu().mean()
     covariance = -var.square().sum()
-    for z in (views - mean).unbind(dim=1):  # (B, D)
+    for z in (views - mean).unbind(dim=1):  # (B, D); the squares of ZZᵀ and of ZᵀZ sum to the same
         gram = (z @ z.T if n < dim else z.T @ z) / (n - 1)
         covariance = covariance + gram.square().sum()
     return torch.stack([invariance, variance, covariance / dim])
