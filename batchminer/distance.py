@@ -1,7 +1,5 @@
-"""Distance-weighted sampling.
-
-Wu, Manmatha, Smola and Krähenbühl, Sampling Matters in Deep Embedding Learning, ICCV 2017,
-section 4.1.
+"""Distance-weighted sampling: Wu, Manmatha, Smola and Krähenbühl, Sampling Matters in Deep
+Embedding Learning, ICCV 2017, section 4.1.
 """
 
 import torch

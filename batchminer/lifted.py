@@ -1,7 +1,5 @@
-"""Every triplet of a batch.
-
-Song, Xiang, Jegelka and Savarese, Deep Metric Learning via Lifted Structured Feature Embedding,
-CVPR 2016, section 4: each pair looks at all negatives.
+"""Every triplet of a batch: Song, Xiang, Jegelka and Savarese, Deep Metric Learning via Lifted
+Structured Feature Embedding, CVPR 2016, section 4: each pair looks at all negatives.
 """
 
 from torch import Tensor

@@ -1,7 +1,6 @@
-"""The pair mining of the multi-similarity loss.
-
-Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019,
-in which it is the first step of the loss, before the weighting.
+"""The pair mining of the multi-similarity loss: Wang et al., Multi-Similarity Loss with General
+Pair Weighting for Deep Metric Learning, CVPR 2019, in which it is the first step of the loss,
+before the weighting.
 """
 
 import torch

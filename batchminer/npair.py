@@ -1,7 +1,5 @@
-"""The tuples of the N-pair loss.
-
-Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NeurIPS 2016,
-section 3.2.
+"""The tuples of the N-pair loss: Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss
+Objective, NeurIPS 2016, section 3.2.
 """
 
 import torch

@@ -1,7 +1,5 @@
-"""Distance-weighted sampling with ρ-regularisation.
-
-Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric Learning,
-ICML 2020, section 5.
+"""Distance-weighted sampling with ρ-regularisation: Roth et al., Revisiting Training Strategies and
+Generalization Performance in Deep Metric Learning, ICML 2020, section 5.
 """
 
 import torch

@@ -1,7 +1,5 @@
-"""ArcFace: additive angular margin.
-
-Deng, Guo, Xue and Zafeiriou, ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR
-2019, eq. 3.
+"""ArcFace: additive angular margin: Deng, Guo, Xue and Zafeiriou, ArcFace: Additive Angular Margin
+Loss for Deep Face Recognition, CVPR 2019, eq. 3.
 """
 
 import math

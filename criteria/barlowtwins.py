@@ -1,7 +1,5 @@
-"""Barlow Twins.
-
-Zbontar, Jing, Misra, LeCun and Deny, Barlow Twins: Self-Supervised Learning via Redundancy
-Reduction, ICML 2021, eq. 1-2.
+"""Barlow Twins: Zbontar, Jing, Misra, LeCun and Deny, Barlow Twins: Self-Supervised Learning via
+Redundancy Reduction, ICML 2021, eq. 1-2.
 """
 
 import torch
@@ -55,7 +53,7 @@ class BarlowTwins(SelfSupervised):
 
 @full_precision
 def redundancy_reduction(first: Tensor, second: Tensor, weight: float) -> Tensor:
-    """Return the loss of projections (B, D) with λ = ``weight``, over the images of all processes."""
+    """Return the loss of projections (B, D) of all processes, with λ = ``weight``."""
     views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
     n, _, dim = views.shape
     if n < 2:

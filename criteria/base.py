@@ -12,6 +12,19 @@ from utilities.pairs import pair_masks
 from utilities.structures import Batch, Embedding, References
 
 
+class Counting(nn.Module):
+    """Keeps the plain integers named by ``counters`` in the state dict."""
+
+    counters: ClassVar[tuple[str, ...]] = ()
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.counters}
+
+    def set_extra_state(self, state: Any) -> None:
+        for name in self.counters:
+            setattr(self, name, state[name])
+
+
 class Criterion(nn.Module):
     """An objective over the embeddings of a batch, and its own parameters if it has any.
 

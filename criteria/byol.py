@@ -1,24 +1,21 @@
-"""BYOL.
-
-Grill et al., Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020,
-eq. 1-2 and section 3.2.
+"""BYOL: Grill et al., Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning,
+NeurIPS 2020, eq. 1-2 and section 3.2.
 """
 
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import at_least_float32, require_at_least
+from .base import Counting, at_least_float32, require_at_least
 from .self_supervised import SelfSupervised, head, mean_cosine
 
 
-class BYOL(SelfSupervised):
+class BYOL(Counting, SelfSupervised):
     """Makes each view predict how a slowly moving copy of the embedder projects the other.
 
         L = (2 - 2 cos(p1, z'2)) + (2 - 2 cos(p2, z'1)),   p = h(g(f(x))), z' = g'(f'(x))
@@ -40,6 +37,8 @@ class BYOL(SelfSupervised):
 
     Shapes: two views' features (B, F) and images (B, 3, H, W); returns a scalar in [0, 8].
     """
+
+    counters = ("steps",)
 
     def __init__(
         self,
@@ -80,9 +79,3 @@ class BYOL(SelfSupervised):
             for own, new in zip(target.parameters(), online.parameters(), strict=True):
                 own.lerp_(new, rest)
         self.steps += 1
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"steps": self.steps}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.steps = state["steps"]

@@ -1,6 +1,5 @@
-"""CosFace: large margin cosine loss.
-
-Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018, eq. 4.
+"""CosFace: large margin cosine loss: Wang et al., CosFace: Large Margin Cosine Loss for Deep Face
+Recognition, CVPR 2018, eq. 4.
 """
 
 from torch import Tensor

@@ -1,6 +1,5 @@
-"""Histogram loss.
-
-Ustinova and Lempitsky, Learning Deep Embeddings with Histogram Loss, NIPS 2016, equations 1 to 5.
+"""Histogram loss: Ustinova and Lempitsky, Learning Deep Embeddings with Histogram Loss, NIPS 2016,
+equations 1 to 5.
 """
 
 from typing import Any
@@ -22,17 +21,12 @@ class Histogram(PairCriterion):
 
     h⁺ and h⁻ are the histograms of the cosines of all positive and all negative pairs, each of sum
     1, over ``nbins`` nodes spread evenly over [-1, 1]. A pair's cosine is shared between its two
-    neighbouring nodes in proportion to its nearness, which makes the loss piecewise linear in the
-    cosines. Without positive or without negative pairs it is zero.
+    neighbouring nodes in proportion to its nearness. Without positive or negative pairs L is zero.
 
     Args:
-        nbins: number of nodes, odd so that a cosine of 0 has one; nbins - 1 intervals of width
-            2 / (nbins - 1) lie between them, as in the code of Roth et al., ICML 2020.
+        nbins: number of nodes, >= 3 and odd, so that a cosine of 0 has one.
 
     Shapes: embeds (B, D) of any length, labels (B,) int64; returns a scalar in [0, 1].
-
-    Raises:
-        ValueError: ``nbins`` is even or below 3.
     """
 
     def __init__(self, *, nbins: int = 65) -> None:
@@ -56,8 +50,7 @@ class Histogram(PairCriterion):
 def soft_histograms(cosines: Tensor, positive: Tensor, nbins: int, *, itself: bool) -> Tensor:
     """Return the histograms of the negative and of the positive pairs, (2, nbins), each of sum 1.
 
-    Each pair goes into its two bins directly, O(pairs); automatic differentiation would take
-    O(pairs · nbins), as the code of Roth et al., ICML 2020, does.
+    O(pairs), where the code of Roth et al., ICML 2020, takes O(pairs · nbins).
 
     Args:
         cosines: (B, R).

@@ -1,7 +1,5 @@
-"""Multi-similarity loss.
-
-Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019,
-section 4.
+"""Multi-similarity loss: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep
+Metric Learning, CVPR 2019, section 4.
 """
 
 import torch
@@ -35,15 +33,11 @@ class MultiSimilarity(PairCriterion):
         margin: of the mining, in similarity.
         pos_thresh: λ⁺, in similarity; the paper has one λ for both.
         neg_thresh: λ⁻, in similarity.
-        dim: 0 or 1, the axis of the similarity matrix that holds an anchor's pairs. The matrix is
-            symmetric, so both give the same loss; kept for published commands.
+        dim: 0 or 1, without effect; kept for published commands.
         released: use the released form instead of the published one.
 
     Shapes: embeds (B, D) unit rows (similarity is their inner product), labels (B,) int64; returns
     a scalar >= 0.
-
-    Raises:
-        ValueError: ``dim`` is neither 0 nor 1.
     """
 
     def __init__(

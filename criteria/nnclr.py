@@ -1,6 +1,4 @@
-"""NNCLR.
-
-Dwibedi, Aytar, Tompson, Sermanet and Zisserman, With a Little Help from My Friends:
+"""NNCLR: Dwibedi, Aytar, Tompson, Sermanet and Zisserman, With a Little Help from My Friends:
 Nearest-Neighbor Contrastive Learning of Visual Representations, ICCV 2021, eq. 4.
 """
 

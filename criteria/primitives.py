@@ -87,7 +87,7 @@ def pair_logsumexp(pulls: Tensor, positive: Tensor, pushes: Tensor, negative: Te
     The pulls u, the pushes v and the masks are (B, R). A row without positives or without negatives
     has the lowest float or -inf.
     """
-    return _PairLogSumExp.apply(pulls, positive, pushes, negative)
+    return masked_logsumexp(pulls, positive) + masked_logsumexp(pushes, negative)
 
 
 def nonempty(values: Tensor) -> Tensor:
@@ -260,25 +260,6 @@ class _MaskedLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None]:
         softmax, totals = ctx.saved_tensors
         return softmax * (slopes[:, None] * nonempty(totals)), None
-
-
-class _PairLogSumExp(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, pulls: Tensor, positive: Tensor, pushes: Tensor, negative: Tensor
-    ) -> Tensor:
-        pull_totals, pull_softmax = _logsumexp_and_softmax(pulls, positive)
-        push_totals, push_softmax = _logsumexp_and_softmax(pushes, negative)
-        totals = pull_totals + push_totals
-        ctx.save_for_backward(pull_softmax, push_softmax, totals)
-        return totals.squeeze(1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, Tensor, None]:
-        pull_softmax, push_softmax, totals = ctx.saved_tensors
-        slopes = slopes[:, None] * nonempty(totals)
-        return pull_softmax * slopes, None, push_softmax * slopes, None
 
 
 class _SoftHingeMean(torch.autograd.Function):

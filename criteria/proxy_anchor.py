@@ -1,6 +1,5 @@
-"""Proxy Anchor loss.
-
-Kim, Kim, Cho and Kwak, Proxy Anchor Loss for Deep Metric Learning, CVPR 2020, eq. 4.
+"""Proxy Anchor loss: Kim, Kim, Cho and Kwak, Proxy Anchor Loss for Deep Metric Learning, CVPR 2020,
+eq. 4.
 """
 
 import torch

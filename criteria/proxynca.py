@@ -1,7 +1,5 @@
-"""Proxy-NCA loss.
-
-Movshovitz-Attias, Toshev, Leung, Ioffe and Singh, No Fuss Distance Metric Learning using Proxies,
-ICCV 2017, eq. 4.
+"""Proxy-NCA loss: Movshovitz-Attias, Toshev, Leung, Ioffe and Singh, No Fuss Distance Metric
+Learning using Proxies, ICCV 2017, eq. 4.
 """
 
 import torch

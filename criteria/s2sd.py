@@ -1,7 +1,5 @@
-"""Simultaneous similarity-based self-distillation, S2SD.
-
-Roth, Milbich, Ommer, Cohen and Ghassemi, Simultaneous Similarity-based Self-Distillation for Deep
-Metric Learning, ICML 2021, section 3.
+"""Simultaneous similarity-based self-distillation, S2SD: Roth, Milbich, Ommer, Cohen and Ghassemi,
+Simultaneous Similarity-based Self-Distillation for Deep Metric Learning, ICML 2021, section 3.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +12,10 @@ from torch import Tensor, nn
 from utilities.distributed import gather
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32
+from .base import Counting, Criterion, at_least_float32
 
 
-class S2SD(Criterion):
+class S2SD(Counting, Criterion):
     """Trains wider embeddings of the same features as well, and distils from them.
 
         L = 1/2 (L_source(e) + 1/m Σ_i L_target(g_i)) + w/m Σ_i D(e, g_i) + feat_w D(e, φ)
@@ -55,6 +53,7 @@ class S2SD(Criterion):
     """
 
     gathers = True
+    counters = ("iterations",)
 
     def __init__(
         self,
@@ -84,7 +83,7 @@ class S2SD(Criterion):
         self.feat_distill = feat_distill
         self.feat_w = feat_w
         self.feat_distill_delay = feat_distill_delay
-        self.iterations = 0  # a plain integer, so that reading it does not wait for the device
+        self.iterations = 0
         self.source = _child(make, "source", source, embed_dim)
         self.targets = nn.ModuleList(_child(make, "target", target, dim) for dim in target_dims)
         self.heads = nn.ModuleList(
@@ -129,12 +128,6 @@ class S2SD(Criterion):
         for child in (self.source, *self.targets):
             groups += child.param_groups(lr)
         return groups
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"iterations": self.iterations}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.iterations = state["iterations"]
 
 
 def _child(make: Callable[[str, int], Criterion], role: str, name: str, dim: int) -> Criterion:

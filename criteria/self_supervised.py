@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utilities.optimization import decay_groups
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32
+from .base import Counting, Criterion, at_least_float32
 
 P = ParamSpec("P")
 
@@ -109,7 +109,7 @@ def mean_cosine(first: Tensor, second: Tensor) -> Tensor:
     return (F.normalize(first, dim=1) * F.normalize(second, dim=1)).sum(dim=1).mean()
 
 
-class Queue(nn.Module):
+class Queue(Counting):
     """The last ``size`` rows that were pushed, first in, first out.
 
     Args:
@@ -118,6 +118,7 @@ class Queue(nn.Module):
         random: start full of random unit rows, drawn from torch's global generator.
     """
 
+    counters = ("filled",)
     rows: Tensor
 
     def __init__(self, size: int, *shape: int, random: bool = False) -> None:
@@ -127,7 +128,7 @@ class Queue(nn.Module):
             rows = F.normalize(torch.randn(size, *shape), dim=-1)
         self.register_buffer("rows", rows)  # oldest first; the last `filled` are in use
         self.size = size
-        self.filled = size if random else 0  # a plain integer: reading it does not wait
+        self.filled = size if random else 0
 
     @property
     def full(self) -> bool:
@@ -138,9 +139,3 @@ class Queue(nn.Module):
         # Not written in place: a backward pass may still read the old tensor.
         self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows) :]
         self.filled = min(self.filled + len(rows), self.size)
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"filled": self.filled}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.filled = state["filled"]

@@ -1,7 +1,5 @@
-"""SimCLR.
-
-Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual
-Representations, ICML 2020, eq. 1.
+"""SimCLR: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of
+Visual Representations, ICML 2020, eq. 1.
 """
 
 import torch

@@ -1,7 +1,4 @@
-"""SimSiam.
-
-Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021, eq. 4.
-"""
+"""SimSiam: Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021, eq. 4."""
 
 from torch import Tensor
 

@@ -1,7 +1,5 @@
-"""Smooth-AP loss.
-
-Brown, Xie, Kalogeiton and Zisserman, Smooth-AP: Smoothing the Path Towards Large-Scale Image
-Retrieval, ECCV 2020, equations 7 and 8.
+"""Smooth-AP loss: Brown, Xie, Kalogeiton and Zisserman, Smooth-AP: Smoothing the Path Towards
+Large-Scale Image Retrieval, ECCV 2020, equations 7 and 8.
 """
 
 import torch
@@ -25,18 +23,13 @@ class SmoothAP(PairCriterion):
     have positives; the others are left out.
 
     The authors' code needs classes of one size, in order, and counts an image as its own positive.
-    Here classes have any size, and in a batch without other references an image is neither its own
-    positive nor in its own ranking. Memory and time are O(T R) for T positive pairs and R
-    references: against a memory of few classes, in which T grows with R, they are quadratic in R.
+    Memory and time are O(T R) for T positive pairs and R references.
 
     Args:
         temperature: τ > 0, in similarity.
 
     Shapes: embeds (B, D) unit rows (similarity is their inner product), labels (B,) int64; returns
     a scalar in [0, 1).
-
-    Raises:
-        ValueError: ``temperature`` is not positive.
     """
 
     def __init__(self, *, temperature: float = 0.01) -> None:

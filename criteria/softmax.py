@@ -1,6 +1,5 @@
-"""Normalised softmax loss.
-
-Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019, section 3.
+"""Normalised softmax loss: Zhai and Wu, Classification is a Strong Baseline for Deep Metric
+Learning, BMVC 2019, section 3.
 """
 
 import torch.nn.functional as F

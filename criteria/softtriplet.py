@@ -1,7 +1,5 @@
-"""SoftTriple loss.
-
-Qian, Shang, Sun, Hu, Li and Jin, SoftTriple Loss: Deep Metric Learning Without Triplet Sampling,
-ICCV 2019, section 3: eq. 8 and the regulariser on the number of centres.
+"""SoftTriple loss: Qian, Shang, Sun, Hu, Li and Jin, SoftTriple Loss: Deep Metric Learning Without
+Triplet Sampling, ICCV 2019, section 3: eq. 8 and the regulariser on the number of centres.
 """
 
 import torch

@@ -1,10 +1,6 @@
-"""SwAV.
-
-Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, Unsupervised Learning of Visual Features by
-Contrasting Cluster Assignments, NeurIPS 2020, eq. 1-5.
+"""SwAV: Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, Unsupervised Learning of Visual
+Features by Contrasting Cluster Assignments, NeurIPS 2020, eq. 1-5.
 """
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +8,11 @@ from torch import Tensor, nn
 
 from utilities.distributed import gather, rank
 
-from .base import require_at_least, require_positive
+from .base import Counting, require_at_least, require_positive
 from .self_supervised import Queue, SelfSupervised, full_precision, head
 
 
-class SwAV(SelfSupervised):
+class SwAV(Counting, SelfSupervised):
     """Makes each view predict to which prototypes the other is assigned.
 
         L = -1/2B Σ_i Σ_c [ q1_ic log p2_ic + q2_ic log p1_ic ],   p = softmax over c of z·c / τ
@@ -43,6 +39,8 @@ class SwAV(SelfSupervised):
     Shapes: features (B, F) of each view; returns a scalar >= 0. Prototypes (K, proj_dim), unit rows
     before training and after each ``after_step``.
     """
+
+    counters = ("steps",)
 
     def __init__(
         self,
@@ -78,7 +76,7 @@ class SwAV(SelfSupervised):
         self.projector = head(feature_dim, hidden_dim, proj_dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(n_prototypes, proj_dim), dim=1))
         self.queue = Queue(queue_size, 2, proj_dim)  # an image's row has both its views
-        self.steps = 0  # optimizer steps done; a plain integer, as reading it need not wait
+        self.steps = 0
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return self._swapped(self.projector(first), self.projector(second))
@@ -112,12 +110,6 @@ class SwAV(SelfSupervised):
         if self.steps >= self.freeze_steps:
             self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
         self.steps += 1
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"steps": self.steps}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.steps = state["steps"]
 
 
 @full_precision

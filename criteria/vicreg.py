@@ -1,7 +1,5 @@
-"""VICReg.
-
-Bardes, Ponce and LeCun, VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
-Learning, ICLR 2022, eq. 1-6.
+"""VICReg: Bardes, Ponce and LeCun, VICReg: Variance-Invariance-Covariance Regularization for
+Self-Supervised Learning, ICLR 2022, eq. 1-6.
 """
 
 import torch
