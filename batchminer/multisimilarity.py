@@ -22,8 +22,7 @@ class MultiSimilarity(Miner):
     Args:
         margin: ε, in cosine similarity.
 
-    T ranges from 0 to all triplets as in ``Lifted``. O(B R + T + P R) memory with P mined positive
-    pairs; two waits for the device.
+    T <= that of ``Lifted``. O(B R + T + P R) memory with P mined positive pairs.
     """
 
     def __init__(self, seed: int = 0, *, margin: float = 0.1) -> None:
