@@ -18,7 +18,7 @@ class BarlowTwins(SelfSupervised):
 
         L = Σ_d (1 - C_dd)² + λ Σ_d Σ_{e ≠ d} C_de²,   C = 1/B Σ_i z1_i z2_iᵀ
 
-    with z1 and z2 standardised over the batch.
+    with z1 and z2 standardised over the batch of all processes.
 
     Args:
         redundancy_weight: λ.
@@ -45,22 +45,16 @@ class BarlowTwins(SelfSupervised):
         self.redundancy_weight = redundancy_weight
         self.projector = head(feature_dim, hidden_dim, hidden_dim, proj_dim)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        return redundancy_reduction(
-            self.projector(first), self.projector(second), self.redundancy_weight
-        )
-
-
-@full_precision
-def redundancy_reduction(first: Tensor, second: Tensor, weight: float) -> Tensor:
-    """Return the loss of projections (B, D) of all processes, with λ = ``weight``."""
-    views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
-    n, _, dim = views.shape
-    if n < 2:
-        raise ValueError("BarlowTwins standardises over the batch; use 2 images or more, got 1")
-    var, mean = torch.var_mean(views, dim=0, correction=0)  # (2, D)
-    z1, z2 = ((views - mean) / (var + EPS).sqrt()).unbind(dim=1)  # (B, D)
-    own = (z1 * z2).mean(dim=0)  # (D,): C_dd
-    # B² Σ_de C_de² = ‖Z1ᵀ Z2‖² = Σ_ij (Z1 Z1ᵀ)_ij (Z2 Z2ᵀ)_ij, by the smaller matrices
-    squares = (z1 @ z1.T) * (z2 @ z2.T) if n < dim else (z1.T @ z2).square()
-    return (1 - own).square().sum() + weight * (squares.sum() / n**2 - own.square().sum())
+    @full_precision
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
+        n, _, dim = views.shape
+        if n < 2:
+            raise ValueError("BarlowTwins standardises over the batch; use 2 images or more, got 1")
+        var, mean = torch.var_mean(views, dim=0, correction=0)  # (2, D)
+        z1, z2 = ((views - mean) / (var + EPS).sqrt()).unbind(dim=1)  # (B, D)
+        own = (z1 * z2).mean(dim=0)  # (D,): C_dd
+        # B² Σ_de C_de² = ‖Z1ᵀ Z2‖² = Σ_ij (Z1 Z1ᵀ)_ij (Z2 Z2ᵀ)_ij, by the smaller matrices
+        squares = (z1 @ z1.T) * (z2 @ z2.T) if n < dim else (z1.T @ z2).square()
+        others = squares.sum() / n**2 - own.square().sum()
+        return (1 - own).square().sum() + self.redundancy_weight * others

@@ -54,11 +54,7 @@ class ClassVectorCriterion(Criterion):
         return F.normalize(self.class_vectors.to(dtype), dim=1)
 
     def cosines(self, embeds: Tensor, labels: Tensor, unit_vectors: Tensor | None = None) -> Tensor:
-        """Return the cosines of images and class vectors: (B, C), or (B, K, C) if K > 1.
-
-        Raises:
-            ValueError: a label is not in [0, C) (checked on CPU).
-        """
+        """Return the cosines of images and class vectors: (B, C), or (B, K, C) if K > 1."""
         check_label_range(labels, self.n_classes)
         if unit_vectors is None:
             unit_vectors = self.unit_vectors(embeds.dtype)

@@ -63,13 +63,12 @@ def soft_histograms(cosines: Tensor, positive: Tensor, nbins: int, *, itself: bo
 class _SoftHistograms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cosines: Tensor, positive: Tensor, nbins: int, itself: bool) -> Tensor:
-        # How many widths each cosine lies from the first node, (B, R). It stays just short of the
-        # last one, so that every pair has a node to its left and one to its right.
+        # Each cosine's distance from the first node in widths, (B, R), just short of the last one.
         half = (nbins - 1) / 2
         place = (cosines + 1).mul_(half)
         place.clamp_(0, 2 * half * (1 - torch.finfo(place.dtype).eps))
 
-        # Three histograms in a row: of negatives, of positives, of images with themselves.
+        # Three histograms in a row: negatives, positives, images with themselves.
         left = place.long().add_(positive.long(), alpha=nbins)
         if itself:
             left.fill_diagonal_(2 * nbins)

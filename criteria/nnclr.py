@@ -65,7 +65,6 @@ class NNCLR(SelfSupervised):
 
 @full_precision
 def unit(rows: Tensor) -> Tensor:
-    """Return rows (B, D) at length 1."""
     return F.normalize(rows, dim=1)
 
 

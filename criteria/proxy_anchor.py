@@ -57,8 +57,7 @@ class ProxyAnchor(ClassVectorCriterion):
         cosines = self.cosines(embeds, labels)  # (B, C)
         pulls = -self.pos_alpha * (own_class(cosines, labels).squeeze(1) - self.pos_delta)  # (B,)
         pushes = self.neg_alpha * (cosines - self.neg_delta)
-        # A proxy whose images are all of its class has no negatives. The log-sum-exp of nothing but
-        # -inf has a gradient of NaN, hence the lowest finite number instead.
+        # Not -inf: the gradient of a log-sum-exp without any negatives would be NaN.
         pushes = pushes.scatter(1, labels[:, None], torch.finfo(pushes.dtype).min)  # (B, C)
 
         # log(1 + Σ exp z) = softplus(logsumexp z)

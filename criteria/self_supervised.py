@@ -20,9 +20,9 @@ P = ParamSpec("P")
 class SelfSupervised(Criterion):
     """An objective on the pooled features of two views, through heads of its own.
 
-    A subclass writes ``forward(first, second)``, which takes the features (B, F) of the two views
-    and returns a scalar. Heads follow autocast, losses are written under ``full_precision``. Each
-    view goes through the heads alone (the authors of SimCLR stack the views).
+    A subclass makes a ``projector`` and writes ``loss``, or else ``forward``, from the features
+    (B, F) of the two views. Heads follow autocast, losses are written under ``full_precision``.
+    Each view goes through the heads alone (the authors of SimCLR stack the views).
 
     With several processes, B is the share of one and the comparisons reach over all shares.
     BatchNorm normalises over a share, unless ``nn.SyncBatchNorm.convert_sync_batchnorm`` converts
@@ -36,6 +36,7 @@ class SelfSupervised(Criterion):
             where the heads normalise over the batch.
     """
 
+    projector: nn.Module
     n_views = 2
     reads = "features"
     gathers = True
@@ -49,8 +50,14 @@ class SelfSupervised(Criterion):
         first, second = (at_least_float32(view.features) for view in views)
         return self(first, second)
 
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.loss(self.projector(first), self.projector(second))
+
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the loss of the two views' projections (B, D)."""
+        raise NotImplementedError
+
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The heads at ``lr``, norms and biases without weight decay."""
         return decay_groups(self, lr)
 
     def check(self, views: Sequence[Embedding], batch: Batch) -> None:

@@ -49,8 +49,7 @@ class SmoothAP(PairCriterion):
         s_aj = sims.index_select(0, anchors)  # (T, R)
         s_ap = s_aj.gather(1, positives[:, None])  # (T, 1)
         g = ((s_aj - s_ap) / self.temperature).sigmoid()  # (T, R)
-        # One minus a pair's fraction is Σ_{j ∈ N_a} G_jp / (1 + Σ_j G_jp), which loses no digits
-        # where the fraction is nearly 1. At j = p, G is 1/2.
+        # One minus a pair's fraction is Σ_{j ∈ N_a} G_jp / (1 + Σ_j G_jp). At j = p, G is 1/2.
         misses = (g * negative.to(g.dtype).index_select(0, anchors)).sum(dim=1)  # (T,)
         n_positives = positive.sum(dim=1, dtype=g.dtype)  # (B,), |P_a|
         weights = 1 / (n_positives * n_positives.count_nonzero())[anchors]  # of each pair, sum 1

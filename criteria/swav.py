@@ -78,12 +78,8 @@ class SwAV(Counting, SelfSupervised):
         self.queue = Queue(queue_size, 2, proj_dim)  # an image's row has both its views
         self.steps = 0
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        return self._swapped(self.projector(first), self.projector(second))
-
     @full_precision
-    def _swapped(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the loss of projections (B, D)."""
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
         z1, z2 = F.normalize(first, dim=1), F.normalize(second, dim=1)
         frozen = self.steps < self.freeze_steps
         prototypes = self.prototypes.detach() if frozen else self.prototypes  # (K, D)

@@ -60,24 +60,18 @@ class VICReg(SelfSupervised):
         self.covariance_weight = covariance_weight
         self.projector = head(feature_dim, hidden_dim, hidden_dim, proj_dim)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        terms = variance_invariance_covariance(self.projector(first), self.projector(second))
-        s, v, c = terms.unbind()
+    @full_precision
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
+        n, _, dim = views.shape
+        if n < 2:
+            raise ValueError("VICReg takes a variance over the batch; use 2 images or more, got 1")
+        s = F.mse_loss(views[:, 0], views[:, 1])
+        var, mean = torch.var_mean(views, dim=0, correction=1)  # (2, D)
+        v = (1 - (var + EPS).sqrt()).relu().mean()
+        squares = -var.square().sum()
+        for z in (views - mean).unbind(dim=1):  # (B, D); ZZᵀ and ZᵀZ have the same sum of squares
+            gram = (z @ z.T if n < dim else z.T @ z) / (n - 1)
+            squares = squares + gram.square().sum()
+        c = squares / dim
         return self.invariance_weight * s + self.variance_weight * v + self.covariance_weight * c
-
-
-@full_precision
-def variance_invariance_covariance(first: Tensor, second: Tensor) -> Tensor:
-    """Return s, the mean v and the sum of c, (3,), of projections (B, D) of all processes."""
-    views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
-    n, _, dim = views.shape
-    if n < 2:
-        raise ValueError("VICReg takes a variance over the batch; use 2 images or more, got 1")
-    invariance = F.mse_loss(views[:, 0], views[:, 1])
-    var, mean = torch.var_mean(views, dim=0, correction=1)  # (2, D)
-    variance = (1 - (var + EPS).sqrt()).relu().mean()
-    covariance = -var.square().sum()
-    for z in (views - mean).unbind(dim=1):  # (B, D); the squares of ZZᵀ and of ZᵀZ sum to the same
-        gram = (z @ z.T if n < dim else z.T @ z) / (n - 1)
-        covariance = covariance + gram.square().sum()
-    return torch.stack([invariance, variance, covariance / dim])
