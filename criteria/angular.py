@@ -94,7 +94,7 @@ class _LogSumOverNegatives(torch.autograd.Function):
         through_an = ((slopes / sums) @ other_exps).mul_(exps)
         through_an.mul_(2 * ctx.near if ctx.itself else ctx.near)
         weights = through_an.sub_(slopes, alpha=ctx.pull).mul_(scale)  # with respect to S
-        # ∂cos_ij/∂x_i has a second part, -cos_ij x_i / |x_i|², which keeps x_i on its sphere.
+        # ∂cos_ij/∂x_i has a second part, -cos_ij x_i / |x_i|²
         radial = weights * sims
         radial_sums = radial.sum(dim=1)
         if ctx.itself:

@@ -100,7 +100,7 @@ def add_angle(cosines: Tensor, margin: float) -> Tensor:
 
 
 def check_angle(angular_margin: float) -> None:
-    """Raise ValueError unless the margin is in [0, π/2]; far beyond, φ no longer decreases."""
+    """Raise ValueError unless the margin is in [0, π/2]."""
     if not 0 <= angular_margin <= math.pi / 2:
         raise ValueError(
             f"angular_margin must be in [0, π/2] radians, such as 0.5; got {angular_margin:g}"

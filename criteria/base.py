@@ -67,10 +67,9 @@ class Criterion(nn.Module):
         """Update what follows an optimizer step, such as a momentum encoder."""
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Return the criterion's own trainable parameters as groups for an optimizer.
+        """Return groups of the criterion's own trainable parameters for an optimizer.
 
-        Their "lr" is the embedder's unless a criterion has a rate of its own; "weight_decay" is
-        there where it differs from the run's.
+        ``lr`` is the embedder's; a group has a "weight_decay" where it differs from the run's.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
         return [{"params": parameters, "lr": lr}] if parameters else []
@@ -101,9 +100,7 @@ class PairCriterion(Criterion, ABC):
     ) -> Tensor:
         """Return the loss of embeds (B, D) with labels (B,) int64, a differentiable scalar.
 
-        Args:
-            references: the images to compare with; None is the batch itself, in which an image is
-                not its own positive.
+        Without references the batch is compared with itself; an image is not its own positive.
         """
 
 

@@ -21,8 +21,6 @@ from utilities.structures import Batch, Embedding
 from .base import Criterion, at_least_float32
 from .self_supervised import full_precision
 
-MAX_LOG_SCALE = math.log(100)
-
 
 class CLIP(Criterion):
     """Pulls each image toward its own caption and pushes it from those of the other images.
@@ -131,7 +129,7 @@ class CLIP(Criterion):
 
     @torch.no_grad()
     def after_step(self, embedder: nn.Module) -> None:
-        self.log_scale.clamp_(max=MAX_LOG_SCALE)
+        self.log_scale.clamp_(max=math.log(100))
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         return decay_groups(self, lr)  # the scale has no axes, so no decay
@@ -164,8 +162,7 @@ class TrainedReader(nn.Module):
 class FrozenReader(nn.Module):
     """Reads (B,) captions with a frozen sentence encoder and a trained projection.
 
-    Returns (B, D) and which captions have an embedding, (B,) bool on the CPU, so that nothing waits
-    for the device to know how many.
+    Returns (B, D) and which captions have an embedding, (B,) bool on the CPU.
     """
 
     def __init__(self, encoder: TextEncoder, out_dim: int) -> None:

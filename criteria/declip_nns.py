@@ -24,8 +24,7 @@ class DeCLIPNNS(Criterion):
     than an epoch holds its t of the previous epoch, so Q should be much smaller than the number of
     images. While Q is empty, L = L_CLIP (the authors' queue starts with random vectors).
 
-    This is the nearest-neighbour part of DeCLIP alone, as in El Banani et al., CVPR 2023: without
-    its two image and text augmentations, masked language modelling and SimSiam.
+    This is the nearest-neighbour part of DeCLIP alone, as in El Banani et al., CVPR 2023.
 
     Args:
         make: builds the loss of a name for embeddings of a dimension; its "clip" is a ``CLIP``.

@@ -14,9 +14,9 @@ from torch.autograd.function import once_differentiable
 from utilities.pairs import pairwise_distances
 from utilities.structures import References
 
-# Share of the (B, R) pairs above which the whole matrix of distances costs less than the pairs one
-# by one, as measured on a CPU for B of 112 and 512, D of 128 and 512.
-MATRIX_SHARE = 0.05
+MATRIX_SHARE = (
+    0.05  # of the (B, R) pairs, above which their whole matrix costs less, measured on a CPU
+)
 
 
 def similarities(embeds: Tensor, references: References | None = None) -> Tensor:
@@ -84,8 +84,7 @@ def masked_logsumexp(values: Tensor, mask: Tensor) -> Tensor:
 def pair_logsumexp(pulls: Tensor, positive: Tensor, pushes: Tensor, negative: Tensor) -> Tensor:
     """Return log Σ_p Σ_n exp(u_ip + v_in), (B,), over each row's positives p and negatives n.
 
-    The pulls u, the pushes v and the masks are (B, R). A row without positives or without negatives
-    has the lowest float or -inf.
+    A row without positives or without negatives has the lowest float or -inf.
     """
     return masked_logsumexp(pulls, positive) + masked_logsumexp(pushes, negative)
 

@@ -26,12 +26,10 @@ class S2SD(Counting, Criterion):
     gradient only for e; L_target trains the heads and the features below them. The heads are not
     used at test time.
 
-    With w = 0, the default and that of the commands of Roth et al., CVPR 2022, nothing is distilled
-    from the targets, which still train the shared features. The paper's commands have w = 50,
-    target dimensions 512 1024 1536 2048, ``pool_aggr`` and ``feat_distill``.
-
-    Unlike in the paper's code, a child keeps its own learning rates, only training iterations are
-    counted, and L_source gets the embeddings as they are, normalised or not.
+    w = 0 is the default and that of the commands of Roth et al., CVPR 2022. The paper's commands
+    have w = 50, target dimensions 512 1024 1536 2048, ``pool_aggr`` and ``feat_distill``. Unlike in
+    its code, a child keeps its own learning rates, only training iterations are counted, and
+    L_source gets the embeddings as they are, normalised or not.
 
     Args:
         make: builds the loss of a name for embeddings of a dimension, a new one at each call.

@@ -61,12 +61,10 @@ class SoftTriplet(ClassVectorCriterion):
 
 
 def mean_spread(centres: Tensor) -> Tensor:
-    """Return half the mean distance between two centres of a class, in [0, 1], from (K, C, D).
-
-    The distance is held constant where two centres meet, as its gradient has no limit there.
-    """
+    """Return half the mean distance between two centres of a class, in [0, 1], from (K, C, D)."""
     k, n_classes, _ = centres.shape
     by_class = centres.transpose(0, 1)  # (C, K, D)
     squares = 2 - 2 * (by_class @ by_class.mT)  # (C, K, K)
+    # The distance is held constant where two centres meet, as its gradient has no limit there.
     distances = squares.clamp(min=torch.finfo(squares.dtype).eps).sqrt()
     return distances.triu(1).sum() / (n_classes * k * (k - 1))

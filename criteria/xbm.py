@@ -68,14 +68,12 @@ class CrossBatchMemory(Counting, Criterion):
         if self.training:
             self.iterations += 1
             if self.iterations >= self.start:
-                self._store(embeds.detach(), labels)
+                # Not written in place: the backward pass still reads the old tensors.
+                new = embeds.detach().to(self.embeds.dtype)
+                self.embeds = torch.cat([self.embeds, new])[-self.size :]
+                self.labels = torch.cat([self.labels, labels])[-self.size :]
+                self.filled = min(self.filled + len(labels), self.size)
         return loss
-
-    def _store(self, embeds: Tensor, labels: Tensor) -> None:
-        # Not written in place: the backward pass of this iteration still reads the old tensors.
-        self.embeds = torch.cat([self.embeds, embeds.to(self.embeds.dtype)])[-self.size :]
-        self.labels = torch.cat([self.labels, labels])[-self.size :]
-        self.filled = min(self.filled + len(labels), self.size)
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         return self.criterion.param_groups(lr)
