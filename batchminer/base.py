@@ -14,18 +14,17 @@ class Miner(nn.Module, ABC):
     """Chooses the triplets (anchor, positive, negative) that a loss looks at.
 
     A subclass writes ``mine``; one that draws a negative for each pair by weight derives from
-    ``NegativeMiner`` and writes the weights. It is a module so that the ``state_dict`` of the
-    criterion that holds it has the state of its generator.
+    ``NegativeMiner`` and writes the weights. It is a module so that the state dict of the criterion
+    that holds it has the state of its generator.
 
     Args:
         seed: of the miner's own generator, which is made on the device of the first batch. A state
             restored on another kind of device starts again from the seed.
 
-    Shapes: embeds (B, D) of any floating type, labels (B,) int64; returns T triplets, T = 0 if
-    there are none, such as in a batch of one class. Positives and negatives are indices into
-    ``references`` (R of them) if these are given, else into the batch. Unless a miner says
-    otherwise, the positive is another image of the anchor's class and the negative one of another
-    class. Mining runs in float32 even inside autocast, and has no gradient.
+    Shapes: embeds (B, D) of any floating type, labels (B,) int64; returns T >= 0 triplets.
+    Positives and negatives are indices into ``references`` (R of them) if given, else into the
+    batch. Unless a miner says otherwise, the positive is another image of the anchor's class and
+    the negative one of another class. Mining runs in float32 without gradient.
     """
 
     adapt_every: int = 0  # training iterations between calls of ``adapt``; 0: never
@@ -40,19 +39,14 @@ class Miner(nn.Module, ABC):
     def mine(
         self, embeds: Tensor, references: Tensor, positive: Tensor, negative: Tensor
     ) -> Triplets:
-        """Return the triplets of a batch.
+        """Return the triplets of embeds (B, D) and references (R, D), float32.
 
-        Args:
-            embeds: (B, D) float32.
-            references: (R, D) float32; ``embeds`` itself if there are no others.
-            positive, negative: (B, R) bool, the candidates of each image.
+        ``references`` is ``embeds`` if there are no others; ``positive`` and ``negative``, (B, R)
+        bool, are the candidates of each image.
         """
 
     def candidates(self, labels: Tensor, reference_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return masks (B, R) of the references that may be positives and negatives of each image.
-
-        By default all of its class and all of other classes; the image itself is in neither.
-        """
+        """Return masks (B, R): the possible positives and negatives of each image."""
         return pair_masks(labels, reference_labels)
 
     @torch.no_grad()
@@ -67,29 +61,22 @@ class Miner(nn.Module, ABC):
             return self.mine(embeds, references.embeds.float(), *masks)
 
     def adapt(self, embeds: Tensor, labels: Tensor) -> dict[str, float]:
-        """Learn from validation images, embeds (M, D) and labels (M,); return values to log.
-
-        The training loop calls it every ``adapt_every`` iterations, always with the same images.
-        """
+        """Learn from validation images (M, D), always the same ones; return values to log."""
         return {}
 
     def draw(self, weights: Tensor) -> Tensor:
         """Draw a column from each row of (N, R) weights, with probability in proportion: (N,).
 
-        This inverts the cumulative sum, with one random number per row where torch.multinomial
-        takes one per entry. The number lies in (0, total], and the first column whose cumulative
-        sum reaches it is drawn. The sum grows at that column, as it never does by a weight of zero:
-        no rounding turns a positive into a negative.
-
         Args:
             weights: numbers or a mask; finite, >= 0. A row's sum must be at least 1e-30; a row of
                 zeros gives any column.
         """
+        # One random number per row in (0, total], where torch.multinomial takes one per entry. The
+        # first column whose cumulative sum reaches it is drawn: never one of weight zero.
         edges = weights.float().cumsum(dim=1)
         if edges.device.type != "cpu":
             edges = rising(edges, weights)
         generator = self.generator(weights.device)
-        # (0, 1], as torch.rand is in [0, 1)
         numbers = 1 - torch.rand(len(weights), 1, device=weights.device, generator=generator)
         return torch.searchsorted(edges, numbers * edges[:, -1:]).squeeze(1)
 
@@ -115,8 +102,7 @@ class NegativeMiner(Miner):
     """Gives every (anchor, positive) pair one negative, drawn by weight.
 
     A subclass writes only ``weights``. Each of an anchor's positives is used, where Roth et al.,
-    Revisiting Training Strategies and Generalization Performance in Deep Metric Learning, ICML
-    2020, draw one of them. T = Σ over classes of n (n - 1) in a batch without other references.
+    ICML 2020, draw one of them. T = Σ over classes of n (n - 1) without other references.
     O((B + T) R) memory.
     """
 
@@ -129,16 +115,10 @@ class NegativeMiner(Miner):
         anchors: Tensor,
         positives: Tensor,
     ) -> Tensor:
-        """Return unnormalised probabilities of each reference as the negative of each pair.
+        """Return weights (T, R) for ``draw`` of each reference as the negative of each pair.
 
-        Args:
-            embeds: (B, D) float32.
-            references: (R, D) float32.
-            negative: (B, R) bool; every anchor has at least one.
-            anchors, positives: (T,) int64, the pairs.
-
-        Returns:
-            (T, R), numbers or a mask, as ``draw`` takes them; zero off ``negative``.
+        They are numbers or a mask, zero off ``negative`` (B, R), in which every anchor has at least
+        one. ``anchors`` and ``positives`` (T,) are the pairs.
         """
 
     def mine(
@@ -151,13 +131,9 @@ class NegativeMiner(Miner):
 
 
 def every_triplet(positive: Tensor, negative: Tensor) -> Triplets:
-    """Return each anchor's positives with each of its negatives, from two (B, R) masks.
-
-    Sorted by anchor, then positive, then negative.
-    """
-    n_positives, n_negatives = (
-        mask.view(torch.uint8).sum(dim=1, dtype=torch.long) for mask in (positive, negative)
-    )
+    """Return each anchor's positives with each of its negatives, from two (B, R) masks, sorted."""
+    n_positives = positive.view(torch.uint8).sum(dim=1, dtype=torch.long)
+    n_negatives = negative.view(torch.uint8).sum(dim=1, dtype=torch.long)
     counts = torch.stack([n_positives.sum(), (n_positives * n_negatives).sum()])
     n_pairs, n_triplets = counts.tolist()  # the one wait for the device
     anchors, positives = places(positive, n_pairs)  # (P,)
@@ -168,26 +144,19 @@ def every_triplet(positive: Tensor, negative: Tensor) -> Triplets:
 def rising(edges: Tensor, weights: Tensor) -> Tensor:
     """Return cumulative sums (N, R) that never fall and do not grow where the weight is zero.
 
-    A sequential sum has both properties; the parallel one of a GPU adds in another order for each
-    column, so that neighbours may differ by rounding.
+    A sequential sum has both properties; the parallel one of a GPU may break them by rounding.
     """
     return edges.masked_fill(weights == 0, 0).cummax(dim=1).values
 
 
-# A CPU counts bytes 2 to 20 times as fast as booleans.
-
-
 def any_in_row(mask: Tensor) -> Tensor:
     """Return which rows of a (B, R) mask have any True: (B,) bool."""
+    # A CPU counts bytes 2 to 20 times as fast as booleans.
     return mask.view(torch.uint8).amax(dim=1).bool()
 
 
 def places(mask: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return the rows and columns of the Trues of a (B, R) mask, row by row.
-
-    Args:
-        count: the number of Trues; if None, this waits for the device to count them.
-    """
+    """Return the rows and columns of a mask's Trues; without a count, this waits for the device."""
     mask = mask.view(torch.uint8)
     found = mask.nonzero() if count is None else mask.nonzero_static(size=count)
     rows, columns = found.unbind(dim=1)

@@ -1,7 +1,5 @@
-"""Distance-weighted sampling.
-
-Wu, Manmatha, Smola and Krähenbühl, Sampling Matters in Deep Embedding Learning, ICCV 2017,
-section 4.1.
+"""Distance-weighted sampling: Wu, Manmatha, Smola and Krähenbühl, Sampling Matters in Deep
+Embedding Learning, ICCV 2017, section 4.1.
 """
 
 import torch
@@ -10,9 +8,7 @@ from torch import Tensor
 
 from .base import NegativeMiner
 
-# Log weight of a negative beyond the upper cutoff: negligible next to any nearer one, and the same
-# for all if there is no nearer one.
-BEYOND = -1e30
+BEYOND = -1e30  # log weight of a negative beyond the upper cutoff, drawn if there is no nearer one
 
 
 class Distance(NegativeMiner):
@@ -22,14 +18,12 @@ class Distance(NegativeMiner):
     q(d) ~ d^(D-2) (1 - d²/4)^((D-3)/2), nearly all of them around sqrt(2). A negative is drawn with
     weight 1/q(d), so that near and far ones are met alike.
 
-    Embeddings are normalised first, since q is defined on the unit sphere; one that is not finite
-    counts as being at sqrt(2) from all others. An anchor without any negative below
-    ``upper_cutoff`` draws uniformly from all its negatives. The code of Roth et al., ICML 2020,
-    does not apply the upper cutoff, as with one above 2 here.
+    Embeddings are normalised first; one that is not finite counts as being at sqrt(2) from all
+    others. An anchor without any negative below ``upper_cutoff`` draws uniformly from all its
+    negatives. The code of Roth et al., ICML 2020, does not apply the upper cutoff.
 
     Args:
-        lower_cutoff: nearer negatives weigh as much as those at this distance, in [0, 2]; it bounds
-            the variance of the gradient.
+        lower_cutoff: nearer negatives weigh as much as those at this distance, in [0, 2].
         upper_cutoff: negatives at or beyond it are not drawn; the margin loss is zero there.
     """
 
@@ -54,9 +48,8 @@ class Distance(NegativeMiner):
         squares = torch.addmm(units.new_full((), 2.0), units, others.T, alpha=-2)  # d², (B, R)
 
         # For D in the hundreds 1/q exceeds a float's range, so we stay in logarithms up to the
-        # softmax, which subtracts a row's maximum and cancels constant factors: 4 - d² stands for
-        # 1 - d²/4. Clamping avoids log 0 at d = 0 and d = 2. The cutoff is added, since a choice by
-        # mask takes a CPU ten times as long.
+        # softmax, which cancels constant factors: 4 - d² stands for 1 - d²/4. The cutoff is added,
+        # since a choice by mask takes a CPU ten times as long.
         log_weights = squares.clone().ge_(self.upper_cutoff**2).mul_(BEYOND)
         eps = torch.finfo(squares.dtype).eps
         squares.clamp_(min=max(self.lower_cutoff**2, eps), max=4 * (1 - eps))
@@ -69,14 +62,8 @@ class Distance(NegativeMiner):
 class RandomDistance(Distance):
     """Mines as ``Distance`` does, after shuffling the labels: a control, structure without meaning.
 
-    Source: Roth et al., Revisiting Training Strategies and Generalization Performance in Deep
-    Metric Learning, ICML 2020; their code.
-
-    The sizes of the classes stay, their members are random and new at each call. Other references
-    have their labels shuffled among themselves. In that code the upper cutoff is not applied.
-
-    Args:
-        lower_cutoff, upper_cutoff: as of ``Distance``.
+    Source: the code of Roth et al., ICML 2020, which does not apply the upper cutoff. The labels of
+    other references are shuffled among themselves.
     """
 
     def candidates(self, labels: Tensor, reference_labels: Tensor | None) -> tuple[Tensor, Tensor]:

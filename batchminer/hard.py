@@ -13,11 +13,8 @@ class Hard(Miner):
     """Gives each anchor its farthest positive and its nearest negative.
 
     Source: Hermans, Beyer and Leibe, In Defense of the Triplet Loss for Person Re-Identification,
-    2017, section 2, eq. 5.
-
-    Distances are Euclidean, of the embeddings as they are. Ties are broken by the device.
-
-    T = the number of images that have a positive and a negative. O(B R) memory.
+    2017, section 2, eq. 5. Distances are Euclidean, of the embeddings as they are. T = the number
+    of images that have a positive and a negative.
     """
 
     def mine(
@@ -35,14 +32,9 @@ class Hard(Miner):
 class Softhard(Miner):
     """Draws a positive beyond the nearest negative, and a negative before the farthest positive.
 
-    Source: Roth et al., Revisiting Training Strategies and Generalization Performance in Deep
-    Metric Learning, ICML 2020; their code.
-
-    Positives with d(a, p) > min_n d(a, n) and negatives with d(a, n) < max_p d(a, p) are drawn
-    uniformly; an anchor without them draws from all its positives and all its negatives. Distances
-    are Euclidean, of the embeddings as they are.
-
-    T = the number of images that have a positive and a negative. O(B R) memory.
+    Source: the code of Roth et al., ICML 2020. Positives with d(a, p) > min_n d(a, n) and negatives
+    with d(a, n) < max_p d(a, p) are drawn uniformly; an anchor without them draws from all its
+    positives and all its negatives. Distances and T as of ``Hard``.
     """
 
     def mine(

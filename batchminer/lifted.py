@@ -1,7 +1,5 @@
-"""Every triplet of a batch.
-
-Song, Xiang, Jegelka and Savarese, Deep Metric Learning via Lifted Structured Feature Embedding,
-CVPR 2016, section 4: each pair looks at all negatives.
+"""Every triplet of a batch: Song, Xiang, Jegelka and Savarese, Deep Metric Learning via Lifted
+Structured Feature Embedding, CVPR 2016, section 4: each pair looks at all negatives.
 """
 
 from torch import Tensor
@@ -14,11 +12,8 @@ from .base import Miner, every_triplet
 class Lifted(Miner):
     """Gives each (anchor, positive) pair each of the anchor's negatives.
 
-    Nothing is random, and distances play no part. The miner of Roth et al., ICML 2020, returns the
-    sets of positives and negatives; here they are multiplied out into triplets.
-
     T = Σ over classes of n (n - 1) (B - n) in a batch without other references: 12,320 at B = 112
-    and two per class, 261,120 at B = 512. O(T) memory; two waits for the device.
+    and two per class, 261,120 at B = 512. O(T) memory.
     """
 
     def mine(

@@ -1,7 +1,6 @@
-"""The pair mining of the multi-similarity loss.
-
-Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019,
-in which it is the first step of the loss, before the weighting.
+"""The pair mining of the multi-similarity loss: Wang et al., Multi-Similarity Loss with General
+Pair Weighting for Deep Metric Learning, CVPR 2019, in which it is the first step of the loss,
+before the weighting.
 """
 
 import torch
@@ -23,8 +22,7 @@ class MultiSimilarity(Miner):
     Args:
         margin: ε, in cosine similarity.
 
-    T ranges from 0 to all triplets as in ``Lifted``. O(B R + T + P R) memory with P mined positive
-    pairs; two waits for the device.
+    T <= that of ``Lifted``. O(B R + T + P R) memory with P mined positive pairs.
     """
 
     def __init__(self, seed: int = 0, *, margin: float = 0.1) -> None:

@@ -1,7 +1,5 @@
-"""The tuples of the N-pair loss.
-
-Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NeurIPS 2016,
-section 3.2.
+"""The tuples of the N-pair loss: Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss
+Objective, NeurIPS 2016, section 3.2.
 """
 
 import torch
@@ -16,20 +14,17 @@ from .base import Miner, any_in_row, places
 class NPair(Miner):
     """Gives each anchor one random positive, and one random negative of every other class.
 
-    The paper has two images per class, so that all anchors share the negative of a class; here two
-    anchors may have different ones. The code of Roth et al., ICML 2020, takes all images of other
-    classes as negatives.
+    In the paper all anchors share a class's negative. The code of Roth et al., ICML 2020, takes all
+    images of other classes as negatives.
 
     T = Σ over the images with a positive of the number of other classes: 6,160 at B = 112 and two
     per class, 130,560 at B = 512. O(B R + T) memory.
     """
 
     def candidates(self, labels: Tensor, reference_labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return masks as in the base class, but with one negative of each other class."""
         positive, negative = pair_masks(labels, reference_labels)
-        return positive, negative & self._one_of_each_class(
-            labels if reference_labels is None else reference_labels, len(labels)
-        )
+        others = labels if reference_labels is None else reference_labels
+        return positive, negative & self._one_of_each_class(others, len(labels))
 
     def mine(
         self, embeds: Tensor, references: Tensor, positive: Tensor, negative: Tensor
@@ -39,12 +34,9 @@ class NPair(Miner):
         return Triplets(anchors, self.draw(positive)[anchors], negatives)
 
     def _one_of_each_class(self, labels: Tensor, rows: int) -> Tensor:
-        """Return a mask (rows, R) of a random column of each class in each row.
-
-        The images of a class are ranked at random, and a row takes the rank at one random fraction
-        of each class's size. Its picks are independent, since the ranks of two classes are; two
-        rows share the ranks.
-        """
+        """Return a mask (rows, R) of a random column of each class in each row."""
+        # The images of a class are ranked at random, and a row takes the rank at one random
+        # fraction of each class's size. Its picks are independent, since the ranks are.
         device, generator = labels.device, self.generator(labels.device)
         shuffle = torch.randperm(len(labels), device=device, generator=generator)
         ordered, order = labels[shuffle].sort()  # the classes in blocks, (R,)

@@ -1,8 +1,7 @@
-"""Policy-adapted sampling (PADS): a policy that learns, during training, how hard negatives are.
+"""Policy-adapted sampling: a policy learns, during training, how hard negatives are.
 
 Roth, Milbich and Ommer, PADS: Policy-Adapted Sampling for Visual Similarity Learning, CVPR 2020.
-The policy gradient is that of Schulman et al., Proximal Policy Optimization Algorithms, arXiv 2017,
-eq. 7.
+The policy gradient is eq. 7 of Schulman et al., Proximal Policy Optimization Algorithms, 2017.
 """
 
 from collections import deque
@@ -26,8 +25,6 @@ CLIP = 0.2  # ε: an action's probability may leave that of its draw by this sha
 SCORES = ("recall@1", "nmi", "intra", "inter")
 RECENT = 20  # scores of so many adaptations are in the state as they are,
 WINDOWS = (2, 8, 16, 32)  # and averages over so many
-
-INITIAL = ("low", "uniform")
 LOW = (0.3, 0.7)  # distances
 FLOOR = 1e-4  # of a bin's probability; some 40 steps up lead from here to certainty
 
@@ -40,11 +37,8 @@ class Parametric(NegativeMiner):
 
         w(a, n) = p_k / |negatives of a in bin k|,  k the bin of d_an
 
-    Negatives outside the bins are drawn, uniformly, only by an anchor that has no others.
-
-    Every ``every`` iterations the training loop calls ``adapt`` with the embeddings of some
-    validation images, always the same ones. A policy network observes the progress of training and
-    multiplies each p_k by 0.8, 1 or 1.25:
+    Negatives outside the bins are drawn, uniformly, only by an anchor that has no others. At each
+    ``adapt`` a policy network multiplies each p_k by 0.8, 1 or 1.25:
 
         p_k <- p_k · a_k / Σ_j p_j · a_j,  a ~ π_θ(a | s),  r = sign(e_now - e_before)
 
@@ -52,27 +46,18 @@ class Parametric(NegativeMiner):
     classes) for the last 20 adaptations, their running averages over 2, 8, 16 and 32, the p_k and
     the progress; e = recall@1 + NMI. Until the first call the initial distribution is drawn from.
 
-    The authors' code differs: it weighs a negative by p_k alone, so that crowded bins are drawn
-    more often, and merges distances outside the support into the outermost bins. Its advantage
-    comes from a value network and each reward is used for one step; here the mean of the last 32
-    rewards is the baseline and each step uses all of them, since a reward costs a pass over
-    validation images. Its bins outside the initial range start at 1e-15; here no p_k falls below
-    1e-4. Its progress is the share of iterations done; here it is n / (n + 100) after n
-    adaptations, since the miner does not know the length of the run.
-
-    The policy is not a submodule: it stays on the CPU with its own optimizer, and its parameters
-    are not those of the criterion that holds the miner. Its state is in the ``state_dict``.
+    The authors' code weighs a negative by p_k alone and merges distances outside the support into
+    the outermost bins. Its advantage comes from a value network and each reward is used for one
+    step; here the mean of the last 32 rewards is the baseline and each step uses all of them. Its
+    bins outside the initial range start at 1e-15; here no p_k falls below 1e-4. Its progress is the
+    share of iterations done, here n / (n + 100) after n adaptations.
 
     Args:
         every: iterations from one adaptation to the next, >= 1.
         bins: K >= 1.
         lower, upper: first and last edge of the bins, distances with 0 <= lower < upper.
         lr: learning rate of the policy's Adam, >= 0; 0 keeps it choosing at random.
-        init: "low", nearly all at distances in [0.3, 0.7], which the authors found to work well, or
-            "uniform" over all bins.
-
-    Raises:
-        ValueError: a hyperparameter out of range.
+        init: "low", nearly all at distances in [0.3, 0.7], or "uniform" over all bins.
     """
 
     probabilities: Tensor  # (K,), sums to 1
@@ -96,8 +81,8 @@ class Parametric(NegativeMiner):
             raise ValueError(f"lower must be >= 0 and below upper {upper:g}; got {lower:g}")
         if not lr >= 0:
             raise ValueError(f"lr must be >= 0; got {lr}")
-        if init not in INITIAL:
-            raise ValueError(f"init must be {' or '.join(INITIAL)}; got {init}")
+        if init not in ("low", "uniform"):
+            raise ValueError(f"init must be low or uniform; got {init}")
         self.adapt_every = every
         self.bins = bins
         self.lower = lower
@@ -105,12 +90,8 @@ class Parametric(NegativeMiner):
         low = (self.centres() >= LOW[0]) & (self.centres() <= LOW[1])
         initial = low.float() if init == "low" else torch.ones(bins)
         self.register_buffer("probabilities", normalised(initial))
-        self._policy = Policy(
-            inputs=len(SCORES) * (RECENT + len(WINDOWS)) + bins + 1,
-            bins=bins,
-            lr=lr,
-            seed=derive(seed, "policy"),
-        )
+        inputs = len(SCORES) * (RECENT + len(WINDOWS)) + bins + 1
+        self._policy = Policy(inputs, bins, lr, derive(seed, "policy"))
         self._scores = torch.zeros(0, len(SCORES), dtype=torch.float64)  # latest last
         self._adaptations = 0
 
@@ -140,14 +121,14 @@ class Parametric(NegativeMiner):
         """Reward the last change of the distribution, learn from it, and make the next one.
 
         Args:
-            embeds: (M, D) of the same M >= 1 validation images at every call; rows of any length,
-                one that is not finite counts as the zero vector.
+            embeds: (M, D) of the same M >= 1 validation images at every call; a row that is not
+                finite counts as the zero vector.
             labels: (M,) int64.
 
         Returns:
             ``reward`` in {-1, 0, 1} (0 at the first call); the scores ``recall@1``, ``nmi``,
             ``intra`` and ``inter`` (mean distances); ``entropy`` of the policy's choice for a bin,
-            in nats, ln 3 at first; ``mean_distance`` of the new distribution.
+            in nats; ``mean_distance`` of the new distribution.
 
         Raises:
             ValueError: not embeds (M, D) and labels (M,), or M = 0.
@@ -157,7 +138,7 @@ class Parametric(NegativeMiner):
                 "Parametric adapts to embeds (M, D) and labels (M,) of M >= 1 validation images, "
                 f"got {tuple(embeds.shape)} and {tuple(labels.shape)}"
             )
-        # On the CPU, where sums come out the same each time: a rounding would be a reward.
+        # On the CPU, whose sums are the same each time: a rounding would be a reward.
         latest = validation_scores(embeds.detach().cpu(), labels.cpu(), self.seed)
         scores = torch.tensor([latest], dtype=torch.float64)
         self._scores = torch.cat([self._scores, scores])[-max(WINDOWS) :]
@@ -181,15 +162,12 @@ class Parametric(NegativeMiner):
         return self.lower + (torch.arange(self.bins) + 0.5) * (self.upper - self.lower) / self.bins
 
     def _state(self) -> Tensor:
-        """Return the state s that the policy reads, (S,)."""
         recent = self._scores[-RECENT:]
         missing = recent[:1].expand(RECENT - len(recent), -1)
         averages = [self._scores[-window:].mean(dim=0) for window in WINDOWS]
-        p = self.probabilities.cpu()
+        p = self.probabilities.cpu() * self.bins
         progress = torch.tensor([self._adaptations / (self._adaptations + 100)])
-        return torch.cat(
-            [missing.flatten(), recent.flatten(), *averages, p * len(p), progress]
-        ).float()
+        return torch.cat([missing.flatten(), recent.flatten(), *averages, p, progress]).float()
 
     def get_extra_state(self) -> Any:
         return {
@@ -221,14 +199,14 @@ class Policy:
         max_θ mean_{t, k} min(ρ A_t, clip(ρ, 1 - ε, 1 + ε) A_t),  A_t = r_t - mean r
         ρ = π_θ(a_tk | s_t) / (the same when a_tk was drawn)
 
-    with one step of Adam per reward on the last ``memory`` decisions. A plain object on the CPU
-    with its own generator, not a module, so that its parameters are not those of the criterion.
+    with one step of Adam per reward on the last ``memory`` decisions. On the CPU, and not a module,
+    so that its parameters are not those of the criterion.
     """
 
     def __init__(self, inputs: int, bins: int, lr: float, seed: int, memory: int = 32) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         sizes = (inputs, HIDDEN, HIDDEN, len(FACTORS) * bins)
-        # Layers that draw no weights of their own, which would come from the global generator.
+        # without a draw from the global generator
         hidden, middle, last = (nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(sizes))
         for layer in (hidden, middle):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=self.generator)
@@ -290,19 +268,14 @@ def normalised(p: Tensor) -> Tensor:
 
 
 def validation_scores(embeds: Tensor, labels: Tensor, seed: int) -> list[float]:
-    """Return recall@1, NMI and the mean distances within and between classes, on the unit sphere.
-
-    A query is not its own neighbour, and does not count if it is alone in its class. Without pairs
-    a mean distance is 0.
-    """
+    """Return recall@1, NMI and the mean distances within and between classes, of unit rows."""
     embeds = F.normalize(embeds.float().nan_to_num(nan=0, posinf=0, neginf=0), dim=1)
     same, different = pair_masks(labels)
     distances = pairwise_distances(embeds, embeds)  # (M, M)
-    intra, inter = (
-        (distances * pairs).sum() / pairs.sum().clamp(min=1) for pairs in (same, different)
-    )
+    intra = (distances * same).sum() / same.sum().clamp(min=1)
+    inter = (distances * different).sum() / different.sum().clamp(min=1)
     nearest = distances.fill_diagonal_(torch.inf).argmin(dim=1)
-    queries = same.any(dim=1)
+    queries = same.any(dim=1)  # not those alone in their class
     hits = queries & (labels[nearest] == labels)
     recall = hits.sum().double() / queries.sum().clamp(min=1)
     classes = labels.unique(return_inverse=True)[1]
@@ -324,17 +297,10 @@ def kmeans(embeds: Tensor, k: int, seed: int, steps: int = 10) -> Tensor:
 
 
 def nmi(a: Tensor, b: Tensor) -> Tensor:
-    """Return the mutual information of two labellings (M,) over the mean of their entropies.
-
-    In [0, 1]; 0 if both are constant.
-    """
+    """Return the mutual information of two labellings (M,) over the mean of their entropies."""
     width = int(b.max()) + 1
     joint = torch.bincount(a * width + b, minlength=(int(a.max()) + 1) * width)
     joint = joint.view(-1, width).double() / len(a)
-    h_a, h_b, h_ab = (entropy(p) for p in (joint.sum(dim=1), joint.sum(dim=0), joint))
+    marginals = joint.sum(dim=1), joint.sum(dim=0)
+    h_a, h_b, h_ab = (torch.special.entr(p).sum() for p in (*marginals, joint))
     return 2 * (h_a + h_b - h_ab) / (h_a + h_b).clamp(min=torch.finfo(joint.dtype).eps)
-
-
-def entropy(p: Tensor) -> Tensor:
-    """Return the entropy of a distribution, in nats."""
-    return torch.special.entr(p).sum()

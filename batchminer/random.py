@@ -24,15 +24,9 @@ class Random(NegativeMiner):
 class IntraRandom(Miner):
     """Draws positive and negative both from the anchor's own class: a control.
 
-    Source: Roth et al., Revisiting Training Strategies and Generalization Performance in Deep
-    Metric Learning, ICML 2020; their code.
-
-    Two independent uniform draws among all images of the class, including the anchor, as in that
-    code: positive and negative may be the same image, or the anchor. That code draws B classes, and
-    an anchor in each; here each image that is not alone in its class is anchor once.
-
-    T = the number of images that have a positive; a batch of one class has triplets too. O(B R)
-    memory.
+    Two independent uniform draws among all images of the class, including the anchor, as in the
+    code of Roth et al., ICML 2020, which draws B classes, and an anchor in each; here each image
+    that is not alone in its class is anchor once.
     """
 
     def mine(

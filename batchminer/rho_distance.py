@@ -1,7 +1,5 @@
-"""Distance-weighted sampling with ρ-regularisation.
-
-Roth et al., Revisiting Training Strategies and Generalization Performance in Deep Metric Learning,
-ICML 2020, section 5.
+"""Distance-weighted sampling with ρ-regularisation: Roth et al., Revisiting Training Strategies and
+Generalization Performance in Deep Metric Learning, ICML 2020, section 5.
 """
 
 import torch
@@ -18,15 +16,10 @@ class RhoDistance(Distance):
 
     With probability ``cp`` the triplet (a, p, n) becomes (a, a, p), which only pushes apart two
     images of one class, against embeddings that use too few directions. Other references need not
-    hold the anchor; there its nearest positive replaces it as the positive. In the paper's code the
-    upper cutoff is not applied.
+    hold the anchor; there its nearest positive replaces it as the positive.
 
     Args:
-        lower_cutoff, upper_cutoff: as of ``Distance``.
         cp: probability that a triplet is switched, in [0, 1].
-
-    Raises:
-        ValueError: ``cp`` is not in [0, 1].
     """
 
     def __init__(

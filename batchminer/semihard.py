@@ -1,7 +1,5 @@
-"""Semi-hard negatives.
-
-Schroff, Kalenichenko and Philbin, FaceNet: A Unified Embedding for Face Recognition and Clustering,
-CVPR 2015, section 3.2.
+"""Semi-hard negatives: Schroff, Kalenichenko and Philbin, FaceNet: A Unified Embedding for Face
+Recognition and Clustering, CVPR 2015, section 3.2.
 """
 
 import torch

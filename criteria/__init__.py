@@ -14,12 +14,8 @@ def _row(file: str, name: str, needs: str = "") -> Component:
     return Component(f"criteria.{file}", name, frozenset(needs.split()))
 
 
-# What a criterion needs:
-#   labels    compares classes
-#   pairs     compares images with images, and so with a memory of them too (a PairCriterion)
-#   miner     reads the triplets of a miner
-#   views     compares views of an image, or of a pair of images
-#   captions  compares images with captions
+# Needs: "pairs" is a PairCriterion, which can be compared with a memory; "views" come of one image
+# or of a pair of images.
 CRITERIA = {
     # all pairs of a batch
     "multisimilarity": _row("multisimilarity", "MultiSimilarity", "labels pairs"),
@@ -81,13 +77,10 @@ def build(
 
     Args:
         embed_dim: D.
-        feature_dim: F, of the pooled features that an objective may read beside the embeddings.
-        collaborators: what else some criteria need, by name
-            n_classes: number of training classes;
-            miner: chooses the triplets of a criterion that works on triplets;
-            embedder: the module that a momentum encoder copies;
-            n_steps: planned optimizer steps;
-            tokenizer, encoder: functions that make what reads captions.
+        feature_dim: F, of the pooled features.
+        collaborators: what some criteria need besides: n_classes, miner, embedder (copied by a
+            momentum encoder), n_steps (planned optimizer steps), and tokenizer and encoder, which
+            make what reads captions.
 
     Raises:
         ValueError: an unknown name, or hyperparameters or a memory that do not fit the criterion.

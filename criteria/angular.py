@@ -1,7 +1,4 @@
-"""Angular loss.
-
-Wang et al., Deep Metric Learning with Angular Loss, ICCV 2017, section 3.3.
-"""
+"""Angular loss: Wang et al., Deep Metric Learning with Angular Loss, ICCV 2017, section 3.3."""
 
 import math
 from typing import Any
@@ -24,21 +21,16 @@ class Angular(PairCriterion):
         L = L_npair + w/T Σ_(a,p) log(1 + Σ_n exp(f_apn)) + l2 · 1/B Σ_i |x_i|²
         f_apn = 4 tan²α (x_a + x_p)·x_n - 2 (1 + tan²α) x_a·x_p
 
-    over the T ordered pairs (a, p) of one class and all negatives n of a. f holds on the unit
-    sphere, so it is that of the normalised embeddings; L_npair takes them as they are. So does the
-    code of Roth et al., ICML 2020, which further clamps the exponents of L_npair to [-50, 50] and
-    has the length in the last term itself, not squared.
+    over the T ordered pairs (a, p) of one class and all negatives n of a. f is that of the
+    normalised embeddings; L_npair takes them as they are. So does the code of Roth et al., ICML
+    2020, which clamps the exponents of L_npair to [-50, 50] and does not square the last length.
 
     Args:
         alpha: α, in degrees, in (0, 70]: the largest angle at the negative that costs little.
         npair_ang_weight: w >= 0.
-        npair_l2: >= 0, weight of the embeddings' mean squared length. For unit rows that is a
-            constant, which is added all the same.
+        npair_l2: >= 0, weight of the embeddings' mean squared length; constant for unit rows.
 
     Shapes: embeds (B, D), labels (B,) int64; returns a scalar >= 0.
-
-    Raises:
-        ValueError: ``alpha``, ``npair_ang_weight`` or ``npair_l2`` is out of range.
     """
 
     def __init__(
@@ -68,24 +60,13 @@ class Angular(PairCriterion):
 
 
 class _LogSumOverNegatives(torch.autograd.Function):
-    """log Σ_n exp(f_apn) of each a and p, (B, R), from the similarities and the embeddings.
-
-    f is a sum of terms of (a, n), (p, n) and (a, p). Its exponential is their product, and the sum
-    over n a product of two matrices, so that no (B, B, B) is ever there:
+    """log Σ_n exp(f_apn) of each a and p, (B, R), by a product of two matrices:
 
         Σ_n exp(f_apn) = exp(-2 (1 + tan²α) cos_ap) Σ_n exp(4 tan²α cos_an) exp(4 tan²α cos_pn)
 
-    No factor leaves the range of float32 at α <= 70°. Automatic differentiation would take two
-    products for the derivative of this one, and a third to compare normalised embeddings. One is
-    enough: within a batch a pair comes in both orders, so cos_pn weighs as much as cos_an. That
-    holds for slopes over positive pairs, which are symmetric.
-
-    Args:
-        sims: S (B, R), of the images with the references.
-        x: (B, D), the embeddings.
-        z: (R, D), the references, constant; None where these are the batch itself.
-        negative: (B, R) bool.
-        tan2: tan²α.
+    No factor leaves the range of float32 at α <= 70°. One product is enough for the derivative:
+    within a batch a pair comes in both orders, so cos_pn weighs as much as cos_an. That holds for
+    symmetric slopes, such as those over positive pairs. z is None for the batch itself.
     """
 
     @staticmethod
@@ -93,8 +74,8 @@ class _LogSumOverNegatives(torch.autograd.Function):
         ctx: Any, sims: Tensor, x: Tensor, z: Tensor | None, negative: Tensor, tan2: float
     ) -> Tensor:
         ctx.near, ctx.pull, ctx.itself = 4 * tan2, 2 * (1 + tan2), z is None
-        lengths = row_lengths(x)  # (B, 1)
-        scale = (lengths * (lengths if z is None else row_lengths(z)).T).reciprocal_()  # (B, R)
+        lengths = _lengths(x)  # (B, 1)
+        scale = (lengths * (lengths if z is None else _lengths(z)).T).reciprocal_()  # (B, R)
         cosines = sims * scale
         exps = other_exps = (ctx.near * cosines).exp_()
         if z is not None:
@@ -113,7 +94,7 @@ class _LogSumOverNegatives(torch.autograd.Function):
         through_an = ((slopes / sums) @ other_exps).mul_(exps)
         through_an.mul_(2 * ctx.near if ctx.itself else ctx.near)
         weights = through_an.sub_(slopes, alpha=ctx.pull).mul_(scale)  # with respect to S
-        # ∂cos_ij/∂x_i has a second part, -cos_ij x_i / |x_i|², which keeps x_i on its sphere.
+        # ∂cos_ij/∂x_i has a second part, -cos_ij x_i / |x_i|²
         radial = weights * sims
         radial_sums = radial.sum(dim=1)
         if ctx.itself:
@@ -122,6 +103,5 @@ class _LogSumOverNegatives(torch.autograd.Function):
         return weights, along * x, None, None, None
 
 
-def row_lengths(rows: Tensor) -> Tensor:
-    """Return the Euclidean lengths (N, 1) of (N, D), at least the 1e-12 of ``F.normalize``."""
+def _lengths(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-12)

@@ -1,7 +1,5 @@
-"""ArcFace: additive angular margin.
-
-Deng, Guo, Xue and Zafeiriou, ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR
-2019, eq. 3.
+"""ArcFace: additive angular margin: Deng, Guo, Xue and Zafeiriou, ArcFace: Additive Angular Margin
+Loss for Deep Face Recognition, CVPR 2019, eq. 3.
 """
 
 import math
@@ -20,21 +18,13 @@ class ArcFace(ClassVectorCriterion):
         φ(θ) = cos(θ + m)          where θ <= π - m,
                cos θ - m sin m     beyond,
 
-    since cos(θ + m) would rise again beyond π - m. The continuation is that of the authors' code,
-    which decreases throughout, with a step down at π - m. The code of Roth et al., CVPR 2022,
-    clamps the cosine to [0, 1], so that images more than 90° from their class get no gradient.
+    where the second line, from the authors' code, keeps φ falling. The code of Roth et al., CVPR
+    2022, clamps the cosine to [0, 1]: images more than 90° from their class get no gradient.
 
     Args:
-        n_classes: C, number of training classes, one vector each.
-        embed_dim: D.
         lr: learning rate of the class vectors, whatever the embedder's.
         angular_margin: m, in radians, in [0, π/2].
         feature_scale: s > 0, an inverse temperature.
-
-    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
-
-    Raises:
-        ValueError: ``angular_margin`` or a label (checked on CPU) is out of range.
     """
 
     def __init__(
@@ -65,22 +55,12 @@ class SubcenterArcFace(ClassVectorCriterion):
 
         cos θ_ic = max_k cos(x_i, w_ck)
 
-    in the equation of ``ArcFace``. Mislabelled and unusual images may gather around a sub-centre of
-    their own. The paper's second stage, which drops the minor sub-centres and the images far from
-    the dominant ones, is left out.
+    in the equation of ``ArcFace``. The paper's second stage, which drops minor sub-centres and the
+    images far from the dominant ones, is left out.
 
     Args:
-        n_classes: C, number of training classes.
-        embed_dim: D.
-        lr: learning rate of the sub-centres, whatever the embedder's.
-        angular_margin: m, in radians, in [0, π/2].
-        feature_scale: s > 0, an inverse temperature.
+        lr, angular_margin, feature_scale: as of ``ArcFace``.
         n_subcenters: K >= 1, vectors per class; 1 is ``ArcFace``.
-
-    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
-
-    Raises:
-        ValueError: ``angular_margin`` or a label (checked on CPU) is out of range.
     """
 
     def __init__(
@@ -109,8 +89,7 @@ class SubcenterArcFace(ClassVectorCriterion):
 def add_angle(cosines: Tensor, margin: float) -> Tensor:
     """Return φ of ``ArcFace`` from cos θ, finite with its gradient in all of [-1, 1].
 
-    cos(θ + m) = cos θ cos m - sin θ sin m needs no angle. The gradient of sin θ = √(1 - cos² θ) is
-    infinite at θ = 0 and π; within rounding error of these sin θ counts as constant.
+    The gradient of sin θ = √(1 - cos² θ) is infinite at θ = 0 and π; near these it counts as 0.
     """
     sines = (1 - cosines.square()).clamp(min=torch.finfo(cosines.dtype).eps).sqrt()
     return torch.where(
@@ -121,7 +100,7 @@ def add_angle(cosines: Tensor, margin: float) -> Tensor:
 
 
 def check_angle(angular_margin: float) -> None:
-    """Raise ValueError unless the margin is in [0, π/2]; far beyond, φ no longer decreases."""
+    """Raise ValueError unless the margin is in [0, π/2]."""
     if not 0 <= angular_margin <= math.pi / 2:
         raise ValueError(
             f"angular_margin must be in [0, π/2] radians, such as 0.5; got {angular_margin:g}"

@@ -12,25 +12,33 @@ from utilities.pairs import pair_masks
 from utilities.structures import Batch, Embedding, References
 
 
+class Counting(nn.Module):
+    """Keeps the plain integers named by ``counters`` in the state dict."""
+
+    counters: ClassVar[tuple[str, ...]] = ()
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.counters}
+
+    def set_extra_state(self, state: Any) -> None:
+        for name in self.counters:
+            setattr(self, name, state[name])
+
+
 class Criterion(nn.Module):
     """An objective over the embeddings of a batch, and its own parameters if it has any.
 
-    A loss on one set of embeddings and their labels writes ``forward`` and nothing else:
-    ``compute`` checks the shapes and calls it on float32 outside autocast, since exponentials of
-    scaled similarities overflow half precision. An objective that reads more of the batch (several
-    views, the pooled features, captions) sets ``n_views`` and overrides ``compute``; one whose
-    parameters need learning rates of their own overrides ``param_groups``.
-
-    Collaborators (miner, n_classes, embed_dim) are positional-or-keyword constructor parameters,
-    hyperparameters are keyword-only.
+    A loss on embeddings and labels writes only ``forward``: ``compute`` checks the shapes and calls
+    it on float32 outside autocast, since exponentials of scaled similarities overflow half
+    precision. An objective that reads more of the batch overrides ``compute``, one with learning
+    rates of its own ``param_groups``. Hyperparameters are keyword-only, collaborators are not.
 
     Attributes:
         n_views: views of each tuple of images that ``compute`` needs.
-        reads: the part of an ``Embedding`` that the objective trains: "embeds", or "features" if it
-            has a head of its own and leaves out the embedding layer.
-        gathers: if True, each process calls ``compute`` with its own share of the batch, and the
-            objective gathers what it compares (``utilities.distributed``). If False, ``compute``
-            gets the embeddings, labels and rows of all processes and may read only these.
+        reads: what the objective trains: "embeds", or "features" if it has a head of its own.
+        gathers: if True, ``compute`` gets one process's share of the batch, and gathers what it
+            compares (``utilities.distributed``); if False, the embeddings, labels and rows of all
+            processes, and may read only these.
     """
 
     n_views: ClassVar[int] = 1
@@ -45,11 +53,7 @@ class Criterion(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is called through compute(views, batch)")
 
     def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
-        """Return the loss of a batch, as the training loop calls it.
-
-        Args:
-            views: the embedder's output for each of ``batch.views``.
-            batch: the images' labels, rows and captions.
+        """Return the loss of a batch from the embedder's output for each of its views.
 
         Raises:
             ValueError: the number of views is not ``n_views``, or shapes do not match.
@@ -63,13 +67,9 @@ class Criterion(nn.Module):
         """Update what follows an optimizer step, such as a momentum encoder."""
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Return the criterion's own trainable parameters as groups for an optimizer.
+        """Return groups of the criterion's own trainable parameters for an optimizer.
 
-        Args:
-            lr: learning rate of the embedder, used unless a criterion has a rate of its own.
-
-        Returns:
-            dicts with "params" and "lr", and "weight_decay" where it differs from the run's.
+        ``lr`` is the embedder's; a group has a "weight_decay" where it differs from the run's.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
         return [{"params": parameters, "lr": lr}] if parameters else []
@@ -100,17 +100,14 @@ class PairCriterion(Criterion, ABC):
     ) -> Tensor:
         """Return the loss of embeds (B, D) with labels (B,) int64, a differentiable scalar.
 
-        Args:
-            references: the images to compare with; None is the batch itself, in which an image is
-                not its own positive.
+        Without references the batch is compared with itself; an image is not its own positive.
         """
 
 
 def positives_and_negatives(labels: Tensor, references: References | None) -> tuple[Tensor, Tensor]:
-    """Return two masks (B, R): which references are of each image's class, and which are not.
+    """Return masks (B, R) of the references of each image's class and of other classes.
 
-    Without references they are those of the batch with itself, and an image is in neither of its
-    own sets.
+    Without references the batch is compared with itself, and an image is in neither of its masks.
     """
     return pair_masks(labels, None if references is None else references.labels)
 
@@ -123,8 +120,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def check_label_range(labels: Tensor, n_classes: int) -> None:
     """Raise ValueError unless every label is in [0, n_classes).
 
-    Only on a CPU: on a GPU this would wait for the device at every step, and the indexing kernel
-    asserts it there.
+    Only on a CPU; a GPU would have to be waited for, and its indexing kernel asserts it.
     """
     if labels.device.type == "cpu" and labels.numel():
         low, high = int(labels.min()), int(labels.max())

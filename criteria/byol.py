@@ -1,24 +1,21 @@
-"""BYOL.
-
-Grill et al., Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020,
-eq. 1-2 and section 3.2.
+"""BYOL: Grill et al., Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning,
+NeurIPS 2020, eq. 1-2 and section 3.2.
 """
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import at_least_float32, require_at_least
+from .base import Counting, at_least_float32, require_at_least
 from .self_supervised import SelfSupervised, head, mean_cosine
 
 
-class BYOL(SelfSupervised):
+class BYOL(Counting, SelfSupervised):
     """Makes each view predict how a slowly moving copy of the embedder projects the other.
 
         L = (2 - 2 cos(p1, z'2)) + (2 - 2 cos(p2, z'1)),   p = h(g(f(x))), z' = g'(f'(x))
@@ -28,20 +25,20 @@ class BYOL(SelfSupervised):
 
         m = 1 - (1 - momentum) (cos(π k / n_steps) + 1) / 2,   k = 0, 1, …
 
-    Its BatchNorm normalises by the batch and keeps statistics of its own, as in training, except
-    where the embedder's is frozen. The target is part of the state dict; the embedder is not.
+    Its BatchNorm normalises by the batch and keeps statistics of its own, unless the embedder's is
+    frozen. The target is part of the state dict; the embedder is not.
 
     Args:
-        feature_dim: F.
-        embedder: f; copied here, and passed again to each ``after_step``.
+        embedder: f, copied here.
         n_steps: optimizer steps of the run, at the end of which m is 1.
         momentum: m of the first step, in [0, 1].
         hidden_dim: width of projector and predictor.
         proj_dim: dimension of z' and p.
 
-    Shapes: two views' features (B, F) and the images (B, 3, H, W) that they are of; returns a
-        scalar in [0, 8].
+    Shapes: two views' features (B, F) and images (B, 3, H, W); returns a scalar in [0, 8].
     """
+
+    counters = ("steps",)
 
     def __init__(
         self,
@@ -69,28 +66,16 @@ class BYOL(SelfSupervised):
         self.check(views, batch)
         p1, p2 = (self.predictor(self.projector(at_least_float32(v.features))) for v in views)
         with torch.no_grad():
-            z1, z2 = (self._target(images) for images in batch.views)
+            features = (self.target_embedder(images).features for images in batch.views)
+            z1, z2 = (self.target_projector(at_least_float32(f)) for f in features)
         return 4 - 2 * mean_cosine(p1, z2) - 2 * mean_cosine(p2, z1)
-
-    def _target(self, images: Tensor) -> Tensor:
-        """z' (B, D) of images (B, 3, H, W)."""
-        return self.target_projector(at_least_float32(self.target_embedder(images).features))
 
     @torch.no_grad()
     def after_step(self, embedder: nn.Module) -> None:
         done = min(self.steps / max(self.n_steps, 1), 1)
         rest = (1 - self.momentum) * (math.cos(math.pi * done) + 1) / 2  # 1 - m
-        for target, online in self._pairs(embedder):
-            target.lerp_(online, rest)
+        followed = ((self.target_embedder, embedder), (self.target_projector, self.projector))
+        for target, online in followed:
+            for own, new in zip(target.parameters(), online.parameters(), strict=True):
+                own.lerp_(new, rest)
         self.steps += 1
-
-    def _pairs(self, embedder: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        """Yield each parameter of the target with the one that it follows."""
-        yield from zip(self.target_embedder.parameters(), embedder.parameters(), strict=True)
-        yield from zip(self.target_projector.parameters(), self.projector.parameters(), strict=True)
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"steps": self.steps}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.steps = state["steps"]

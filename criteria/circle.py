@@ -1,6 +1,5 @@
-"""Circle loss.
-
-Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, CVPR 2020, eq. 6-8.
+"""Circle loss: Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, CVPR
+2020, eq. 6-8.
 """
 
 import torch.nn.functional as F
@@ -29,9 +28,6 @@ class Circle(PairCriterion):
 
     Shapes: embeds (B, D) unit rows (similarity is their inner product), labels (B,) int64; returns
     a scalar >= 0.
-
-    Raises:
-        ValueError: ``gamma`` is not positive.
     """
 
     def __init__(self, *, margin: float = 0.25, gamma: float = 80.0) -> None:

@@ -1,4 +1,4 @@
-"""The base of the losses with class vectors: learned vectors, and images compared with them."""
+"""The base of the losses that compare images with learned class vectors."""
 
 from typing import Any
 
@@ -12,16 +12,10 @@ from .base import Criterion, check_label_range
 class ClassVectorCriterion(Criterion):
     """An objective that compares images with learned vectors of the classes: weights or proxies.
 
-    Embeddings and class vectors are normalised here, so that only the vectors' directions enter
-    the loss. Their length sets how fast they turn: a step of Adam moves each coordinate by about
-    the learning rate, so a longer vector turns less. Hence
-
-    - the first vectors are drawn from a normal distribution, uniform in direction, as long as in
-      the code that the rates were tuned with;
-    - they have no weight decay: it would only shorten the vectors and so speed them up, by full
-      steps under Adam where the loss has little gradient.
-
-    They are drawn with torch's global generator.
+    Embeddings and class vectors are normalised here, so a vector's length only sets how fast it
+    turns: a step of Adam moves each coordinate by about the learning rate. Hence the first vectors,
+    normal from torch's global generator, are as long as in the code that the rates were tuned with,
+    and none has weight decay, which would shorten them and so speed them up.
 
     Args:
         n_classes: C, number of training classes.
@@ -30,7 +24,10 @@ class ClassVectorCriterion(Criterion):
         std: standard deviation of the first vectors' coordinates; None is 1/√(3D), so that they are
             as long as the uniform ones in ±1/√D of Zhai and Wu's code.
         lr: learning rate of the class vectors; None is ``lrmulti`` times the embedder's.
-        lrmulti: learning rate of the class vectors, in embedder's learning rates.
+        lrmulti: learning rate of the class vectors, as a multiple of the embedder's.
+
+    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C), checked on a CPU; returns a
+    scalar, >= 0 unless a loss says otherwise.
     """
 
     def __init__(
@@ -57,14 +54,7 @@ class ClassVectorCriterion(Criterion):
         return F.normalize(self.class_vectors.to(dtype), dim=1)
 
     def cosines(self, embeds: Tensor, labels: Tensor, unit_vectors: Tensor | None = None) -> Tensor:
-        """Return the cosines of images and class vectors: (B, C), or (B, K, C) if K > 1.
-
-        Args:
-            unit_vectors: ``self.unit_vectors``, where the caller needs them for more than this.
-
-        Raises:
-            ValueError: a label is not in [0, C) (checked on CPU).
-        """
+        """Return the cosines of images and class vectors: (B, C), or (B, K, C) if K > 1."""
         check_label_range(labels, self.n_classes)
         if unit_vectors is None:
             unit_vectors = self.unit_vectors(embeds.dtype)
@@ -86,11 +76,7 @@ def margin_softmax(similarities: Tensor, labels: Tensor, own: Tensor, scale: flo
 
         L = -1/B Σ_i log  exp(scale · own_i) / (exp(scale · own_i) + Σ_{c ≠ y_i} exp(scale · s_ic))
 
-    Args:
-        similarities: (B, C).
-        labels: (B,) int64 in [0, C).
-        own: (B, 1), replaces each image's similarity to its own class.
-        scale: an inverse temperature.
+    ``own`` (B, 1) replaces each image's similarity to its own class in (B, C).
     """
     logits = scale * similarities.scatter(1, labels[:, None], own)
     return F.cross_entropy(logits, labels)

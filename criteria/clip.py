@@ -1,7 +1,5 @@
-"""CLIP: images and their captions in one space.
-
-Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021,
-section 2.3.
+"""CLIP: images and their captions in one space: Radford et al., Learning Transferable Visual Models
+From Natural Language Supervision, ICML 2021, section 2.3.
 """
 
 import math
@@ -23,8 +21,6 @@ from utilities.structures import Batch, Embedding
 from .base import Criterion, at_least_float32
 from .self_supervised import full_precision
 
-MAX_LOG_SCALE = math.log(100)
-
 
 class CLIP(Criterion):
     """Pulls each image toward its own caption and pushes it from those of the other images.
@@ -34,26 +30,22 @@ class CLIP(Criterion):
 
     x are the projected features of the images and t those of their captions, normalised; the scale
     s = 1 / temperature is learned by its logarithm, which is held at ln 100 or below after each
-    step and has no weight decay. The other weights decay, but for biases and norms: projections,
-    attention and, as published, the embeddings of tokens and positions.
+    step. The scale, biases and norms have no weight decay; the embeddings of tokens and positions
+    have, as published.
 
-    Captions are read by a transformer that is trained too ("transformer"), or by a frozen sentence
-    encoder with a trained linear projection ("frozen"). A caption that the frozen encoder cannot
-    embed is left out with its image, as a pair and as a negative; a batch of only such captions has
-    loss 0. Equal captions in a batch are negatives of each other, as published.
+    Captions are read by a transformer that is trained too, or by a frozen sentence encoder with a
+    trained linear projection. A caption that the frozen encoder cannot embed is left out with its
+    image. Equal captions in a batch are negatives of each other, as published.
 
     With several processes the pairs of all of them make up one batch, whose loss each process
     returns. The transformer follows autocast; all else is float32.
 
     Args:
-        feature_dim: F.
-        tokenizer: makes a tokenizer for texts of at most a number of tokens; called only for
-            "transformer".
-        encoder: makes the frozen sentence encoder; called only for "frozen".
+        tokenizer: makes a tokenizer for texts of at most a number of tokens, for "transformer".
+        encoder: makes the frozen sentence encoder, for "frozen".
         text: "transformer" or "frozen".
         proj_dim: dimension of x and t.
-        width: of the transformer.
-        layers: of the transformer.
+        width, layers: of the transformer.
         heads: of its attention; divides ``width``.
         tokens: maximum number of tokens of a caption, special tokens included.
         temperature: at the start; 0.01, the lowest that it learns, or more.
@@ -111,15 +103,7 @@ class CLIP(Criterion):
         return self.contrast(*self.project(views, batch))
 
     def project(self, views: Sequence[Embedding], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the pairs of all processes' batches that have a text embedding.
-
-        Returns:
-            images, texts: (N, proj_dim) unit rows each, float32, row i of one belongs to row i of
-            the other.
-
-        Raises:
-            ValueError: another number of views than 1, or the batch lacks captions.
-        """
+        """Return x and t, (N, proj_dim) each, of the pairs of all processes with a known text."""
         self.check(views, batch)
         features = at_least_float32(views[0].features)
         texts, known = self.reader(batch.captions)
@@ -145,7 +129,7 @@ class CLIP(Criterion):
 
     @torch.no_grad()
     def after_step(self, embedder: nn.Module) -> None:
-        self.log_scale.clamp_(max=MAX_LOG_SCALE)
+        self.log_scale.clamp_(max=math.log(100))
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         return decay_groups(self, lr)  # the scale has no axes, so no decay
@@ -162,12 +146,7 @@ class CLIP(Criterion):
 
 
 class TrainedReader(nn.Module):
-    """Reads (B,) captions with a trained tower: (B, D), and None, since it knows every text.
-
-    Args:
-        tokenizer: its ids are those of the tower.
-        tower: reads ids (B, L) and their mask (B, L).
-    """
+    """Reads (B,) captions with a trained tower: (B, D), and None, since it knows every text."""
 
     def __init__(self, tokenizer: Tokenizer, tower: TextTower) -> None:
         super().__init__()
@@ -183,12 +162,7 @@ class TrainedReader(nn.Module):
 class FrozenReader(nn.Module):
     """Reads (B,) captions with a frozen sentence encoder and a trained projection.
 
-    Returns (B, D) and which captions have an embedding, (B,) bool on the CPU, so that nothing waits
-    for the device to know how many. The encoder is not in the state dict.
-
-    Args:
-        encoder: of texts, on the CPU or with a cache there.
-        out_dim: D.
+    Returns (B, D) and which captions have an embedding, (B,) bool on the CPU.
     """
 
     def __init__(self, encoder: TextEncoder, out_dim: int) -> None:

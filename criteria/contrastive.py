@@ -1,7 +1,5 @@
-"""Contrastive loss.
-
-Hadsell, Chopra and LeCun, Dimensionality Reduction by Learning an Invariant Mapping, CVPR 2006,
-section 2.1.
+"""Contrastive loss: Hadsell, Chopra and LeCun, Dimensionality Reduction by Learning an Invariant
+Mapping, CVPR 2006, section 2.1.
 """
 
 import torch
@@ -21,17 +19,14 @@ class Contrastive(PairCriterion):
 
     with Euclidean distances d over the pairs of the mined triplets, as in Roth et al., ICML 2020;
     the paper squares both hinges, and has no margin for positives. A⁺ and A⁻ count the active
-    positive and negative pairs, at least 1 each, so that the few negatives within the margin weigh
-    as much as all positives; the code of Roth et al. averages over all triplets, so its push fades
-    as negatives leave the margin.
+    positive and negative pairs, at least 1 each; the code of Roth et al. averages over all
+    triplets, so its push fades as negatives leave the margin.
 
     Args:
-        miner: chooses the triplets, each of which is two pairs.
         pos_margin: in units of distance, >= 0; nearer positives are left alone.
         neg_margin: in units of distance; farther negatives are left alone.
 
-    Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
-    which is 0 without any triplet.
+    Shapes: embeds (B, D), labels (B,) int64; returns a scalar >= 0, which is 0 without any triplet.
     """
 
     def __init__(self, miner: Miner, *, pos_margin: float = 0.0, neg_margin: float = 1.0) -> None:

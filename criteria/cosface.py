@@ -1,6 +1,5 @@
-"""CosFace: large margin cosine loss.
-
-Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018, eq. 4.
+"""CosFace: large margin cosine loss: Wang et al., CosFace: Large Margin Cosine Loss for Deep Face
+Recognition, CVPR 2018, eq. 4.
 """
 
 from torch import Tensor
@@ -15,16 +14,9 @@ class CosFace(ClassVectorCriterion):
                           / (exp(s (cos_{i,y_i} - m)) + Σ_{c ≠ y_i} exp(s cos_ic))
 
     Args:
-        n_classes: C, number of training classes, one vector each.
-        embed_dim: D.
         lr: learning rate of the class vectors, whatever the embedder's.
         margin: m >= 0, in cosine similarity.
         feature_scale: s > 0, an inverse temperature; the paper's 64 is for ten thousand classes.
-
-    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
-
-    Raises:
-        ValueError: a label out of range (checked on CPU).
     """
 
     def __init__(

@@ -1,7 +1,5 @@
-"""Nearest-neighbour supervision of CLIP.
-
-Li et al., Supervision Exists Everywhere: A Data Efficient Contrastive Language-Image Pre-training
-Paradigm (DeCLIP), ICLR 2022, section 3.2.
+"""Nearest-neighbour supervision of CLIP: Li et al., Supervision Exists Everywhere: A Data Efficient
+Contrastive Language-Image Pre-training Paradigm (DeCLIP), ICLR 2022, section 3.2.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,25 +19,19 @@ class DeCLIPNNS(Criterion):
 
         L = (1 - w) L_CLIP(x, t) + w L_CLIP(x, nn(t)),    nn(t) = argmax_{q ∈ Q} t·q
 
-    The queue Q holds the texts t of the last batches, without gradient, so nn(t) moves only the
-    images and the scale. A batch is searched before it is stored, so no caption finds itself; but a
-    queue longer than an epoch holds its t of the previous epoch, so Q should be much smaller than
-    the number of images. While Q is empty, L = L_CLIP (the authors' queue starts with random
-    vectors).
+    The queue Q holds the texts t of the last batches of all processes, without gradient. In
+    training a batch is stored after it was searched, so no caption finds itself; but a queue longer
+    than an epoch holds its t of the previous epoch, so Q should be much smaller than the number of
+    images. While Q is empty, L = L_CLIP (the authors' queue starts with random vectors).
 
-    This is the nearest-neighbour part of DeCLIP alone, as in El Banani et al., CVPR 2023: without
-    its two image and text augmentations, masked language modelling and SimSiam.
+    This is the nearest-neighbour part of DeCLIP alone, as in El Banani et al., CVPR 2023.
 
     Args:
         make: builds the loss of a name for embeddings of a dimension; its "clip" is a ``CLIP``.
-        embed_dim: D, which CLIP does not read.
         weight: w, in [0, 1].
-        queue_size: number of texts in Q. They take 4 · queue_size · proj_dim bytes, twice that
-            while a batch is pushed.
+        queue_size: number of texts in Q.
 
-    Shapes: one view's features (B, F), captions (B,); returns a scalar. In eval mode the queue is
-    read and not changed. The state dict holds it, so that a run resumes exactly. With several
-    processes each holds the same queue of all texts.
+    Shapes: one view's features (B, F), captions (B,); returns a scalar.
 
     Raises:
         ValueError: a hyperparameter is out of range, or the batch lacks captions.

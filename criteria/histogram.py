@@ -1,6 +1,5 @@
-"""Histogram loss.
-
-Ustinova and Lempitsky, Learning Deep Embeddings with Histogram Loss, NIPS 2016, equations 1 to 5.
+"""Histogram loss: Ustinova and Lempitsky, Learning Deep Embeddings with Histogram Loss, NIPS 2016,
+equations 1 to 5.
 """
 
 from typing import Any
@@ -22,17 +21,12 @@ class Histogram(PairCriterion):
 
     h⁺ and h⁻ are the histograms of the cosines of all positive and all negative pairs, each of sum
     1, over ``nbins`` nodes spread evenly over [-1, 1]. A pair's cosine is shared between its two
-    neighbouring nodes in proportion to its nearness, which makes the loss piecewise linear in the
-    cosines. Without positive or without negative pairs it is zero.
+    neighbouring nodes in proportion to its nearness. Without positive or negative pairs L is zero.
 
     Args:
-        nbins: number of nodes, odd so that a cosine of 0 has one; nbins - 1 intervals of width
-            2 / (nbins - 1) lie between them, as in the code of Roth et al., ICML 2020.
+        nbins: number of nodes, >= 3 and odd, so that a cosine of 0 has one.
 
     Shapes: embeds (B, D) of any length, labels (B,) int64; returns a scalar in [0, 1].
-
-    Raises:
-        ValueError: ``nbins`` is even or below 3.
     """
 
     def __init__(self, *, nbins: int = 65) -> None:
@@ -56,8 +50,7 @@ class Histogram(PairCriterion):
 def soft_histograms(cosines: Tensor, positive: Tensor, nbins: int, *, itself: bool) -> Tensor:
     """Return the histograms of the negative and of the positive pairs, (2, nbins), each of sum 1.
 
-    Each pair goes into its two bins directly, O(pairs); automatic differentiation would take
-    O(pairs · nbins), as the code of Roth et al., ICML 2020, does.
+    O(pairs), where the code of Roth et al., ICML 2020, takes O(pairs · nbins).
 
     Args:
         cosines: (B, R).
@@ -70,13 +63,12 @@ def soft_histograms(cosines: Tensor, positive: Tensor, nbins: int, *, itself: bo
 class _SoftHistograms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cosines: Tensor, positive: Tensor, nbins: int, itself: bool) -> Tensor:
-        # How many widths each cosine lies from the first node, (B, R). It stays just short of the
-        # last one, so that every pair has a node to its left and one to its right.
+        # Each cosine's distance from the first node in widths, (B, R), just short of the last one.
         half = (nbins - 1) / 2
         place = (cosines + 1).mul_(half)
         place.clamp_(0, 2 * half * (1 - torch.finfo(place.dtype).eps))
 
-        # Three histograms in a row: of negatives, of positives, of images with themselves.
+        # Three histograms in a row: negatives, positives, images with themselves.
         left = place.long().add_(positive.long(), alpha=nbins)
         if itself:
             left.fill_diagonal_(2 * nbins)

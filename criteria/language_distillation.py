@@ -1,7 +1,5 @@
-"""L_match: the similarities of images follow the similarities of their words.
-
-Roth, Vinyals and Akata, Integrating Language Guidance into Vision-based Deep Metric Learning,
-CVPR 2022.
+"""L_match: the similarities of images follow the similarities of their words: Roth, Vinyals and
+Akata, Integrating Language Guidance into Vision-based Deep Metric Learning, CVPR 2022.
 """
 
 import torch
@@ -21,18 +19,13 @@ class LanguageDistillation(nn.Module):
         backward, the paper's:  L = T²/B Σ_i KL( σ(S_img[i]/T) ‖ σ(S_lang[i]/T) )
         forward:                L = T²/B Σ_i KL( σ(S_lang[i]/T) ‖ σ(S_img[i]/T) )
 
-    It is added to a criterion, ``L = L_DML + w L_match``, and runs in float32 even inside autocast.
-
     Args:
         shift: added to the words' similarities, in cosine.
         temp: T > 0, in cosine. At 1 both distributions are nearly uniform over a batch.
         distill_dir: "backward" or "forward".
 
     Shapes: embeds (B, D) of any length, language_sims (B, B) cosines, labels (B,) int64; returns a
-    scalar >= 0 with a gradient through the images only.
-
-    Raises:
-        ValueError: unknown direction, or a temperature that is not positive.
+    scalar >= 0 with a gradient through the images only, in float32 even inside autocast.
     """
 
     def __init__(
@@ -58,5 +51,4 @@ class LanguageDistillation(nn.Module):
             return self.temp**2 * (p.exp() * (p - q)).sum() / len(embeds)  # T²/B Σ_i KL(p_i ‖ q_i)
 
     def _log_softmax(self, sims: Tensor, same: Tensor) -> Tensor:
-        """Return row-wise log-probabilities (B, B), with same-class similarities masked."""
         return (sims.masked_fill(same, 1 + self.shift) / self.temp).log_softmax(dim=1)

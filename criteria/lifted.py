@@ -1,8 +1,6 @@
-"""Generalised lifted structure loss.
-
-Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016, in the form
-of Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, 2017, eq. 9, where
-every positive counts.
+"""Generalised lifted structure loss: Song et al., Deep Metric Learning via Lifted Structured
+Feature Embedding, CVPR 2016, in the form of Hermans et al., In Defense of the Triplet Loss for
+Person Re-Identification, 2017, eq. 9, where every positive counts.
 """
 
 from torch import Tensor
@@ -20,7 +18,7 @@ class Lifted(PairCriterion):
             + l2 · 1/B Σ_i |x_i|²
 
     with Euclidean distances d. A counts the anchors that have both positives (P_i) and negatives
-    (N_i). Two images at one place do not move each other: the distance has no gradient there.
+    (N_i).
 
     Args:
         neg_margin: m, in units of distance.
@@ -28,9 +26,6 @@ class Lifted(PairCriterion):
             The code of Roth et al., ICML 2020, has the length itself, not squared.
 
     Shapes: embeds (B, D), labels (B,) int64; returns a scalar >= 0.
-
-    Raises:
-        ValueError: ``l2`` is negative.
     """
 
     def __init__(self, *, neg_margin: float = 1.0, l2: float = 0.005) -> None:

@@ -1,7 +1,5 @@
-"""Margin loss.
-
-Wu, Manmatha, Smola and Krähenbühl, Sampling Matters in Deep Embedding Learning, ICCV 2017,
-section 4.2.
+"""Margin loss: Wu, Manmatha, Smola and Krähenbühl, Sampling Matters in Deep Embedding Learning,
+ICCV 2017, section 4.2.
 """
 
 from typing import Any
@@ -26,20 +24,18 @@ class Margin(PairCriterion):
     paper also has a β for all classes and one for each image.
 
     Args:
-        n_classes: number of training classes, one boundary each.
-        miner: chooses the triplets.
         margin: α, in units of distance: half the gap between the two sides.
         beta: initial boundary, in units of distance; in (0, 2) for unit embeddings.
-        beta_lr: learning rate of the boundaries. They have no weight decay: ν regularises them, and
-            under Adam a decay would move the classes that are not in the batch by full steps.
+        beta_lr: learning rate of the boundaries. They have no weight decay: under Adam it would
+            move the classes that are not in the batch by full steps.
         nu: ν >= 0, weight of the boundaries of the batch's classes.
         beta_constant: keep the boundary at ``beta``.
 
-    Shapes: embeds (B, D), labels (B,) int64 in [0, n_classes), references (R, D) or None; returns a
-    scalar, which is ν Σ β without any triplet.
+    Shapes: embeds (B, D), labels (B,) int64 in [0, n_classes), checked on a CPU; returns a scalar,
+    which is ν Σ β without any triplet.
 
     Raises:
-        ValueError: a label out of range (checked on CPU), or ``nu`` with a constant boundary.
+        ValueError: a label out of range, or ``nu`` with a constant boundary.
     """
 
     beta: Tensor  # (C,)

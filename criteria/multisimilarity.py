@@ -1,7 +1,5 @@
-"""Multi-similarity loss.
-
-Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, CVPR 2019,
-section 4.
+"""Multi-similarity loss: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep
+Metric Learning, CVPR 2019, section 4.
 """
 
 import torch
@@ -24,26 +22,19 @@ class MultiSimilarity(PairCriterion):
     margin, N_i the negatives that are more similar than its least similar positive minus the
     margin. Both are empty for an anchor without positives or without negatives.
 
-    The code of Roth et al., CVPR 2022, averages the logarithms over the batch first and wraps each
-    mean in one more softplus, 1/α softplus(mean_i log(1 + Σ_p …)) + 1/β softplus(…): it scales the
-    gradients by a sigmoid in [0.5, 1) and never falls below log(2)/α + log(2)/β, 0.364 at the
-    defaults. The weights of their commands were tuned with that form, ``released=True``.
+    The code of Roth et al., CVPR 2022, wraps each mean of the logarithms in one more softplus,
+    1/α softplus(mean_i log(1 + Σ_p …)) + 1/β softplus(…), which scales the gradients by a sigmoid
+    in [0.5, 1). The weights of their commands were tuned with that form, ``released=True``.
 
     Args:
-        pos_weight: α > 0, an inverse temperature.
-        neg_weight: β > 0, an inverse temperature.
+        pos_weight, neg_weight: α, β > 0, inverse temperatures.
         margin: of the mining, in similarity.
-        pos_thresh: λ⁺, in similarity; the paper has one λ for both.
-        neg_thresh: λ⁻, in similarity.
-        dim: 0 or 1, the axis of the similarity matrix that holds an anchor's pairs. The matrix is
-            symmetric, so both give the same loss; kept for published commands.
+        pos_thresh, neg_thresh: λ⁺, λ⁻, in similarity; the paper has one λ for both.
+        dim: 0 or 1, without effect; kept for published commands.
         released: use the released form instead of the published one.
 
     Shapes: embeds (B, D) unit rows (similarity is their inner product), labels (B,) int64; returns
     a scalar >= 0.
-
-    Raises:
-        ValueError: ``dim`` is neither 0 nor 1.
     """
 
     def __init__(

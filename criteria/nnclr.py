@@ -1,6 +1,4 @@
-"""NNCLR.
-
-Dwibedi, Aytar, Tompson, Sermanet and Zisserman, With a Little Help from My Friends:
+"""NNCLR: Dwibedi, Aytar, Tompson, Sermanet and Zisserman, With a Little Help from My Friends:
 Nearest-Neighbor Contrastive Learning of Visual Representations, ICCV 2021, eq. 4.
 """
 
@@ -22,15 +20,12 @@ class NNCLR(SelfSupervised):
 
     z = f(x) is a projection and p = h(z) its prediction, both normalised; n_i is the row of the
     queue that is nearest to z_i, without gradient. The queue holds z of the first views of the last
-    images of all processes, none of the present batch: that is pushed after the loss, as in the
-    paper's algorithm, in training only. It starts full of random unit rows, drawn from torch's
-    global generator, which is seeded alike in every process.
+    images of all processes; in training a batch is pushed after its loss. It starts full of random
+    unit rows from torch's global generator, which is seeded alike in every process.
 
     Args:
-        feature_dim: F.
         temperature: τ, > 0.
-        queue_size: rows of the queue; the paper has 98304. They take 4 · queue_size · proj_dim
-            bytes, twice that while a batch is pushed.
+        queue_size: rows of the queue; the paper has 98304.
         hidden_dim: width of the projector's two hidden layers. Each of its layers has a BatchNorm.
         proj_dim: dimension of z and p.
         pred_dim: width of the predictor's hidden layer.
@@ -51,11 +46,7 @@ class NNCLR(SelfSupervised):
         super().__init__(feature_dim)
         require_positive(temperature=temperature)
         require_at_least(
-            1,
-            queue_size=queue_size,
-            hidden_dim=hidden_dim,
-            proj_dim=proj_dim,
-            pred_dim=pred_dim,
+            1, queue_size=queue_size, hidden_dim=hidden_dim, proj_dim=proj_dim, pred_dim=pred_dim
         )
         self.temperature = temperature
         self.projector = head(feature_dim, hidden_dim, hidden_dim, proj_dim, last_norm=True)
@@ -74,7 +65,6 @@ class NNCLR(SelfSupervised):
 
 @full_precision
 def unit(rows: Tensor) -> Tensor:
-    """Return rows (B, D) at length 1."""
     return F.normalize(rows, dim=1)
 
 
@@ -87,12 +77,7 @@ def nearest(rows: Tensor, queue: Tensor) -> Tensor:
 
 @full_precision
 def find(neighbours: Tensor, predictions: Tensor, temperature: float) -> Tensor:
-    """Return the cross-entropy of finding the own prediction among those of all processes.
-
-    Args:
-        neighbours: (B, D) unit rows.
-        predictions: (B, D), normalised here.
-    """
+    """Return the cross-entropy of unit rows (B, D) finding their own among all predictions."""
     own = torch.arange(len(predictions), device=predictions.device) + rank() * len(predictions)
     logits = neighbours / temperature @ gather(unit(predictions)).T  # (B, B · processes)
     return F.cross_entropy(logits, own)

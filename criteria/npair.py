@@ -1,7 +1,5 @@
-"""N-pair loss.
-
-Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NIPS 2016, section 3.2,
-N-pair-mc.
+"""N-pair loss: Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NIPS
+2016, section 3.2, N-pair-mc.
 """
 
 from torch import Tensor
@@ -27,9 +25,6 @@ class NPair(PairCriterion):
 
     Shapes: embeds (B, D), of any length (similarity is their inner product), labels (B,) int64;
     returns a scalar >= 0.
-
-    Raises:
-        ValueError: ``l2`` is negative.
     """
 
     def __init__(self, *, l2: float = 0.005) -> None:
@@ -46,13 +41,6 @@ class NPair(PairCriterion):
 
 
 def n_pair(sims: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """Return 1/T Σ_(a,p) log(1 + Σ_n exp(S_an - S_ap)).
-
-    The sum over negatives is the anchor's alone, so all its pairs share it.
-
-    Args:
-        sims: S (B, R).
-        positive, negative: (B, R) bool.
-    """
+    """Return 1/T Σ_(a,p) log(1 + Σ_n exp(S_an - S_ap)) of S and masks (B, R)."""
     totals = masked_logsumexp(sims, negative)[:, None]  # (B, 1), log Σ_n exp(S_an)
     return softplus_mean(totals - sims, positive)

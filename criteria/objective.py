@@ -1,6 +1,5 @@
-"""The whole loss of a training step as one module: L = L_DML + w L_match of a batch.
-
-Roth et al., Integrating Language Guidance into Vision-based Deep Metric Learning, CVPR 2022.
+"""The whole loss of a training step as one module: L = L_DML + w L_match of a batch: Roth et al.,
+Integrating Language Guidance into Vision-based Deep Metric Learning, CVPR 2022.
 """
 
 from typing import NamedTuple
@@ -28,16 +27,13 @@ class Outcome(NamedTuple):
 class Objective(nn.Module):
     """An embedder, a criterion and optional language guidance.
 
-    A step is one forward and one backward pass, as DistributedDataParallel needs. If several
-    processes hold a share of the batch each, the guidance and a criterion that does not gather by
-    itself get the embeddings, labels and rows of all shares: every process computes the loss of the
-    whole batch, and the gradients averaged over the processes are those of one process with that
-    batch (``utilities.distributed``). Miners and memories see the same batch everywhere and reach
-    the same state.
+    If several processes hold a share of the batch each, the guidance and a criterion that does not
+    gather by itself get the embeddings, labels and rows of all shares: every process computes the
+    loss of the whole batch, and the gradients averaged over the processes are those of one process
+    with that batch. Miners and memories see the same batch everywhere and reach the same state.
 
     All shares are cut to the size of the smallest if images of one could not be read. BatchNorm
-    normalises over a share, unless it is frozen or converted by
-    ``nn.SyncBatchNorm.convert_sync_batchnorm``.
+    normalises over a share, unless frozen or converted by ``nn.SyncBatchNorm``.
 
     Args:
         embedder: images (B, 3, H, W) -> ``Embedding``.
@@ -45,9 +41,6 @@ class Objective(nn.Module):
         guide: similarities of words; None: no guidance.
         distill: L_match; required with a guide.
         weight: w.
-
-    Raises:
-        ValueError: a guide without ``distill``.
     """
 
     def __init__(
@@ -68,12 +61,7 @@ class Objective(nn.Module):
         self.weight = weight
 
     def forward(self, batch: Batch, guided: bool = True) -> Outcome:
-        """Return the loss of a batch.
-
-        Args:
-            batch: this process's share.
-            guided: apply the guidance, if there is one.
-        """
+        """Return the loss of the batch of which this is the process's share."""
         batch = _cut(batch, smallest(len(batch.labels)))
         labels, rows = gather(torch.stack([batch.labels, batch.rows], dim=1)).unbind(dim=1)
         whole = batch._replace(labels=labels, rows=rows)
@@ -97,9 +85,5 @@ class Objective(nn.Module):
 
 def _cut(batch: Batch, n: int) -> Batch:
     """Return the first n images, with their labels, rows and captions."""
-    if n == len(batch.labels):
-        return batch
-    views, captions = tuple(view[:n] for view in batch.views), batch.captions[:n]
-    return batch._replace(
-        views=views, labels=batch.labels[:n], rows=batch.rows[:n], captions=captions
-    )
+    views = tuple(view[:n] for view in batch.views)
+    return Batch(views, batch.labels[:n], batch.rows[:n], batch.captions[:n])

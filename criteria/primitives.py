@@ -1,9 +1,7 @@
 """Differentiable operations that the losses are written with, each with its derivative by hand.
 
-Automatic differentiation of a loss over a (B, R) matrix of pairs keeps and walks back through every
-elementwise step, and most of these derivatives are at hand when the value is computed: a softmax, a
-mask, the same matrix product. So each operation here is one step of the graph. All of them can be
-differentiated once.
+Automatic differentiation keeps and walks back through every elementwise step over the (B, R) pairs;
+here each operation is one step of the graph. All of them can be differentiated once.
 """
 
 from typing import Any
@@ -16,35 +14,29 @@ from torch.autograd.function import once_differentiable
 from utilities.pairs import pairwise_distances
 from utilities.structures import References
 
-# Share of the (B, R) pairs above which the whole matrix of distances costs less than the pairs one
-# by one, as measured on a CPU for B of 112 and 512, D of 128 and 512.
-MATRIX_SHARE = 0.05
+MATRIX_SHARE = (
+    0.05  # of the (B, R) pairs, above which their whole matrix costs less, measured on a CPU
+)
 
 
 def similarities(embeds: Tensor, references: References | None = None) -> Tensor:
-    """Return the inner products S_ij = x_i·z_j of a batch with itself or with references.
+    """Return the inner products S_ij = x_i·z_j, (B, R), of a batch with itself or with references.
 
     Args:
         embeds: x (B, D).
         references: z, R of them and without gradient; None compares the batch with itself, and then
             S_ij has a gradient for both of its images.
-
-    Returns:
-        (B, R).
     """
     return _Similarities.apply(embeds, _others(embeds, references), references is None)
 
 
 def cosines(embeds: Tensor, references: References | None = None) -> Tensor:
-    """Return the cosines of x_i and z_j, with the arguments of ``similarities``.
-
-    A row of zeros has cosine 0 with all others.
-    """
+    """Return the cosines of x_i and z_j, arguments as of ``similarities``; 0 for a row of zeros."""
     return _Cosines.apply(embeds, _others(embeds, references), references is None)
 
 
 def distances(embeds: Tensor, references: References | None = None) -> Tensor:
-    """Return the Euclidean distances d_ij = |x_i - z_j|, with the arguments of ``similarities``.
+    """Return the Euclidean distances |x_i - z_j|, arguments as of ``similarities``.
 
     A distance of 0 has the gradient 0.
     """
@@ -61,21 +53,19 @@ def chosen_distances(
 ) -> Tensor:
     """Return the Euclidean distances of T anchors from K others each, d_kt = |x_{a_t} - z_{o_kt}|.
 
-    A few pairs are compared by the differences of their rows, which keeps every digit of a small
-    distance. Many, such as the T = B (B - 2) triplets of a whole batch, would take K T D memory:
-    they are read from the (B, R) matrix, computed in double precision for the sake of the digits.
-    Distances below 1e-6 of the longest embedding count as 0 there.
+    A few pairs are compared by the differences of their rows, which keep every digit of a small
+    distance but take K T D memory. Many are read from the (B, R) matrix in double precision, where
+    distances below 1e-6 of the longest embedding count as 0. A distance of 0 has the gradient 0.
 
     Args:
         embeds: x (B, D), float32 or float64.
-        references: z, R of them and without gradient; None is the batch itself, where both images
-            of a pair get a gradient.
+        references: z, as of ``similarities``.
         anchors: a (T,) int64 in [0, B).
         others: o (K, T) int64 in [0, R).
         squared: return squared distances.
 
     Returns:
-        (K, T). A distance of 0 has the gradient 0.
+        (K, T).
     """
     z = _others(embeds, references)
     many = others.numel() > MATRIX_SHARE * len(embeds) * len(z)
@@ -84,31 +74,19 @@ def chosen_distances(
 
 
 def masked_logsumexp(values: Tensor, mask: Tensor) -> Tensor:
-    """Return log Σ_j exp(v_ij) over each row's entries in the mask.
+    """Return log Σ_j exp(v_ij), (B,), over each row's entries in the mask; both are (B, R).
 
-    Args:
-        values: v (B, R).
-        mask: (B, R) bool.
-
-    Returns:
-        (B,). A row without entries has the lowest float, which is finite, and no gradient.
+    A row without entries has the lowest float, which is finite, and no gradient.
     """
     return _MaskedLogSumExp.apply(values, mask)
 
 
 def pair_logsumexp(pulls: Tensor, positive: Tensor, pushes: Tensor, negative: Tensor) -> Tensor:
-    """Return log Σ_p Σ_n exp(u_ip + v_in) over each row's positives p and negatives n.
+    """Return log Σ_p Σ_n exp(u_ip + v_in), (B,), over each row's positives p and negatives n.
 
-    Args:
-        pulls: u (B, R).
-        positive: (B, R) bool.
-        pushes: v (B, R).
-        negative: (B, R) bool.
-
-    Returns:
-        (B,). A row without positives or without negatives has the lowest float or -inf.
+    A row without positives or without negatives has the lowest float or -inf.
     """
-    return _PairLogSumExp.apply(pulls, positive, pushes, negative)
+    return masked_logsumexp(pulls, positive) + masked_logsumexp(pushes, negative)
 
 
 def nonempty(values: Tensor) -> Tensor:
@@ -119,23 +97,13 @@ def nonempty(values: Tensor) -> Tensor:
 def soft_hinge_mean(violations: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Return 1/B Σ_i 1/s log(1 + Σ_j exp(s v_ij)), the sum over each row's entries in the mask.
 
-    It tends to the mean of [max_j v_ij]₊ as s grows.
-
-    Args:
-        violations: v (B, R).
-        mask: (B, R) bool.
-        scale: s > 0, an inverse temperature.
+    It tends to the mean of [max_j v_ij]₊ as the scale s > 0 grows. v and the mask are (B, R).
     """
     return _SoftHingeMean.apply(violations, mask, scale)
 
 
 def softplus_mean(violations: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of log(1 + exp(v_ij)) over all entries in the mask; 0 of an empty mask.
-
-    Args:
-        violations: v (B, R).
-        mask: (B, R) bool, true for few.
-    """
+    """Return the mean of log(1 + exp(v_ij)) over the entries of (B, R) in the mask; 0 of none."""
     return _SoftplusMean.apply(violations, mask)
 
 
@@ -149,9 +117,6 @@ def mean_squared_length(embeds: Tensor) -> Tensor:
     return _MeanSquaredLength.apply(embeds)
 
 
-# --------------------------------------------------------------------------------------------------
-# The operations with their derivatives
-# --------------------------------------------------------------------------------------------------
 def _others(embeds: Tensor, references: References | None) -> Tensor:
     return embeds if references is None else references.embeds
 
@@ -296,25 +261,6 @@ class _MaskedLogSumExp(torch.autograd.Function):
         return softmax * (slopes[:, None] * nonempty(totals)), None
 
 
-class _PairLogSumExp(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, pulls: Tensor, positive: Tensor, pushes: Tensor, negative: Tensor
-    ) -> Tensor:
-        pull_totals, pull_softmax = _logsumexp_and_softmax(pulls, positive)
-        push_totals, push_softmax = _logsumexp_and_softmax(pushes, negative)
-        totals = pull_totals + push_totals
-        ctx.save_for_backward(pull_softmax, push_softmax, totals)
-        return totals.squeeze(1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, Tensor, None]:
-        pull_softmax, push_softmax, totals = ctx.saved_tensors
-        slopes = slopes[:, None] * nonempty(totals)
-        return pull_softmax * slopes, None, push_softmax * slopes, None
-
-
 class _SoftHingeMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, violations: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -331,12 +277,9 @@ class _SoftHingeMean(torch.autograd.Function):
 
 
 def _logsumexp_and_softmax(exponents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log Σ exp of each row's entries in the mask, (B, 1), and their softmax, (B, R).
-
-    The softmax gives the sum: a row's largest entry x has the softmax exp(x - log Σ exp), which is
-    at least 1/R, so that its logarithm loses no digits. (On a CPU softmax is also much faster than
-    logsumexp where exponents underflow.) A row without entries has a uniform softmax.
-    """
+    """Return log Σ exp of each row's entries in the mask, (B, 1), and their softmax, (B, R)."""
+    # A row's largest entry x has the softmax exp(x - log Σ exp) >= 1/R, whose logarithm loses no
+    # digits. On a CPU softmax is also much faster than logsumexp where exponents underflow.
     exponents = torch.where(mask, exponents, torch.finfo(exponents.dtype).min)
     softmax = exponents.softmax(dim=1)
     peak = softmax.amax(dim=1, keepdim=True)

@@ -1,6 +1,5 @@
-"""Proxy Anchor loss.
-
-Kim, Kim, Cho and Kwak, Proxy Anchor Loss for Deep Metric Learning, CVPR 2020, eq. 4.
+"""Proxy Anchor loss: Kim, Kim, Cho and Kwak, Proxy Anchor Loss for Deep Metric Learning, CVPR 2020,
+eq. 4.
 """
 
 import torch
@@ -16,33 +15,21 @@ class ProxyAnchor(ClassVectorCriterion):
         L = 1/|P⁺| Σ_{c ∈ P⁺} log(1 + Σ_{i: y_i = c} exp(-α⁺ (cos_ic - δ⁺)))
           + 1/C    Σ_c        log(1 + Σ_{i: y_i ≠ c} exp( α⁻ (cos_ic - δ⁻)))
 
-    P⁺ holds the classes of the batch. The paper has one α and one δ = δ⁺ = -δ⁻; both deltas are
-    subtracted here, so that the default δ⁻ is negative. Each logarithm weighs a proxy's hardest
-    images most.
+    P⁺ holds the classes of the batch. The paper has one α and one δ = δ⁺ = -δ⁻.
 
     With mode "nca" the images are the anchors instead, as in the code of Roth et al., CVPR 2022:
 
         L = 1/B Σ_i  log(1 + exp(-α⁺ (cos_{i,y_i} - δ⁺)))
                    + log(1 + Σ_{c ≠ y_i} exp(α⁻ (cos_ic - δ⁻)))
 
-    which is not Proxy-NCA; that is ``ProxyNCA``. In their code a class of n images counts n times
-    in the mean over P⁺, and in mode "nca" its exponential does.
+    which is not ``ProxyNCA``. In their code a class of n images counts n times in the mean over P⁺,
+    and in mode "nca" its exponential does. Proxies start with standard deviation 1/8, as there.
 
     Args:
-        n_classes: C, number of training classes, one proxy each.
-        embed_dim: D.
         mode: "anchor" or "nca".
-        lrmulti: learning rate of the proxies, as a multiple of the embedder's. The proxies start
-            normal with standard deviation 1/8, as in the code of Roth et al.
-        pos_alpha: α⁺ > 0, an inverse temperature.
-        neg_alpha: α⁻ > 0, an inverse temperature.
-        pos_delta: δ⁺, in cosine similarity.
-        neg_delta: δ⁻, in cosine similarity.
-
-    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
-
-    Raises:
-        ValueError: ``mode`` is neither, or a label out of range (checked on CPU).
+        lrmulti: learning rate of the proxies, as a multiple of the embedder's.
+        pos_alpha, neg_alpha: α⁺, α⁻ > 0, inverse temperatures.
+        pos_delta, neg_delta: δ⁺, δ⁻, in cosine similarity.
     """
 
     def __init__(
@@ -70,8 +57,7 @@ class ProxyAnchor(ClassVectorCriterion):
         cosines = self.cosines(embeds, labels)  # (B, C)
         pulls = -self.pos_alpha * (own_class(cosines, labels).squeeze(1) - self.pos_delta)  # (B,)
         pushes = self.neg_alpha * (cosines - self.neg_delta)
-        # A proxy whose images are all of its class has no negatives. The log-sum-exp of nothing but
-        # -inf has a gradient of NaN, hence the lowest finite number instead.
+        # Not -inf: the gradient of a log-sum-exp without any negatives would be NaN.
         pushes = pushes.scatter(1, labels[:, None], torch.finfo(pushes.dtype).min)  # (B, C)
 
         # log(1 + Σ exp z) = softplus(logsumexp z)
@@ -83,12 +69,7 @@ class ProxyAnchor(ClassVectorCriterion):
 
 
 def log_one_plus_sum_exp(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-    """Return log(1 + Σ exp(value)) of each group of values: (N,) to (n_groups,), 0 if empty.
-
-    Args:
-        values: (N,).
-        groups: (N,) int64 in [0, n_groups).
-    """
+    """Return log(1 + Σ exp(value)) of each group of values: (N,) to (n_groups,), 0 if empty."""
     # Exponents are taken relative to their group's largest, of which the 1 is one: exp(0).
     largest = values.new_zeros(n_groups).scatter_reduce(0, groups, values.detach(), "amax")
     sums = (-largest).exp().scatter_add(0, groups, (values - largest[groups]).exp())

@@ -1,7 +1,5 @@
-"""Proxy-NCA loss.
-
-Movshovitz-Attias, Toshev, Leung, Ioffe and Singh, No Fuss Distance Metric Learning using Proxies,
-ICCV 2017, eq. 4.
+"""Proxy-NCA loss: Movshovitz-Attias, Toshev, Leung, Ioffe and Singh, No Fuss Distance Metric
+Learning using Proxies, ICCV 2017, eq. 4.
 """
 
 import torch
@@ -17,21 +15,13 @@ class ProxyNCA(ClassVectorCriterion):
         L = -1/B Σ_i log  exp(-d(x_i, p_{y_i})) / Σ_{c ≠ y_i} exp(-d(x_i, p_c))
 
     with squared Euclidean distances d of unit vectors. The own proxy is not in the denominator, so
-    that the loss can be negative; with it the loss is ``ProxyNCAPlusPlus`` at temperature 1, and
+    the loss can be negative; with it the loss is ``ProxyNCAPlusPlus`` at temperature 1, and
     pytorch-metric-learning's ProxyNCALoss. The code of Roth et al., ICML 2020, multiplies unit
-    embeddings and proxies by 3 and so d by 9, the inverse temperature of the ProxyNCA++ paper.
+    embeddings and proxies by 3 and so d by 9. Proxies start with standard deviation 1/8, as there.
 
     Args:
-        n_classes: C >= 2, number of training classes, one proxy each.
-        embed_dim: D.
-        lrmulti: learning rate of the proxies, in embedder's learning rates. The first proxies are
-            normal with standard deviation 1/8, as in the code of Roth et al.
-
-    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar, which can be
-    negative.
-
-    Raises:
-        ValueError: fewer than two classes, or a label out of range (checked on CPU).
+        n_classes: C >= 2.
+        lrmulti: learning rate of the proxies, as a multiple of the embedder's.
     """
 
     def __init__(self, n_classes: int, embed_dim: int, *, lrmulti: float = 50.0) -> None:
@@ -56,21 +46,12 @@ class ProxyNCAPlusPlus(ClassVectorCriterion):
 
         L = -1/B Σ_i log  exp(-d(x_i, p_{y_i}) / T) / Σ_c exp(-d(x_i, p_c) / T)
 
-    with squared Euclidean distances d of unit vectors. Unlike in ``ProxyNCA`` the own proxy is in
-    the denominator, and there is a temperature. As d = 2 - 2 cos, it is ``Softmax`` at temperature
-    T / 2, with other initial vectors and rates.
+    with squared Euclidean distances d of unit vectors. As d = 2 - 2 cos, it is ``Softmax`` at
+    temperature T / 2, with other initial vectors and rates.
 
     Args:
-        n_classes: C, number of training classes, one proxy each.
-        embed_dim: D.
-        lrmulti: learning rate of the proxies, in embedder's learning rates: the paper's fast moving
-            proxies. The first ones are normal with standard deviation 1/8, as in the authors' code.
+        lrmulti: as of ``ProxyNCA``: the paper's fast moving proxies.
         temperature: T > 0, in squared distance; the paper has 1/9.
-
-    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
-
-    Raises:
-        ValueError: a label out of range (checked on CPU).
     """
 
     def __init__(

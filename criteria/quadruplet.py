@@ -1,7 +1,5 @@
-"""Quadruplet loss.
-
-Chen, Chen, Zhang and Huang, Beyond Triplet Loss: a Deep Quadruplet Network for Person
-Re-identification, CVPR 2017, eq. 5.
+"""Quadruplet loss: Chen, Chen, Zhang and Huang, Beyond Triplet Loss: a Deep Quadruplet Network for
+Person Re-identification, CVPR 2017, eq. 5.
 """
 
 import torch
@@ -21,22 +19,19 @@ class Quadruplet(PairCriterion):
 
     with Euclidean distances d, over the mined triplets (a, p, n). Each gets a second negative m,
     drawn uniformly from the images of neither the anchor's nor the negative's class, by the miner's
-    generator; the paper sums over all of them. A triplet without such an image, as in a batch of
-    two classes, counts in the first term alone. A₁ and A₂ count the active terms, at least 1 each;
-    the paper sums.
+    generator; the paper sums over all of them. A triplet without such an image counts in the first
+    term alone. A₁ and A₂ count the active terms, at least 1 each; the paper sums.
 
     The code of Roth et al., ICML 2020, does not square the distances, averages over all triplets,
     and takes another triplet's *position* for m, an image of any class.
 
     Args:
         miner: chooses the triplets, and draws the second negatives.
-        margin_alpha_1: α₁ in units of squared distance, >= 0.
-        margin_alpha_2: α₂ in units of squared distance, >= 0; below α₁ in the paper, where the
-            second constraint only helps the first.
+        margin_alpha_1, margin_alpha_2: α₁, α₂ in units of squared distance, >= 0; the paper has
+            α₂ < α₁.
 
-    Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
-    which is 0 without any triplet. Both negatives are references, so that against a memory the
-    second term only pulls.
+    Shapes: embeds (B, D), labels (B,) int64; returns a scalar >= 0, 0 without any triplet. Both
+    negatives are references, so that against a memory the second term only pulls.
     """
 
     def __init__(
@@ -63,12 +58,9 @@ class Quadruplet(PairCriterion):
     def _second_negatives(
         self, first: Tensor, second: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Draw an image of neither class for each of T pairs of labels, from images of ``labels``.
-
-        In the images sorted by label the two classes are two stretches: a random number counts
-        through the rest, and skips them. That takes O(T) memory, where a mask takes O(T R). Returns
-        the images (T,) and whether there was one (T,).
-        """
+        """Return an image of neither class for each of T pairs, and whether there is one."""
+        # In the images sorted by label the two classes are two stretches: a random number counts
+        # through the rest and skips them. O(T) memory, where a mask takes O(T R).
         ordered, order = labels.sort()
         low, high = torch.minimum(first, second), torch.maximum(first, second)
         low_start = torch.searchsorted(ordered, low)

@@ -1,7 +1,5 @@
-"""Simultaneous similarity-based self-distillation, S2SD.
-
-Roth, Milbich, Ommer, Cohen and Ghassemi, Simultaneous Similarity-based Self-Distillation for Deep
-Metric Learning, ICML 2021, section 3.
+"""Simultaneous similarity-based self-distillation, S2SD: Roth, Milbich, Ommer, Cohen and Ghassemi,
+Simultaneous Similarity-based Self-Distillation for Deep Metric Learning, ICML 2021, section 3.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +12,10 @@ from torch import Tensor, nn
 from utilities.distributed import gather
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32
+from .base import Counting, Criterion, at_least_float32
 
 
-class S2SD(Criterion):
+class S2SD(Counting, Criterion):
     """Trains wider embeddings of the same features as well, and distils from them.
 
         L = 1/2 (L_source(e) + 1/m Σ_i L_target(g_i)) + w/m Σ_i D(e, g_i) + feat_w D(e, φ)
@@ -25,34 +23,27 @@ class S2SD(Criterion):
 
     e are the embeddings; g_i the targets, made of the pooled features φ by a head Linear - ReLU -
     Linear and normalised; S_t and S_e the (B, B) cosines, with the softmax σ over a row. D has a
-    gradient only for e; L_target trains the heads and the features below them. The last term is
-    added with ``feat_distill`` after ``feat_distill_delay`` iterations. The heads are not used at
-    test time.
+    gradient only for e; L_target trains the heads and the features below them. The heads are not
+    used at test time.
 
-    With w = 0, the default and that of the commands of Roth et al., CVPR 2022, nothing is distilled
-    from the targets, which still train the shared features. The paper's commands have w = 50,
-    target dimensions 512 1024 1536 2048, ``pool_aggr`` and ``feat_distill``.
-
-    Unlike in the paper's code, a child keeps its own learning rates, only training iterations are
-    counted, and L_source gets the embeddings as they are, normalised or not.
+    w = 0 is the default and that of the commands of Roth et al., CVPR 2022. The paper's commands
+    have w = 50, target dimensions 512 1024 1536 2048, ``pool_aggr`` and ``feat_distill``. Unlike in
+    its code, a child keeps its own learning rates, only training iterations are counted, and
+    L_source gets the embeddings as they are, normalised or not.
 
     Args:
-        embed_dim: D of the embeddings.
-        feature_dim: F of the pooled features.
         make: builds the loss of a name for embeddings of a dimension, a new one at each call.
-        source: name of L_source.
-        target: name of L_target; one is made for each target, with its own class vectors.
+        source, target: names of L_source and L_target; each target has its own class vectors.
         T: temperature of the distillation, > 0, in cosine.
         w: weight of the distillation from the targets.
         pool_aggr: φ is the sum of the feature map's average and maximum, instead of the features.
         target_dims: dimension of each target.
-        feat_distill: also distil from the features.
-        feat_w: weight of the distillation from the features.
-        feat_distill_delay: training iterations before that.
+        feat_distill: also distil from the features, by the last term.
+        feat_w: its weight.
+        feat_distill_delay: training iterations before it.
 
     Shapes: embeds (B, D), features (B, F), feature_map (B, F, h, w), labels (B,) int64; returns a
-    scalar. With several processes B is the share of one, and each has the loss of all shares: the
-    embeddings and φ are gathered, a feature map is pooled before.
+    scalar. With several processes B is the share of one, and each has the loss of all shares.
 
     Raises:
         ValueError: ``source`` or ``target`` is S2SD again or reads more than embeddings and labels,
@@ -60,6 +51,7 @@ class S2SD(Criterion):
     """
 
     gathers = True
+    counters = ("iterations",)
 
     def __init__(
         self,
@@ -89,7 +81,7 @@ class S2SD(Criterion):
         self.feat_distill = feat_distill
         self.feat_w = feat_w
         self.feat_distill_delay = feat_distill_delay
-        self.iterations = 0  # a plain integer, so that reading it does not wait for the device
+        self.iterations = 0
         self.source = _child(make, "source", source, embed_dim)
         self.targets = nn.ModuleList(_child(make, "target", target, dim) for dim in target_dims)
         self.heads = nn.ModuleList(
@@ -126,21 +118,14 @@ class S2SD(Criterion):
         return loss
 
     def _log_softmax(self, embeds: Tensor) -> Tensor:
-        """Return log σ(S[a]/T) for each row of (B, D)."""
         unit = F.normalize(embeds, dim=1)
-        return (unit @ unit.T / self.T).log_softmax(dim=1)  # (B, B)
+        return (unit @ unit.T / self.T).log_softmax(dim=1)  # (B, B), log σ(S[a]/T) of each row
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": list(self.heads.parameters()), "lr": lr}]
         for child in (self.source, *self.targets):
             groups += child.param_groups(lr)
         return groups
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"iterations": self.iterations}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.iterations = state["iterations"]
 
 
 def _child(make: Callable[[str, int], Criterion], role: str, name: str, dim: int) -> Criterion:

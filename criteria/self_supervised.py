@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utilities.optimization import decay_groups
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32
+from .base import Counting, Criterion, at_least_float32
 
 P = ParamSpec("P")
 
@@ -20,15 +20,13 @@ P = ParamSpec("P")
 class SelfSupervised(Criterion):
     """An objective on the pooled features of two views, through heads of its own.
 
-    A subclass writes ``forward(first, second)``, which takes the features (B, F) of the two views
-    and returns a scalar. Heads follow autocast, losses are written under ``full_precision``.
+    A subclass makes a ``projector`` and writes ``loss``, or else ``forward``, from the features
+    (B, F) of the two views. Heads follow autocast, losses are written under ``full_precision``.
+    Each view goes through the heads alone (the authors of SimCLR stack the views).
 
-    Each view goes through the heads alone, so that BatchNorm sees one view at a time, as in all
-    but SimCLR, whose authors stack the views.
-
-    Where several processes train together, B is the share of one, and the comparisons reach over
-    all shares (``utilities.distributed``). BatchNorm normalises over a process's share; for the
-    whole batch, convert the criterion by ``nn.SyncBatchNorm.convert_sync_batchnorm``.
+    With several processes, B is the share of one and the comparisons reach over all shares.
+    BatchNorm normalises over a share, unless ``nn.SyncBatchNorm.convert_sync_batchnorm`` converts
+    the criterion.
 
     Args:
         feature_dim: F.
@@ -38,6 +36,7 @@ class SelfSupervised(Criterion):
             where the heads normalise over the batch.
     """
 
+    projector: nn.Module
     n_views = 2
     reads = "features"
     gathers = True
@@ -51,8 +50,14 @@ class SelfSupervised(Criterion):
         first, second = (at_least_float32(view.features) for view in views)
         return self(first, second)
 
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.loss(self.projector(first), self.projector(second))
+
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the loss of the two views' projections (B, D)."""
+        raise NotImplementedError
+
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The heads at ``lr``, norms and biases without weight decay."""
         return decay_groups(self, lr)
 
     def check(self, views: Sequence[Embedding], batch: Batch) -> None:
@@ -97,7 +102,6 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @functools.wraps(loss)
     def wide(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        # Through Any: mypy cannot say that the types of the arguments stay what they were.
         given: list[Any] = [at_least_float32(a) if isinstance(a, Tensor) else a for a in args]
         device = next(a.device.type for a in given if isinstance(a, Tensor))
         with torch.autocast(device, enabled=False):
@@ -112,11 +116,8 @@ def mean_cosine(first: Tensor, second: Tensor) -> Tensor:
     return (F.normalize(first, dim=1) * F.normalize(second, dim=1)).sum(dim=1).mean()
 
 
-class Queue(nn.Module):
+class Queue(Counting):
     """The last ``size`` rows that were pushed, first in, first out.
-
-    The rows are a buffer, so that a run resumes with them. ``filled``, how many are in use, is a
-    plain integer, so that reading it does not wait for the device.
 
     Args:
         size: number of rows; a queue of none is always full.
@@ -124,6 +125,7 @@ class Queue(nn.Module):
         random: start full of random unit rows, drawn from torch's global generator.
     """
 
+    counters = ("filled",)
     rows: Tensor
 
     def __init__(self, size: int, *shape: int, random: bool = False) -> None:
@@ -140,16 +142,7 @@ class Queue(nn.Module):
         return self.filled == self.size
 
     def push(self, rows: Tensor) -> None:
-        """Append rows (B, *shape) and drop as many of the oldest.
-
-        A new tensor instead of a ring that is written in place: a backward pass may still read the
-        old one.
-        """
+        """Append rows (B, *shape) and drop as many of the oldest."""
+        # Not written in place: a backward pass may still read the old tensor.
         self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows) :]
         self.filled = min(self.filled + len(rows), self.size)
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"filled": self.filled}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.filled = state["filled"]

@@ -1,7 +1,5 @@
-"""SimCLR.
-
-Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual
-Representations, ICML 2020, eq. 1.
+"""SimCLR: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of
+Visual Representations, ICML 2020, eq. 1.
 """
 
 import torch
@@ -17,12 +15,14 @@ from .self_supervised import SelfSupervised, full_precision, head
 class SimCLR(SelfSupervised):
     """Makes two views of an image find each other among both views of all images of the batch.
 
-    The loss is ``nt_xent`` of the projections. On language pairs (El Banani, Desai and Johnson,
-    Learning Visual Representations via Language-Guided Sampling, CVPR 2023) the second view is
-    another image, whose caption is like the first one's.
+        L = mean over all views of l(i, j) = -log  exp(s_ij / τ) / Σ_{k ≠ i} exp(s_ik / τ)
+
+    i and j are the views of one image, k runs over both views of all images of all processes, s is
+    the cosine of the projections. Each process returns the mean over its own views. On language
+    pairs (El Banani, Desai and Johnson, Learning Visual Representations via Language-Guided
+    Sampling, CVPR 2023) the second view is another image, whose caption is like the first one's.
 
     Args:
-        feature_dim: F.
         temperature: τ, > 0.
         hidden_dim: width of the projector, F - hidden - ReLU - out.
         proj_dim: dimension of the projections.
@@ -44,27 +44,11 @@ class SimCLR(SelfSupervised):
         self.temperature = temperature
         self.projector = head(feature_dim, hidden_dim, proj_dim)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        return nt_xent(self.projector(first), self.projector(second), self.temperature)
-
-
-@full_precision
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Return the normalised, temperature-scaled cross-entropy, eq. 1, averaged over all views.
-
-        l(i, j) = -log  exp(s_ij / τ) / Σ_{k ≠ i} exp(s_ik / τ)
-
-    i and j are the views of one image, k runs over both views of all images of all processes, s is
-    the cosine. Each process returns the mean over its own views.
-
-    Args:
-        first: (B, D) projections, normalised here.
-        second: (B, D), row i of the same image as row i of ``first``.
-        temperature: τ, > 0.
-    """
-    pairs = F.normalize(torch.stack([first, second], dim=1), dim=2)  # (B, 2, D)
-    views = pairs.flatten(0, 1)  # (2B, D): rows 2i and 2i + 1 are the views of image i
-    own = torch.arange(len(views), device=views.device) + rank() * len(views)
-    logits = views / temperature @ gather(views).T  # (2B, 2B · processes)
-    logits.scatter_(1, own[:, None], -torch.inf)  # k ≠ i, without a mask of that size
-    return F.cross_entropy(logits, own ^ 1)  # the other of 2i and 2i + 1
+    @full_precision
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        pairs = F.normalize(torch.stack([first, second], dim=1), dim=2)  # (B, 2, D)
+        views = pairs.flatten(0, 1)  # (2B, D): rows 2i and 2i + 1 are the views of image i
+        own = torch.arange(len(views), device=views.device) + rank() * len(views)
+        logits = views / self.temperature @ gather(views).T  # (2B, 2B · processes)
+        logits.scatter_(1, own[:, None], -torch.inf)  # k ≠ i, without a mask of that size
+        return F.cross_entropy(logits, own ^ 1)  # the other of 2i and 2i + 1

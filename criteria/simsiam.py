@@ -1,7 +1,4 @@
-"""SimSiam.
-
-Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021, eq. 4.
-"""
+"""SimSiam: Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021, eq. 4."""
 
 from torch import Tensor
 
@@ -14,12 +11,11 @@ class SimSiam(SelfSupervised):
 
         L = -1/2 cos(p1, stopgrad(z2)) - 1/2 cos(p2, stopgrad(z1)),   z = f(x), p = h(z)
 
-    There are no negatives: the predictor h and the stop-gradient keep the projections from
-    collapsing to a point. The projector f ends in a BatchNorm without scale and shift, as in the
-    authors' code, which also keeps the predictor's learning rate constant.
+    There are no negatives: the predictor h and the stop-gradient prevent collapse. The projector f
+    ends in a BatchNorm without scale and shift, as in the authors' code, which also keeps the
+    predictor's learning rate constant.
 
     Args:
-        feature_dim: F.
         hidden_dim: width of the projector's two hidden layers.
         proj_dim: dimension of z and p.
         pred_dim: width of the predictor's hidden layer.
@@ -28,12 +24,7 @@ class SimSiam(SelfSupervised):
     """
 
     def __init__(
-        self,
-        feature_dim: int,
-        *,
-        hidden_dim: int = 2048,
-        proj_dim: int = 2048,
-        pred_dim: int = 512,
+        self, feature_dim: int, *, hidden_dim: int = 2048, proj_dim: int = 2048, pred_dim: int = 512
     ) -> None:
         super().__init__(feature_dim)
         require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim, pred_dim=pred_dim)

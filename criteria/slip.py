@@ -24,7 +24,6 @@ class SLIP(Criterion):
 
     Args:
         make: builds the loss of a name for embeddings of a dimension, with its own flags.
-        embed_dim: D, passed to ``make``; neither loss reads it.
         ssl_weight: w; the paper has 1.
 
     Shapes: three views' features (B, F), captions (B,); returns a scalar.
@@ -38,11 +37,7 @@ class SLIP(Criterion):
     gathers = True
 
     def __init__(
-        self,
-        make: Callable[[str, int], Criterion],
-        embed_dim: int,
-        *,
-        ssl_weight: float = 1.0,
+        self, make: Callable[[str, int], Criterion], embed_dim: int, *, ssl_weight: float = 1.0
     ) -> None:
         super().__init__()
         self.clip = make("clip", embed_dim)
@@ -67,18 +62,10 @@ class LGSLIP(SLIP):
 
         L = L_CLIP(view 1, caption) + w L_SimCLR(view 1, view 2)
 
-    A sampler of language pairs makes view 2 from another image; the caption is that of view 1. Two
-    views suffice, since unlike in ``SLIP`` the view of CLIP is one of SimCLR's.
-
-    Args:
-        make: builds the loss of a name for embeddings of a dimension, with its own flags.
-        embed_dim: D, passed to ``make``; neither loss reads it.
-        ssl_weight: w.
+    A sampler of language pairs makes view 2 from another image; the caption is that of view 1.
+    Unlike in ``SLIP``, the view of CLIP is one of SimCLR's.
 
     Shapes: two views' features (B, F), captions (B,); returns a scalar.
-
-    Raises:
-        ValueError: the batch lacks captions or has another number of views.
     """
 
     n_views = 2

@@ -1,7 +1,5 @@
-"""Smooth-AP loss.
-
-Brown, Xie, Kalogeiton and Zisserman, Smooth-AP: Smoothing the Path Towards Large-Scale Image
-Retrieval, ECCV 2020, equations 7 and 8.
+"""Smooth-AP loss: Brown, Xie, Kalogeiton and Zisserman, Smooth-AP: Smoothing the Path Towards
+Large-Scale Image Retrieval, ECCV 2020, equations 7 and 8.
 """
 
 import torch
@@ -25,18 +23,13 @@ class SmoothAP(PairCriterion):
     have positives; the others are left out.
 
     The authors' code needs classes of one size, in order, and counts an image as its own positive.
-    Here classes have any size, and in a batch without other references an image is neither its own
-    positive nor in its own ranking. Memory and time are O(T R) for T positive pairs and R
-    references: against a memory of few classes, in which T grows with R, they are quadratic in R.
+    Memory and time are O(T R) for T positive pairs and R references.
 
     Args:
         temperature: τ > 0, in similarity.
 
     Shapes: embeds (B, D) unit rows (similarity is their inner product), labels (B,) int64; returns
     a scalar in [0, 1).
-
-    Raises:
-        ValueError: ``temperature`` is not positive.
     """
 
     def __init__(self, *, temperature: float = 0.01) -> None:
@@ -56,8 +49,7 @@ class SmoothAP(PairCriterion):
         s_aj = sims.index_select(0, anchors)  # (T, R)
         s_ap = s_aj.gather(1, positives[:, None])  # (T, 1)
         g = ((s_aj - s_ap) / self.temperature).sigmoid()  # (T, R)
-        # One minus a pair's fraction is Σ_{j ∈ N_a} G_jp / (1 + Σ_j G_jp), which loses no digits
-        # where the fraction is nearly 1. At j = p, G is 1/2.
+        # One minus a pair's fraction is Σ_{j ∈ N_a} G_jp / (1 + Σ_j G_jp). At j = p, G is 1/2.
         misses = (g * negative.to(g.dtype).index_select(0, anchors)).sum(dim=1)  # (T,)
         n_positives = positive.sum(dim=1, dtype=g.dtype)  # (B,), |P_a|
         weights = 1 / (n_positives * n_positives.count_nonzero())[anchors]  # of each pair, sum 1

@@ -1,7 +1,5 @@
-"""Signal-to-noise ratio loss.
-
-Yuan, Deng, Tang, Tang and Chen, Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric
-Learning, CVPR 2019, its triplet form.
+"""Signal-to-noise ratio loss: Yuan, Deng, Tang, Tang and Chen, Signal-to-Noise Ratio: A Robust
+Distance Metric for Deep Metric Learning, CVPR 2019, its triplet form.
 """
 
 import torch
@@ -22,18 +20,17 @@ class SNR(PairCriterion):
         L = 1/A Σ_(a,p,n) [ d(a,p) - d(a,n) + margin ]₊  +  reg_lambda 1/B Σ_i |Σ_k x_ik|
         d(a,x) = var(a - x) / var(a)
 
-    The variance is over the D components of an embedding. The second term keeps their mean near 0,
-    where the distance is |a - x|² / |a|². A counts the active triplets, at least 1. The code of
-    Roth et al., ICML 2020, averages the second term over the anchors of the triplets instead of the
-    batch, and leaves it out under distance mining.
+    The variance is over the D components of an embedding; the second term keeps their mean near 0.
+    A counts the active triplets, at least 1. The code of Roth et al., ICML 2020, averages the
+    second term over the anchors of the triplets, and leaves it out under distance mining.
 
     Args:
         miner: chooses the triplets, by Euclidean distance where it uses one.
         margin: a difference of two ratios, >= 0.
         reg_lambda: weight of the second term, >= 0.
 
-    Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
-    which is the second term without any triplet.
+    Shapes: embeds (B, D), labels (B,) int64; returns a scalar >= 0, which is the second term
+    without any triplet.
     """
 
     def __init__(self, miner: Miner, *, margin: float = 0.2, reg_lambda: float = 0.005) -> None:

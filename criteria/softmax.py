@@ -1,6 +1,5 @@
-"""Normalised softmax loss.
-
-Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019, section 3.
+"""Normalised softmax loss: Zhai and Wu, Classification is a Strong Baseline for Deep Metric
+Learning, BMVC 2019, section 3.
 """
 
 import torch.nn.functional as F
@@ -15,15 +14,8 @@ class Softmax(ClassVectorCriterion):
         L = -1/B Σ_i log  exp(cos_{i,y_i} / T) / Σ_c exp(cos_ic / T)
 
     Args:
-        n_classes: C, number of training classes, one vector each.
-        embed_dim: D.
         lr: learning rate of the class vectors, whatever the embedder's.
         temperature: T > 0, in cosine similarity.
-
-    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
-
-    Raises:
-        ValueError: a label out of range (checked on CPU).
     """
 
     def __init__(

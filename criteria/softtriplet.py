@@ -1,7 +1,5 @@
-"""SoftTriple loss.
-
-Qian, Shang, Sun, Hu, Li and Jin, SoftTriple Loss: Deep Metric Learning Without Triplet Sampling,
-ICCV 2019, section 3: eq. 8 and the regulariser on the number of centres.
+"""SoftTriple loss: Qian, Shang, Sun, Hu, Li and Jin, SoftTriple Loss: Deep Metric Learning Without
+Triplet Sampling, ICCV 2019, section 3: eq. 8 and the regulariser on the number of centres.
 """
 
 import torch
@@ -19,26 +17,17 @@ class SoftTriplet(ClassVectorCriterion):
 
         S_ic = Σ_k  softmax_k(x_i · w_ck / γ)  x_i · w_ck
 
-    with unit x and w; ||w_ck - w_cl|| = √(2 - 2 w_ck · w_cl) is held constant where two centres
-    meet to within rounding error, as its gradient has no limit there. γ divides, as in the authors'
-    code; the code of Roth et al., ICML 2020, multiplies by γ, takes that softmax over the classes
-    and normalises across the centres. Its λ = 8 and K = 2 are the defaults here, the paper's are 20
-    and 10.
+    with unit x and w. γ divides, as in the authors' code; the code of Roth et al., ICML 2020,
+    multiplies by γ, takes that softmax over the classes and normalises across the centres. Its
+    λ = 8 and K = 2 are the defaults here, the paper's are 20 and 10.
 
     Args:
-        n_classes: C, number of training classes.
-        embed_dim: D.
         n_centroids: K >= 1, centres per class; 1 has no regulariser.
         margin_delta: δ, in similarity.
         gamma: γ > 0, temperature of the softmax over a class's centres.
         lambda_: λ > 0, an inverse temperature.
         reg_weight: τ >= 0, weight of the distances between a class's centres.
-        lrmulti: learning rate of the centres, in embedder's learning rates.
-
-    Shapes: embeds (B, D) of any length, labels (B,) int64 in [0, C); returns a scalar >= 0.
-
-    Raises:
-        ValueError: a label out of range (checked on CPU).
+        lrmulti: learning rate of the centres, as a multiple of the embedder's.
     """
 
     def __init__(
@@ -72,13 +61,10 @@ class SoftTriplet(ClassVectorCriterion):
 
 
 def mean_spread(centres: Tensor) -> Tensor:
-    """Half the mean distance between two centres of a class, in [0, 1].
-
-    Args:
-        centres: (K, C, D), K > 1, unit rows.
-    """
+    """Return half the mean distance between two centres of a class, in [0, 1], from (K, C, D)."""
     k, n_classes, _ = centres.shape
     by_class = centres.transpose(0, 1)  # (C, K, D)
     squares = 2 - 2 * (by_class @ by_class.mT)  # (C, K, K)
+    # The distance is held constant where two centres meet, as its gradient has no limit there.
     distances = squares.clamp(min=torch.finfo(squares.dtype).eps).sqrt()
     return distances.triu(1).sum() / (n_classes * k * (k - 1))

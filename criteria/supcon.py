@@ -1,7 +1,5 @@
-"""Supervised contrastive loss.
-
-Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, eq. 2 (L_out, the mean over positives
-outside the logarithm).
+"""Supervised contrastive loss: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, eq. 2
+(L_out, the mean over positives outside the logarithm).
 """
 
 from torch import Tensor
@@ -26,9 +24,6 @@ class SupCon(PairCriterion):
 
     Shapes: embeds (B, D) unit rows (similarity is their inner product), labels (B,) int64; returns
     a scalar >= 0.
-
-    Raises:
-        ValueError: ``temperature`` is not positive.
     """
 
     def __init__(self, *, temperature: float = 0.1) -> None:

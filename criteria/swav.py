@@ -1,10 +1,6 @@
-"""SwAV.
-
-Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, Unsupervised Learning of Visual Features by
-Contrasting Cluster Assignments, NeurIPS 2020, eq. 1-5.
+"""SwAV: Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, Unsupervised Learning of Visual
+Features by Contrasting Cluster Assignments, NeurIPS 2020, eq. 1-5.
 """
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,44 +8,39 @@ from torch import Tensor, nn
 
 from utilities.distributed import gather, rank
 
-from .base import require_at_least, require_positive
+from .base import Counting, require_at_least, require_positive
 from .self_supervised import Queue, SelfSupervised, full_precision, head
 
 
-class SwAV(SelfSupervised):
+class SwAV(Counting, SelfSupervised):
     """Makes each view predict to which prototypes the other is assigned.
 
         L = -1/2B Σ_i Σ_c [ q1_ic log p2_ic + q2_ic log p1_ic ],   p = softmax over c of z·c / τ
 
     z are the projections and c the prototypes, both normalised. The assignments q share the images
-    out evenly over the prototypes (``sinkhorn``), and have no gradient. From ``queue_start`` on, a
-    queue keeps both z of earlier images; once full, its images are assigned along with those of the
-    batch, since an even share needs more images than a batch has. The batch itself comes into the
-    queue for the next one, in training only.
-
-    Each process assigns the images of all processes, all with the same result, so that the sums
-    over a prototype's images are those of the whole batch.
+    of all processes out evenly over the prototypes (``sinkhorn``), and have no gradient. From
+    ``queue_start`` on, a queue keeps both z of earlier training images; once full, its images are
+    assigned along with those of the batch, since an even share needs more images than a batch has.
 
     The softmax is over the prototypes, as in the paper; the code of El Banani, Desai and Johnson,
     CVPR 2023, takes it over the batch. There are two views and no smaller crops.
 
     Args:
-        feature_dim: F.
         temperature: τ, > 0.
         epsilon: ε of the assignment, > 0; a lower one is closer to one prototype an image.
-        sinkhorn_iterations: of the assignment.
         hidden_dim: width of the projector, F - hidden - ReLU - out.
         proj_dim: dimension of z.
         n_prototypes: K.
-        freeze_steps: number of first optimizer steps in which the prototypes are fixed: they get no
-            gradient (``find_unused_parameters`` of ``DistributedDataParallel``), so that neither
-            momentum nor weight decay moves them.
+        freeze_steps: first optimizer steps, in which the prototypes get no gradient, so that
+            neither momentum nor weight decay moves them.
         queue_size: images of the queue, for all processes together; 0 has no queue.
         queue_start: optimizer steps before the first image is pushed.
 
     Shapes: features (B, F) of each view; returns a scalar >= 0. Prototypes (K, proj_dim), unit rows
-        before training and after each ``after_step``.
+    before training and after each ``after_step``.
     """
+
+    counters = ("steps",)
 
     def __init__(
         self,
@@ -85,14 +76,10 @@ class SwAV(SelfSupervised):
         self.projector = head(feature_dim, hidden_dim, proj_dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(n_prototypes, proj_dim), dim=1))
         self.queue = Queue(queue_size, 2, proj_dim)  # an image's row has both its views
-        self.steps = 0  # optimizer steps done; a plain integer, as reading it need not wait
-
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        return self._swapped(self.projector(first), self.projector(second))
+        self.steps = 0
 
     @full_precision
-    def _swapped(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the loss of projections (B, D)."""
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
         z1, z2 = F.normalize(first, dim=1), F.normalize(second, dim=1)
         frozen = self.steps < self.freeze_steps
         prototypes = self.prototypes.detach() if frozen else self.prototypes  # (K, D)
@@ -120,12 +107,6 @@ class SwAV(SelfSupervised):
             self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
         self.steps += 1
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"steps": self.steps}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.steps = state["steps"]
-
 
 @full_precision
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
@@ -134,16 +115,9 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
         Q = diag(u) exp(scores / ε) diag(v)
 
     with u and v such that each image has the sum 1 and, after enough iterations, each prototype
-    N / K (eq. 3-5). The iterations normalise by prototypes and by images in turn, images last. They
-    do so on logarithms, as exp(scores / ε) overflows where ε is small.
+    N / K (eq. 3-5), on logarithms, as exp(scores / ε) overflows where ε is small.
 
-    Args:
-        scores: (N, K) of images and prototypes.
-        epsilon: ε, > 0.
-        iterations: 1 or more.
-
-    Returns:
-        (N, K), in [0, 1].
+    Shapes: scores (N, K) of images and prototypes; returns (N, K) in [0, 1].
     """
     log_q = scores / epsilon
     for _ in range(iterations):

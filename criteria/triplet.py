@@ -1,7 +1,5 @@
-"""Triplet loss.
-
-Schroff, Kalenichenko and Philbin, FaceNet: A Unified Embedding for Face Recognition and Clustering,
-CVPR 2015, section 3.1.
+"""Triplet loss: Schroff, Kalenichenko and Philbin, FaceNet: A Unified Embedding for Face
+Recognition and Clustering, CVPR 2015, section 3.1.
 """
 
 import torch
@@ -24,11 +22,9 @@ class Triplet(PairCriterion):
     al., ICML 2020, averages over all triplets.
 
     Args:
-        miner: chooses the triplets.
         margin: in units of squared distance, >= 0.
 
-    Shapes: embeds (B, D), labels (B,) int64, references (R, D) or None; returns a scalar >= 0,
-    which is 0 without any triplet.
+    Shapes: embeds (B, D), labels (B,) int64; returns a scalar >= 0, which is 0 without any triplet.
     """
 
     def __init__(self, miner: Miner, *, margin: float = 0.2) -> None:

@@ -1,7 +1,5 @@
-"""VICReg.
-
-Bardes, Ponce and LeCun, VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
-Learning, ICLR 2022, eq. 1-6.
+"""VICReg: Bardes, Ponce and LeCun, VICReg: Variance-Invariance-Covariance Regularization for
+Self-Supervised Learning, ICLR 2022, eq. 1-6.
 """
 
 import torch
@@ -25,21 +23,18 @@ class VICReg(SelfSupervised):
         c(Z) = 1/D Σ_d Σ_{e ≠ d} Cov_de²
 
     over the batch of all processes, with variance and covariance divided by B - 1. s is averaged
-    over dimensions and v over the views, as in the authors' code, for which the weights are; eq. 5
+    over dimensions and v over the views, as in the authors' code, whose weights these are; eq. 5
     sums s over dimensions, and eq. 6 sums v over the views.
 
     Args:
-        feature_dim: F.
-        invariance_weight: λ.
-        variance_weight: μ.
-        covariance_weight: ν.
+        invariance_weight, variance_weight, covariance_weight: λ, μ, ν.
         hidden_dim: width of the two hidden layers of the projector, the paper's expander.
         proj_dim: D of the projections.
 
     Shapes: features (B, F) of each view; returns a scalar >= 0.
 
     Raises:
-        ValueError: one image on all processes together, which has no variance.
+        ValueError: one image on all processes together.
     """
 
     def __init__(
@@ -65,28 +60,18 @@ class VICReg(SelfSupervised):
         self.covariance_weight = covariance_weight
         self.projector = head(feature_dim, hidden_dim, hidden_dim, proj_dim)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        terms = variance_invariance_covariance(self.projector(first), self.projector(second))
-        s, v, c = terms.unbind()
+    @full_precision
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
+        n, _, dim = views.shape
+        if n < 2:
+            raise ValueError("VICReg takes a variance over the batch; use 2 images or more, got 1")
+        s = F.mse_loss(views[:, 0], views[:, 1])
+        var, mean = torch.var_mean(views, dim=0, correction=1)  # (2, D)
+        v = (1 - (var + EPS).sqrt()).relu().mean()
+        squares = -var.square().sum()
+        for z in (views - mean).unbind(dim=1):  # (B, D); ZZᵀ and ZᵀZ have the same sum of squares
+            gram = (z @ z.T if n < dim else z.T @ z) / (n - 1)
+            squares = squares + gram.square().sum()
+        c = squares / dim
         return self.invariance_weight * s + self.variance_weight * v + self.covariance_weight * c
-
-
-@full_precision
-def variance_invariance_covariance(first: Tensor, second: Tensor) -> Tensor:
-    """Return s, the mean v and the sum of c, (3,), of projections (B, D) of all processes.
-
-    Each process returns the whole of it. The squares of the covariances are summed over the smaller
-    of ZᵀZ (D, D) and ZZᵀ (B, B), whose sums are the same.
-    """
-    views = gather(torch.stack([first, second], dim=1))  # (B, 2, D)
-    n, _, dim = views.shape
-    if n < 2:
-        raise ValueError("VICReg takes a variance over the batch; use 2 images or more, got 1")
-    invariance = F.mse_loss(views[:, 0], views[:, 1])
-    var, mean = torch.var_mean(views, dim=0, correction=1)  # (2, D)
-    variance = (1 - (var + EPS).sqrt()).relu().mean()
-    covariance = -var.square().sum()
-    for z in (views - mean).unbind(dim=1):  # (B, D)
-        gram = (z @ z.T if n < dim else z.T @ z) / (n - 1)
-        covariance = covariance + gram.square().sum()
-    return torch.stack([invariance, variance, covariance / dim])

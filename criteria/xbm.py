@@ -1,6 +1,5 @@
-"""Cross-batch memory.
-
-Wang, Zhang, Huang and Scott, Cross-Batch Memory for Embedding Learning, CVPR 2020, section 3.
+"""Cross-batch memory: Wang, Zhang, Huang and Scott, Cross-Batch Memory for Embedding Learning, CVPR
+2020, section 3.
 """
 
 from typing import Any
@@ -10,16 +9,16 @@ from torch import Tensor
 
 from utilities.structures import References
 
-from .base import Criterion, PairCriterion, require_at_least
+from .base import Counting, Criterion, PairCriterion, require_at_least
 
 
-class CrossBatchMemory(Criterion):
+class CrossBatchMemory(Counting, Criterion):
     """Compares each image also with the images of earlier batches, whose embeddings drift slowly.
 
         L = L_pair(batch, batch) + weight · L_pair(batch, memory)
 
-    The memory holds the last ``size`` embeddings, without gradient. It is not used in the first
-    ``start`` iterations, while embeddings still move fast; the last of these fills it.
+    The memory holds the last ``size`` training embeddings, without gradient. It is not used in the
+    first ``start`` iterations, while embeddings still move fast; the last of these fills it.
 
     The authors' code stores a batch before it is compared with the memory, so that the pairs within
     the batch count twice, and drops pairs of similarity 1. Here a batch is compared first and then
@@ -28,18 +27,14 @@ class CrossBatchMemory(Criterion):
     Args:
         criterion: L_pair, any loss over pairs.
         embed_dim: D.
-        size: number of embeddings to keep. They take 4 · size · D bytes, twice that while a new
-            batch is stored.
+        size: number of embeddings to keep, >= 1.
         start: number of training iterations before the first that uses the memory.
         weight: of the loss against the memory.
 
-    Shapes: embeds (B, D), labels (B,) int64; returns a scalar. In eval mode the memory is read and
-    not changed. The state dict holds it and its counters, so that a run resumes exactly.
-
-    Raises:
-        ValueError: ``size`` is below 1.
+    Shapes: embeds (B, D), labels (B,) int64; returns a scalar.
     """
 
+    counters = ("filled", "iterations")
     embeds: Tensor
     labels: Tensor
 
@@ -58,8 +53,7 @@ class CrossBatchMemory(Criterion):
         self.size = size
         self.start = start
         self.weight = weight
-        # Oldest first; the last `filled` rows are in use. Both counters are plain integers, so that
-        # reading them does not wait for the device.
+        # Oldest first; the last `filled` rows are in use.
         self.register_buffer("embeds", torch.zeros(size, embed_dim))
         self.register_buffer("labels", torch.zeros(size, dtype=torch.long))
         self.filled = 0
@@ -74,24 +68,12 @@ class CrossBatchMemory(Criterion):
         if self.training:
             self.iterations += 1
             if self.iterations >= self.start:
-                self._store(embeds.detach(), labels)
+                # Not written in place: the backward pass still reads the old tensors.
+                new = embeds.detach().to(self.embeds.dtype)
+                self.embeds = torch.cat([self.embeds, new])[-self.size :]
+                self.labels = torch.cat([self.labels, labels])[-self.size :]
+                self.filled = min(self.filled + len(labels), self.size)
         return loss
-
-    def _store(self, embeds: Tensor, labels: Tensor) -> None:
-        """Append a batch and drop the oldest embeddings.
-
-        New tensors instead of a ring that is written in place: the backward pass of this iteration
-        still reads the old ones.
-        """
-        self.embeds = torch.cat([self.embeds, embeds.to(self.embeds.dtype)])[-self.size :]
-        self.labels = torch.cat([self.labels, labels])[-self.size :]
-        self.filled = min(self.filled + len(labels), self.size)
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         return self.criterion.param_groups(lr)
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"filled": self.filled, "iterations": self.iterations}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.filled, self.iterations = state["filled"], state["iterations"]

@@ -94,7 +94,7 @@ def test_every_flag_exists(page):
     named = set(re.findall(r"(?<![\w-])--[A-Za-z]\w*", TEXTS[page]))
     placeholders = {flag for flag in named if flag.endswith("_")}  # `--loss_<name>_<param>`
     assert all(any(flag.startswith(stem) for flag in FLAGS) for stem in placeholders)
-    of_examples = set(re.findall(r'"(--\w+)"', TEXTS[page]))  # which add them
+    of_examples = {f"--{name}" for name in re.findall(r'Flag\("(\w+)"', TEXTS[page])}  # added there
     others = {f"--{name}" for name in parameters.OTHER_NAMES}
     assert named - placeholders - of_examples <= FLAGS.keys() | OF_OTHER_COMMANDS | others
 
