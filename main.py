@@ -77,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, float]:
-    """Train and evaluate one run; as ``main``."""
+    """Train and evaluate one run; return and raise as ``main``."""
     start = time.perf_counter()
     device, chosen = set_up(args)
-    place = Path(args.save_path), args.dataset, parameters.run_name(args)
-    saved = run.to_resume(*place, vars(args)) if args.resume else None
+    location = Path(args.save_path), args.dataset, parameters.run_name(args)
+    saved = run.to_resume(*location, vars(args)) if args.resume else None
 
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
@@ -95,14 +95,14 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     data = datasets.decoded(args, data, preparation.shorter_side)
 
     # Which images meet in a batch. In language_pairs their captions decide.
-    look = partial(evaluation.image_reader, args, load_or_create, device)
-    words = language.sampler_inputs(args, data.train, device, look)
+    visual = partial(evaluation.image_reader, args, load_or_create, device)
+    inputs = language.sampler_inputs(args, data.train, device, visual)
     n_views = criteria.CRITERIA[args.loss].load().n_views
-    sampler = datasampler.build(args, data.train, n_views=n_views, **words)
+    sampler = datasampler.build(args, data.train, n_views=n_views, **inputs)
     batches = datasets.batches(args, data.train, sampler, n_views, pin=device.type != "cpu")
     length = Length.of(args.max_steps, args.n_epochs, len(batches))
 
-    # What is asked of their embeddings: L = L_DML + w L_match.
+    # The objective: L = L_DML + w L_match.
     miner = batchminer.build(args)
     criterion = criteria.build(
         args,
@@ -130,17 +130,17 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     objective = distributed.data_parallel(objective, device)
     trainer = Trainer(objective, optimizer, scheduler, device=device, precision=precision)
 
-    # What is evaluated: retrieval of unseen classes, and at the end classifiers of frozen features.
+    # Evaluation: retrieval of unseen classes; at the end, classifiers on frozen features.
     n_steps, n_epochs = length
     if args.dry_run:
         n_steps, n_epochs = length.shortened(dry_run.STEPS, len(batches))
     read_names = language.names_reader(device)
     session = evaluation.build(args, embedder, data, preparation, device, n_epochs, read_names)
     embed = evaluation.embedding(args, embedder, preparation, device)
-    rewarding = datasets.feedback(args, data) if miner.adapt_every else None
+    feedback = datasets.feedback(args, data) if miner.adapt_every else None
 
-    config = {**vars(args), "n_epochs": length.n_epochs}
-    folder = run.open_folder(*place, flags=config, device=device, saved=saved)
+    config = {**vars(args), "n_epochs": length.n_epochs}  # as planned, even if a dry run is shorter
+    folder = run.open_folder(*location, flags=config, device=device, saved=saved)
     progress = Progress()
     parts: dict[str, Any] = {"embedder": embedder, "criterion": criterion, "trainer": trainer}
     current = run.Run(
@@ -161,26 +161,27 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         evaluation.draw_views(batches, data.train, embedder, folder.path)
     scores: dict[str, float] = session.start(current)
     for epoch in current.epochs():
-        if batches.epoch < epoch:  # otherwise it is resumed within
+        if batches.epoch < epoch:  # a new epoch, not one resumed partway
             progress.reset()
             if sampler.due(epoch):
-                seen = embed(data.train)
-                sampler.refresh(seen.embeds, seen.rows)
+                embedded = embed(data.train)
+                sampler.refresh(embedded.embeds, embedded.rows)
         embedder.train()
         embedder.train_backbone(epoch > args.warmup)
-        rest = min(batches.left(epoch), n_steps - trainer.iteration)
-        for batch in progress.over(batches.of(epoch, rest), rest, f"epoch {epoch}/{n_epochs}"):
-            if rewarding is not None and trainer.iteration % miner.adapt_every == 0:
-                seen = embed(rewarding)
-                progress.show("miner", miner.adapt(seen.embeds, seen.labels))
+        n_left = min(batches.left(epoch), n_steps - trainer.iteration)
+        for batch in progress.over(batches.of(epoch, n_left), n_left, f"epoch {epoch}/{n_epochs}"):
+            if feedback is not None and trainer.iteration % miner.adapt_every == 0:
+                embedded = embed(feedback)
+                progress.show("miner", miner.adapt(embedded.embeds, embedded.labels))
             batch = datasets.finish(batch.to(device), embedder.mean, embedder.std)
-            outcome = trainer.step(batch, trainer.iteration >= args.language_delay)
+            guided = trainer.iteration >= args.language_delay
+            outcome = trainer.step(batch, guided)
             criterion.after_step(embedder)
             sampler.observe(outcome.rows, outcome.embeds)
             progress.count(len(outcome.rows), loss=outcome.loss, **outcome.terms)
             current.after_step(trainer.iteration)
-        current.save()  # evaluation may fail, the epoch is kept
-        scores = progress.averages() | session.due(epoch)
+        current.save()  # before evaluation, so that a failure there does not lose the epoch
+        scores = progress.averages() | session.evaluate_if_due(epoch)
         datasets.warn_of_waiting(args, scores["train/waiting_for_data"])
         current.record(epoch, scores)
 
@@ -192,7 +193,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
 
 
 def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, float]:
-    """Evaluate ``--checkpoint`` as its run did, but for the flags that are given; as ``main``."""
+    """Evaluate ``--checkpoint`` with its run's flags unless overridden; return as ``main``."""
     start = time.perf_counter()
     trained = load_embedder(Path(typed.checkpoint))
     defaults = vars(parameters.build_parser().parse_args([]))
@@ -209,7 +210,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     folder = run.open_folder(*place, flags=vars(args), device=device)
     tracking = trackers.start(folder.path, folder.rows, vars(args))
     current = run.Run(folder, run.State(device), flags=vars(args), trackers=tracking)
-    scores = session.due(0)
+    scores = session.evaluate_if_due(0)
     current.write(trained.epoch, scores)
     current.finish(session.report(folder, vars(args)))
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))
@@ -218,17 +219,17 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
 
 def rehearse(argv: Sequence[str] | None) -> dict[str, float]:
     """Do everything that a run does, in small, in a folder that is deleted afterwards."""
-    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
     with tempfile.TemporaryDirectory(prefix="dry_run_") as folder:
-        words += [*dry_run.AT_ONCE, "--save_path", folder]
-        args = parameters.parse(words)
+        arguments += [*dry_run.AT_ONCE, "--save_path", folder]
+        args = parameters.parse(arguments)
         if args.evaluate_only:
-            return evaluate_only(args, words)
-        return train(args, Interruption())  # not entered: there is nothing to resume
+            return evaluate_only(args, arguments)
+        return train(args, Interruption())  # not entered: Ctrl-C acts as usual
 
 
 def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any], str]]:
-    """Seed, complete the flags, choose the device; return it, and what the recipe filled in."""
+    """Seed, complete the flags, choose the device; return it and the flags from the recipe."""
     seed_everything(args.seed)
     chosen = datasets.fill_by_recipe(args)
     if not args.evaluate_only:

@@ -3,11 +3,11 @@
 Names and defaults are those of the published commands of Roth et al., Integrating Language Guidance
 into Vision-based Deep Metric Learning, CVPR 2022, so that these still run. The flags of a component
 carry its prefix: ``--loss_margin_beta`` becomes ``Margin(beta=...)``. A default of None is filled
-in by the dataset's recipe (``datasets/recipes.py``). A row's type states the range of its value;
-what two flags say together is checked below the table.
+in by the dataset's recipe (``datasets/recipes.py``). A row's type checks the range of its value;
+combinations of flags are checked below the table.
 
-Only the standard library and the folders' tables of components are imported, so that ``--help`` and
-a wrong flag are answered at once.
+Imports only the standard library and the component tables, so that ``--help`` and errors appear at
+once.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Flag(NamedTuple):
 # fmt: off
 FLAGS: dict[str, tuple[Flag, ...]] = {
 "basic training": (
-    Flag("config", text, argparse.SUPPRESS,  # its flags are in the others
+    Flag("config", text, argparse.SUPPRESS,  # not kept: the flags it reads are
          "read flags from a YAML or JSON file, or from a run's config.json (or folder) to run it "
          "again; command-line flags override it (default: none)", metavar="FILE"),
     Flag("dataset", text, "emoji",
@@ -77,7 +77,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "resume the run of this name and these flags, start it if there is none, and exit if it "
          "is finished, so that a script of many runs can be repeated"),
     Flag("dry_run", switch, False,
-         "try the whole run in small and keep nothing: two steps, two batches of each evaluated "
+         "rehearse the whole run and keep nothing: two steps, two batches of each evaluated "
          "set; only the cache (words, pseudolabels, partners) is filled"),
     Flag("checkpoint_every", period, "15m",
          "save within an epoch after this many steps (500) or minutes (15m); 0: at its end only"),
@@ -109,7 +109,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("final_lr", nonnegative, 1e-6, "last learning rate of warmup_cosine"),
     Flag("tau", natural, [10000], "epochs at which the step scheduler acts", nargs="+"),
     Flag("gamma", positive, 0.3, "factor of the step scheduler"),
-    Flag("warmup", natural, 0, "first epochs in which the backbone is not trained"),
+    Flag("warmup", natural, 0, "number of first epochs with a frozen backbone"),
     Flag("augmentation", OneOf(("base", "adv", "big", "global_crop", "simclr", "slip")), None,
          "base (random resized crop, flip), adv (and colour jitter, grey), big (base at 8/7 the "
          "image size), global_crop (half of the image or more), simclr (crop, colour, grey, blur, "
@@ -447,7 +447,7 @@ OTHER_NAMES = {
     "data_pairs_no_identical": ("data_pairs_distinct",),
 }
 
-# Of flags that exclude each other, the command line's overrides a file's.
+# Mutually exclusive flags: one on the command line overrides the other in a --config file.
 EXCLUSIVE = (("n_epochs", "max_steps"), ("weights", "not_pretrained"), ("use_tv_split", "cv_folds"))
 
 
@@ -484,13 +484,13 @@ def given(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def words(argv: Sequence[str] | None) -> list[str]:
-    """Return the command line with ``--config`` and other names replaced by what they stand for."""
+    """Return the command line with ``--config`` and other names expanded."""
     parser, named = build_parser(), build_parser(defaults=False)
     return flag_parser.expanded(argv, parser, named, OTHER_NAMES, EXCLUSIVE)
 
 
 def build_parser(*, defaults: bool = True) -> flag_parser.Parser:
-    """Return the parser of all flags; without ``defaults``, one that returns only what is named."""
+    """Return the parser of all flags; without ``defaults``, of only the flags given."""
     parser = flag_parser.Parser(
         prog="main.py",
         description="Train an image embedder with language guidance and evaluate its retrieval of "
@@ -535,12 +535,12 @@ def summary(
 
     Args:
         chosen: flags that the dataset's recipe filled in, and its reason.
-        sizes: of the image sets, by their names.
+        sizes: size of each image set, by name.
         length: optimizer steps and epochs.
     """
     guidance = "none"
     if args.language_distill_w:
-        guidance = f"{args.language_distill_w:g} x L_match, {args.language_words} read by "
+        guidance = f"{args.language_distill_w:g} x L_match, {args.language_words} embedded by "
         guidance += args.language_model
     if args.language_control != "none":
         guidance += f", {args.language_control} as a control"
@@ -586,7 +586,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse flags that contradict each other about the run itself."""
+    """Refuse contradictory flags of the run itself."""
     if args.savename == "":
         parser.error("--savename must not be empty; leave it out or name the run")
     if args.gpu and (args.device == "cpu" or ":" in args.device):
@@ -640,8 +640,8 @@ def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         )
     if by_class and args.loss in PAIR_LOSSES and args.samples_per_class < 2 and not args.xbm_size:
         parser.error(
-            f"--loss {args.loss} compares images of one class, but --samples_per_class 1 puts one "
-            "of each in a batch; use 2 or more"
+            f"--loss {args.loss} compares images of one class, but --samples_per_class 1 puts "
+            "only one image of each class in a batch; use 2 or more"
         )
     if args.loss in VIEW_LOSSES and not pairs:
         parser.error(
@@ -677,7 +677,7 @@ def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def check_objective(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse parts of the objective that have no effect or no place."""
+    """Refuse objective flags that have no effect or cannot be combined."""
     if args.language_control != "none" and not args.language_distill_w:
         parser.error(
             f"--language_control {args.language_control} replaces the words of the guidance, which "
@@ -691,7 +691,7 @@ def check_objective(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     if args.loss_margin_beta_constant and args.loss_margin_nu:
         parser.error(
             f"--loss_margin_nu {args.loss_margin_nu:g} regularises a boundary that "
-            "--loss_margin_beta_constant keeps; drop one of them"
+            "--loss_margin_beta_constant keeps constant; drop one of them"
         )
     if args.xbm_size and args.loss not in PAIR_LOSSES:
         parser.error(
@@ -730,7 +730,7 @@ def check_data(args: argparse.Namespace, *, classes: bool, captions: bool) -> No
     if args.loss in LABEL_LOSSES:
         raise ValueError(
             f"--loss {args.loss} compares classes, but --dataset {args.dataset} has captions "
-            "instead; use simclr, clip or another of docs/self_supervision.md"
+            "instead; use simclr, clip or another objective of docs/self_supervision.md"
         )
     probes = [name for name in args.evaluations if name != "retrieval"]
     if probes and not args.evaluation_datasets:

@@ -32,14 +32,13 @@ class Margin(PairCriterion):
         beta_constant: keep the boundary at ``beta``.
 
     Shapes: embeds (B, D), labels (B,) int64 in [0, n_classes), checked on a CPU; returns a scalar,
-    which is ν Σ β without any triplet.
+    or, with no triplets, ν Σ β.
 
     Raises:
         ValueError: a label out of range, or ``nu`` with a constant boundary.
     """
 
     beta: Tensor  # (C,)
-    signs: Tensor  # (2, 1), of d_ap and d_an in the hinges
 
     def __init__(
         self,
@@ -60,7 +59,6 @@ class Margin(PairCriterion):
         self.margin = margin
         self.beta_lr = beta_lr
         self.nu = nu
-        self.register_buffer("signs", torch.tensor([[1.0], [-1.0]]), persistent=False)
         boundaries = torch.full((n_classes,), float(beta))  # (C,)
         if beta_constant:
             self.register_buffer("beta", boundaries)
@@ -73,9 +71,9 @@ class Margin(PairCriterion):
         check_label_range(labels, self.n_classes)
         anchors, positives, negatives = self.miner(embeds, labels, references)  # (T,) each
         others = torch.stack((positives, negatives))
-        distances = chosen_distances(embeds, references, anchors, others)  # (2, T), d_ap and d_an
+        d_ap, d_an = chosen_distances(embeds, references, anchors, others)  # (T,) each
         beta = self.beta.index_select(0, labels.index_select(0, anchors))  # (T,)
-        loss = hinge_mean(self.signs * (distances - beta) + self.margin)
+        loss = hinge_mean(torch.stack((d_ap - beta, beta - d_an)) + self.margin)
         if self.nu:
             present = torch.zeros_like(self.beta).index_fill_(0, labels, self.nu)  # (C,), 0 or ν
             loss = loss + present @ self.beta

@@ -10,20 +10,21 @@ from .class_vectors import ClassVectorCriterion, own_class
 
 
 class ProxyAnchor(ClassVectorCriterion):
-    """Pulls each class's proxy toward the images of its class and pushes it from all others.
+    """Pulls each class's proxy toward the images of its class and pushes it away from the others.
 
         L = 1/|P⁺| Σ_{c ∈ P⁺} log(1 + Σ_{i: y_i = c} exp(-α⁺ (cos_ic - δ⁺)))
           + 1/C    Σ_c        log(1 + Σ_{i: y_i ≠ c} exp( α⁻ (cos_ic - δ⁻)))
 
-    P⁺ holds the classes of the batch. The paper has one α and one δ = δ⁺ = -δ⁻.
+    P⁺ holds the classes of the batch. The paper uses one α for both, and δ⁺ = -δ⁻ = δ.
 
     With mode "nca" the images are the anchors instead, as in the code of Roth et al., CVPR 2022:
 
         L = 1/B Σ_i  log(1 + exp(-α⁺ (cos_{i,y_i} - δ⁺)))
                    + log(1 + Σ_{c ≠ y_i} exp(α⁻ (cos_ic - δ⁻)))
 
-    which is not ``ProxyNCA``. In their code a class of n images counts n times in the mean over P⁺,
-    and in mode "nca" its exponential does. Proxies start with standard deviation 1/8, as there.
+    This is not ``ProxyNCA``. In their code a class with n images counts n times: in the mean over
+    P⁺, and in mode "nca" in the sum of exponentials. Proxies start with standard deviation 1/8, as
+    in their code.
 
     Args:
         mode: "anchor" or "nca".
@@ -57,7 +58,7 @@ class ProxyAnchor(ClassVectorCriterion):
         cosines = self.cosines(embeds, labels)  # (B, C)
         pulls = -self.pos_alpha * (own_class(cosines, labels).squeeze(1) - self.pos_delta)  # (B,)
         pushes = self.neg_alpha * (cosines - self.neg_delta)
-        # Not -inf: the gradient of a log-sum-exp without any negatives would be NaN.
+        # The lowest finite value, since -inf without any negatives has a NaN gradient.
         pushes = pushes.scatter(1, labels[:, None], torch.finfo(pushes.dtype).min)  # (B, C)
 
         # log(1 + Σ exp z) = softplus(logsumexp z)
@@ -70,7 +71,7 @@ class ProxyAnchor(ClassVectorCriterion):
 
 def log_one_plus_sum_exp(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     """Return log(1 + Σ exp(value)) of each group of values: (N,) to (n_groups,), 0 if empty."""
-    # Exponents are taken relative to their group's largest, of which the 1 is one: exp(0).
+    # Subtracting each group's largest exponent avoids overflow; the 1 is exp(0), so it is >= 0.
     largest = values.new_zeros(n_groups).scatter_reduce(0, groups, values.detach(), "amax")
     sums = (-largest).exp().scatter_add(0, groups, (values - largest[groups]).exp())
     return largest + sums.log()

@@ -17,11 +17,11 @@ class ClassRelated(ClassRandom):
     word similarity that the batch does not hold yet; the last group may be smaller.
 
     Args, besides those of ClassRandom:
-        class_words: (C, D) text embeddings of the class names, of any length.
+        class_words: (C, D) text embeddings of the class names, of any norm.
         related_classes: classes per group, the one drawn included; 1 is ClassRandom.
 
     Raises:
-        ValueError: as ClassRandom; words missing or of another number of classes; a group below 1.
+        ValueError: as ClassRandom; no words, a wrong number of rows, or related_classes < 1.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ClassRelated(ClassRandom):
         super().__init__(rows_by_class, bs, samples_per_class, seed, rank, world_size)
         if class_words is None:
             raise ValueError(
-                "class_related needs words for every class and has none; choose a "
+                "class_related needs words for every class, but got none; choose a "
                 "--language_model, or --data_sampler class_random"
             )
         if len(class_words) != len(rows_by_class):

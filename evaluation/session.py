@@ -66,7 +66,7 @@ class EvaluationSession:
             run.record_untrained(self.untrained, self.before)
         return self.untrained
 
-    def due(self, epoch: int) -> Scores:
+    def evaluate_if_due(self, epoch: int) -> Scores:
         """Evaluate after ``epoch`` epochs if it is due; return the scores, or none."""
         last = epoch == self.n_epochs
         if epoch % self.every and not last:

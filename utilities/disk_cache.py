@@ -1,9 +1,9 @@
 """The one disk cache: results computed once and verified whenever they are read.
 
 An entry is a folder, named after a fingerprint of everything that its content depends on. It is
-whole or absent, and computed by one process while others wait, with the global random generators
-left as they were. A damaged entry counts as absent. Where the cache cannot be written, an entry
-lasts as long as the process.
+complete or absent. One process computes it while others wait, and the global random generators are
+restored. A damaged entry counts as absent. If the cache is not writable, an entry lasts only as
+long as the process.
 """
 
 import atexit
@@ -33,13 +33,13 @@ TENSORS = "tensors.pt"
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the cache."""
+    """A cached result: a folder that is verified whenever it is read."""
 
     kind: str  # subfolder of the cache, such as "features"
     name: str  # readable part of the folder's name, such as the dataset's
     fingerprint: str  # of everything that the content depends on, see ``digest``
     unhashed: tuple[str, ...] = ()  # files whose content the reader verifies itself
-    root: Path | None = None  # of the cache; ``cache_folder()`` unless given
+    root: Path | None = None  # cache folder; default ``cache_folder()``
 
     @property
     def folder(self) -> Path:
@@ -60,7 +60,10 @@ class Entry:
         return self.folder
 
     def write(self, fill: Callable[[Path], None]) -> Path:
-        """Compute the entry with ``fill(folder)``; return its folder, maybe a temporary one."""
+        """Compute the entry with ``fill(folder)``; return its folder.
+
+        That is a temporary one if the cache is not writable.
+        """
         folder = self.folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +73,7 @@ class Entry:
             temporary = Path(tempfile.mkdtemp(prefix=f"{self.kind}_"))
             atexit.register(shutil.rmtree, temporary, ignore_errors=True)
             folder = temporary / self.name
-        for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+        for left in folder.parent.glob(f".{folder.name}.*"):  # left by a killed process
             shutil.rmtree(left, ignore_errors=True)
         with atomic_folder(folder) as fresh, undisturbed():
             fill(fresh)
@@ -88,7 +91,7 @@ class Entry:
         return checkpoint.load(folder / TENSORS) if folder else None
 
     def keep_tensors(self, tensors: Mapping[str, Any]) -> None:
-        """Keep a dict of tensors and plain values; a full or unwritable disk costs a warning."""
+        """Keep a dict of tensors and plain values; warn if the disk is full or not writable."""
         try:
             with atomic_folder(self.folder) as fresh:
                 checkpoint.save(fresh / TENSORS, tensors)
@@ -157,7 +160,7 @@ def verify(folder: Path) -> None:
         if file.stat().st_size != size:
             raise ValueError(f"{name} has {file.stat().st_size} bytes instead of {size}")
         if checksum and digest_of_file(file) != checksum:
-            raise ValueError(f"{name} differs from its checksum")
+            raise ValueError(f"{name} does not match its checksum")
 
 
 def digest(parts: Iterable[str | bytes | memoryview]) -> str:

@@ -43,7 +43,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
             continue
         if differ := differing(done, asked):
             raise ValueError(
-                f"{folder} is a finished run of other flags: {', '.join(differ)}; "
+                f"{folder} is finished and has other flags: {', '.join(differ)}; "
                 "give another --group, --savename or --save_path"
             )
         return folder

@@ -53,7 +53,7 @@ class State:
 
 
 class Checkpoint(dict[str, Any]):
-    """The content of a file of ``Run.save``: parts of a State, flags, epoch, best scores."""
+    """The content of a file written by ``Run.save``: a State, flags, epoch and best scores."""
 
     def __init__(self, folder: Path, parts: Mapping[str, Any]) -> None:
         super().__init__(parts)
@@ -65,7 +65,7 @@ class Checkpoint(dict[str, Any]):
 
     @property
     def epoch(self) -> int:
-        """The last epoch whose scores stay; a run's last is evaluated again, for its report."""
+        """The epoch to resume after; the final one is evaluated again, for the report."""
         return min(self["epoch"], self["flags"]["n_epochs"] - 1)
 
 
@@ -74,7 +74,7 @@ def to_resume(
 ) -> Checkpoint | None:
     """Return the newest readable checkpoint of the run of this name; None if there is none.
 
-    ValueError if that run has other ``flags``; one that is None is not compared.
+    ValueError if its flags differ from ``flags``; flags that are None are not compared.
     """
     folder = RunFolder.newest(save_path, dataset, name)
     if folder is None:
@@ -88,23 +88,26 @@ def to_resume(
         except ValueError as error:
             LOG.warning("%s; trying an earlier one", error)
             continue
-        if differ := differing(saved["flags"], {k: v for k, v in flags.items() if v is not None}):
+        given = {name: value for name, value in flags.items() if value is not None}
+        if flags.get("max_steps"):
+            del given["n_epochs"]  # follows from the steps
+        if differ := differing(saved["flags"], given):
             raise ValueError(
-                f"--resume: {folder} is a run of other flags: {', '.join(differ)}; use these "
-                "again, or another --group, --savename or --save_path"
+                f"--resume: {folder} has other flags: {', '.join(differ)}; use the same "
+                "flags, or another --group, --savename or --save_path"
             )
         return saved
-    LOG.info("--resume: %s has no checkpoint yet; starting over", folder)
+    LOG.info("--resume: %s has no checkpoint yet; starting from the beginning", folder)
     return None
 
 
 class Run:
     """Writes scores, checkpoints and curves, so that a crash loses little.
 
-    Where several processes train together, the first writes; the others only agree on stopping.
+    With several processes, the first writes, and all agree when to stop.
 
     Args:
-        folder: the run's, locked.
+        folder: of the run, locked.
         flags: kept in every checkpoint.
         interruption: asks the run to stop between two steps.
         best_of: scores, such as ``val/embeds/e_recall@1``, whose best checkpoint is kept.

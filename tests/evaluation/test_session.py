@@ -50,7 +50,7 @@ class Run:
 def test_every_few_epochs_and_features_at_the_end():
     evaluated, probes = session(every=2, n_epochs=5)
     evaluated.start(Run())
-    found = [dict(evaluated.due(epoch)) for epoch in range(1, 6)]
+    found = [dict(evaluated.evaluate_if_due(epoch)) for epoch in range(1, 6)]
     assert [bool(scores) for scores in found] == [False, True, False, True, True]
     assert found[-1] == {"val/features/e_recall@1": 4.0, "digits/knn@20": 0.5} and len(probes) == 1
     assert "digits.downstream" in evaluated.conclusion()
@@ -68,7 +68,7 @@ def test_a_resumed_run_compares_with_the_scores_before_training():
     evaluated, _ = session(every=1, n_epochs=2)
     before = {"val/features/e_recall@1": 0.25}
     assert evaluated.start(Run(before)) == before
-    evaluated.due(2)
+    evaluated.evaluate_if_due(2)
     assert "+75.00" in evaluated.conclusion()
 
 

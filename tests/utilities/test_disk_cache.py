@@ -58,7 +58,7 @@ def test_a_flipped_byte_anywhere_is_a_miss_with_one_warning(entry, caplog, name,
     entry.get(filler(calls=calls))
     assert len(calls) == 1
     assert [r.getMessage() for r in caplog.records if "is damaged" in r.getMessage()] == [
-        f"{entry.folder} in the cache is damaged ({name} differs from its checksum); "
+        f"{entry.folder} in the cache is damaged ({name} does not match its checksum); "
         "computing it again"
     ]
     assert entry.read() == entry.folder
