@@ -158,8 +158,8 @@ def test_components_can_be_added_as_docs_extending_says(copy, data, tmp_path):
     (copy / "tests" / "test_driver.py").write_text(DRIVER)
     (tmp_path / "commands.json").write_text(json.dumps(runs))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", OURS, *tests,
-         "tests/test_driver.py"],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", OURS,
+         *tests, "tests/test_driver.py"],
         cwd=copy, env=os.environ | {"COMMANDS": str(tmp_path / "commands.json"),
                                     "PLACE": str(tmp_path)},
         capture_output=True, text=True,
