@@ -140,7 +140,9 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     feedback = datasets.feedback(args, data) if miner.adapt_every else None
 
     config = {**vars(args), "n_epochs": length.n_epochs}  # as planned, even if a dry run is shorter
-    folder = run.open_folder(*location, flags=config, device=device, saved=saved)
+    folder = run.open_folder(
+        *location, flags=config, device=device, resume=args.resume, saved=saved
+    )
     progress = Progress()
     parts: dict[str, Any] = {"embedder": embedder, "criterion": criterion, "trainer": trainer}
     current = run.Run(
@@ -186,7 +188,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         current.record(epoch, scores)
 
     if distributed.is_first():
-        pictures = session.report(folder, vars(args))
+        pictures = session.report(folder, config)
         current.finish([folder.path / evaluation.VIEWS, *pictures])
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))
     return scores
@@ -212,7 +214,8 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     current = run.Run(folder, run.State(device), flags=vars(args), trackers=tracking)
     scores = session.evaluate_if_due(0)
     current.write(trained.epoch, scores)
-    current.finish(session.report(folder, vars(args)))
+    if distributed.is_first():
+        current.finish(session.report(folder, vars(args)))
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))
     return dict(scores)
 

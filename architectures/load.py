@@ -29,12 +29,12 @@ def checkpoint_file(run: Path, name: str = "last") -> Path:
     if run.is_file():
         return run
     if not run.is_dir():
-        raise FileNotFoundError(f"{run} does not exist; give a run folder or one of its .pt files")
+        raise FileNotFoundError(f"checkpoint {run} does not exist; give a run folder or a .pt file")
     file = RunFolder(run).checkpoint(name)
     if not file.is_file():
         found = ", ".join(sorted(path.name for path in run.glob("*.pt")))
         raise FileNotFoundError(
-            f"{run} holds no {file.name}; "
+            f"run folder {run} holds no {file.name}; "
             + (f"give one of its files: {found}" if found else "a run saves one after each epoch")
         )
     return file

@@ -144,7 +144,9 @@ def read_state_dict(path: Path) -> StateDict:
     embedder, the backbone is returned. ValueError if reading would run code or finds no tensors.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"weights {path} do not exist; give a .safetensors or .pth file")
+        raise FileNotFoundError(
+            f"--weights {path} does not exist; give a .safetensors or .pth file"
+        )
     state: Any
     try:
         if path.suffix == ".safetensors":
@@ -250,6 +252,6 @@ def _check_image_size(name: str, model: nn.Module, image_size: int | None) -> No
     if image_size % side:
         below = image_size // side * side
         raise ValueError(
-            f"image_size must be a multiple of the {side} px patches of {name}; got {image_size}; "
-            f"use {max(below, side)} or {below + side}"
+            f"--image_size must be a multiple of the {side} px patches of {name}; got "
+            f"{image_size}; use {max(below, side)} or {below + side}"
         )

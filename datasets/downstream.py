@@ -150,7 +150,8 @@ def _flagged(name: str) -> Iterator[None]:
     except (FileNotFoundError, ValueError) as error:
         if str(error).startswith("--"):
             raise
-        raise type(error)(f"--evaluation_datasets {name}: {error}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"--evaluation_datasets {name}: {error}") from error
 
 
 def _halved(

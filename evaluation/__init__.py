@@ -132,6 +132,7 @@ def embedding(
     device: torch.device,
     *,
     shared: bool = True,
+    precision: str | None = None,
 ) -> Callable[[Images], Features]:
     """Return a function that embeds a set of images with the embedder as it is then.
 
@@ -145,7 +146,7 @@ def embedding(
         bs=args.bs,
         workers=args.kernels,
         device=device,
-        precision=devices.precision(args.precision, device),
+        precision=devices.precision(precision or args.precision, device),
         shared=shared,
     )
 
@@ -160,7 +161,9 @@ def image_reader(
     """
     embedder, name, flags = load(args.data_pairs_checkpoint or args.arch)
     preparation = preprocessing_of(embedder, flags)
-    extract = embedding(args, embedder.to(device), preparation, device, shared=False)
+    extract = embedding(
+        args, embedder.to(device), preparation, device, shared=False, precision="fp32"
+    )  # the same partners at any --precision
     return {
         "backbone": embedder.backbone, "name": name, "settings": preparation, "extract": extract
     }  # fmt: skip

@@ -57,7 +57,9 @@ def cached_features(
         bs=bs, workers=workers, device=device, precision=precision, shared=True,
     )  # fmt: skip
     if entry is not None and distributed.is_first():
-        entry.keep_tensors(features._asdict())
+        with entry.locked():
+            if entry.read() is None:
+                entry.keep_tensors(features._asdict())
     return features
 
 

@@ -67,7 +67,8 @@ def rows_of(images: Any, scope: str = "none") -> Rows:
     """Describe the images of a ``CaptionSet`` or an ``ImageSet``, which has no scopes."""
     if scope != "none" and not hasattr(images, "scopes"):
         raise ValueError(
-            f"scope must be none for {images.name}, which has classes and no scopes; got {scope}"
+            f"--data_pairs_scope (--scope) must be none for {images.name}, which has classes and "
+            f"no scopes; got {scope}"
         )
     scopes = None if scope == "none" else images.scopes(scope)
     return Rows(images.name, len(images), identity(images), images.captions, scopes)
@@ -218,7 +219,7 @@ def _check(rows: Rows, embedder: TextEncoder | ImageEmbedder, options: Options) 
             "put <id>.txt or <id>.json beside each image, or find neighbours by the images (visual)"
         )
     if options.distinct and not captioned:
-        raise ValueError(f"distinct needs a caption of each image; {rows.name} has none")
+        raise ValueError(f"--data_pairs_distinct (--distinct) needs captions; {rows.name} has none")
     if options.scope != "none" and (rows.scopes is None or len(rows.scopes) != rows.n):
         raise ValueError(
             f"scope {options.scope} needs the scope of each of the {rows.n} rows of {rows.name}; "
@@ -246,6 +247,8 @@ def _of_all_ranks(share: Callable[[Rank], Partners], entry: Entry, rank: Rank) -
         return Partners(part["partners"].numpy(), part["similarities"].numpy(), part["about"])
 
     found = kept(rank.number)
+    if not parts[rank.number].folder.is_dir():  # the others would wait for it
+        raise OSError(f"{entry.folder.parent} cannot be written; several processes share it")
     if rank.number:
         return found
     wait_for(lambda: sum(not part.folder.is_dir() for part in parts), "ranges of rows")

@@ -95,7 +95,8 @@ def parse(name: str) -> Metric:
         or (k and k[0] == "-" and not metric.signed)
     ):
         raise ValueError(
-            f"metric {name} is unknown; known, closest first: "
+            f"metric {name} of --evaluation_metrics or --storage_metrics is unknown; known, "
+            "closest first: "
             + ", ".join(closest_first(pattern, METRICS))
             + "; k is a number from 1 (for rho_spectrum also from -1 down), and a leading c_ means "
             "cosine instead of euclidean distance"

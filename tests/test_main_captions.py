@@ -464,7 +464,7 @@ def test_a_run_starts_from_the_backbone_of_the_other_kind(
         ("--loss slip --dataset shades", "use a dataset with captions such as openclipart"),
         ("--data_sampler language_pairs --dataset shades", "shades.train has no captions"),
         ("--data_sampler language_pairs --data_pairs_threshold 1", "leaves 0 of 24;"),
-        ("--scheduler warmup_cosine --warmup_steps 2", "max_steps 2 ends within the warm-up"),
+        ("--scheduler warmup_cosine --warmup_steps 2", "--max_steps 2 ends in the warm-up"),
         ("--evaluations knn --evaluation_datasets nowhere", "--evaluation_datasets nowhere: there"),
         ("--loss clip", "has vectors of words and no tokenizer"),
         ("--bs 25", "--bs must be at most 24 for 24 training images; got 25"),

@@ -95,18 +95,18 @@ def _no_gpu(kind: str = "GPU") -> str:
 
 
 def precision(name: str, device: torch.device) -> str:
-    """Return fp32, bf16 or fp16; "half" is fp16, or bf16 on a CPU, which has no fast fp16."""
+    """Return fp32, bf16 or fp16; "half" is fp16, and bf16 on a CPU, which has no fast fp16."""
     if name == "half":
         return "bf16" if device.type == "cpu" else "fp16"
     return name
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Return a context that computes in ``precision``, a key of ``DTYPES``, where that is safe.
+def autocast(device: torch.device, name: str) -> AbstractContextManager[None]:
+    """Return a context that computes in a ``precision`` where that is safe.
 
     Weights stay float32. Micikevicius et al., Mixed Precision Training, ICLR 2018.
     """
-    dtype = DTYPES[precision]
+    dtype = DTYPES[precision(name, device)]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 

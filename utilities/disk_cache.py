@@ -88,7 +88,10 @@ class Entry:
     def read_tensors(self) -> dict[str, Any] | None:
         """Return what ``keep_tensors`` kept; None if it is absent or damaged."""
         folder = self.read()
-        return checkpoint.load(folder / TENSORS) if folder else None
+        try:
+            return checkpoint.load(folder / TENSORS) if folder else None
+        except OSError:  # replaced by another process since it was verified
+            return None
 
     def keep_tensors(self, tensors: Mapping[str, Any]) -> None:
         """Keep a dict of tensors and plain values; warn if the disk is full or not writable."""

@@ -53,6 +53,8 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
 def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """List changed flags that shape a run, as ``--lr 0.1 (now 0.2)``; ``kept`` may lack some."""
     before, now = (json.loads(json.dumps(dict(flags), default=str)) for flags in (kept, asked))
+    if before.get("use_float16"):  # of older runs, which recorded what it meant on their device
+        before["precision"] = "half"
     return [
         f"--{flag} {before[flag]} (now {value})"
         for flag, value in now.items()

@@ -85,7 +85,8 @@ def _renamed(
         if not word.startswith("--") or not flag:
             renamed.append(word)
             continue
-        if value and any(other.partition("=")[0] == f"--{flag}" for other in words):
+        given = [other.partition("=") for other in words]
+        if value and any(name == f"--{flag}" and v != value[0] for name, _, v in given):
             parser.error(
                 f"{word} is short for --{flag} {value[0]}, and --{flag} is given, too; drop one"
             )
@@ -132,7 +133,9 @@ def _as_typed(
     parser: Parser, name: str, value: Any, other_names: Mapping[str, Sequence[str]]
 ) -> list[str]:
     """Return a file's ``name: value`` as words of a command line."""
-    if name in other_names and isinstance(value, bool | None):
+    if name in other_names:
+        if not isinstance(value, bool | None):
+            parser.error(f"--{name} is a switch; write true or false instead of {value!r}")
         return [f"--{name}"] if value else []
     actions = {
         key: action

@@ -157,9 +157,9 @@ def warmup_cosine(
     """
     if max_steps <= warmup_steps:
         raise ValueError(
-            f"max_steps {max_steps} ends within the warm-up of {warmup_steps} steps; use max_steps "
-            f"{warmup_steps + 1} or more, or warmup_steps {max_steps // 50}, the share of the "
-            "published schedule"
+            f"--max_steps {max_steps} ends in the warm-up of --warmup_steps {warmup_steps}; use "
+            f"--max_steps {warmup_steps + 1} or more, or --warmup_steps {max_steps // 50}, the "
+            "share of the published schedule"
         )
     used = (
         {"warmup_lr": warmup_lr, "final_lr": final_lr} if warmup_steps else {"final_lr": final_lr}
@@ -167,8 +167,8 @@ def warmup_cosine(
     for name, rate in used.items():
         if rate > lr:
             raise ValueError(
-                f"{name} must be at most the learning rate of {lr:g} (lr, scaled by lr_base_bs); "
-                f"got {rate:g}; use {lr / 100:g}, or a higher lr"
+                f"--{name} must be at most the learning rate of {lr:g} (--lr, scaled by "
+                f"--lr_base_bs); got {rate:g}; use {lr / 100:g}, or a higher --lr"
             )
 
     def factor(step: int) -> float:

@@ -90,7 +90,7 @@ def to_resume(
             continue
         given = {name: value for name, value in flags.items() if value is not None}
         if flags.get("max_steps"):
-            del given["n_epochs"]  # follows from the steps
+            given.pop("n_epochs", None)  # follows from the steps
         if differ := differing(saved["flags"], given):
             raise ValueError(
                 f"--resume: {folder} has other flags: {', '.join(differ)}; use the same "
@@ -217,7 +217,7 @@ class Run:
         """Draw the curves, hand them and the files ``shown`` to the trackers, and close these."""
         if not self.writes:
             return
-        if self.folder.rows:
+        if any(len(row) > 1 for row in self.folder.rows):
             self._draw_curves()
         self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
         self.trackers.finish()
@@ -256,14 +256,19 @@ def open_folder(
     *,
     flags: Mapping[str, Any],
     device: Any,
+    resume: bool = False,
     saved: Checkpoint | None = None,
 ) -> RunFolder:
-    """Create the folder of a run, or reopen that of ``saved``; start log.txt and config.json."""
+    """Create the folder of a run, or reopen that of ``saved``; start log.txt and config.json.
+
+    With ``resume`` a folder in which nothing was saved yet is reopened, too.
+    """
     if not distributed.is_first():
         return RunFolder(distributed.broadcast(Path()))
+    existing = RunFolder.newest(save_path, dataset, name) if resume else None
     folder = (
-        RunFolder.reopen(saved.folder, saved.epoch)
-        if saved
+        RunFolder.reopen(existing, saved.epoch if saved else -1)
+        if existing
         else RunFolder.create(save_path, dataset, name)
     )
     log.set_up(folder.log_file)
@@ -279,7 +284,7 @@ def ending(
     seconds = time.perf_counter() - start
     memory = f"peak memory {peak_memory_mb() / 1024:.2f} GiB"
     if (on_gpu := devices.peak_memory_gib(device)) is not None:
-        memory += f" and {on_gpu:.2f} GiB of the GPU"
+        memory += f" and {on_gpu:.2f} GiB on the GPU"
     if dry_run:
         return f"dry run: ok, {seconds:.1f} s, {memory}"
     return (

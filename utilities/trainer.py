@@ -112,7 +112,7 @@ class Trainer:
             raise FloatingPointError(
                 f"the loss or its gradient was not finite in {max(in_a_row, most)} steps in a row, "
                 f"up to step {self.iteration}.{batch} Lower --lr or --language_distill_w, or train "
-                "with --precision fp32; the run folder holds the last checkpoint"
+                "with --precision fp32; the last checkpoint, if any, is in the run folder"
             )
         if so_far > self._known and not self.scaler.is_enabled():
             LOG.warning(

@@ -58,7 +58,7 @@ LOG = logging.getLogger(__name__)
 
 BATCH = 1 << 16  # rows of a record batch
 SETTLED = 2.0  # seconds; a change within the file system's tick would not show in a later time
-VERSION = 1
+VERSION = 2
 
 SCHEMA = pa.schema(
     [

@@ -108,7 +108,7 @@ def test_classifier_without_a_head_or_with_other_classes_is_refused(resnet, tmp_
 
 
 def test_missing_file_and_no_state_dict(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"weights .*absent.pth do not exist"):
+    with pytest.raises(FileNotFoundError, match=r"--weights .*absent.pth does not exist"):
         weights.read_state_dict(tmp_path / "absent.pth")
     with pytest.raises(ValueError, match="must be a state dict"):
         weights.read_state_dict(save([1, 2], tmp_path / "list.pth"))

@@ -60,7 +60,10 @@ def test_every_score_carries_its_protocol(image_set):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metrics": ["e_recal@1"]}, "metric e_recal@1 is unknown"),
+        (
+            {"metrics": ["e_recal@1"]},
+            "e_recal@1 of --evaluation_metrics",
+        ),
         ({"metrics": ["wrong_word_similarity@1"]}, "needs embedded words of the classes"),
         ({"evaltypes": ("embed",)}, "evaltypes must be among embeds, features; got embed"),
     ],

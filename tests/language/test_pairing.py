@@ -188,7 +188,7 @@ def no_rows(start, stop):
         (toy()._replace(captions=()), Letters(), {}, "toy has no captions, which neighbours"),
         (toy(), Letters(), {"scope": "year"}, "scope year needs the scope of each of the 10 rows"),
         (Rows("v", 3, "d"), ImageEmbedder(no_rows, "m", "f"), {"distinct": True},
-         "distinct needs a caption of each image"),
+         "distinct. needs captions"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(rows, embedder, options, message):
@@ -197,7 +197,7 @@ def test_what_is_missing_is_named(rows, embedder, options, message):
 
 
 def test_labelled_images_have_no_scopes():
-    with pytest.raises(ValueError, match=r"scope must be none for pictures, .* got year"):
+    with pytest.raises(ValueError, match=r"scope. must be none for pictures, .* got year"):
         rows_of(Pictures(), "year")
 
 

@@ -114,3 +114,12 @@ def test_a_run_warns_of_an_idle_driver_unless_the_cpu_was_chosen(driver, animals
     assert "NVIDIA" not in caplog.text
     with pytest.raises(SystemExit):
         main.main([*words, "--device", "cpu", "--gpu", "1"])
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16", "half"])
+def test_half_is_what_the_device_is_fast_in(name):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert device.precision(name, cpu) == {"half": "bf16"}.get(name, name)
+    assert device.precision(name, gpu) == {"half": "fp16"}.get(name, name)
+    with device.autocast(cpu, name):
+        assert torch.is_autocast_enabled("cpu") == (name != "fp32")

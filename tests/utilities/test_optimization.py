@@ -209,23 +209,23 @@ def test_the_schedule_resumes_exactly(stop):
     [
         (
             {"max_steps": 4000, "warmup_steps": 5000},
-            "max_steps 4000 ends within the warm-up of 5000 steps; use max_steps 5001 or more, or "
-            "warmup_steps 80, the share of the published schedule",
+            "--max_steps 4000 ends in the warm-up of --warmup_steps 5000; use --max_steps 5001 or "
+            "more, or --warmup_steps 80, the share of the published schedule",
         ),
         (
             {"max_steps": 8},
-            "max_steps 8 ends within the warm-up of 8 steps; use max_steps 9 or more, or "
-            "warmup_steps 0, the share of the published schedule",
+            "--max_steps 8 ends in the warm-up of --warmup_steps 8; use --max_steps 9 or more, or "
+            "--warmup_steps 0, the share of the published schedule",
         ),
         (
             {"warmup_lr": 0.2},
-            "warmup_lr must be at most the learning rate of 0.1 (lr, scaled by lr_base_bs); got "
-            "0.2; use 0.001, or a higher lr",
+            "--warmup_lr must be at most the learning rate of 0.1 (--lr, scaled by --lr_base_bs); "
+            "got 0.2; use 0.001, or a higher --lr",
         ),
         (
             {"final_lr": 0.5, "warmup_steps": 0},
-            "final_lr must be at most the learning rate of 0.1 (lr, scaled by lr_base_bs); got "
-            "0.5; use 0.001, or a higher lr",
+            "--final_lr must be at most the learning rate of 0.1 (--lr, scaled by --lr_base_bs); "
+            "got 0.5; use 0.001, or a higher --lr",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utilities import checkpoint
-from utilities.run import Period, Run, State, to_resume
+from utilities.run import Period, Run, State, open_folder, to_resume
 from utilities.run_folder import RunFolder
 from utilities.trackers import Trackers
 
@@ -199,3 +199,23 @@ def test_periods_of_steps_and_minutes(monkeypatch):
         over += [step] * minutes.is_over(step)
         assert not never.is_over(step)
     assert over == [3, 6, 9]
+
+
+def test_a_run_without_a_checkpoint_is_resumed_in_its_folder(tmp_path, folder):
+    options = {"flags": FLAGS, "device": "cpu"}
+    again = open_folder(tmp_path, "emoji", "run", **options, resume=True)
+    assert again.path == folder.path
+    assert open_folder(tmp_path, "emoji", "run", **options).path != folder.path
+
+
+def test_a_run_of_steps_is_resumed_whatever_epochs_the_recipe_says(tmp_path, folder):
+    save(folder, "last.pt", 5)
+    asked = {**FLAGS, "max_steps": 9, "n_epochs": 6}
+    assert to_resume(tmp_path, "emoji", "run", asked)["iteration"] == 5
+
+
+def test_a_run_with_nothing_to_evaluate_draws_no_curves(folder):
+    run = make(folder)
+    run.write(0, {})
+    run.finish()
+    assert not run.curves.exists()
