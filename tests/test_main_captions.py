@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
 COLOURS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 60, 220)}
 THINGS = ("fox", "owl", "cat")
 SHADES = ("coral", "olive", "navy", "pink", "teal")
-SSL = (*parameters.VIEW_LOSSES, "clip", "declip_nns")
+SSL = (*sorted(parameters.VIEW_LOSSES), "clip", "declip_nns")
 SMALL_HEADS = {
     "simclr": "hidden_dim 8 proj_dim 6",
     "simsiam": "hidden_dim 8 proj_dim 8 pred_dim 4",

@@ -324,7 +324,7 @@ def test_steps_left_out_on_the_device_are_known_some_steps_later(optim, caplog):
         trainer.step(x, float("nan"))
         trainer.step(x, float("inf"))
         assert not waits and caplog.messages == [
-            "1 skipped step 2: the loss or its gradient is not finite"
+            "skipped 1 step(s) up to step 2: the loss or its gradient was not finite"
         ]
         assert trainer.skipped == 2
         for parameter, value in zip(model.parameters(), before, strict=True):

@@ -20,10 +20,10 @@ from PIL import Image, ImageDraw
 
 import architectures
 import evaluation
-import main
 from architectures.load import load_embedder
 from datasets.splits import read
 from evaluation.preprocessing import preprocessing
+from main import main as train
 
 SIZE = 96  # px of a drawing
 Shape = tuple[str, tuple[float, ...]]  # kind and coordinates in percent, first those behind
@@ -121,7 +121,7 @@ def draw(thing: str, hand: int) -> Image.Image:
     return turned.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
-def write(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Draw, train, retrieve, and save the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
@@ -136,7 +136,7 @@ def write(argv: Sequence[str] | None = None) -> None:
             for hand in range(len(HANDS)):
                 draw(thing, hand).save(root / "things" / "images" / thing / f"{hand}.png")
         arch = "efficientnet_lite0_frozen_normalize"
-        scores = main.main(
+        scores = train(
             [*("--dataset", "things", "--source_path", folder, "--save_path", f"{folder}/runs"),
              *("--arch", arch, "--image_size", "64", "--language_model", "minilm", "--bs", "26"),
              *("--loss", "multisimilarity", "--language_distill_w", "2", "--language_shift", "0"),
@@ -152,7 +152,8 @@ def write(argv: Sequence[str] | None = None) -> None:
             transform = preprocessing(trained.flags, embedder.mean, embedder.std).transform()
             embeds = evaluation.extract(embedder, test, transform, workers=0).embeds
             found[name] = (embeds @ embeds.T).fill_diagonal_(-1).argsort(dim=1, descending=True)
-        print({name: f"{value:.3f}" for name, value in scores.items() if "test/" in name})
+        shown = {name: f"{value:.3f}" for name, value in scores.items() if "test/" in name}
+        print(f"{shown}, saved to {args.out}")
         picture(test.paths, test.labels, found).savefig(args.out, dpi=110)
 
 
@@ -195,4 +196,4 @@ def _tile(panel, path: Path, x: float, y: float, colour: str) -> None:
 
 
 if __name__ == "__main__":
-    write()
+    main()

@@ -449,7 +449,7 @@ def test_a_damaged_index_is_built_anew(pairs, harm):
         reader, _ = open_index(file)
         table, metadata = reader.read_all(), dict(reader.schema.metadata)
         metadata[b"caption_set"] = metadata[b"caption_set"].replace(
-            b'"version": 1', b'"version": 0'
+            b'"version": 2', b'"version": 1'
         )
         with pa.ipc.new_file(str(file), caption_index.SCHEMA.with_metadata(metadata)) as writer:
             writer.write_table(table.replace_schema_metadata(metadata))

@@ -48,7 +48,7 @@ def test_some_rows_are_a_set_of_images():
 
 def test_what_begins_later_in_a_run_begins_at_once():
     """Each flag that counts steps or epochs before something begins is among those set to zero."""
-    begins = re.compile(r"before|start|is used|in which|stay as they are|nothing until")
+    begins = re.compile(r"before|start|is used|in which|first epochs|nothing until")
     waits = {
         action.option_strings[0]
         for action in parameters.build_parser()._actions

@@ -154,4 +154,4 @@ def test_features_are_extracted_once(digits, tmp_path):
     embedder.seen = 0
     second = evaluate(["linear_probe", "knn", "fewshot"], digits, cache=tmp_path)
     assert second["digits/linear_probe"] == first["digits/linear_probe"]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*/"))) == 2

@@ -52,6 +52,6 @@ def test_the_closest_name_comes_first():
 
 
 def test_refused_before_the_search():
-    with pytest.raises(ValueError, match="e_precison is unknown"):
+    with pytest.raises(ValueError, match="e_precison of --evaluation_metrics"):
         metrics.validate(["mAP", "e_precison"])
     metrics.validate(["wrong_word_similarity@1"], class_words=torch.eye(2))
