@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,11 @@ from utilities import log
 # Before torch and numpy are imported, and for the processes that tests start: one thread is fastest
 # on tensors as small as those of tests, and leaves the other cores to other test processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Start with whole runs, the longest files, so that no process is left alone with one."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True)

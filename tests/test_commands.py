@@ -88,6 +88,7 @@ RUN_ELSEWHERE = {  # commands that are not run here, and who runs them
     "autofaiss": "nobody: another package, not installed",
     "utilities.completion": "tests/utilities/test_completion.py",
     "utilities.flags": "tests/test_prose.py",
+    "tests.benchmarks.readme_picture": "test_the_picture_of_the_readme_is_drawn",
 }
 ASSIGNMENT = re.compile(r"""\w+=(\(.*\)|"[^"]*"|'[^']*'|\S*)$""")
 
