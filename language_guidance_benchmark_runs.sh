@@ -8,7 +8,7 @@
 #                   training classes, seed 0
 #         emoji_long        the same words at twice the length and a constant rate, seed 0
 #         league    every objective with and without class names, seed 0, 3.5 minutes on one
-#                   core each; LOSSES="circle supcon" takes these alone
+#                   core each; LOSSES="circle supcon" runs only these
 #         openclipart  pairs by captions beside one image twice and random partners, offline, on a
 #                   CPU; the other objectives at seed 0 alone
 #         redcaps   the published self-supervision on RedCaps, with and without language
@@ -21,16 +21,15 @@
 #         all       all of these
 # SEED    0 1 2 for emoji, openclipart and baselines unless given; the published seed of each row for
 #         cub200 and cars196; 0 for the others
-# ROW     runs this one alone: a name, or a number as --list shows it
-# --list  shows the rows, one in a line, and runs none
+# ROW     run only this one: a name, or a number as --list shows it
+# --list  list the rows and run none
 # --array runs the row whose number the job scheduler sets: in JOB_INDEX, or else in
 #         SLURM_ARRAY_TASK_ID, PBS_ARRAY_INDEX or SGE_TASK_ID, counted from 1. For example
 #           sbatch --array=1-8 --gres=gpu:1 --wrap \
 #               "bash language_guidance_benchmark_runs.sh cub200 --array -- --source_path data"
 # FLAG    added to every command, such as --source_path data --log_online, or --dry_run
 #
-# Runs that are finished are skipped and interrupted ones go on, so that the same command can be
-# given again.
+# Finished runs are skipped and interrupted ones are resumed, so that the command can be repeated.
 #
 # Environment: PYTHON is the interpreter (default .venv/bin/python); JOBS=2 runs two at a time with
 # an equal share of the cores; DRY_RUN=1 prints the commands and runs none.
