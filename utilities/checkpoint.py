@@ -36,7 +36,7 @@ def save(path: Path, parts: Mapping[str, Any]) -> None:
     if "format" in parts:
         raise ValueError("a checkpoint part cannot be called 'format'; choose another name")
     parts = {name: _plain(name, part) for name, part in parts.items()}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, parents=False) as temporary:
         try:
             with temporary.open("wb") as file:
                 torch.save({"format": FORMAT, **parts}, file)

@@ -11,9 +11,13 @@ from typing import IO
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes ``path``'s name on success; an OSError names ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def atomic_path(path: Path, *, parents: bool = True) -> Iterator[Path]:
+    """Yield a temporary path that takes ``path``'s name on success; an OSError names ``path``.
+
+    Without ``parents`` its folder must exist: a run's is gone with the disk that it was on.
+    """
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)

@@ -61,7 +61,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.set_xlim(first - margin, last + margin)
     for panel in figure.axes[len(curves) :]:
         panel.set_visible(False)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, parents=False) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
 
 

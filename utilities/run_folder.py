@@ -88,7 +88,7 @@ class RunFolder:
             if left.is_file() and left.name != LOCK:
                 left.unlink()
         folder.rows = [row for row in read_rows(path / "metrics.jsonl") if row["epoch"] <= epoch]
-        with atomic_path(path / "metrics.jsonl") as temporary:
+        with atomic_path(path / "metrics.jsonl", parents=False) as temporary:
             temporary.write_text("".join(_line(row) for row in folder.rows), encoding="utf-8")
         folder._write_csv()
         return folder
@@ -128,7 +128,7 @@ class RunFolder:
             "device": describe(torch.device(device)),
             "packages": versions(),
         }
-        with atomic_path(self.path / "config.json") as temporary:
+        with atomic_path(self.path / "config.json", parents=False) as temporary:
             text = json.dumps(config, indent=2, default=str)  # str: paths
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -147,7 +147,7 @@ class RunFolder:
         """Write all rows anew, since a later epoch may add columns."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row)) or ["epoch"]
         with (
-            atomic_path(self.path / "metrics.csv") as temporary,
+            atomic_path(self.path / "metrics.csv", parents=False) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, columns, restval="")

@@ -132,7 +132,7 @@ class Wandb:
         self.run.finish()
 
     def _store(self) -> None:
-        with atomic_path(self.record) as temporary:
+        with atomic_path(self.record, parents=False) as temporary:
             temporary.write_text(json.dumps({"id": self.run.id, "last": self.last}) + "\n")
 
 

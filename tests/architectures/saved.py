@@ -20,5 +20,6 @@ def save_run(folder, name="last", **flags):
             if value.is_floating_point():
                 value.add_(0.05 * torch.rand_like(value))
     parts = {"embedder": embedder.state_dict(), "flags": flags, "epoch": 4}
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save(folder / f"{name}.pt", parts)
     return embedder.eval()

@@ -25,6 +25,7 @@ def save_run(folder, seed=0, name="last", arch="test_resnet", **flags):
     flags = {"arch": arch, "embed_dim": 8, "image_size": 32, "augmentation": "base", **flags}
     flags = {"dataset": "animals", "use_float16": False, **flags}
     parts = {"embedder": embedder.state_dict(), "flags": flags, "epoch": 2}
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save(folder / f"{name}.pt", parts)
     return folder
 
