@@ -72,7 +72,7 @@ class Entry:
             self._warn_of_folder(error)
             temporary = Path(tempfile.mkdtemp(prefix=f"{self.kind}_"))
             atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-            folder = temporary / self.name
+            folder = temporary / self.folder.name
         for left in folder.parent.glob(f".{folder.name}.*"):  # left by a killed process
             shutil.rmtree(left, ignore_errors=True)
         with atomic_folder(folder) as fresh, undisturbed():
