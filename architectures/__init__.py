@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from architectures.embedder import Embedder
+from architectures.layout import lay_out
 from architectures.naming import ArchitectureName
 from architectures.weights import Classifier, backbone, classifier
+from utilities.structures import input_size
 
 __all__ = [
     "ArchitectureName", "Classifier", "Embedder", "build", "build_classifier", "classifier",
@@ -30,7 +30,8 @@ def create(
     Args:
         pretrained: load ImageNet weights from a package or timm's hub.
         weights: load the backbone from this file instead.
-        image_size: side of the square images; needed if parameters depend on it (ViT).
+        image_size: side of the square images that the embedder is to read, in pixels; None for
+            that of the weights.
 
     Raises:
         ValueError: unknown name, weights that do not fit, or an impossible image size.
@@ -40,11 +41,10 @@ def create(
     if weights is not None and not pretrained:
         raise ValueError(f"weights {weights} and pretrained=False exclude each other; drop one")
     body = backbone(arch.backbone, pretrained=pretrained, weights=weights, image_size=image_size)
-    embedder = Embedder(
-        body, embed_dim, frozen=arch.frozen, normalize=arch.normalize, double=arch.double
-    )
-    # CPUs and tensor cores convolve faster in this layout; values and shapes are the same.
-    return embedder.to(memory_format=torch.channels_last)
+    options = {"frozen": arch.frozen, "normalize": arch.normalize, "double": arch.double}
+    embedder = Embedder(body, embed_dim, image_size=image_size, **options)
+    lay_out(embedder)
+    return embedder
 
 
 def build(args: argparse.Namespace) -> Embedder:
@@ -55,7 +55,7 @@ def build(args: argparse.Namespace) -> Embedder:
             args.embed_dim,
             pretrained=not args.not_pretrained,
             weights=Path(args.weights) if args.weights else None,
-            image_size=args.image_size,
+            image_size=input_size(args.image_size, args.augmentation),
         )
 
 
