@@ -5,47 +5,94 @@
 onnx          embedder.onnx: images to embeddings, for any batch size
 torch_export  embedder.pt2: the same for ``torch.export.load``
 safetensors   backbone.safetensors for timm, embedding.safetensors (the linear layer after it) and
-              load_backbone.py, the lines that load the first
+              load_backbone.py, which embeds pictures with both
 
-``preprocessing.json`` says how to prepare an image. Files are moved into DIR once all of them, read
-back, agree with the embedder on random images.
+preprocess.py turns a picture into the input, by preprocessing.json. Files are moved into DIR once
+all of them, read back, agree with the embedder on pictures: of the run's dataset, if it is there,
+or of --pictures.
 """
 
 import argparse
 import copy
 import importlib.util
+import io
 import json
+import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
-import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+import datasets
 from architectures.embedder import Embedder
 from architectures.load import Trained, load_embedder
 from architectures.naming import ArchitectureName
 from architectures.weights import timm_options
+from evaluation import exported_preprocess
 from evaluation.preprocessing import preprocessing
+from evaluation.sample_pictures import Pictures, sample_pictures
+from utilities import faults
 
 FORMATS = ("onnx", "safetensors", "torch_export")
 ONNX_PACKAGES = {"onnx": "1.21.0", "onnxscript": "0.7.2", "onnxruntime": "1.23.2"}
 ONNX_LIMIT = 2 * 10**9  # bytes; a protobuf file ends at 2 GiB
 
 CHECKED_BATCHES = (1, 3)  # sizes other than the traced one
+N_PICTURES = sum(CHECKED_BATCHES)
 TOLERANCE = 1e-4  # of the largest entry of an embedding, at least of 1
 
 Embed = Callable[[Tensor], Tensor]  # (B, 3, S, S) -> (B, D)
 
 
+SCRIPT = '''\
+"""Embeds pictures with plain timm: python load_backbone.py PICTURE ... > embeds.json
+
+Elsewhere, from load_backbone import embed; backbone(images) are the features.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+
+from preprocess import prepare
+
+HERE = Path(__file__).parent
+WEIGHTS = str(HERE / "backbone.safetensors")
+backbone = timm.create_model("{name}"{arguments}, checkpoint_path=WEIGHTS).eval()
+layer = safetensors.torch.load_file(HERE / "embedding.safetensors")  # weight (D, F), bias (D,)
+
+
+@torch.no_grad()
+def embed(images):
+    """Return (B, D) embeddings of (B, 3, S, S) tensors from preprocess.py."""
+    {features}
+    return {embeds}
+
+
+if __name__ == "__main__":
+    images = torch.from_numpy(np.stack([prepare(path) for path in sys.argv[1:]]))
+    json.dump(embed(images).tolist(), sys.stdout)
+'''
+
+
 class Checked(NamedTuple):
-    """A file that was read back, and the largest difference of its embeddings."""
+    """A file that was read back, and how its embeddings differ from the embedder's."""
 
     path: Path
-    difference: float
+    difference: float  # the largest
+    cosine: float  # the smallest
 
 
 class ToEmbeds(nn.Module):
@@ -57,11 +104,20 @@ class ToEmbeds(nn.Module):
         return self.embedder(images).embeds
 
 
-def export(trained: Trained, formats: Sequence[str], out: Path) -> list[Checked]:
-    """Write ``formats`` and preprocessing.json into the folder ``out``, beside what is there.
+def export(
+    trained: Trained, formats: Sequence[str], out: Path, pictures: Sequence[Path] = ()
+) -> tuple[list[Checked], str]:
+    """Write ``formats`` and what prepares pictures into the folder ``out``, beside what is there.
 
-    Raises ValueError, and writes nothing, if a package is missing, the embedder is too large for
-    ONNX, or a file does not agree with it.
+    Args:
+        pictures: files or folders to compare with; none for those of the run's dataset.
+
+    Returns:
+        the files with their differences, and the source of the pictures.
+
+    Raises:
+        ValueError: a package is missing, the embedder is too large for ONNX, a file cannot be made
+            or does not agree with it. OSError: the disk is full. Then nothing is written.
     """
     prepare = preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std)
     # Without channels_last and gradients, neither of which belongs in a file.
@@ -69,23 +125,56 @@ def export(trained: Trained, formats: Sequence[str], out: Path) -> list[Checked]
     embedder.eval().requires_grad_(False)
     if "onnx" in formats:
         check_onnx(embedder)
-    generator = torch.Generator().manual_seed(0)
-    shape = (sum(CHECKED_BATCHES), 3, prepare.image_size, prepare.image_size)
-    images = torch.randn(shape, generator=generator)
     writers = {"onnx": _onnx, "safetensors": _safetensors, "torch_export": _torch_export}
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as temporary:
-        folder = Path(temporary)
-        written: list[Checked] = []
-        for name in formats:
-            path, embed = writers[name](trained, embedder, images, folder)
-            written.append(Checked(path, _difference(embed, embedder, images, name)))
+    with _beside(out) as folder:
         text = json.dumps(about(trained), indent=2)
         (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
-        for path in sorted(folder.iterdir()):
-            path.chmod(0o644)
-            path.replace(out / path.name)
-    return [Checked(out / path.name, difference) for path, difference in written]
+        shutil.copyfile(exported_preprocess.__file__, folder / "preprocess.py")
+        with tempfile.TemporaryDirectory() as drawn:
+            chosen = sample_pictures(prepare, pictures or _own(trained), N_PICTURES, Path(drawn))
+            wanted = _in_batches(ToEmbeds(embedder), chosen)
+            written: list[Checked] = []
+            for name in formats:
+                try:
+                    path, found = writers[name](trained, embedder, chosen, folder)
+                    written.append(Checked(path, *_difference(found, wanted)))
+                except Exception as error:  # each library raises its own
+                    raise _explained(error, name, out) from error
+    return [checked._replace(path=out / checked.path.name) for checked in written], chosen.source
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files are moved into ``out`` on success."""
+    existed = out.is_dir()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as temporary:
+            yield Path(temporary)
+            for path in sorted(Path(temporary).iterdir()):
+                path.replace(out / path.name)
+    except BaseException:
+        if not existed:
+            out.rmdir()
+        raise
+
+
+def _explained(error: Exception, name: str, out: Path) -> Exception:
+    """Return an error of a writer as one line; errors of the machine are as they are."""
+    for cause in (error, error.__context__):  # torch's zip writer hides the file's own
+        if isinstance(cause, OSError) and cause.errno:
+            return OSError(f"--out {out}: {cause.strerror}; the files there are as they were")
+    if faults.explanation(error):
+        return error
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return ValueError(f"--format {name}: {reason}")
+
+
+def _own(trained: Trained) -> list[Path]:
+    """Return the folder of the run's dataset, which may have gone."""
+    flags = argparse.Namespace(**{"source_path": None, **trained.flags})
+    folder = datasets.source_folder(flags) / flags.dataset
+    return [folder] if folder.is_dir() else []
 
 
 def about(trained: Trained) -> dict[str, Any]:
@@ -95,8 +184,7 @@ def about(trained: Trained) -> dict[str, Any]:
         "arch": trained.flags["arch"],
         "dataset": trained.flags["dataset"],
         "epoch": trained.epoch,
-        "resize_shorter_side": round(prepare.image_size / prepare.crop_ratio),  # bilinear
-        **prepare._asdict(),  # centre crop, then (value - mean) / std of values in [0, 1]
+        **prepare.settings(),
         "embed_dim": trained.embedder.embed_dim,
         "normalised": trained.embedder.normalize,
     }
@@ -118,12 +206,14 @@ def check_onnx(embedder: nn.Module) -> None:
         )
 
 
-def _onnx(trained: Trained, embedder: Embedder, images: Tensor, folder: Path) -> tuple[Path, Embed]:
+def _onnx(
+    trained: Trained, embedder: Embedder, pictures: Pictures, folder: Path
+) -> tuple[Path, Tensor]:
     onnxruntime = importlib.import_module("onnxruntime")  # needed for this format alone
     path = folder / "embedder.onnx"
     torch.onnx.export(
         ToEmbeds(embedder).eval(),
-        (images[:2],),
+        (pictures.images[:2],),
         str(path),
         input_names=["images"],
         output_names=["embeds"],
@@ -133,46 +223,73 @@ def _onnx(trained: Trained, embedder: Embedder, images: Tensor, folder: Path) ->
         verbose=False,
     )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return path, lambda batch: torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
+    return path, _in_batches(
+        lambda batch: torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]), pictures
+    )
 
 
 def _torch_export(
-    trained: Trained, embedder: Embedder, images: Tensor, folder: Path
-) -> tuple[Path, Embed]:
+    trained: Trained, embedder: Embedder, pictures: Pictures, folder: Path
+) -> tuple[Path, Tensor]:
     path = folder / "embedder.pt2"
     program = torch.export.export(
-        ToEmbeds(embedder).eval(), (images[:2],), dynamic_shapes=_any_batch()
+        ToEmbeds(embedder).eval(), (pictures.images[:2],), dynamic_shapes=_any_batch()
     )
-    torch.export.save(program, str(path))
-    return path, torch.export.load(str(path)).module()
+    content = io.BytesIO()  # given the path, torch's writer ends the process if the disk is full
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
+    return path, _in_batches(torch.export.load(str(path)).module(), pictures)
 
 
 def _safetensors(
-    trained: Trained, embedder: Embedder, images: Tensor, folder: Path
-) -> tuple[Path, Embed]:
+    trained: Trained, embedder: Embedder, pictures: Pictures, folder: Path
+) -> tuple[Path, Tensor]:
     path, layer = folder / "backbone.safetensors", folder / "embedding.safetensors"
     for part, file in ((embedder.backbone, path), (embedder.embedding, layer)):
-        state = {name: value.contiguous() for name, value in part.state_dict().items()}
+        state = {name: value.clone().contiguous() for name, value in part.state_dict().items()}
         safetensors.torch.save_file(state, file, metadata={"format": "pt"})
+    script = folder / "load_backbone.py"
+    script.write_text(_script(trained, embedder, pictures.images), encoding="utf-8")
+    # In a process of its own, from the files alone.
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, pictures.paths)],
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        last = next(reversed(done.stderr.strip().splitlines()), f"status {done.returncode}")
+        raise ValueError(f"load_backbone.py fails: {last}")
+    return path, torch.tensor(json.loads(done.stdout))
+
+
+def _script(trained: Trained, embedder: Embedder, images: Tensor) -> str:
+    """Return the content of load_backbone.py."""
     name = ArchitectureName.parse(trained.flags["arch"]).backbone
-    options = timm_options(name, trained.flags["image_size"])
-    arguments = "".join(f", {key}={value!r}" for key, value in options.items())
-    features = "backbone(images)"
+    options = timm_options(name, images.shape[-1])
+    features = ["features = backbone(images)  # (B, F)"]
     if embedder.add_maximum:
-        features = "mean + maximum of the last feature map (of the patch tokens of a transformer)"
-    embeds = "features @ weight.T + bias" + ", scaled to length 1" * embedder.normalize
-    lines = [
-        f"# features = {features}",
-        f"# embeds = {embeds}",
-        f"# with weight (D, F) and bias (D,) of {layer.name}",
-        "import timm",
-        f'backbone = timm.create_model("{name}"{arguments}, checkpoint_path="{path.name}").eval()',
-    ]
-    (folder / "load_backbone.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    again = copy.deepcopy(embedder)
-    again.backbone = timm.create_model(name, **options, checkpoint_path=str(path)).eval()
-    again.embedding.load_state_dict(safetensors.torch.load_file(layer))
-    return path, ToEmbeds(again)
+        features = [
+            f"places = backbone.forward_features(images){_places(embedder, images)}",
+            "features = places.mean(dim=1) + places.amax(dim=1)",
+        ]
+    embeds = "torch.nn.functional.linear(features, layer['weight'], layer['bias'])"
+    return SCRIPT.format(
+        name=name,
+        arguments="".join(f", {key}={value!r}" for key, value in options.items()),
+        features="\n    ".join(features),
+        embeds=f"torch.nn.functional.normalize({embeds}, dim=1)" if embedder.normalize else embeds,
+    )
+
+
+@torch.no_grad()
+def _places(embedder: Embedder, images: Tensor) -> str:
+    """Return the code that makes (B, h * w, F) of the output of the backbone's features."""
+    output = embedder.backbone.forward_features(images[:1])  # type: ignore[operator]
+    last = "[-1]" * isinstance(output, list | tuple)
+    output = output[-1] if last else output
+    if output.ndim == 3:
+        return f"{last}[:, {embedder.n_prefix}:]"
+    in_front = output.shape[1] == embedder.map_dim
+    return last + (".flatten(2).transpose(1, 2)" if in_front else ".flatten(1, 2)")
 
 
 def _any_batch() -> dict[str, dict[int, Any]]:
@@ -180,17 +297,20 @@ def _any_batch() -> dict[str, dict[int, Any]]:
 
 
 @torch.no_grad()
-def _difference(embed: Embed, embedder: Embedder, images: Tensor, name: str) -> float:
-    pairs = [(embed(batch), embedder(batch).embeds) for batch in images.split(CHECKED_BATCHES)]
-    found, wanted = (torch.cat(side) for side in zip(*pairs, strict=True))
+def _in_batches(embed: Embed, pictures: Pictures) -> Tensor:
+    return torch.cat([embed(batch) for batch in pictures.images.split(CHECKED_BATCHES)])
+
+
+def _difference(found: Tensor, wanted: Tensor) -> tuple[float, float]:
+    """Return the largest difference of an entry and the smallest cosine; refuse large ones."""
     difference = (found - wanted).abs().max().item()
-    largest = max(1.0, wanted.abs().max().item())
-    if not difference <= TOLERANCE * largest:  # a nan is not
+    limit = TOLERANCE * max(1.0, wanted.abs().max().item())
+    if not difference <= limit:  # a nan is not
         raise ValueError(
-            f"--format {name}: the file differs by {difference:.1e} from the embedder, more than "
-            f"{TOLERANCE * largest:.1e}; use another format for this backbone"
+            f"the file differs by {difference:.1e} from the embedder, more than {limit:.1e}; use "
+            "another format for this backbone"
         )
-    return difference
+    return difference, F.cosine_similarity(found.double(), wanted.double()).min().item()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -205,6 +325,10 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--format", choices=(*FORMATS, "all"), default="all")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--pictures", type=Path, nargs="+", default=(), metavar="PATH",
+        help="files or folders to compare with (default: pictures of the run's dataset)",
+    )  # fmt: skip
     return parser
 
 
@@ -215,13 +339,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--out must be a folder; got the file {args.out}")
     formats = FORMATS if args.format == "all" else (args.format,)
     try:
-        written = export(load_embedder(args.checkpoint), formats, args.out)
+        with faults.explained():
+            written, source = export(
+                load_embedder(args.checkpoint), formats, args.out, args.pictures
+            )
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for path, difference in written:
+    print(f"compared with the checkpoint on {N_PICTURES} pictures: {source}")
+    for path, difference, cosine in written:
         print(
-            f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs from the checkpoint by at most "
-            f"{difference:.1e} (tolerance {TOLERANCE:.0e})"
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs by at most {difference:.1e} "
+            f"(tolerance {TOLERANCE:.0e}), cosine at least {cosine:.6f}"
         )
 
 

@@ -1,9 +1,14 @@
 """From an image to an embedder's input, as at the evaluation of the run that trained it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 import datasets
+from datasets.colour import normalise_bytes
+from datasets.reading import open_image
 from datasets.transforms import CenterCrop, shorter_side
 
 
@@ -18,6 +23,23 @@ class Preprocessing(NamedTuple):
     def transform(self) -> CenterCrop:
         """image -> (3, S, S) float32."""
         return datasets.eval_transform(*self)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all of it for ``evaluation.exported_preprocess``, as preprocessing.json has it."""
+        return {
+            "resize_shorter_side": self.shorter_side,
+            "interpolation": "bilinear",
+            "antialias": True,
+            "exif_orientation": "applied",
+            **self._asdict(),  # centre crop, then (value - mean) / std of values in [0, 1]
+        }
+
+    def read(self, path: Path) -> Tensor:
+        """Return an image file as (3, S, S) float32. Raises OSError, naming it."""
+        image, transform = open_image(path), self.transform()
+        drawn = transform.draw(image.size)
+        view = transform.crop(image.pixels(transform.max_reduction(drawn)), drawn)
+        return normalise_bytes(view[None], self.mean, self.std)[0]
 
     @property
     def shorter_side(self) -> int:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,15 @@ def no_curves(monkeypatch):
 
     one_pixel = Image.new("L", (1, 1))
     monkeypatch.setattr(plots, "learning_curves", lambda rows, path: one_pixel.save(path))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, of 24 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)

@@ -34,18 +34,6 @@ def error_of(run):
     return line
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of its own, of 24 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this user may not mount a disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
-
-
 def test_a_full_disk_costs_no_finished_epoch(animals, small_disk, tmp_path):
     output(start(animals, tmp_path / "whole"))
     run = start(animals, small_disk)
