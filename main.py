@@ -109,6 +109,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         n_classes=len(classes),
         embed_dim=args.embed_dim,
         feature_dim=embedder.feature_dim,
+        map_dim=embedder.map_dim,
         embedder=embedder,
         miner=miner,
         n_steps=length.n_steps,

@@ -62,6 +62,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import timm
 import torch

@@ -12,7 +12,7 @@ from utilities.run_folder import RunFolder
 from utilities.structures import input_size
 
 # Fixed by a checkpoint: what the embedder is, and the input that it expects.
-EMBEDDER_FLAGS = ("arch", "embed_dim", "image_size", "augmentation")
+EMBEDDER_FLAGS = {"arch": str, "embed_dim": int, "image_size": int, "augmentation": str}
 # Taken from today's command line, not from training: where and whether something happens.
 COMMAND_FLAGS = (PLACES - {"source_path", "project"}) | {"savename"}
 
@@ -52,13 +52,15 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
     flags, state = parts.get("flags"), parts.get("embedder")
     if not isinstance(flags, dict) or not isinstance(state, dict):
         raise ValueError(
-            f"checkpoint {file} must hold flags and embedder; got {', '.join(parts) or 'nothing'}; "
+            f"checkpoint {file} must hold flags and embedder; got {', '.join(map(str, parts)) or 'nothing'}; "
             "give the last.pt of a run folder"
         )
-    missing = [flag for flag in EMBEDDER_FLAGS if flags.get(flag) is None]
-    if missing:
+    kinds = {**EMBEDDER_FLAGS, "dataset": str}
+    wrong = [flag for flag, kind in kinds.items() if type(flags.get(flag)) is not kind]
+    if wrong or not isinstance(parts.get("epoch", 0), int):
         raise ValueError(
-            f"checkpoint {file} lacks the flags {', '.join(missing)}; give the last.pt of a run"
+            f"checkpoint {file} lacks {', '.join(f'--{flag}' for flag in wrong) or 'its epoch'}, "
+            "or has a value of another type; give the last.pt of a run"
         )
     try:
         embedder = architectures.create(
@@ -77,7 +79,7 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
             f"{flags['embed_dim']} --image_size {flags['image_size']}: {error}; it needs the "
             "versions that config.json beside it names"
         ) from error
-    return Trained(embedder.eval(), flags, file, int(parts.get("epoch", 0)))
+    return Trained(embedder.eval(), flags, file, parts.get("epoch", 0))
 
 
 def load_or_create(place: str) -> tuple[Embedder, str, dict[str, Any] | None]:

@@ -18,6 +18,7 @@ from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import Tensor, nn
 
 from architectures.naming import resolve
+from utilities import faults
 
 StateDict = dict[str, Tensor]
 
@@ -146,9 +147,8 @@ def read_state_dict(path: Path) -> StateDict:
     embedder, the backbone is returned. ValueError if reading would run code or finds no tensors.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"--weights {path} does not exist; give a .safetensors or .pth file"
-        )
+        wrong = "is not a file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"--weights {path} {wrong}; give a .safetensors or .pth file")
     state: Any
     try:
         if path.suffix == ".safetensors":
@@ -156,6 +156,8 @@ def read_state_dict(path: Path) -> StateDict:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle, safetensors and torch each raise their own
+        if faults.explanation(error):
+            raise
         raise ValueError(
             f"weights {path} are cut short, or not a file of tensors ({type(error).__name__}); "
             "save the model's state_dict() with torch.save, or as .safetensors"
@@ -163,10 +165,14 @@ def read_state_dict(path: Path) -> StateDict:
     for key in ("embedder", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
+    tensors = {
+        key: value
+        for key, value in (state.items() if isinstance(state, dict) else ())
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if not tensors:
         raise ValueError(f"weights {path} must be a state dict of tensors")
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    state = clean_state_dict(state)
+    state = clean_state_dict(tensors)
     prefix = "backbone."
     body = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     return body or state
@@ -201,6 +207,8 @@ def _load(name: str, state: StateDict, source: str, options: dict[str, Any]) -> 
     try:
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # of tensors that do not fit, each family raises its own
+        if faults.explanation(error):
+            raise
         expected = _create(name, options).state_dict()
         misfit = mismatch(expected, state) or str(error).strip().partition("\n")[0]
         raise ValueError(f"{source} does not fit {name}: {misfit}") from error
@@ -265,7 +273,7 @@ def _create(name: str, options: dict[str, Any]) -> nn.Module:
         return timm.create_model(name, **options)
     except Exception as error:  # each family raises its own
         config, side = get_pretrained_cfg(name), options.get("img_size")
-        if config is None or side is None:
+        if config is None or side is None or faults.explanation(error):
             raise
         own = config.input_size[-1]
         raise ValueError(cannot_read(name, (side, side), own, error)) from error

@@ -33,6 +33,7 @@ class S2SD(Counting, Criterion):
 
     Args:
         make: builds the loss of a name for embeddings of a dimension, a new one at each call.
+        map_dim: M, of the feature map; None if it is F.
         source, target: names of L_source and L_target; each target has its own class vectors.
         T: temperature of the distillation, > 0, in cosine.
         w: weight of the distillation from the targets.
@@ -42,7 +43,7 @@ class S2SD(Counting, Criterion):
         feat_w: its weight.
         feat_distill_delay: training iterations before it.
 
-    Shapes: embeds (B, D), features (B, F), feature_map (B, F, h, w), labels (B,) int64; returns a
+    Shapes: embeds (B, D), features (B, F), feature_map (B, M, h, w), labels (B,) int64; returns a
     scalar. With several processes B is the share of one, and each has the loss of all shares.
 
     Raises:
@@ -58,6 +59,7 @@ class S2SD(Counting, Criterion):
         embed_dim: int,
         feature_dim: int,
         make: Callable[[str, int], Criterion],
+        map_dim: int | None = None,
         *,
         source: str = "multisimilarity",
         target: str = "multisimilarity",
@@ -84,8 +86,9 @@ class S2SD(Counting, Criterion):
         self.iterations = 0
         self.source = _child(make, "source", source, embed_dim)
         self.targets = nn.ModuleList(_child(make, "target", target, dim) for dim in target_dims)
+        width = map_dim if pool_aggr and map_dim is not None else feature_dim
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(feature_dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+            nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.Linear(dim, dim))
             for dim in target_dims
         )
 

@@ -13,7 +13,7 @@ class Embedding(NamedTuple):
 
     embeds: Tensor  # (B, D), unit rows when the architecture normalises
     features: Tensor  # (B, F), pooled, before the embedding layer
-    feature_map: Tensor  # (B, F, h, w)
+    feature_map: Tensor  # (B, M, h, w); M is F, save for layers after pooling that change it
 
 
 class Batch(NamedTuple):

@@ -101,16 +101,67 @@ def rewrite(folder, **parts):
         ({**FLAGS, "embed_dim": 16}, r"embedding.weight \(8, \d+\) for \(16, \d+\)"),
         ({**FLAGS, "arch": "test_vit"}, r"missing .* unexpected .*config.json"),
         ({**FLAGS, "arch": "tset_resnet"}, r"cannot be rebuilt: .*test_resnet"),
-        ({"arch": "test_resnet"}, r"lacks the flags embed_dim, image_size"),
+        ({"arch": "test_resnet"}, r"lacks --embed_dim, --image_size"),
+        ({**FLAGS, "arch": ["test_resnet"]}, r"lacks --arch, or has a value of another type"),
+        ({**FLAGS, "embed_dim": "8", "image_size": None}, r"lacks --embed_dim, --image_size"),
+        ({**FLAGS, "image_size": -3}, r"cannot be rebuilt: .*cannot read images of -3"),
     ],
-    ids=["embed_dim", "backbone", "unknown", "lacking"],
+    ids=["embed_dim", "backbone", "unknown", "lacking", "list", "text", "negative"],
 )
 def test_flags_that_do_not_fit_the_weights(tmp_path, flags, says):
     save_run(tmp_path)
-    rewrite(tmp_path, flags={"augmentation": "base", **flags})
+    rewrite(tmp_path, flags={"augmentation": "base", "dataset": "emoji", **flags})
     with pytest.raises(ValueError, match=says) as caught:
         load_embedder(tmp_path)
     assert str(tmp_path / "last.pt") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state.pop("embedding.bias"), r"1 missing \(embedding.bias\)"),
+        (lambda state: state.update(extra=torch.ones(2)), r"1 unexpected \(extra\)"),
+        (lambda state: state.update({7: torch.ones(2)}), r"1 unexpected \(7\)"),
+        (
+            lambda state: state.update({"embedding.bias": torch.ones(3)}),
+            r"1 of another shape \(embedding.bias \(3,\) for \(8,\)\)",
+        ),
+        (
+            lambda state: state.update({"embedding.bias": "text"}),
+            r"1 of another shape \(embedding.bias str for \(8,\)\)",
+        ),
+        (lambda state: state.clear(), r"missing"),
+    ],
+    ids=["missing", "extra", "number", "shape", "text", "empty"],
+)
+def test_weights_that_do_not_fit_are_named_in_one_line(tmp_path, change, says):
+    save_run(tmp_path)
+    state = checkpoint.load(tmp_path / "last.pt")["embedder"]
+    change(state)
+    rewrite(tmp_path, embedder=state)
+    with pytest.raises(ValueError, match=says) as caught:
+        load_embedder(tmp_path)
+    assert str(tmp_path / "last.pt") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_epoch_that_is_no_number_is_refused(tmp_path):
+    save_run(tmp_path)
+    rewrite(tmp_path, epoch="four")
+    with pytest.raises(
+        ValueError, match=r"last.pt lacks its epoch, or has a value of another type"
+    ):
+        load_embedder(tmp_path)
+
+
+def test_a_checkpoint_without_the_layers_after_pooling_is_refused(tmp_path):
+    save_run(tmp_path, arch="test_convnext", image_size=64)
+    state = checkpoint.load(tmp_path / "last.pt")["embedder"]
+    del state["pooled_by_head"]
+    rewrite(tmp_path, embedder=state)
+    with pytest.raises(
+        ValueError, match=r"last.pt .* trained by an earlier version, which left out"
+    ):
+        load_embedder(tmp_path)
 
 
 def test_files_that_are_no_checkpoint_of_a_run(tmp_path):

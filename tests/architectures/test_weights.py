@@ -114,6 +114,28 @@ def test_missing_file_and_no_state_dict(tmp_path):
         weights.read_state_dict(save([1, 2], tmp_path / "list.pth"))
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (lambda path: path.touch(), "cut short"),
+        (lambda path: path.mkdir(), "is not a file; give a .safetensors or .pth file"),
+        (lambda path: path.write_bytes(b"\xff" * 300), "cut short"),
+        (lambda path: torch.save([1, 2], path), "cut short|must be a state dict"),
+        (lambda path: torch.save({1: torch.ones(2)}, path), "cut short|must be a state dict"),
+        (lambda path: torch.save({}, path), "cut short|must be a state dict"),
+        (lambda path: torch.save({"model": {"a": "b"}}, path), "cut short|must be a state dict"),
+        (lambda path: safetensors.torch.save_file({}, path), "cut short|must be a state dict"),
+    ],
+)
+def test_files_that_hold_no_weights_are_named_in_one_line(tmp_path, suffix, write, says):
+    path = tmp_path / f"w{suffix}"
+    write(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=says) as caught:
+        architectures.create("resnet18", 4, weights=path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_truncated_file(resnet, tmp_path, name):
     path = save(resnet.state_dict(), tmp_path / name)
