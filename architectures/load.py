@@ -52,8 +52,8 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
     flags, state = parts.get("flags"), parts.get("embedder")
     if not isinstance(flags, dict) or not isinstance(state, dict):
         raise ValueError(
-            f"checkpoint {file} must hold flags and embedder; got {', '.join(map(str, parts)) or 'nothing'}; "
-            "give the last.pt of a run folder"
+            f"checkpoint {file} must hold flags and embedder; got "
+            f"{', '.join(map(str, parts)) or 'nothing'}; give the last.pt of a run folder"
         )
     kinds = {**EMBEDDER_FLAGS, "dataset": str}
     wrong = [flag for flag, kind in kinds.items() if type(flags.get(flag)) is not kind]

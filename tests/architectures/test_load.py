@@ -147,9 +147,7 @@ def test_weights_that_do_not_fit_are_named_in_one_line(tmp_path, change, says):
 def test_an_epoch_that_is_no_number_is_refused(tmp_path):
     save_run(tmp_path)
     rewrite(tmp_path, epoch="four")
-    with pytest.raises(
-        ValueError, match=r"last.pt lacks its epoch, or has a value of another type"
-    ):
+    with pytest.raises(ValueError, match=r"last.pt lacks its epoch, or has"):
         load_embedder(tmp_path)
 
 
@@ -158,9 +156,7 @@ def test_a_checkpoint_without_the_layers_after_pooling_is_refused(tmp_path):
     state = checkpoint.load(tmp_path / "last.pt")["embedder"]
     del state["pooled_by_head"]
     rewrite(tmp_path, embedder=state)
-    with pytest.raises(
-        ValueError, match=r"last.pt .* trained by an earlier version, which left out"
-    ):
+    with pytest.raises(ValueError, match=r"last.pt .* by an earlier version, which left"):
         load_embedder(tmp_path)
 
 
