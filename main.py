@@ -86,6 +86,10 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
         data = datasets.build(args)
+        described = datasets.describe(args, data)
+    if saved:
+        accept = args.accept_changed_data
+        datasets.refuse_changes(saved.get("data"), described, run=saved.folder, accept=accept)
     classes = getattr(data.train, "class_names", ())
     parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)
     embedder = architectures.build(args).to(device)
@@ -149,6 +153,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         folder,
         run.State(device, **parts, batches=batches, progress=progress),
         flags=config,
+        data=described,
         n_epochs=n_epochs,
         trackers=trackers.start(folder.path, folder.rows, config),
         interruption=interruption,
@@ -201,7 +206,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     defaults = vars(parameters.build_parser().parse_args([]))
     args = argparse.Namespace(**evaluation_flags(trained, defaults, parameters.given(argv)))
     device, _ = set_up(args)
-    data = datasets.build(args)
+    data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
     read_names = language.names_reader(device)

@@ -76,6 +76,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("resume", switch, False,
          "resume the run of this name and these flags, start it if there is none, and exit if it "
          "is finished, so that a script of many runs can be repeated"),
+    Flag("accept_changed_data", switch, False,
+         "--resume and --evaluate_only: continue although images, captions or words have changed "
+         "since the run began"),
     Flag("dry_run", switch, False,
          "rehearse the whole run and keep nothing: two steps, two batches of each evaluated "
          "set; only the cache (words, pseudolabels, partners) is filled"),
@@ -608,6 +611,8 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
             "--evaluate_only and --checkpoint go together: --evaluate_only --checkpoint RUN "
             "evaluates the embedder of a run folder or a .pt file"
         )
+    if args.accept_changed_data and not (args.resume or args.evaluate_only):
+        parser.error("--accept_changed_data has an effect only with --resume or --evaluate_only")
     held_out = args.use_tv_split or args.cv_folds
     if args.no_test_metrics and args.no_train_metrics and not held_out:
         parser.error(

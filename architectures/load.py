@@ -22,6 +22,7 @@ class Trained(NamedTuple):
     flags: dict[str, Any]  # every flag of the run that trained it, with those of its recipe
     file: Path
     epoch: int
+    data: dict[str, Any] | None = None  # as ``datasets.describe`` wrote it; older ones lack it
 
 
 def checkpoint_file(run: Path, name: str = "last") -> Path:
@@ -74,7 +75,7 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
             "version of timm that config.json beside it names"
         )
     embedder.load_state_dict(state)
-    return Trained(embedder.eval(), flags, file, int(parts.get("epoch", 0)))
+    return Trained(embedder.eval(), flags, file, int(parts.get("epoch", 0)), parts.get("data"))
 
 
 def load_or_create(place: str) -> tuple[Embedder, str, dict[str, Any] | None]:

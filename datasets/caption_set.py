@@ -115,8 +115,11 @@ class CaptionSet:
         codes = {value: code for code, value in enumerate(sorted(set(values)))}
         return np.array([codes[value] for value in values], dtype=np.int64)[numbers]
 
-    def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with any key, caption or their order."""
+    def fingerprint(self, *, sizes: bool = False) -> str:
+        """Return 16 hexadecimal digits that change with any key, caption or their order.
+
+        With ``sizes`` they also change with the size of any image file.
+        """
         columns = [(hashlib.blake2b(), hashlib.blake2b()) for _ in ("key", "caption")]
         for batch in self._batches:
             for name, (text, lengths) in zip(("key", "caption"), columns, strict=True):
@@ -124,6 +127,8 @@ class CaptionSet:
                 ends = np.frombuffer(offsets, np.int32)[: len(batch) + 1]
                 lengths.update(np.diff(ends).tobytes())
                 text.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
+            if sizes:
+                columns[0][1].update(batch.column("size").to_numpy().tobytes())
         both = b"".join(part.digest() for column in columns for part in column)
         return hashlib.blake2b(both, digest_size=8).hexdigest()
 

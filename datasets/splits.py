@@ -1,6 +1,7 @@
 """Splits a dataset into the classes that are trained on, validated on and tested on."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from datasets import emoji, openclipart
 from datasets.caption_index.layouts import columns, is_caption_set, labelled_manifest
 from datasets.caption_set import CaptionSet, open_caption_set
-from datasets.folders import MANIFESTS, expected_tree, find, read_class_folders
+from datasets.folders import MANIFESTS, expected_tree, find, listed, read_class_folders
 from datasets.image_set import ImageSet
 from datasets.lists import read_inat, read_inshop, read_online_products
 from datasets.manifest import read_manifest
@@ -45,6 +46,7 @@ class Splits(NamedTuple):
 def load(
     name: str,
     source_path: Path,
+    classes: Mapping[str, Sequence[str]] | None = None,
     *,
     use_tv_split: bool = False,
     tv_split_perc: float = 0.8,
@@ -56,6 +58,8 @@ def load(
     """Return the images of a dataset, with validation images if some are to be held out.
 
     Args:
+        classes: names of the classes of train, val and test, instead of halves and folds; other
+            classes are left out. Without effect on lists and manifests.
         use_tv_split: hold out training images (``hold_out``), unless a manifest names some.
         cv_folds, cv_fold: hold out a fold of the training classes (``fold``); 0 for no folds.
 
@@ -71,8 +75,8 @@ def load(
                 "has captions instead; use --evaluation_datasets to choose a checkpoint"
             )
         return Data(open_caption_set(root), None, None)
-    train, val, test = read_splits(name, source_path)
-    if cv_folds:
+    train, val, test = read_splits(name, source_path, classes)
+    if cv_folds and not classes:
         if val is not None:
             raise ValueError(
                 f"cv_folds holds out classes of train in turn, but the manifest in {root} names "
@@ -90,7 +94,9 @@ def read(name: str, source_path: Path) -> tuple[ImageSet, ImageSet]:
     return splits.train, splits.test
 
 
-def read_splits(name: str, source_path: Path) -> Splits:
+def read_splits(
+    name: str, source_path: Path, classes: Mapping[str, Sequence[str]] | None = None
+) -> Splits:
     """Return the readable images of a dataset in its published split.
 
     cub200, cars196 and your own datasets train on the first half of the sorted classes and test on
@@ -105,7 +111,7 @@ def read_splits(name: str, source_path: Path) -> Splits:
     if name != "emoji":  # which is checked against its manifest
         readable = keep_readable(*laid_out.values(), root=root)
         laid_out = dict(zip(laid_out, readable, strict=True))
-    splits = split(name, root, laid_out)
+    splits = split(name, root, laid_out, classes)
     for images in splits:
         if images is not None and (lonely := len(images.unmatched)):
             LOG.warning(
@@ -137,11 +143,18 @@ def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]
     return root, {"all": read_class_folders(root)}
 
 
-def split(name: str, root: Path, laid_out: dict[str, ImageSet]) -> Splits:
+def split(
+    name: str,
+    root: Path,
+    laid_out: dict[str, ImageSet],
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> Splits:
     """Split what ``read_layout`` returned; raise ValueError if there are too few classes."""
     if "all" not in laid_out:
         return Splits(laid_out["train"], laid_out.get("val"), laid_out["test"])
     images = laid_out["all"]
+    if classes and (known := _by_names(images, classes)):
+        return known
     if images.n_classes < 4:
         place = labelled_manifest(root) or root / "images"
         raise ValueError(
@@ -158,6 +171,23 @@ def split(name: str, root: Path, laid_out: dict[str, ImageSet]) -> Splits:
         None,
         images.of_classes(order[half:], f"{images.name}.test"),
     )
+
+
+def _by_names(images: ImageSet, classes: Mapping[str, Sequence[str]]) -> Splits | None:
+    """Return the classes of these names; None if names are equal, or none is left of a part."""
+    number = {name: label for label, name in enumerate(images.class_names)}
+    kept = {
+        part: [number[name] for name in names if name in number] for part, names in classes.items()
+    }
+    if len(number) < images.n_classes or not all(kept.values()):
+        return None
+    known = {name for names in classes.values() for name in names}
+    if new := [name for name in images.class_names if name not in known]:
+        LOG.warning("left out %d classes that the training did not know: %s", len(new), listed(new))
+    parts = {
+        part: images.of_classes(labels, f"{images.name}.{part}") for part, labels in kept.items()
+    }
+    return Splits(parts["train"], parts.get("val"), parts["test"])
 
 
 def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageSet]:

@@ -9,12 +9,11 @@ from typing import Any
 
 from utilities.run_files import finished_flags
 
-BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
-
 # Flags that change where a run happens, not its results.
 PLACES = frozenset(
     ("source_path", "save_path", "device", "gpu", "kernels", "resume", "checkpoint_every",
-     "wandb_mode", "project", "tensorboard", "evaluate_on_cpu", "eval_memory")
+     "accept_changed_data", "wandb_mode", "project", "tensorboard", "evaluate_on_cpu",
+     "eval_memory")
 )  # fmt: skip
 
 
@@ -38,7 +37,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
     """
     asked = {flag: value for flag, value in flags.items() if value is not None}
     for folder in folders_of(Path(flags["save_path"]) / flags["dataset"], name):
-        done = None if (folder / BEFORE).is_file() else finished_flags(folder)
+        done = finished_flags(folder)
         if done is None:
             continue
         if differ := differing(done, asked):

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from utilities import checkpoint, distributed, log, plots
 from utilities import device as devices
-from utilities.finished import BEFORE, differing
+from utilities.finished import differing
 from utilities.interrupt import Interruption
 from utilities.memory import peak_memory_mb
+from utilities.run_files import BEFORE
 from utilities.run_folder import RunFolder
 from utilities.trackers import Trackers
 
@@ -48,7 +49,14 @@ class State:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+                why = " ".join(str(error).split())
+                raise ValueError(
+                    f"--resume: the checkpoint's {name} does not fit this run ({why}); start "
+                    "another run with --savename"
+                ) from error
         checkpoint.set_rng_state(state["rng"], self.device)
 
 
@@ -97,7 +105,7 @@ def to_resume(
                 "flags, or another --group, --savename or --save_path"
             )
         return saved
-    LOG.info("--resume: %s has no checkpoint yet; starting from the beginning", folder)
+    LOG.info("--resume: %s has no checkpoint to resume; starting from the beginning", folder)
     return None
 
 
@@ -108,7 +116,7 @@ class Run:
 
     Args:
         folder: of the run, locked.
-        flags: kept in every checkpoint.
+        flags, data: kept in every checkpoint.
         interruption: asks the run to stop between two steps.
         best_of: scores, such as ``val/embeds/e_recall@1``, whose best checkpoint is kept.
         keep_all: keep every checkpoint that was the best so far, each under its epoch.
@@ -122,6 +130,7 @@ class Run:
         state: State,
         *,
         flags: Mapping[str, Any],
+        data: Mapping[str, Any] | None = None,
         trackers: Trackers,
         n_epochs: int = 0,
         interruption: Interruption | None = None,
@@ -132,7 +141,7 @@ class Run:
     ) -> None:
         self.folder = folder
         self.state = state
-        self.flags = dict(flags)
+        self.own = {"flags": dict(flags), "data": data}
         self.n_epochs = n_epochs
         self.trackers = trackers
         self.interruption = interruption or Interruption()
@@ -167,8 +176,8 @@ class Run:
             if scores.get(name, math.nan) > self.best.get(name, -math.inf)
         ]
         self.best |= {name: scores[name] for name in improved}
-        own = {"flags": self.flags, "epoch": self.epoch, "best": self.best}
-        parts = {**self.state.state_dict(), **own}
+        reached = {"epoch": self.epoch, "best": self.best}
+        parts = {**self.state.state_dict(), **self.own, **reached}
         self.folder.check_there()
         for name in improved:
             suffix = f"_epoch{self.epoch}" if self.keep_all else ""
@@ -210,7 +219,13 @@ class Run:
         }
         if not self._before.is_file():
             return scores, None
-        kept = checkpoint.load(self._before)
+        try:
+            kept = checkpoint.load(self._before)
+        except ValueError as error:
+            raise ValueError(
+                f"--resume: {self._before} is damaged; delete it to resume without the "
+                "retrieval before training in the report, or start another run with --savename"
+            ) from error
         return scores, (kept["embeds"], kept["rows"])
 
     def finish(self, shown: Sequence[Path] = ()) -> None:
@@ -221,7 +236,8 @@ class Run:
             self._draw_curves()
         self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
         self.trackers.finish()
-        self._before.unlink(missing_ok=True)  # from here on the run counts as finished
+        self._before.unlink(missing_ok=True)
+        self.folder.mark_finished()
 
     def write(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Write an epoch's scores to the metrics files, curves and trackers."""
