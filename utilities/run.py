@@ -82,15 +82,15 @@ def to_resume(
 ) -> Checkpoint | None:
     """Return the newest readable checkpoint of the run of this name; None if there is none.
 
-    ValueError if its flags differ from ``flags``; flags that are None are not compared.
+    ValueError if its flags differ from ``flags``, where those that are None are not compared, or
+    all of its checkpoints are damaged.
     """
     folder = RunFolder.newest(save_path, dataset, name)
     if folder is None:
         return None
     earlier = sorted(folder.glob("best_*.pt"), key=lambda file: -file.stat().st_mtime)
-    for file in (folder / "last.pt", *earlier):
-        if not file.is_file():
-            continue
+    files = [file for file in (folder / "last.pt", *earlier) if file.is_file()]
+    for file in files:
         try:
             saved = Checkpoint(folder, checkpoint.load(file))
         except ValueError as error:
@@ -105,7 +105,12 @@ def to_resume(
                 "flags, or another --group, --savename or --save_path"
             )
         return saved
-    LOG.info("--resume: %s has no checkpoint to resume; starting from the beginning", folder)
+    if files:
+        raise ValueError(
+            f"--resume: no checkpoint in {folder} can be read; delete the folder to start from the "
+            "beginning, or start another run with --savename"
+        )
+    LOG.info("--resume: %s has no checkpoint yet; starting from the beginning", folder)
     return None
 
 
