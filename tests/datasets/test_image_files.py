@@ -31,7 +31,7 @@ def test_images_of_all_folders_sorted_by_their_parts(tree):
     listing = image_files(tree)
     assert names(listing, tree) == ["a.WebP", "b/10.png", "b/2.JPG", "b-a/1.jfif"]
     assert listing.paths == sorted(listing.paths)
-    assert listing.skipped == {"hidden": 2, "not an image": 1} and listing.problems() == ""
+    assert listing.skipped == {"hidden": 2, ".txt": 1} and listing.problems() == ".txt (1)"
     assert names(image_files(tree, apart_from=tree / "b"), tree) == ["a.WebP", "b-a/1.jfif"]
 
 
@@ -50,7 +50,7 @@ def test_links_are_followed_and_loops_are_not(tree):
         *("a.WebP", "b/10.png", "b/2.JPG", "b-a/1.jfif", "b-a/b/10.png", "b-a/b/2.JPG"),
         "b-a/linked.gif",
     ]
-    assert listing.problems() == "loop of links (2)"
+    assert listing.problems() == ".txt (2), loop of links (2)"
 
 
 def test_what_is_not_a_regular_file_is_counted(tree, monkeypatch):
@@ -65,7 +65,7 @@ def test_what_is_not_a_regular_file_is_counted(tree, monkeypatch):
     listing = image_files(tree / "b", recursive=False)
     assert names(listing, tree) == ["b/10.png", "b/2.JPG"]
     kinds = {"broken link": 2, "device": 1, "folder": 1, "named pipe": 1, "socket": 1}
-    assert listing.skipped == kinds | {"hidden": 1, "not an image": 1}
+    assert listing.skipped == kinds | {"hidden": 1, ".txt": 1}
     assert listing.problems().startswith("broken link (2), ")
     assert special_kind(tree / "b" / "pipe.jpg") == fault(tree / "b" / "pipe.jpg") == "named pipe"
     assert special_kind(tree / "b" / "broken.jpg") == "broken link"
