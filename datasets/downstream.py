@@ -230,7 +230,10 @@ def _from_folders(
             f"val)\nor as\n  {root}/images/<class>/*\nput them there, give another --source_path, "
             f"or leave {name} out"
         )
-    files = {part: class_files(folder)[0] for part, folder in parts.items()}
+    files = {}
+    for part, folder in parts.items():
+        files[part], rest = class_files(folder)
+        rest.warn(folder)
     return _of_files(name, root, files)
 
 

@@ -9,6 +9,7 @@
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ from utilities.registry import closest_first
 
 LOG = logging.getLogger(__name__)
 
+OUTSIDE = "image outside the class folders"
 MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.parquet")
 
 _TREES = {
@@ -115,6 +117,7 @@ def read_class_folders(root: Path) -> ImageSet:
         )
     if empty:
         LOG.warning("skipped %d class folders without images: %s", len(empty), listed(empty))
+    rest.warn(images)
 
     names, groups = described(root, list(files), known=empty)
     paths = tuple(chain.from_iterable(files.values()))
@@ -123,7 +126,7 @@ def read_class_folders(root: Path) -> ImageSet:
 
 
 def class_files(folder: Path) -> tuple[dict[str, list[Path]], Listing]:
-    """Return the images of each class folder, and all that is skipped, with a warning.
+    """Return the images of each class folder, and a listing of all that is skipped.
 
     Images in folders inside a class folder are of its class; those beside the class folders are of
     none. Raises ValueError if a name is not in UTF-8.
@@ -134,12 +137,12 @@ def class_files(folder: Path) -> tuple[dict[str, list[Path]], Listing]:
     refuse_unreadable_names(
         [*folders, *beside.paths, *chain(*(of.paths for of in listings.values()))]
     )
-    skipped = sum((of.skipped for of in listings.values()), beside.skipped)
+    all_of = [beside, *listings.values()]
+    skipped = sum((of.skipped for of in all_of), Counter[str]())
+    first = {kind: path for of in reversed(all_of) for kind, path in of.first.items()}
     if beside.paths:
-        skipped["image outside the class folders"] = len(beside.paths)
-    rest = Listing(beside.paths, skipped)
-    if listings and (problems := rest.problems()):
-        LOG.warning("skipped in %s: %s", folder, problems)
+        skipped[OUTSIDE], first[OUTSIDE] = len(beside.paths), beside.paths[0]
+    rest = Listing(beside.paths, skipped, first)
     return {path.name: listing.paths for path, listing in listings.items()}, rest
 
 
@@ -181,7 +184,7 @@ def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.exists():
+    if not (file.exists() or file.is_symlink()):
         return {}
     refuse_special(file)
     try:

@@ -36,10 +36,11 @@ NO_ENDING = "without an ending"
 
 
 class Listing(NamedTuple):
-    """The images in a folder, and a count of what else is there."""
+    """The images in a folder, and what else is there."""
 
     paths: list[Path]  # sorted by their parts
     skipped: Counter[str]  # by kind: HIDDEN, BROKEN, "named pipe", ..., or ending: ".txt"
+    first: dict[str, Path]  # one of each kind
 
     def problems(self) -> str:
         """Describe what was skipped, such as ".heic (3), broken link (2)"; or ""."""
@@ -49,10 +50,15 @@ class Listing(NamedTuple):
         more = [f"and {len(kinds) - 10} more kinds"] if len(kinds) > 10 else []
         return ", ".join([*(f"{kind} ({-count:,})" for count, kind in kinds[:10]), *more])
 
-    def missed(self) -> str:
-        """Describe those among the skipped files that are images, but cannot be read; or ""."""
-        pictures = {kind: n for kind, n in self.skipped.items() if kind in PICTURES}
-        return Listing([], Counter(pictures)).problems()
+    def warn(self, folder: Path | str) -> None:
+        """Log what was skipped in ``folder``, if anything."""
+        if problems := self.problems():
+            LOG.warning("skipped in %s: %s", folder, problems)
+
+
+def is_harmless(kind: str) -> bool:
+    """Return whether a kind of skipped files is expected among images, such as ".txt"."""
+    return kind in (HIDDEN, FOLDER, NO_ENDING) or (kind.startswith(".") and kind not in PICTURES)
 
 
 def add_plugins() -> None:
@@ -82,7 +88,7 @@ def is_image_name(name: str) -> bool:
 
 
 def ending(name: str) -> str:
-    """Return the ending under which a file that is no image is counted, in lower case."""
+    """Return the ending of a file that is not an image, in lower case, to count it under."""
     stem, dot, last = name.rpartition(".")
     return dot + last.lower() if stem and last.isalnum() and len(last) < 10 else NO_ENDING
 
@@ -128,6 +134,12 @@ def image_files(folder: Path, *, recursive: bool = True, apart_from: Path | None
     """
     paths: list[Path] = []
     skipped: Counter[str] = Counter()
+    first: dict[str, Path] = {}
+
+    def skip(kind: str, path: Path) -> None:
+        skipped[kind] += 1
+        first.setdefault(kind, path)
+
     pending = [(folder, frozenset[tuple[int, int]]())]  # with the identities of those above
     while pending:
         here, above = pending.pop()
@@ -135,7 +147,7 @@ def image_files(folder: Path, *, recursive: bool = True, apart_from: Path | None
             status = here.stat()
             identity = status.st_dev, status.st_ino
             if identity in above:
-                skipped[LOOP] += 1
+                skip(LOOP, here)
                 continue
             with os.scandir(here) as entries:
                 for entry in entries:
@@ -144,15 +156,15 @@ def image_files(folder: Path, *, recursive: bool = True, apart_from: Path | None
                     if not kind:
                         paths.append(path)
                     elif kind != FOLDER or not recursive:
-                        skipped[kind] += 1
+                        skip(kind, path)
                     elif path != apart_from:
                         pending.append((path, above | {identity}))
         except OSError as error:
             if here == folder:
                 raise
-            skipped[CLOSED] += 1
+            skip(CLOSED, here)
             LOG.warning("skipped the folder %s: %s", here, error.strerror or error)
-    return Listing(sorted(paths, key=lambda path: path.parts), skipped)
+    return Listing(sorted(paths, key=lambda path: path.parts), skipped, first)
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:

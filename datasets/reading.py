@@ -186,13 +186,15 @@ def _in_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         return (values >> 8).astype(np.uint8)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    finite = values if image.mode == "I" else values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     usual = (1, 255, 65535) if image.mode == "F" else (255, 65535)
     if low >= 0 and high <= usual[-1]:
         low, high = 0.0, next(top for top in usual if high <= top)
-    scaled = np.subtract(values, low, dtype=np.float64) * (255 / max(high - low, 1e-300))
-    return np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
+    scaled = np.subtract(values, low, dtype=np.float64)
+    scaled *= 255 / max(high - low, 1e-300)
+    np.nan_to_num(scaled, copy=False)  # in place, like the rest: an image may have 10^8 pixels
+    return scaled.clip(0, 255, out=scaled).round(out=scaled).astype(np.uint8)
 
 
 def _unreadable(path: Any, why: object) -> OSError:

@@ -107,7 +107,8 @@ def is_manifest(name: str) -> bool:
 def labelled_manifest(root: Path) -> Path | None:
     """Return ``<root>/manifest.csv``, .tsv or .parquet if it has a column of labels."""
     for file in (root / name for name in folders.MANIFESTS):
-        if file.exists() and LABEL_COLUMN in map(plain_column, columns(file)):
+        there = file.exists() or file.is_symlink()  # a pipe or a broken link is refused by name
+        if there and LABEL_COLUMN in map(plain_column, columns(file)):
             return file
     return None
 

@@ -148,7 +148,7 @@ def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
     try:
         key.encode()
     except UnicodeEncodeError:
-        return Skipped(key, "its name is not in UTF-8")
+        return Skipped(repr(os.fsencode(key)), "its name is not in UTF-8")
     try:
         return read(key)
     except UnfitError as unfit:
