@@ -16,7 +16,7 @@ from PIL import Image
 
 from datasets.caption_index import BATCH, OpenShards, build, open_index
 from datasets.folders import listed
-from datasets.reading import LazyImage, Reader, as_image, open_image
+from datasets.reading import READING, LazyImage, Reader, as_image, open_image
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
 SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")
@@ -37,6 +37,8 @@ class CaptionSet:
     Nothing of size N is held: rows are looked up in the memory-mapped index. Sent to a worker as
     two paths. Raises OSError or ValueError if ``index``, by ``caption_index.build``, is unreadable.
     """
+
+    reading = READING
 
     def __init__(self, root: Path, index: Path) -> None:
         self.root = root

@@ -44,8 +44,7 @@ import numpy as np
 
 from datasets import splits
 from datasets.caption_index.layouts import labelled_manifest
-from datasets.folders import clean, expected_tree, listed, read_class_folders, visible
-from datasets.image_files import image_files
+from datasets.folders import class_files, clean, expected_tree, listed, read_class_folders
 from datasets.image_set import Images, ImageSet
 from datasets.library_sets import SOURCES, draw, read_digits, read_torchvision
 from datasets.readable import keep_readable
@@ -231,14 +230,10 @@ def _from_folders(
             f"val)\nor as\n  {root}/images/<class>/*\nput them there, give another --source_path, "
             f"or leave {name} out"
         )
-    files = {
-        part: {
-            path.name: image_files(path, recursive=False).paths
-            for path in visible(folder)
-            if path.is_dir()
-        }
-        for part, folder in parts.items()
-    }
+    files = {}
+    for part, folder in parts.items():
+        files[part], rest = class_files(folder)
+        rest.warn(folder)
     return _of_files(name, root, files)
 
 

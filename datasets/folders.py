@@ -1,6 +1,7 @@
 """Reads images from one folder per class, and words that describe the classes.
 
-<root>/images/<class>/<file>   cub200, cars196, emoji and any dataset of your own
+<root>/images/<class>/<file>   cub200, cars196, emoji and any dataset of your own; the images of
+                               folders inside a class folder are of this class
 <root>/classes.json            optional: {class folder: {"name": ..., "group": ...}}
 <root>/captions.json           optional: {"<class>/<file>": caption}, for every image
 """
@@ -10,18 +11,21 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets.image_files import Listing, image_files
+from datasets.image_files import Listing, image_files, refuse_unreadable_names
 from datasets.image_set import ImageSet
 from datasets.recipes import RECIPES
+from utilities.files import refuse_special
 from utilities.registry import closest_first
 
 LOG = logging.getLogger(__name__)
 
+OUTSIDE = "image outside the class folders"
 MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.parquet")
 
 _TREES = {
@@ -89,7 +93,8 @@ def clean(folder: str) -> str:
 def read_class_folders(root: Path) -> ImageSet:
     """Return every image under ``<root>/images/<class>/``; classes and files in sorted order.
 
-    Raises FileNotFoundError if there are none, ValueError if a JSON file does not fit them.
+    Raises FileNotFoundError if there are none, ValueError if a JSON file does not fit them or a
+    name is not in UTF-8.
     """
     images = root / "images"
     if not images.is_dir():
@@ -97,19 +102,14 @@ def read_class_folders(root: Path) -> ImageSet:
         raise FileNotFoundError(
             f"{root} holds no folder `images` (it holds: {found}){expected_tree(root)}"
         )
-    folders = [path for path in visible(images) if path.is_dir()]
-    if not folders and (loose := image_files(images, recursive=False).paths):
+    folders, rest = class_files(images)
+    if not folders and rest.paths:
         raise FileNotFoundError(
-            f"{images} holds {len(loose)} images directly; put each into a folder that is named "
-            f"after its class{expected_tree(root)}"
+            f"{images} holds {len(rest.paths)} images directly; put each into a folder that is "
+            f"named after its class{expected_tree(root)}"
         )
-
-    listings = {folder: image_files(folder, recursive=False) for folder in folders}
-    skipped = sum((listing.skipped for listing in listings.values()), Counter[str]())
-    if problems := Listing([], skipped).problems():
-        LOG.warning("skipped in %s: %s", images, problems)
-    empty = [folder.name for folder, listing in listings.items() if not listing.paths]
-    files = {folder.name: found.paths for folder, found in listings.items() if found.paths}
+    empty = [name for name, paths in folders.items() if not paths]
+    files = {name: paths for name, paths in folders.items() if paths}
     if not files:
         raise FileNotFoundError(
             f"{images} holds {len(folders)} class folders and no images in them"
@@ -117,11 +117,33 @@ def read_class_folders(root: Path) -> ImageSet:
         )
     if empty:
         LOG.warning("skipped %d class folders without images: %s", len(empty), listed(empty))
+    rest.warn(images)
 
     names, groups = described(root, list(files), known=empty)
-    paths = tuple(path for found in files.values() for path in found)
-    labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
+    paths = tuple(chain.from_iterable(files.values()))
+    labels = np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
     return ImageSet(root.name, paths, labels, names, groups, _captions(root, paths))
+
+
+def class_files(folder: Path) -> tuple[dict[str, list[Path]], Listing]:
+    """Return the images of each class folder, and a listing of all that is skipped.
+
+    Images in folders inside a class folder are of its class; those beside the class folders are of
+    none. Raises ValueError if a name is not in UTF-8.
+    """
+    folders = [path for path in visible(folder) if path.is_dir()]
+    listings = {path: image_files(path) for path in folders}
+    beside = image_files(folder, recursive=False)
+    refuse_unreadable_names(
+        [*folders, *beside.paths, *chain(*(of.paths for of in listings.values()))]
+    )
+    all_of = [beside, *listings.values()]
+    skipped = sum((of.skipped for of in all_of), Counter[str]())
+    first = {kind: path for of in reversed(all_of) for kind, path in of.first.items()}
+    if beside.paths:
+        skipped[OUTSIDE], first[OUTSIDE] = len(beside.paths), beside.paths[0]
+    rest = Listing(beside.paths, skipped, first)
+    return {path.name: listing.paths for path, listing in listings.items()}, rest
 
 
 def described(
@@ -162,8 +184,9 @@ def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.exists():
+    if not (file.exists() or file.is_symlink()):
         return {}
+    refuse_special(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from datasets.caption_set import CaptionSet
 from datasets.image_set import ImageSet
-from datasets.reading import Decoded
+from datasets.reading import READING, Decoded
 from datasets.transforms import resized_to, shrink
 from utilities import disk_cache
 
@@ -55,7 +55,7 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
     entry = disk_cache.Entry(
         "images",
         f"{images.name}-{shorter_side}",
-        disk_cache.digest([str(shorter_side), where]),
+        disk_cache.digest([str(shorter_side), where, str(READING)]),
         unhashed=(PIXELS,),  # verified image by image
     )
     with entry.locked():

@@ -24,6 +24,7 @@ import pyarrow.parquet
 from datasets.caption_index.layouts import columns, delimiter, plain_column
 from datasets.folders import described, listed
 from datasets.image_set import ImageSet
+from datasets.oddities import identity
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "caption")
@@ -127,13 +128,14 @@ def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
 def _refuse_wrong_lines(file: Path, lines: Sequence[Line]) -> None:
     if not lines:
         raise ValueError(f"{file} lists no images; give it a line for each")
-    first: dict[Path, Line] = {}
+    first: dict[object, Line] = {}
     for line in lines:
-        before = first.setdefault(line.path, line)
+        before = first.setdefault(identity(line.path), line)  # under whatever spelling, or a link
         if before is not line:
+            name = "" if before.path == line.path else f" as {before.path}"
             raise ValueError(
-                f"{file}, line {line.number}: {line.path} is on line {before.number} already; list "
-                "an image once, with one label and one split"
+                f"{file}, line {line.number}: {line.path} is on line {before.number} already{name};"
+                " list an image once, with one label and one split"
             )
     if absent := [line for line in lines if not line.path.is_file()]:
         raise FileNotFoundError(

@@ -11,6 +11,7 @@ from datasets import emoji, openclipart
 from datasets.caption_index.layouts import columns, is_caption_set, labelled_manifest
 from datasets.caption_set import CaptionSet, open_caption_set
 from datasets.folders import MANIFESTS, expected_tree, find, listed, read_class_folders
+from datasets.image_files import refuse_unreadable_names
 from datasets.image_set import ImageSet
 from datasets.lists import read_inat, read_inshop, read_online_products
 from datasets.manifest import read_manifest
@@ -125,6 +126,7 @@ def read_splits(
 
 def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]]:
     """Return a dataset's folder and its images by part, or of "all"; no image is opened."""
+    refuse_unreadable_names([source_path / name])
     if name == "emoji":
         root = emoji.prepare(source_path)
         return root, {"all": read_class_folders(root)}

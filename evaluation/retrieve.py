@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from architectures.load import load_embedder
-from datasets.image_files import special_kind
 from evaluation.contact_sheet import contact_sheet
 from evaluation.image_index import check_provenance, printable, read_index
 from evaluation.indexing import SearchModel, build_index, search
 from evaluation.preprocessing import preprocessing
 from utilities import device as devices
 from utilities import log
+from utilities.files import special_kind
 
 LOG = logging.getLogger(__name__)
 

@@ -44,6 +44,8 @@ class Classified(Captioned, Protocol):
     def labels(self) -> NDArray: ...  # (N,) int64 in [0, C)
     @property
     def paths(self) -> Sequence[Path]: ...  # (N,)
+    @property
+    def reading(self) -> int: ...  # version of how files are read as pixels
 
 
 def build_encoder(name: str, device: torch.device) -> TextEncoder:
@@ -158,7 +160,9 @@ def _choose_words(
     if source == "classnames":
         return words.collect([[name] for name in train.class_names], "class", prompt=prompt)
     if source == "pseudolabels":
-        fingerprint = digest([args.language_pseudoclass_model, *map(stamp, train.paths)])
+        fingerprint = digest(
+            [args.language_pseudoclass_model, str(train.reading), *map(stamp, train.paths)]
+        )
         kept = Entry("pseudolabels", train.name, fingerprint)
         classes: Tensor = from_flags(
             pseudolabels.top_classes,

@@ -1,13 +1,28 @@
-"""Files that are either whole or absent: everything is written beside its place, then renamed."""
+"""Files that are either whole or absent: everything is written beside its place, then renamed.
+
+And files of the user: a pipe or a device among them is told from a regular file before it is
+opened, since reading it may never end.
+"""
 
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+FOLDER = "folder"
+BROKEN = "broken link"
+SPECIAL = {
+    stat.S_IFDIR: FOLDER,
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
 
 
 @contextmanager
@@ -64,6 +79,21 @@ def take_lock(path: Path, held: str) -> IO[str]:
         lock.close()
         raise OSError(held) from error
     return lock
+
+
+def special_kind(path: Path) -> str:
+    """Return what is at ``path`` if it is not a regular file, such as "named pipe"; else ""."""
+    try:
+        mode = stat.S_IFMT(path.stat().st_mode)
+    except OSError:  # where nothing is there at all, opening the file says so
+        return BROKEN if path.is_symlink() else ""
+    return "" if mode == stat.S_IFREG else SPECIAL.get(mode, "special file")
+
+
+def refuse_special(path: Path) -> None:
+    """Raise OSError, which names it, if ``path`` is something else than a regular file."""
+    if kind := special_kind(path):
+        raise OSError(f"{path} is a {kind}; it must be a regular file")
 
 
 def cache_folder() -> Path:

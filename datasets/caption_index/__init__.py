@@ -41,6 +41,7 @@ from tqdm import tqdm
 from datasets.caption_index.layouts import INDEX, SKIPPED, is_caption_set, layout, names, parts
 from datasets.caption_index.rows import READERS, Look, OpenShards, Row, Skipped
 from datasets.folders import listed
+from datasets.image_files import refuse_unreadable_names
 from utilities.disk_cache import Entry, digest
 
 __all__ = [
@@ -103,7 +104,8 @@ def build(root: Path, *, recheck: bool = False) -> Path:
 
     Raises:
         FileNotFoundError: there are no image-caption pairs; shows the layouts.
-        ValueError: a manifest has no column of paths or captions; lists those it has.
+        ValueError: a manifest has no column of paths or captions; lists those it has. A name of a
+            directory, shard or manifest is not in UTF-8.
     """
     kind = layout(root)
     if kind is None:
@@ -112,6 +114,7 @@ def build(root: Path, *, recheck: bool = False) -> Path:
             f"{root} holds no image-caption pairs (it holds: {found}){_EXPECTED.format(root=root)}"
         )
     head = Head(kind, parts(root, kind)[0])
+    refuse_unreadable_names([root, *(Path(part) for part in head.parts)])
     if not recheck and _is_current(root, head):  # also one that another user has made
         return root / INDEX
     beside = os.access(root, os.W_OK)

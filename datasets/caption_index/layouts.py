@@ -12,6 +12,7 @@ import pyarrow.parquet
 
 from datasets import folders
 from datasets.image_files import is_image_name
+from utilities.files import refuse_special
 
 MANIFESTS = (".parquet", ".csv", ".tsv")
 PATH_COLUMNS = ("path", "image", "file_name", "image_path", "filepath", "filename", "file")
@@ -106,7 +107,8 @@ def is_manifest(name: str) -> bool:
 def labelled_manifest(root: Path) -> Path | None:
     """Return ``<root>/manifest.csv``, .tsv or .parquet if it has a column of labels."""
     for file in (root / name for name in folders.MANIFESTS):
-        if file.is_file() and LABEL_COLUMN in map(plain_column, columns(file)):
+        there = file.exists() or file.is_symlink()  # a pipe or a broken link is refused by name
+        if there and LABEL_COLUMN in map(plain_column, columns(file)):
             return file
     return None
 
@@ -114,6 +116,7 @@ def labelled_manifest(root: Path) -> Path | None:
 def columns(file: Path) -> list[str]:
     """Return the column names of a manifest; raise ValueError if it cannot be read."""
     try:
+        refuse_special(file)
         if file.suffix == ".parquet":
             return list(pyarrow.parquet.read_schema(file).names)
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:

@@ -21,12 +21,15 @@ import pyarrow.parquet
 from PIL import Image, UnidentifiedImageError
 
 from datasets.caption_index.layouts import delimiter, names, path_and_caption
-from datasets.image_files import is_image_name, special_kind
+from datasets.image_files import PICTURES, ending, is_image_name
+from datasets.reading import MOST_EXTREME
+from utilities.files import special_kind
 
 LOG = logging.getLogger(__name__)
 
 TEXTS = (".json", ".txt")  # endings of caption files, the first that holds a caption counts
-MOST_EXTREME = 20  # aspect ratio; more extreme images are skipped
+MOST_TEXT = 1 << 20  # bytes of a caption file
+NO_DECODER = "{}: no decoder for it"
 HEADER = 1 << 15  # bytes of a shard's image that are read for its size; more only if needed
 
 
@@ -65,16 +68,20 @@ def read_pairs(root: Path, part: str, find: Find) -> Iterator[Look]:
     def read(image: Path, stem: str, key: str) -> Row:
         beside = [folder / name if (name := stem + end) in others else None for end in TEXTS]
         status = _status(image)
-        stamp = _stamp(key, status, *(path.stat() for path in beside if path))
+        stamp = _stamp(key, status, *(_status(path, "caption file") for path in beside if path))
         if (row := find(stamp)) is not None:
             return row
         caption = _caption(*(path.read_bytes() if path else None for path in beside))
         return Row(key, caption, *measure(image), -1, status.st_size, stamp)
 
     for name in present:
+        key = name if part == "." else f"{part}/{name}"
         if is_image_name(name):
-            key = name if part == "." else f"{part}/{name}"
             yield partial(_look, partial(read, folder / name, name.rpartition(".")[0]), key)
+        elif ending(name) in PICTURES:
+            yield partial(Skipped, key, NO_DECODER.format(ending(name)))
+        elif part != "." and not name.endswith(TEXTS) and (folder / name).is_dir():
+            yield partial(Skipped, key, "nested folder")
 
 
 def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
@@ -128,6 +135,9 @@ def read_shard(root: Path, part: str, find: Find) -> Iterator[Look]:
     for member in members:
         if is_image_name(member.name):
             yield partial(_look, partial(read, member), f"{part}/{member.name}")
+        elif ending(member.name) in PICTURES:
+            reason = NO_DECODER.format(ending(member.name))
+            yield partial(Skipped, f"{part}/{member.name}", reason)
 
 
 READERS = {"pairs": read_pairs, "shards": read_shard, "manifests": read_manifest}
@@ -138,7 +148,7 @@ def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
     try:
         key.encode()
     except UnicodeEncodeError:
-        return Skipped(key, "its name is not in UTF-8")
+        return Skipped(repr(os.fsencode(key)), "its name is not in UTF-8")
     try:
         return read(key)
     except UnfitError as unfit:
@@ -147,10 +157,13 @@ def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
         return Skipped(key, f"unreadable file: {getattr(error, 'strerror', None) or error}")
 
 
-def _status(image: Path) -> os.stat_result:
-    status = image.stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe, for one, cannot be read
-        raise UnfitError(special_kind(image))
+def _status(file: Path, what: str = "image") -> os.stat_result:
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a named pipe would never end
+        kind = special_kind(file)
+        raise UnfitError(kind if what == "image" else f"{what} that is a {kind}")
+    if what != "image" and status.st_size > MOST_TEXT:
+        raise UnfitError(f"{what} over {MOST_TEXT:,} bytes")
     return status
 
 
@@ -232,6 +245,8 @@ class Member(NamedTuple):
 def read_members(shard: Path) -> tuple[list[Member], str]:
     """Return the whole files of an uncompressed tar in order, and what is wrong with it or ""."""
     members: list[Member] = []
+    if kind := special_kind(shard):
+        return members, kind
     length = shard.stat().st_size
     try:
         with tarfile.open(shard, "r:") as tar:

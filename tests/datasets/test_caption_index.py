@@ -512,3 +512,75 @@ def test_few_shards_stay_open_and_reads_are_right(tmp_path):
             os.fstat(descriptor)
     with pytest.raises(FileNotFoundError):
         shards.read(tmp_path / "missing", 0, 1)
+
+
+# --------------------------------------------------------------------------------------- odd files
+def odd(path, kind):
+    """A pipe, which nobody writes to, or a device that never ends."""
+    if kind == "named pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+@pytest.mark.parametrize("ending", [".json", ".txt", ".jpg"])
+def test_odd_files_beside_pairs_are_skipped_unread(pairs, ending, kind):
+    write(pairs / "new" / "0.jpg", image_bytes())
+    write(pairs / "new" / "0.txt", "one")
+    (pairs / "new" / f"1{ending}").parent.mkdir(exist_ok=True)
+    if ending != ".jpg":
+        write(pairs / "new" / "1.jpg", image_bytes())
+    odd(pairs / "new" / f"1{ending}", kind)
+    build(pairs)
+    what = kind if ending == ".jpg" else f"caption file that is a {kind}"
+    assert skipped(pairs)["new/1.jpg"] == what
+
+
+def test_a_caption_file_without_end_is_skipped(pairs):
+    write(pairs / "new" / "1.jpg", image_bytes())
+    write(pairs / "new" / "1.txt", "word " * (1 << 18))
+    build(pairs)
+    assert skipped(pairs)["new/1.jpg"] == "caption file over 1,048,576 bytes"
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+@pytest.mark.parametrize("name", ["a.tar", "a.csv", "a.parquet"])
+def test_an_odd_shard_or_table_is_not_read(tmp_path, name, kind):
+    odd(tmp_path / name, kind)
+    with pytest.raises(FileNotFoundError, match="image-caption pairs"):
+        build(tmp_path)
+    if name == "a.tar":
+        shard(tmp_path / "b.tar", samples(["one"]))
+        assert list(content(tmp_path)) == ["b.tar/000000000.jpg"]
+        assert skipped(tmp_path) == {"a.tar": kind}
+
+
+def test_images_without_a_decoder_and_nested_folders_are_listed(pairs, tmp_path):
+    for name in ("1.heic", "2.HEIC", "3.svg", "4.npy"):
+        write(pairs / "new" / name, b"x")
+    write(pairs / "new" / "deeper" / "5.jpg", image_bytes())
+    write(pairs / "new" / "0.jpg", image_bytes())
+    write(pairs / "new" / "0.txt", "one")
+    build(pairs)
+    found = {key: reason for key, reason in skipped(pairs).items() if key.startswith("new/")}
+    assert found == {
+        "new/1.heic": ".heic: no decoder for it",
+        "new/2.HEIC": ".heic: no decoder for it",
+        "new/3.svg": ".svg: no decoder for it",
+        "new/deeper": "nested folder",
+    }
+    shard(tmp_path / "shards" / "0.tar", samples(["one"]) | {"9.heic": b"x", "9.txt": b"nine"})
+    build(tmp_path / "shards")
+    assert skipped(tmp_path / "shards") == {"0.tar/9.heic": ".heic: no decoder for it"}
+
+
+def test_a_directory_whose_name_is_not_utf8_is_refused_by_name(pairs):
+    folder = pairs / os.fsdecode(b"caf\xe9_2020")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    write(folder / "1.jpg", image_bytes())
+    with pytest.raises(ValueError, match=r"not in UTF-8: b'caf.xe9_2020'; rename.*convmv"):
+        build(pairs)

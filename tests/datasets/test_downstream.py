@@ -10,7 +10,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datasets import library_sets
 from datasets.downstream import KNOWN, build
@@ -311,3 +311,38 @@ def test_folders_must_agree_on_their_classes(tmp_path):
         ValueError, match=r"need images of the same classes; in one of them only: b"
     ):
         build("mine", tmp_path)
+
+
+# ------------------------------------------------------------------------------- how they are read
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_of_other_libraries_are_read_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    ramp = Image.linear_gradient("L").resize((31, 23))
+    stored = Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180)))
+    stored.save(tmp_path / "a.jpg", exif=exif)
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected = ImageOps.exif_transpose(image)
+        for item in (image, image.convert("RGB")):  # torchvision returns either
+            read = Wrapped("x", [(item,)], np.zeros(1, np.int64)).read(0)
+            assert read.tobytes() == expected.tobytes() and read.size == expected.size
+
+
+def test_deep_and_transparent_images_of_other_libraries_are_scaled_and_on_white():
+    deep = Image.fromarray(np.array([[0, 25_700]], np.uint16))
+    clear = Image.new("RGBA", (1, 1), (9, 9, 9, 0))
+    images = Wrapped("x", [(deep,), (clear,)], np.zeros(2, np.int64))
+    assert images.read(0).getpixel((1, 0)) == (100, 100, 100)
+    assert images.read(1).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_folders_inside_a_class_of_a_part_are_of_the_class(tmp_path, caplog):
+    for part in ("train", "test"):
+        for name in ("a/1.png", "a/deeper/2.png", "b/3.png"):
+            save_image(tmp_path / "mine" / part / name, 0)
+    (tmp_path / "mine" / "train" / "a" / "4.heic").touch()
+    sets = build("mine", tmp_path)
+    assert counts(sets.train) == [2, 1]
+    assert "skipped in" in caplog.text and ".heic (1)" in caplog.text

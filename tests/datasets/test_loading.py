@@ -102,10 +102,6 @@ def file_of_kind(folder, kind):
             "progressive": "progressive" in kind,
             "subsampling": 0 if "444" in kind else 2,
         }
-        if "rotated" in kind:
-            exif = Image.Exif()
-            exif[0x0112] = 6
-            options["exif"] = exif
         return save(folder / f"{kind}.jpg", rgb.convert(mode), quality=90, **options)
     if kind == "mpo":
         return save(folder / "two.mpo", rgb, save_all=True, append_images=[second])
@@ -121,7 +117,7 @@ def file_of_kind(folder, kind):
     return save(folder / f"{kind}.png", rgb.convert({"palette": "P", "bits": "1"}.get(kind, "RGB")))
 
 
-JPEGS = ("jpeg", "jpeg_444", "jpeg_progressive", "jpeg_grey", "jpeg_rotated", "jpeg_grey_444")
+JPEGS = ("jpeg", "jpeg_444", "jpeg_progressive", "jpeg_grey", "jpeg_grey_444")
 OTHERS = ("jpeg_cmyk", "mpo", "gif", "deep", "clear", "palette", "bits", "png")
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from datasets import downstream
+from datasets import check, downstream
 from datasets.caption_index import is_caption_set
 from datasets.caption_set import CaptionSet
 from datasets.manifest import read_manifest
@@ -276,3 +276,18 @@ def test_folds_do_not_mix_with_validation_images_of_one_s_own(root):
     table(root, divided(train="aabbccdd", val="ee", test="ffgg"))
     with pytest.raises(ValueError, match=r"cv_folds .* the manifest in .*mine names validation"):
         load(root, cv_folds=2)
+
+
+@pytest.mark.parametrize("other", ["./photo.jpg", "x/../photo.jpg", "link.jpg", "twin.jpg"])
+@pytest.mark.parametrize("line", ["a,train", "c,test"])
+def test_one_file_under_two_spellings_is_refused(root, other, line):
+    file = table(root, divided(train="aabb", test="ccdd"))
+    (root / "x").mkdir()
+    save_image(root / "photo.jpg", 99)
+    (root / "link.jpg").symlink_to("photo.jpg")
+    (root / "twin.jpg").hardlink_to(root / "photo.jpg")
+    with file.open("a") as lines:
+        lines.write(f"photo.jpg,a,train\n{other},{line}\n")
+    with pytest.raises(ValueError, match=r"line 11: .* is on line 10 already.*list an image once"):
+        load(root)
+    assert "is on line 10 already" in check.examine(root.name, root.parent).problems[0]

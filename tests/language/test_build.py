@@ -38,6 +38,7 @@ class Classified:
     class_names: tuple[str, ...] = CLASS_NAMES
     labels: Any = None
     name: str = "animals"
+    reading: int = 1
 
     def __post_init__(self):
         self.labels = np.array([0, 0, 1, 2, 2])
@@ -130,6 +131,10 @@ def test_pseudolabels_follow_the_classifier_and_the_files(args, train, own_cache
     assert texts_of(args, train, logits) == texts_of(args, train)
     assert "is damaged" in caplog.text
     train.paths[2].write_text("others")  # of the same size
+    with pytest.raises(AssertionError):
+        texts_of(args, train)
+    texts_of(args, train, logits)
+    train.reading += 1  # the files are read as other pixels
     with pytest.raises(AssertionError):
         texts_of(args, train)
 

@@ -140,8 +140,9 @@ class Pictures:
 
     name, captions = "pictures", ("a", "b", "c", "d")
 
-    def __init__(self, *paths):
+    def __init__(self, *paths, reading=2):
         self.paths = paths
+        self.reading = reading
 
     def __len__(self):
         return 4
@@ -156,17 +157,17 @@ def test_an_image_embedder_reads_ranges_and_follows_weights_settings_and_files(t
         features = torch.tensor([[float(some.read(row)), 1.0] for row in rows])
         return SimpleNamespace(features=features, rows=torch.tensor(rows))
 
-    def embedder(weight=1.0, size=64, content="x"):
+    def embedder(weight=1.0, size=64, content="x", reading=2):
         (tmp_path / "a.jpg").write_text(content)
         backbone = torch.nn.Linear(1, 1)
         torch.nn.init.constant_(backbone.weight, weight)
         torch.nn.init.zeros_(backbone.bias)
-        pictures = Pictures(tmp_path / "a.jpg")
+        pictures = Pictures(tmp_path / "a.jpg", reading=reading)
         return image_embedder(pictures, backbone, "n", settings=(size,), extract=extract)
 
     assert embedder().embed(1, 4).tolist() == [[1, 1], [0, 0], [3, 1]]
-    others = (embedder(), embedder(weight=2.0), embedder(size=32), embedder(content="xy"))
-    assert len({other.fingerprint for other in others}) == 4
+    others = (embedder(weight=2.0), embedder(size=32), embedder(content="xy"), embedder(reading=1))
+    assert len({other.fingerprint for other in (embedder(), *others)}) == 5
     assert rows_of(Pictures("p")) == (
         "pictures",
         4,

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from utilities.files import atomic_folder, atomic_path, cache_folder
+from utilities.files import atomic_folder, atomic_path, cache_folder, refuse_special
 
 
 def test_file_appears_whole_and_readable(tmp_path):
@@ -73,3 +73,20 @@ def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "language_guided_similarity"
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device", "folder", "broken link"])
+def test_what_is_no_regular_file_is_refused_unread(tmp_path, kind):
+    path = tmp_path / "a.json"
+    refuse_special(path)  # where nothing is, opening it says so
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    with pytest.raises(OSError, match=rf"a\.json is a {kind}; it must be a regular file"):
+        refuse_special(path)
+    (tmp_path / "b").write_text("text")
+    (tmp_path / "c").symlink_to("b")
+    refuse_special(tmp_path / "c")
