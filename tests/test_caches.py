@@ -1,10 +1,12 @@
 """Other pictures under the same names, of the same sizes and times, never get the first's results.
 
 They may be in another folder of that name, at the same relative path of another directory, or in
-the same files, overwritten, with their times set back.
+the same files, overwritten, with their times set back. And a run ends the same whether a cache is
+filled or read.
 """
 
 import os
+import random
 import shutil
 import tarfile
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 
 import language
+import main
 import parameters
 from datasets.caption_index import build, open_index
 from datasets.caption_set import open_caption_set
@@ -27,6 +30,7 @@ from language.encoders import build as build_encoder
 from language.pairing import find, image_embedder, rows_of
 from language.search import Options
 from tests.evaluation.conftest import Colour, to_tensor
+from tests.runs import RUN, assert_same_run, tiny_run
 from utilities.files import cache_folder
 
 FIRST, OTHER = (10, 20, 200, 210), (210, 10, 200, 20)  # grey of four pictures: nearest pairs differ
@@ -173,3 +177,68 @@ def test_a_shard_of_other_pictures(tmp_path, own_cache):
 
     assert shard(FIRST) == [*FIRST]
     assert shard(OTHER, save_as_before) == [*OTHER]
+
+
+# ------------------------------------------------------------------------------ cold and warm
+
+
+def embedded_by_a_model(_root):
+    """The sentences of a transformer, whose loading may draw weights."""
+    encoder = build_encoder("minilm", torch.device("cpu"), cache_folder() / "text")
+    return encoder.encode(["a fox", "an owl"]).tolist()
+
+
+def partners_by_a_model(root):
+    encoder = build_encoder("minilm", torch.device("cpu"), None)
+    return find(rows_of(open_caption_set(root / "pairs")), encoder, Options(k=1)).partners.tolist()
+
+
+def drawn():
+    return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        *CACHES,
+        pytest.param(embedded_by_a_model, marks=pytest.mark.packages),
+        pytest.param(partners_by_a_model, marks=pytest.mark.packages),
+    ],
+    ids=lambda of: of.__name__,
+)
+def test_filling_a_cache_draws_no_number_of_the_run(tmp_path, own_cache, of):
+    write_pictures(tmp_path, FIRST)
+    after = []
+    for _ in ("cold", "warm"):
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+        after.append((of(tmp_path), drawn()))
+    assert after[0] == after[1]
+
+
+@pytest.mark.usefixtures("no_curves", "own_cache")
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(
+            "--loss proxynca_pp --cache_images --language_distill_w 2 --language_words pseudolabels"
+            " --language_pseudoclass_model efficientnet_lite0 --evaluations retrieval knn",
+            marks=pytest.mark.packages,
+        ),
+        pytest.param(
+            "--loss simclr --data_sampler language_pairs --data_pairs_by visual"
+            " --data_pairs_checkpoint efficientnet_lite0 --cache_images",
+            marks=pytest.mark.packages,
+        ),
+        "--loss softtriplet --evaluations retrieval linear_probe",
+    ],
+    ids=["pixels, pseudolabels, features", "pixels, partners", "features"],
+)
+def test_a_second_run_reads_the_caches_and_ends_the_same(animals, tmp_path, own_cache, more):
+    for name in ("cold", "warm"):
+        kept = {path: path.stat().st_mtime_ns for path in own_cache.rglob("*.*") if path.is_file()}
+        main.main(tiny_run(animals, tmp_path / name, *more.split()))
+    there = {path: path.stat().st_mtime_ns for path in own_cache.rglob("*.*") if path.is_file()}
+    assert kept and {path: there[path] for path in kept} == kept  # nothing was computed again
+    assert_same_run(*(tmp_path / name / RUN for name in ("warm", "cold")))
