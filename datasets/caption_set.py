@@ -17,6 +17,7 @@ from PIL import Image
 from datasets.caption_index import BATCH, OpenShards, build, open_index
 from datasets.folders import listed
 from datasets.reading import READING, LazyImage, Reader, as_image, open_image
+from utilities.disk_cache import stamp
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
 SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")
@@ -133,6 +134,14 @@ class CaptionSet:
                 columns[0][1].update(batch.column("size").to_numpy().tobytes())
         both = b"".join(part.digest() for column in columns for part in column)
         return hashlib.blake2b(both, digest_size=8).hexdigest()
+
+    def stamps(self) -> Iterator[str]:
+        """Yield the ``stamp`` of each file that holds images, as it is now and not in the index."""
+        if self._layout == "shards":
+            yield from (stamp(self.root / shard) for shard in self._parts)
+            return
+        for batch in self._batches:
+            yield from (stamp(self.root / key) for key in batch.column("key").to_pylist())
 
     def _row(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
         if not 0 <= row < len(self):

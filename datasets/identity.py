@@ -187,7 +187,7 @@ def _by_class(description: Description) -> dict[str, tuple[int, str]]:
 
 def _contents(paths: Iterable[Path], root: Path) -> dict[Path, str]:
     """Return digests of files, kept in the cache as long as their sizes and times stay."""
-    stamps = {path: stamp(path.absolute()) for path in paths}
+    stamps = {path: stamp(path) for path in paths}
     entry = Entry("contents", root.name, digest([str(root.resolve())]))
     with entry.locked():
         kept = entry.read_tensors()

@@ -70,7 +70,8 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
 def _where_and_state(images: ImageSet | CaptionSet) -> tuple[str, str]:
     """Return digests of where the images are and of what is there."""
     if isinstance(images, CaptionSet):
-        return str(images.root.resolve()), images.fingerprint()
+        files = disk_cache.digest([images.fingerprint(), *images.stamps()])
+        return str(images.root.resolve()), files
     paths = [path.absolute() for path in images.paths]
     return disk_cache.digest(map(str, paths)), disk_cache.digest(map(disk_cache.stamp, paths))
 

@@ -35,7 +35,7 @@ def find_faults(paths: Iterable[Path], root: Path) -> dict[Path, str]:
 
     Results are cached for each ``root``, as long as a file's size and time of change stay.
     """
-    stamps = {path: stamp(path.absolute()) for path in paths}
+    stamps = {path: stamp(path) for path in paths}
     entry = Entry("checked", root.name, digest([str(root.resolve()), str(READING)]))
     with entry.locked():
         kept = entry.read_tensors()  # one string: a long dict would be slow to load

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets import emoji, openclipart
+from datasets import drawings, emoji, openclipart
 from datasets.caption_index.layouts import columns, is_caption_set, labelled_manifest
 from datasets.caption_set import CaptionSet, open_caption_set
 from datasets.folders import MANIFESTS, expected_tree, find, listed, read_class_folders
@@ -102,17 +102,18 @@ def read_splits(
 
     cub200, cars196 and your own datasets train on the first half of the sorted classes and test on
     the second; online_products, inshop and inat bring lists, and a manifest may name splits.
-    emoji's classes are shuffled by a fixed seed first: in alphabetical order they are easier.
+    emoji's classes are shuffled by a fixed seed first: in alphabetical order they are easier. A
+    folder of your own of that name is split as your others.
 
     Raises:
         FileNotFoundError: the images are missing or not laid out as expected; shows how.
         ValueError: there are too few classes, or a list or manifest is wrong.
     """
     root, laid_out = read_layout(name, source_path)
-    if name != "emoji":  # which is checked against its manifest
+    if not is_emoji(root):  # which is checked against its manifest
         readable = keep_readable(*laid_out.values(), root=root)
         laid_out = dict(zip(laid_out, readable, strict=True))
-    splits = split(name, root, laid_out, classes)
+    splits = split(root, laid_out, classes)
     for images in splits:
         if images is not None and (lonely := len(images.unmatched)):
             LOG.warning(
@@ -124,12 +125,18 @@ def read_splits(
     return splits
 
 
+def is_emoji(root: Path) -> bool:
+    """Return whether a folder is the built benchmark: not the user's own of that name."""
+    return root.name == "emoji" and not drawings.is_own(root)
+
+
 def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]]:
     """Return a dataset's folder and its images by part, or of "all"; no image is opened."""
     refuse_unreadable_names([source_path / name])
     if name == "emoji":
         root = emoji.prepare(source_path)
-        return root, {"all": read_class_folders(root)}
+        if is_emoji(root):
+            return root, {"all": read_class_folders(root)}
     root = find(name, source_path)
     if manifest := labelled_manifest(root):
         return root, read_manifest(manifest)
@@ -146,7 +153,6 @@ def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]
 
 
 def split(
-    name: str,
     root: Path,
     laid_out: dict[str, ImageSet],
     classes: Mapping[str, Sequence[str]] | None = None,
@@ -165,7 +171,7 @@ def split(
             f"least 4 are needed{expected_tree(root)}"
         )
     order = np.arange(images.n_classes)
-    if name == "emoji":
+    if is_emoji(root):
         order = np.random.default_rng(EMOJI_SPLIT_SEED).permutation(images.n_classes)
     half = len(order) // 2  # an odd class goes to test
     return Splits(

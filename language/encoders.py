@@ -189,7 +189,9 @@ def _describe(folder: Path) -> str:
     """A text that changes with the path, size or modification time of any file in ``folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    return repr((str(folder), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
+    return repr(
+        (str(folder.absolute()), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    )
 
 
 def load_tokenizer(source: str, local_files_only: bool) -> Any:

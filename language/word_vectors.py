@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from language.text_encoder import TextEncoder, unit_rows
+from utilities.disk_cache import stamp
 
 SUFFIXES = (".txt", ".vec", ".txt.gz", ".vec.gz")
 TOKEN = re.compile(r"[^\W_]+")  # runs of letters and digits
@@ -36,8 +37,7 @@ class WordVectors(TextEncoder):
             )
         self.name = str(path)
         self.path = path.resolve()
-        stat = self.path.stat()
-        self.fingerprint = f"mean of words {self.path} {stat.st_size} {stat.st_mtime_ns}"
+        self.fingerprint = f"mean of words {stamp(self.path)}"
         self.dim = self._read_dim()
         self.vectors: dict[str, NDArray[np.float32]] = {}
         self.absent: set[str] = set()

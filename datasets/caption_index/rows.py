@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from datasets.caption_index.layouts import delimiter, names, path_and_caption
 from datasets.image_files import PICTURES, ending, is_image_name
 from datasets.reading import MOST_EXTREME
+from utilities.disk_cache import changes
 from utilities.files import special_kind
 
 LOG = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ def _caption(as_json: bytes | None, as_text: bytes | None) -> str:
 
 def _stamp(key: str, *files: os.stat_result) -> int:
     """Return 64 bits, as a signed integer, that change with the key and the files."""
-    text = " ".join([key, *(f"{file.st_size} {file.st_mtime_ns}" for file in files)])
+    text = " ".join([key, *map(changes, files)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 

@@ -278,9 +278,17 @@ def test_what_is_built_on_first_use_is_not_built_here(tmp_path, name):
 def test_a_damaged_emoji_set_is_named(tmp_path):
     root = own(tmp_path, name="emoji")
     (root / "classes.json").write_text("{}")
+    (root / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match="damaged"):
         emoji.verify(root)
     assert "the emoji dataset in" in examine("emoji", tmp_path).problems[0]
+
+
+@pytest.mark.parametrize("name", ["emoji", "openclipart"])
+def test_an_own_folder_named_as_a_built_set_is_checked_as_any_other(tmp_path, name):
+    own(tmp_path, name=name)
+    found = examine(name, tmp_path)
+    assert found.problems == [] and found.counts["images"] == 24
 
 
 def test_pairs_without_captions_are_counted(tmp_path):
