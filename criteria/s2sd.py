@@ -23,8 +23,8 @@ class S2SD(Counting, Criterion):
 
     e are the embeddings; g_i the targets, made of the pooled features φ by a head Linear - ReLU -
     Linear and normalised; S_t and S_e the (B, B) cosines, with the softmax σ over a row. D has a
-    gradient only for e; L_target trains the heads and the features below them. The heads are not
-    used at test time.
+    gradient only for e; L_target trains the heads and the features below them. The heads take no
+    weight decay, as in the released code, and are not used at test time.
 
     w = 0 is the default and that of the commands of Roth et al., CVPR 2022. The paper's commands
     have w = 50, target dimensions 512 1024 1536 2048, ``pool_aggr`` and ``feat_distill``. Unlike in
@@ -122,7 +122,8 @@ class S2SD(Counting, Criterion):
         return (unit @ unit.T / self.T).log_softmax(dim=1)  # (B, B), log σ(S[a]/T) of each row
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [{"params": list(self.heads.parameters()), "lr": lr}]
+        heads = {"params": list(self.heads.parameters()), "lr": lr, "weight_decay": 0.0}
+        groups: list[dict[str, Any]] = [heads]
         for child in (self.source, *self.targets):
             groups += child.param_groups(lr)
         return groups

@@ -163,6 +163,16 @@ def test_the_optimizer_gets_each_trainable_parameter_once_and_none_of_the_embedd
     assert embedder not in list(criterion.modules())
 
 
+@each_case
+def test_what_the_run_decays_is_the_matrices_of_objectives_without_labels(loss, chosen):
+    """Released: Adam gets class vectors, boundaries and S2SD's heads without any decay."""
+    groups = build(loss, **chosen).param_groups(lr=1e-3)
+    for group in groups:
+        matrices = {p.ndim > 1 for p in group["params"]} == {True}
+        decays = group.get("weight_decay") != 0.0
+        assert decays == (matrices and loss not in parameters.LABEL_LOSSES)
+
+
 @each_loss
 def test_language_distillation_goes_beside_every_criterion(loss):
     views, chosen = views_for(loss), batch(LABELS)
@@ -320,7 +330,7 @@ def test_a_subclass_writes_forward_only():
         criterion.compute([view], batch(LABELS))
     assert criterion.seen == torch.float32
     (group,) = criterion.param_groups(lr=0.25)
-    assert group["lr"] == 0.25
+    assert group["lr"] == 0.25 and group["weight_decay"] == 0.0
     assert group["params"] == [criterion.scale]
 
 
