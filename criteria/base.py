@@ -69,8 +69,8 @@ class Criterion(nn.Module):
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return groups of the criterion's own trainable parameters for an optimizer.
 
-        ``lr`` is the embedder's; a group has a "weight_decay" where it differs from the run's. As in
-        the code of Roth et al., ICML 2020, an objective over labels has none.
+        ``lr`` is the embedder's; a group has a "weight_decay" where it differs from the run's. By
+        default there is 0, as in the code of Roth et al., ICML 2020.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
         return [{"params": parameters, "lr": lr, "weight_decay": 0.0}] if parameters else []

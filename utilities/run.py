@@ -48,7 +48,14 @@ class State:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            try:
+                part.load_state_dict(state[name])
+            except RuntimeError as error:  # torch lists the keys, line by line
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"the {name} of the checkpoint does not fit; it may be of another version: "
+                    f"start anew with another --group or --savename ({reason:.200})"
+                ) from error
         checkpoint.set_rng_state(state["rng"], self.device)
 
 

@@ -96,6 +96,21 @@ def test_a_batch_without_work_gives_a_finite_loss_and_gradient(loss, chosen, lab
     assert all(grad.isfinite().all() for grad in grads)
 
 
+@each_case
+@pytest.mark.parametrize("labels", [[0, 0, 3, 3, 1, 1, 2, 2], [0, 0, 0, 0, 3, 3, 3, 3], [1] * 8])
+def test_an_image_that_comes_twice_gives_a_finite_loss_and_gradient(loss, chosen, labels):
+    """Drawn with replacement, an image meets itself, here even in the same crop."""
+    twice = torch.tensor([0, 0, 2, 3, 4, 4, 4, 7])
+    views = [
+        Embedding(*(part.detach()[twice].requires_grad_() for part in view))
+        for view in views_for(loss)
+    ]
+    value = build(loss, **chosen).compute(views, batch(labels))
+    grads = torch.autograd.grad(value, read(loss, views))
+    assert value.isfinite()
+    assert all(grad.isfinite().all() for grad in grads)
+
+
 @each_loss
 def test_wrong_shapes_and_numbers_of_views_are_named(loss):
     criterion, views = build(loss), views_for(loss)
