@@ -182,6 +182,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
             sampler.observe(outcome.rows, outcome.embeds)
             progress.count(len(outcome.rows), loss=outcome.loss, **outcome.terms)
             current.after_step(trainer.iteration)
+        trainer.check()
         current.save()  # before evaluation, so that a failure there does not lose the epoch
         scores = progress.averages() | session.evaluate_if_due(epoch)
         datasets.warn_of_waiting(args, scores["train/waiting_for_data"])
