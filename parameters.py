@@ -215,7 +215,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("loss_margin_margin", nonnegative, 0.2, "alpha of Wu et al. 2017"),
     Flag("loss_margin_beta", real, 1.2, "initial class boundary beta"),
     Flag("loss_margin_beta_lr", nonnegative, 5e-4, "learning rate of beta"),
-    Flag("loss_margin_nu", real, 0.0, "weight of the regulariser on beta"),
+    Flag("loss_margin_nu", nonnegative, 0.0, "weight of the regulariser on beta"),
     Flag("loss_margin_beta_constant", switch, False, "keep beta constant"),
     Flag("loss_triplet_margin", nonnegative, 0.2, "margin on squared Euclidean distances"),
     Flag("loss_multisimilarity_pos_weight", positive, 2.0, "alpha of Wang et al. 2019"),

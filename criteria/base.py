@@ -129,6 +129,13 @@ def check_label_range(labels: Tensor, n_classes: int) -> None:
             raise ValueError(f"label {low if low < 0 else high} is not in [0, {n_classes})")
 
 
+def require_finite(**values: float) -> None:
+    """Raise ValueError, naming the argument, unless each value is finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite; got {value:g}")
+
+
 def require_positive(**values: float) -> None:
     """Raise ValueError, naming the argument, unless each value is finite and above 0."""
     for name, value in values.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utilities.distributed import gather
 from utilities.structures import Batch, Embedding
 
-from .base import Counting, Criterion, at_least_float32
+from .base import Counting, Criterion, at_least_float32, require_at_least, require_positive
 
 
 class S2SD(Counting, Criterion):
@@ -70,8 +70,8 @@ class S2SD(Counting, Criterion):
         feat_distill_delay: int = 1000,
     ) -> None:
         super().__init__()
-        if not T > 0:
-            raise ValueError(f"T must be > 0; got {T:g}")
+        require_positive(T=T)
+        require_at_least(0, w=w, feat_w=feat_w, feat_distill_delay=feat_distill_delay)
         if not target_dims or min(target_dims) < 1:
             dims = " ".join(map(str, target_dims))
             raise ValueError(f"target_dims must be one or more dimensions >= 1; got {dims}")

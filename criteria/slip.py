@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32
+from .base import Criterion, at_least_float32, require_at_least
 
 
 class SLIP(Criterion):
@@ -40,6 +40,7 @@ class SLIP(Criterion):
         self, make: Callable[[str, int], Any], embed_dim: int, *, ssl_weight: float = 1.0
     ) -> None:
         super().__init__()
+        require_at_least(0, ssl_weight=ssl_weight)
         self.clip = make("clip", embed_dim)
         self.simclr = make("simclr", embed_dim)
         self.ssl_weight = ssl_weight

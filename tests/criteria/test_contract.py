@@ -1,5 +1,6 @@
 """What holds for every criterion, through ``compute`` and the registry."""
 
+import argparse
 import inspect
 import io
 import math
@@ -15,6 +16,7 @@ import parameters
 from criteria import Criterion, PairCriterion
 from tests.criteria.registered import LOSSES, Embedder, build, flags
 from tests.rounding import rounding
+from utilities.flag_types import Number
 from utilities.registry import hyperparameters
 from utilities.structures import Batch, Embedding
 
@@ -296,6 +298,35 @@ def test_a_hyperparameter_out_of_range_is_named_with_its_flag_and_value(loss, ke
     with pytest.raises(ValueError, match=rf"--loss_{loss}_{key}\b") as refused:
         build(loss, **{f"loss_{loss}_{key}": value})
     assert str(value) in str(refused.value) or f"{value:g}" in str(refused.value)
+
+
+ROWS = {flag.dest or flag.name: flag for flags in parameters.FLAGS.values() for flag in flags}
+
+
+def refused_by(row):
+    """Some numbers that the type of a flag refuses."""
+    for value in (0, -1) if row.kind is int else (math.nan, math.inf, -math.inf, -1.0, 0.0):
+        try:
+            row(str(value))
+        except argparse.ArgumentTypeError:
+            yield value
+
+
+NUMBERS = [
+    (loss, key)
+    for loss in LOSSES
+    for key in hyperparameters(LOSSES[loss])
+    if isinstance(ROWS[f"loss_{loss}_{key}"].type, Number) and not ROWS[f"loss_{loss}_{key}"].nargs
+]
+
+
+@pytest.mark.parametrize(("loss", "key"), NUMBERS)
+def test_a_constructor_refuses_the_numbers_that_its_flag_refuses(loss, key):
+    """It is also called without flags."""
+    name = f"loss_{loss}_{key}"
+    for value in refused_by(ROWS[name].type):
+        with pytest.raises(ValueError, match=rf"^--{name.rstrip('_')} must be .*; got {value:g}"):
+            build(loss, **{name: value})
 
 
 def test_a_combination_of_hyperparameters_is_refused():
