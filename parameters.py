@@ -112,10 +112,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("warmup", natural, 0, "number of first epochs with a frozen backbone"),
     Flag("augmentation", OneOf(("base", "adv", "big", "global_crop", "simclr", "slip")), None,
          "base (random resized crop, flip), adv (and colour jitter, grey), big (base at 8/7 the "
-         "image size), global_crop (half of the image or more), simclr (crop, colour, grey, blur, "
-         "flip), slip (global_crop for captions, simclr for views) (default: simclr for "
-         "augmented_pairs, global_crop for other pairs and captions, slip for --loss slip, else "
-         "base)"),
+         "image size, in evaluation too), global_crop (half of the image or more), simclr (crop, "
+         "colour, grey, blur, flip), slip (global_crop for captions, simclr for views) (default: "
+         "simclr for augmented_pairs, global_crop for other pairs and captions, slip for --loss "
+         "slip, else base)"),
     Flag("precision", OneOf(("fp32", "bf16", "fp16", "half")), "fp32",
          "forward-pass precision; fp16 uses loss scaling; half: fp16 on a GPU, bf16 on a CPU"),
     Flag("compile", switch, False,
