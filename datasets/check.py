@@ -20,7 +20,6 @@ import numpy as np
 
 from datasets import caption_index, emoji, openclipart, splits
 from datasets.caption_set import open_caption_set
-from datasets.folders import expected_tree
 from datasets.image_set import ImageSet
 from datasets.lookalikes import appearances, most_similar
 from datasets.readable import find_faults
@@ -89,8 +88,7 @@ def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
         else:
             _examine_labels(name, source_path, near, found)
     except (FileNotFoundError, ValueError) as error:
-        shown = "; expected\n" in str(error)
-        found.problems.append(f"{error}{'' if shown else expected_tree(found.root)}")
+        found.problems.append(str(error))
     published = PUBLISHED.get(name, {}) if found.counts else {}
     if others := [what for what, count in published.items() if found.counts.get(what, 0) != count]:
         found.problems.append(f"counts differ from the published ones: {', '.join(others)}")

@@ -46,6 +46,11 @@ def test_class_random_with_replacement_draws_as_released():
     assert repeats == pytest.approx(1.41, abs=0.15)
 
 
+def test_a_class_of_one_image_has_it_twice_so_that_its_crops_are_positives():
+    for batch in ClassRandom(rows_by_class([1] * 4), 4, 2, seed=1):
+        assert sorted(Counter(np.ravel(batch).tolist()).values()) == [2, 2]
+
+
 def test_class_random_with_replacement_fills_a_batch_from_fewer_classes():
     sampler = ClassRandom(rows_by_class([4] * 3), 8, 2, class_replacement=True)
     batches = [np.ravel(batch) for batch in sampler]
