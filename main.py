@@ -73,13 +73,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             return evaluate_only(args, argv)
         exit_if_finished(vars(args), parameters.run_name(args))
         with Interruption() as interruption:
-            return train(args, interruption)
+            return train(args, argv, interruption)
 
 
-def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, float]:
+def train(
+    args: argparse.Namespace, argv: Sequence[str] | None, interruption: Interruption
+) -> dict[str, float]:
     """Train and evaluate one run; return and raise as ``main``."""
     start = time.perf_counter()
-    device, chosen = set_up(args)
+    device, chosen = set_up(args, argv)
     location = Path(args.save_path), args.dataset, parameters.run_name(args)
     saved = run.to_resume(*location, vars(args)) if args.resume else None
 
@@ -187,6 +189,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
             sampler.observe(outcome.rows, outcome.embeds)
             progress.count(len(outcome.rows), loss=outcome.loss, **outcome.terms)
             current.after_step(trainer.iteration)
+        trainer.check()
         current.save()  # before evaluation, so that a failure there does not lose the epoch
         scores = progress.averages() | session.evaluate_if_due(epoch)
         datasets.warn_of_waiting(args, scores["train/waiting_for_data"])
@@ -205,7 +208,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     trained = load_embedder(Path(typed.checkpoint))
     defaults = vars(parameters.build_parser().parse_args([]))
     args = argparse.Namespace(**evaluation_flags(trained, defaults, parameters.given(argv)))
-    device, _ = set_up(args)
+    device, _ = set_up(args, argv)
     data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
@@ -233,10 +236,12 @@ def rehearse(argv: Sequence[str] | None) -> dict[str, float]:
         args = parameters.parse(arguments)
         if args.evaluate_only:
             return evaluate_only(args, arguments)
-        return train(args, Interruption())  # not entered: Ctrl-C acts as usual
+        return train(args, arguments, Interruption())  # not entered: Ctrl-C acts as usual
 
 
-def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any], str]]:
+def set_up(
+    args: argparse.Namespace, argv: Sequence[str] | None
+) -> tuple[torch.device, tuple[dict[str, Any], str]]:
     """Seed, complete the flags, choose the device; return it and the flags from the recipe."""
     seed_everything(args.seed)
     chosen = datasets.fill_by_recipe(args)
@@ -248,8 +253,14 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any]
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
     if args.dry_run:
         args.wandb_mode = "disabled"  # nothing is sent
-    args.kernels = min(args.kernels, os.cpu_count() or 1)
-    return devices.set_up(args.device, args.gpu, deterministic=args.deterministic), chosen
+    if args.kernels > (cores := os.cpu_count() or 1):
+        if "kernels" in parameters.given(argv):
+            LOG.warning("--kernels %d: using %d, one per core", args.kernels, cores)
+        args.kernels = cores
+    device = devices.set_up(args.device, args.gpu, deterministic=args.deterministic)
+    if args.compile:
+        devices.check_compiler(device)
+    return device, chosen
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import drawings, emoji, openclipart
 from datasets.caption_index.layouts import columns, is_caption_set, labelled_manifest
 from datasets.caption_set import CaptionSet, open_caption_set
-from datasets.folders import MANIFESTS, expected_tree, find, listed, read_class_folders
+from datasets.folders import MANIFESTS, find, listed, read_class_folders
 from datasets.image_files import refuse_unreadable_names
 from datasets.image_set import ImageSet
 from datasets.lists import read_inat, read_inshop, read_online_products
@@ -117,7 +117,7 @@ def read_splits(
     for images in splits:
         if images is not None and (lonely := len(images.unmatched)):
             LOG.warning(
-                "%s: %d classes have one image, which matches no other in training or retrieval"
+                "%s: %d classes have one image, which retrieval cannot match"
                 if images.queries is None
                 else "%s: ignored %d queries without an image of their class in the gallery",
                 *(images.name, lonely),
@@ -168,7 +168,7 @@ def split(
         raise ValueError(
             f"{place} holds {images.n_classes} classes with images "
             f"({', '.join(images.class_names)}); half are trained on and half are tested on, so at "
-            f"least 4 are needed{expected_tree(root)}"
+            "least 4 are needed"
         )
     order = np.arange(images.n_classes)
     if is_emoji(root):

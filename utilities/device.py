@@ -71,6 +71,18 @@ def set_up(name: str, gpu: int = 0, *, deterministic: bool = False) -> torch.dev
     return device
 
 
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError if torch.compile does not work here; it needs a compiler of C++."""
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # of torch, of Triton or of the compiler
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"--compile does not work on this machine ({reason:.200}); install a C++ compiler, "
+            "such as g++, or drop --compile"
+        ) from error
+
+
 def idle_driver() -> str | None:
     """Return a line about an NVIDIA driver that torch cannot use; None without such a problem."""
     if torch.accelerator.is_available() or shutil.which("nvidia-smi") is None:

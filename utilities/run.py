@@ -52,9 +52,9 @@ class State:
             try:
                 part.load_state_dict(state[name])
             except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
-                why = " ".join(str(error).split())
+                why = " ".join(str(error).split())  # torch lists the keys, line by line
                 raise ValueError(
-                    f"--resume: the checkpoint's {name} does not fit this run ({why}); start "
+                    f"--resume: the checkpoint's {name} does not fit this run ({why:.200}); start "
                     "another run with --savename"
                 ) from error
         checkpoint.set_rng_state(state["rng"], self.device)

@@ -257,7 +257,31 @@ def test_validation_images_of_a_manifest_count_as_seen(tmp_path):
     assert "0 bits: copy.png and images/class 1/0.png" in found.problems[0]
     (root / "manifest.csv").write_text("path,label\nimages/class 0/0.png,\n")
     (problem,) = examine("mine", tmp_path).problems
-    assert "manifest.csv, line 2: the label is empty" in problem and "<first class>" in problem
+    assert "manifest.csv, line 2: the label is empty" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("manifest.csv", "path,label\nimages/class 0/0.png,\n", "the label is empty"),
+        ("manifest.csv", "path,label\nimages/class 0/9.png,a\n", "9.png"),
+        ("classes.json", "[1]", "classes.json"),
+        ("captions.json", "{", "captions.json"),
+    ],
+)
+def test_the_layout_is_not_shown_where_something_else_is_wrong(tmp_path, name, text, says):
+    (own(tmp_path) / name).write_text(text)
+    problems = examine("mine", tmp_path).problems
+    assert says in " ".join(problems) and "<first class>" not in " ".join(problems)
+
+
+def test_the_layout_is_shown_where_it_is_wrong_and_not_for_too_few_classes(tmp_path):
+    own(tmp_path, classes=3)
+    (problem,) = examine("mine", tmp_path).problems
+    assert "at least 4 are needed" in problem and "<first class>" not in problem
+    (tmp_path / "empty").mkdir()
+    (problem,) = examine("empty", tmp_path).problems
+    assert "holds no folder `images`" in problem and "<first class>" in problem
 
 
 def test_a_name_that_is_not_there(tmp_path, capsys):

@@ -90,7 +90,7 @@ def test_classes_with_one_image_are_allowed_and_counted(mine, tmp_path, caplog):
     mine({"a": 1, "b": 3, "c": 2, "d": 2})
     train, test = read("mine", tmp_path)
     assert [len(rows) for rows in train.rows_by_class] == [1, 3]
-    assert "mine.train: 1 classes have one image" in caplog.text
+    assert "mine.train: 1 classes have one image, which retrieval cannot match" in caplog.text
     assert "mine.test" not in caplog.text
     assert len(test) == 4
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import parameters
-from utilities.finished import exit_if_finished, finished_run
+from utilities.finished import differing, exit_if_finished, finished_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +63,15 @@ def test_a_finished_run_of_other_flags_is_refused(tmp_path):
     leave(tmp_path / "emoji" / "g_s0", parsed(tmp_path, "--lr", "0.1"))
     with pytest.raises(ValueError, match=r"--lr 0.1 \(now 0.2\).*give another --group"):
         finished_run(vars(parsed(tmp_path, "--lr", "0.2")), "g_s0")
+
+
+@pytest.mark.parametrize("loss", ["simclr", "slip", "lgslip", "simsiam", "margin"])
+def test_a_run_of_before_simclr_had_three_layers_differs(loss):
+    now = vars(parameters.parse(["--loss", loss]))
+    before = {flag: value for flag, value in now.items() if flag != "loss_simclr_layers"}
+    contains_simclr = loss in ("simclr", "slip", "lgslip")
+    assert differing(before, now) == ["--loss_simclr_layers 2 (now 3)"] * contains_simclr
+    assert differing(before, now | {"loss_simclr_layers": 2}) == []
 
 
 def test_only_the_flag_skips(tmp_path, capsys):

@@ -58,6 +58,18 @@ def train(run, recalls):
         run.record(epoch, {"train/loss": 1 / epoch, **scores})
 
 
+@pytest.mark.parametrize("other", [(3, 5), (4, 4), (4,)])
+def test_a_checkpoint_of_other_heads_is_refused_in_one_line(other):
+    def state(dims):
+        head = torch.nn.Sequential(*(torch.nn.Linear(4, dim) for dim in dims))
+        return State(torch.device("cpu"), criterion=head)
+
+    kept, wanted = state((4, 5)), state(other)
+    with pytest.raises(ValueError, match="criterion of the checkpoint does not fit") as error:
+        wanted.load_state_dict(kept.state_dict())
+    assert "\n" not in str(error.value) and "--savename" in str(error.value)
+
+
 def test_best_is_of_the_best_epoch_and_last_of_the_last(folder):
     run = make(folder, best_of=["test/recall"])
     train(run, [0.5, 0.7, None, 0.6])
