@@ -24,6 +24,7 @@ from datasets.folders import expected_tree
 from datasets.image_set import ImageSet
 from datasets.lookalikes import appearances, most_similar
 from datasets.readable import find_faults
+from utilities import console, faults
 from utilities.files import cache_folder
 
 NEAR = 8  # bits
@@ -244,14 +245,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not -1 <= args.near <= 64:
         parser.error(f"--near must be in 0 to 64, or -1 to compare no images; got {args.near}")
     logging.basicConfig(format="%(message)s")
-    source_path = (args.source_path or cache_folder() / "datasets").expanduser()
-    found = examine(args.dataset, source_path, args.near)
+    with faults.reported(parser.error):
+        source_path = (args.source_path or cache_folder() / "datasets").expanduser()
+        found = examine(args.dataset, source_path, args.near)
     print(report(args.dataset, found))
     return bool(found.problems)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    console.outlast()
+    sys.exit(main())
