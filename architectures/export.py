@@ -30,6 +30,7 @@ from architectures.load import Trained, load_embedder
 from architectures.naming import ArchitectureName
 from architectures.weights import timm_options
 from evaluation.preprocessing import preprocessing
+from utilities import console
 
 FORMATS = ("onnx", "safetensors", "torch_export")
 ONNX_PACKAGES = {"onnx": "1.21.0", "onnxscript": "0.7.2", "onnxruntime": "1.23.2"}
@@ -226,4 +227,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    console.outlast()
     main()

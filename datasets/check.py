@@ -28,6 +28,7 @@ from datasets.lookalikes import appearances, most_similar
 from datasets.oddities import caption_oddities, headers, same_files
 from datasets.readable import find_faults
 from datasets.reading import MOST_EXTREME
+from utilities import console, faults
 from utilities.files import FOLDER, cache_folder
 
 NEAR = 8  # bits
@@ -308,14 +309,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not -1 <= args.near <= 64:
         parser.error(f"--near must be in 0 to 64, or -1 to compare no images; got {args.near}")
     logging.basicConfig(format="%(message)s")
-    source_path = (args.source_path or cache_folder() / "datasets").expanduser()
-    found = examine(args.dataset, source_path, args.near)
+    with faults.reported(parser.error):
+        source_path = (args.source_path or cache_folder() / "datasets").expanduser()
+        found = examine(args.dataset, source_path, args.near)
     print(report(args.dataset, found))
     return bool(found.problems)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    console.outlast()
+    sys.exit(main())

@@ -7,7 +7,10 @@ the epoch: with any number of workers or processes the data are the same.
 
 import copy
 import logging
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +23,7 @@ from datasets.colour import Crop
 from datasets.image_set import Images, open_row
 from datasets.reading import Pixels, as_image
 from datasets.transforms import CropTransform
+from utilities.interrupt import SIGNALS
 from utilities.seeding import derive, seed_worker
 from utilities.structures import Batch
 
@@ -217,6 +221,21 @@ def loader(
 
 
 def _start_worker(worker: int) -> None:
-    """Leave Ctrl-C, sent to all processes, to the training one, which may want pending batches."""
+    """Leave signals that end a run to the training process, which may want pending batches.
+
+    A terminal's Ctrl-C is sent to all processes, and so are the signals of job schedulers.
+    """
     seed_worker(worker)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # waits for the thread
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    """End this loading process at a SIGTERM of the one that started it, and at no other's."""
+    parent = multiprocessing.parent_process()
+    while parent and signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
+        pass
+    os._exit(0)

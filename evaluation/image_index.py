@@ -119,7 +119,8 @@ def write_index(where: Path, index: ImageIndex) -> None:
         "unreadable": [(*file, why) for file, why in embedded.unreadable.items()],
     }
     with atomic_folder(where / INDEX) as fresh:
-        faiss.write_index(vectors, str(fresh / VECTORS))
+        with (fresh / VECTORS).open("wb") as file:  # FAISS ignores what fails as it closes one
+            faiss.write_index(vectors, faiss.PyCallbackIOWriter(file.write))
         (fresh / IMAGES).write_text(json.dumps(content, default=str), encoding="utf-8")
         seal(fresh)
 

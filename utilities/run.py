@@ -261,7 +261,7 @@ class Run:
         return distributed.any_rank(self.interruption.signal is not None)
 
     def _leave(self) -> NoReturn:
-        command = ["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])]
+        command = [*distributed.command(), *([] if "--resume" in sys.argv else ["--resume"])]
         signal = self.interruption.signal or "a signal to another process"
         LOG.info("stopped by %s; saved in %s. Resume with: %s", signal, self.last,
                  shlex.join(command))  # fmt: skip

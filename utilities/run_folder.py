@@ -34,6 +34,15 @@ LOCK = ".lock"
 _LOCKS: dict[Path, IO[str]] = {}  # of this process: open files, by folder
 
 
+def _let_go() -> None:
+    """Close a parent's locks: its loading processes may outlive it by seconds."""
+    while _LOCKS:
+        _LOCKS.popitem()[1].close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class RunFolder:
     """The folder of one run, locked until the process ends.
 

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_other_heads_is_refused_in_one_line(other):
         return State(torch.device("cpu"), criterion=head)
 
     kept, wanted = state((4, 5)), state(other)
-    with pytest.raises(ValueError, match="criterion of the checkpoint does not fit") as error:
+    with pytest.raises(ValueError, match="the checkpoint's criterion does not fit") as error:
         wanted.load_state_dict(kept.state_dict())
     assert "\n" not in str(error.value) and "--savename" in str(error.value)
 
