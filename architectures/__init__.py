@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from architectures.embedder import Embedder
+from architectures.layout import lay_out
 from architectures.naming import ArchitectureName
 from architectures.weights import Classifier, backbone, classifier
+from utilities.structures import input_size
 
 __all__ = [
     "ArchitectureName", "Classifier", "Embedder", "build", "build_classifier", "classifier",
@@ -32,7 +33,8 @@ def create(
     Args:
         pretrained: load ImageNet weights from a package or timm's hub.
         weights: load the backbone from this file instead.
-        image_size: side of the square images; needed if parameters depend on it (ViT).
+        image_size: side of the square images that the embedder is to read, in pixels; None for
+            that of the weights.
         zero_init_last: False starts at 1 what timm starts at 0: the scale of the last BatchNorm of
             a residual block.
 
@@ -47,11 +49,10 @@ def create(
     body = backbone(arch.backbone, pretrained=pretrained, weights=weights, image_size=image_size)
     if not zero_init_last:
         _start_at_one(body)
-    embedder = Embedder(
-        body, embed_dim, frozen=arch.frozen, normalize=arch.normalize, double=arch.double
-    )
-    # CPUs and tensor cores convolve faster in this layout; values and shapes are the same.
-    return embedder.to(memory_format=torch.channels_last)
+    options = {"frozen": arch.frozen, "normalize": arch.normalize, "double": arch.double}
+    embedder = Embedder(body, embed_dim, image_size=image_size, **options)
+    lay_out(embedder)
+    return embedder
 
 
 def build(args: argparse.Namespace) -> Embedder:
@@ -62,7 +63,7 @@ def build(args: argparse.Namespace) -> Embedder:
             args.embed_dim,
             pretrained=not args.not_pretrained,
             weights=Path(args.weights) if args.weights else None,
-            image_size=args.image_size,
+            image_size=input_size(args.image_size, args.augmentation),
             zero_init_last=not args.no_zero_init_last,
         )
 

@@ -1,12 +1,15 @@
 """The embedder: images to embeddings, through a timm backbone and one linear layer."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.weights import preprocessing
+from architectures.weights import cannot_read, mismatch, preprocessing
+from utilities import faults
 from utilities.optimization import decay_groups
 from utilities.structures import Embedding
 
@@ -14,17 +17,26 @@ from utilities.structures import Embedding
 class Embedder(nn.Module):
     """A backbone, pooling, a linear layer and, optionally, normalisation to unit length.
 
-    Convolutional backbones are pooled by the average over their feature map, token backbones
-    (vision transformers) as timm pools them; their feature map is the patch tokens.
+    Backbones are pooled as timm pools them before its classifier, with the layers that some have
+    after pooling. The feature map is what is pooled: of a vision transformer, the patch tokens; of
+    backbones with several outputs, the last.
+
+    One image is embedded when the embedder is built: it tells the widths, and whether the backbone
+    can be used at all.
 
     Args:
-        backbone: a timm model without head, with its ``forward_features``.
+        backbone: a timm model without head, with its ``forward_features`` and ``forward_head``.
+        image_size: side of the images in pixels, or (height, width); None for that of the weights.
         frozen: BatchNorm keeps its stored statistics; its scale and shift are trained, as in the
             released code of Roth et al., CVPR 2022.
         double: pool by average + maximum over the feature map (Roth et al., ICML 2020).
 
-    Shapes: images (B, 3, H, W); returns embeds (B, D), features (B, F), feature_map (B, F, h, w),
-        the first two float32 under autocast too.
+    Shapes: images (B, 3, H, W); returns embeds (B, D), features (B, F), feature_map (B, M, h, w),
+        the first two float32 under autocast too. F is ``feature_dim``, M ``map_dim``; they differ
+        where layers after pooling change the width.
+
+    Raises:
+        ValueError: a backbone that cannot read such images, or that has no such features.
     """
 
     def __init__(
@@ -32,6 +44,7 @@ class Embedder(nn.Module):
         backbone: nn.Module,
         embed_dim: int,
         *,
+        image_size: int | tuple[int, int] | None = None,
         frozen: bool = False,
         normalize: bool = False,
         double: bool = False,
@@ -41,15 +54,50 @@ class Embedder(nn.Module):
             raise ValueError(f"embed_dim must be >= 1; got {embed_dim}")
         self.backbone = backbone
         self.embed_dim = embed_dim
-        self.feature_dim = int(backbone.num_features)  # type: ignore[arg-type]
-        self.embedding = nn.Linear(self.feature_dim, embed_dim)
         self.frozen = frozen
         self.normalize = normalize
         self.add_maximum = double  # nn.Module.double casts to float64
         self.mean, self.std, self.image_size, self.crop_ratio = preprocessing(backbone)
+        self.name = str(backbone.pretrained_cfg["architecture"])  # type: ignore[index]
         if frozen and not self.frozen_norms:
-            name = backbone.pretrained_cfg["architecture"]  # type: ignore[index]
-            raise ValueError(f"{name} has no BatchNorm to freeze; drop _frozen")
+            raise ValueError(f"{self.name} has no BatchNorm to freeze; drop _frozen")
+        self.n_prefix = 0  # tokens before those of the patches
+        self.feature_dim, self.map_dim = self._try(image_size or self.image_size)
+        self.embedding = nn.Linear(self.feature_dim, embed_dim)
+
+    @torch.no_grad()
+    def _try(self, image_size: int | tuple[int, int]) -> tuple[int, int]:
+        """Return the widths of features and feature map, from a forward pass of one image."""
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                output = self.backbone.forward_features(torch.zeros(1, 3, *size))  # type: ignore[operator]
+                with torch.enable_grad():  # of the layers after pooling alone
+                    pooled = self.backbone.forward_head(output, pre_logits=True)  # type: ignore[operator]
+        except Exception as error:  # each family raises its own
+            if faults.explanation(error):
+                raise
+            raise ValueError(cannot_read(self.name, size, self.image_size, error)) from error
+        self.backbone.train(training)
+        n_prefix = _n_prefix(self.backbone, _last(output), size)
+        if n_prefix is None or not isinstance(pooled, Tensor) or pooled.ndim != 2:
+            raise ValueError(
+                f"{self.name} cannot be an embedder: its features are not a map, or tokens in "
+                "rows and columns, that is pooled to a vector; choose another backbone"
+            )
+        if pooled.requires_grad and self.add_maximum:
+            raise ValueError(
+                f"{self.name} has layers after its pooling, which average + maximum would leave "
+                "out; drop _double"
+            )
+        if pooled.requires_grad and isinstance(output, Tensor) and output.ndim == 4:
+            # Checkpoints that were trained without these layers do not have it.
+            self.register_buffer("pooled_by_head", torch.ones((), dtype=torch.uint8))
+        self.n_prefix = n_prefix
+        feature_map = self._feature_map(output, size)
+        return self._pool(output, feature_map).shape[1], feature_map.shape[1]
 
     @property
     def frozen_norms(self) -> list[nn.Module]:
@@ -65,28 +113,39 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Embedding:
         output = self.backbone.forward_features(images)  # type: ignore[operator]
-        feature_map = self._feature_map(output, images)  # (B, F, h, w)
+        feature_map = self._feature_map(output, images.shape[2:])  # (B, M, h, w)
         features = self._pool(output, feature_map).float()  # (B, F)
         embeds = self.embedding(features).float()  # (B, D)
         if self.normalize:
             embeds = F.normalize(embeds, dim=1)
         return Embedding(embeds, features, feature_map)
 
-    def _pool(self, output: Tensor, feature_map: Tensor) -> Tensor:
+    def _pool(self, output: Any, feature_map: Tensor) -> Tensor:
         if self.add_maximum:
             return feature_map.mean(dim=(2, 3)) + feature_map.amax(dim=(2, 3))
-        if output.ndim == 3:
-            return self.backbone.forward_head(output, pre_logits=True)  # type: ignore[operator]
-        return feature_map.mean(dim=(2, 3))
+        return self.backbone.forward_head(output, pre_logits=True)  # type: ignore[operator]
 
-    def _feature_map(self, output: Tensor, images: Tensor) -> Tensor:
+    def _feature_map(self, output: Any, size: Sequence[int]) -> Tensor:
+        output = _last(output)
         if output.ndim == 4:
             channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
             return output.permute(0, 3, 1, 2) if channels_last else output
-        patches = output[:, getattr(self.backbone, "num_prefix_tokens", 0) :]  # (B, h * w, F)
+        patches = output[:, self.n_prefix :]  # (B, h * w, M)
         n_patches = patches.shape[1]
-        height = round(math.sqrt(n_patches * images.shape[2] / images.shape[3]))
+        height = round(math.sqrt(n_patches * size[0] / size[1]))
         return patches.transpose(1, 2).unflatten(2, (height, n_patches // height))
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False):  # type: ignore[no-untyped-def]
+        """Load a ``state_dict``; ValueError if it does not fit."""
+        misfit = mismatch(self.state_dict(), state)
+        if "pooled_by_head" in self.state_dict() and "pooled_by_head" not in state:
+            misfit = (
+                f"it was trained by an earlier version, which left out the layers that {self.name} "
+                "has after its pooling; train again"
+            )
+        if misfit:
+            raise ValueError(misfit)
+        return super().load_state_dict(state, strict, assign)
 
     def train_backbone(self, on: bool) -> None:
         self.backbone.requires_grad_(on)
@@ -106,3 +165,25 @@ class Embedder(nn.Module):
         else:
             groups = [group for part, rate in parts for group in decay_groups(part, rate)]
         return [{"weight_decay": decay} | group for group in groups]
+
+
+def _last(output: Any) -> Any:
+    return output[-1] if isinstance(output, list | tuple) else output
+
+
+def _n_prefix(backbone: nn.Module, output: Any, size: Sequence[int]) -> int | None:
+    """Return the number of tokens before those of the patches, 0 for a feature map.
+
+    A few backbones have a class token and do not tell. None if the rest has no rows and columns.
+    """
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        return None
+    if output.ndim == 4:
+        return 0
+    ratio = size[0] / size[1]
+    for n_prefix in (getattr(backbone, "num_prefix_tokens", 0), 0, 1, 2):
+        n_patches = output.shape[1] - n_prefix
+        rows, columns = (round(math.sqrt(max(n_patches, 0) * by)) for by in (ratio, 1 / ratio))
+        if rows * columns == n_patches > 0:
+            return n_prefix
+    return None

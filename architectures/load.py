@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import architectures
 from architectures.embedder import Embedder
-from architectures.weights import mismatch
 from utilities import checkpoint
 from utilities.finished import PLACES
 from utilities.run_folder import RunFolder
+from utilities.structures import input_size
 
 # Fixed by a checkpoint: what the embedder is, and the input that it expects.
 EMBEDDER_FLAGS = ("arch", "embed_dim", "image_size", "augmentation")
@@ -63,18 +63,21 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
         )
     try:
         embedder = architectures.create(
-            flags["arch"], flags["embed_dim"], pretrained=False, image_size=flags["image_size"]
+            flags["arch"],
+            flags["embed_dim"],
+            pretrained=False,
+            image_size=input_size(flags["image_size"], flags["augmentation"]),
         )
     except ValueError as error:
         raise ValueError(f"checkpoint {file} cannot be rebuilt: {error}") from error
-    misfit = mismatch(embedder.state_dict(), state)
-    if misfit:
+    try:
+        embedder.load_state_dict(state)
+    except ValueError as error:
         raise ValueError(
             f"checkpoint {file} does not fit its flags --arch {flags['arch']} --embed_dim "
-            f"{flags['embed_dim']} --image_size {flags['image_size']}: {misfit}; it needs the "
-            "version of timm that config.json beside it names"
-        )
-    embedder.load_state_dict(state)
+            f"{flags['embed_dim']} --image_size {flags['image_size']}: {error}; it needs the "
+            "versions that config.json beside it names"
+        ) from error
     return Trained(embedder.eval(), flags, file, int(parts.get("epoch", 0)), parts.get("data"))
 
 

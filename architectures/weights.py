@@ -4,6 +4,7 @@ Each source yields a state dict in timm's own names, which timm fits to the mode
 strictly. Nothing here unpickles code.
 """
 
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,6 +13,7 @@ import huggingface_hub
 import safetensors.torch
 import timm
 import torch
+from timm.layers import PatchEmbed
 from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -57,7 +59,7 @@ def backbone(
     name = resolve(name)
     options = timm_options(name, image_size)
     if not pretrained:
-        model = timm.create_model(name, **options)
+        model = _create(name, options)
     else:
         try:
             state, source = find(name, weights)
@@ -75,7 +77,7 @@ def backbone(
         heads = (head,) if isinstance(head, str) else tuple(head or ())
         body = {key: value for key, value in state.items() if key.rpartition(".")[0] not in heads}
         model = _load(name, body, source, options)
-    _check_image_size(name, model, image_size)
+    _check_patches(name, model, image_size)
     return model
 
 
@@ -170,15 +172,19 @@ def read_state_dict(path: Path) -> StateDict:
     return body or state
 
 
-def mismatch(expected: StateDict, state: StateDict) -> str:
+def mismatch(expected: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     """Return how the keys and shapes of ``state`` differ from those expected; empty if equal."""
+
+    def shape(value: Any) -> Any:
+        return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
     groups = {
         "missing": [key for key in expected if key not in state],
-        "unexpected": [key for key in state if key not in expected],
+        "unexpected": [str(key) for key in state if key not in expected],
         "of another shape": [
-            f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+            f"{key} {shape(state[key])} for {shape(value)}"
             for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
+            if key in state and shape(state[key]) != shape(value)
         ],
     }
     return "; ".join(
@@ -194,9 +200,10 @@ def _load(name: str, state: StateDict, source: str, options: dict[str, Any]) -> 
     overlay = {"state_dict": state, "num_classes": options["num_classes"]}
     try:
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except (RuntimeError, KeyError, AttributeError, IndexError) as error:
-        expected = timm.create_model(name, **options).state_dict()
-        raise ValueError(f"{source} does not fit {name}: {mismatch(expected, state)}") from error
+    except Exception as error:  # of tensors that do not fit, each family raises its own
+        expected = _create(name, options).state_dict()
+        misfit = mismatch(expected, state) or str(error).strip().partition("\n")[0]
+        raise ValueError(f"{source} does not fit {name}: {misfit}") from error
     cast(dict, model.pretrained_cfg).pop("state_dict", None)  # a second copy of every weight
     return model
 
@@ -244,11 +251,32 @@ def _from_hub(name: str) -> StateDict:
     return read_state_dict(Path(huggingface_hub.hf_hub_download(filename=file, **where)))
 
 
-def _check_image_size(name: str, model: nn.Module, image_size: int | None) -> None:
-    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch_size is None or image_size is None:
+def cannot_read(name: str, size: Sequence[int], own: int, error: Exception) -> str:
+    """Describe that a model cannot be built for images of a size, or fails on one."""
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    remedy = "choose another backbone"
+    if tuple(size) != (own, own):
+        remedy = f"use --image_size {own} (--augmentation big enlarges it)"
+    return f"{name} cannot read images of {size[0]} x {size[1]} px ({reason}); {remedy}"
+
+
+def _create(name: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, **options)
+    except Exception as error:  # each family raises its own
+        config, side = get_pretrained_cfg(name), options.get("img_size")
+        if config is None or side is None:
+            raise
+        own = config.input_size[-1]
+        raise ValueError(cannot_read(name, (side, side), own, error)) from error
+
+
+def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
+    """Refuse images that plain patches do not cover; timm would leave out the rest of them."""
+    patches = getattr(model, "patch_embed", None)
+    if not isinstance(patches, PatchEmbed) or image_size is None:
         return
-    side = patch_size if isinstance(patch_size, int) else patch_size[0]
+    side = patches.patch_size[0]
     if image_size % side:
         below = image_size // side * side
         raise ValueError(

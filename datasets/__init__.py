@@ -23,11 +23,12 @@ from datasets.image_set import Images, ImageSet
 from datasets.loading import loader, preview
 from datasets.recipes import RECIPES, Recipe, fill, recipe
 from datasets.splits import Data, load
-from datasets.transforms import eval_transform, input_size, train_views
+from datasets.transforms import eval_transform, train_views
 from utilities import distributed
 from utilities.files import cache_folder
 from utilities.registry import from_flags
 from utilities.seeding import derive
+from utilities.structures import input_size
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from datasets import colour
 from datasets.colour import Crop
 from datasets.reading import MOST_EXTREME, REDUCTIONS, LazyImage, Pixels, as_pixels
 from utilities.registry import lookup
+from utilities.structures import input_size
 
 T = TypeVar("T")
 
@@ -130,11 +131,6 @@ class CenterCrop(CropTransform[tuple[int, int]]):
     def __call__(self, image: Image.Image) -> Tensor:
         view = self.crop(Pixels(as_pixels(image), 1), image.size)
         return colour.normalise_bytes(view[None], self.mean, self.std)[0]
-
-
-def input_size(image_size: int, augmentation: str = "base") -> int:
-    """Return the side of the network's input in pixels; "big" enlarges it by 256 / 224."""
-    return round(image_size * 256 / 224) if augmentation == "big" else image_size
 
 
 def train_views(

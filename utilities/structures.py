@@ -1,4 +1,4 @@
-"""The tuples of tensors that travel between the folders: batches, embeddings, triplets."""
+"""What travels between the folders: batches, embeddings, triplets, the size of the input."""
 
 from typing import NamedTuple
 
@@ -56,3 +56,8 @@ class References(NamedTuple):
 
     embeds: Tensor  # (R, D), without gradient
     labels: Tensor  # (R,) int64
+
+
+def input_size(image_size: int, augmentation: str = "base") -> int:
+    """Return the side of the network's input in pixels; "big" enlarges it by 256 / 224."""
+    return round(image_size * 256 / 224) if augmentation == "big" else image_size

@@ -70,7 +70,82 @@ def test_patch_tokens_keep_their_places_in_the_map():
     ],
 )
 def test_oblong_images_give_oblong_maps(body, size, shape):
-    assert Embedder(body(), 4).eval()(images(1, *size)).feature_map.shape == shape
+    embedder = Embedder(body(), 4, image_size=size).eval()
+    assert embedder(images(1, *size)).feature_map.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "n_features", "width"),
+    [
+        ("convnext_atto", 320, 320),  # a norm after pooling
+        ("mobilenetv3_small_050", 1024, 288),  # a convolution
+        ("hgnetv2_b0", 2048, 1024),  # another, with a norm
+        ("resnet18", 512, 512),  # nothing
+    ],
+)
+def test_layers_after_pooling_are_used_and_trained(name, n_features, width):
+    """They are part of the backbone that is exported: its output is what the embedder reads."""
+    embedder, batch = create(name, image_size=64), images(4)
+    assert (embedder.feature_dim, embedder.map_dim) == (n_features, width)
+    out = embedder.eval()(batch)
+    assert out.feature_map.shape == (4, width, 2, 2)
+    torch.testing.assert_close(out.features, embedder.backbone(batch))
+    embedder.train()(batch).embeds.square().sum().backward()
+    assert all(p.grad is not None for p in embedder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "n_prefix", "side"),
+    [
+        ("cait_xxs24_224", 64, 1, 4),
+        ("convit_tiny", 64, 1, 4),
+        ("coat_tiny", 64, 1, 2),  # the last of its maps
+        ("pvt_v2_b0", 72, 0, 3),  # patches of 7 px that overlap
+        ("efficientformer_l1", 224, 0, 7),
+    ],
+)
+def test_backbones_of_other_families(name, size, n_prefix, side):
+    embedder = create(name, image_size=size).eval()
+    out = embedder(images(1, size, size))
+    assert embedder.n_prefix == n_prefix
+    assert out.feature_map.shape == (1, embedder.map_dim, side, side)
+    assert out.features.shape == (1, embedder.feature_dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("halonet_h1", 64, "cannot read images of 64 x 64 px .* use --image_size 256"),
+        ("efficientformer_l1", 64, "cannot read images of 64 x 64 px .* use --image_size 224"),
+        ("crossvit_tiny_240", 64, "cannot read images of 64 x 64 px .* use --image_size 240"),
+        ("convnext_atto_double", 64, "has layers after its pooling.* drop _double"),
+        ("efficientvim_m1", 64, "its features are not a map.* choose another backbone"),
+    ],
+)
+def test_a_backbone_that_does_not_suit_is_refused_in_a_sentence(name, size, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        create(name, image_size=size)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vision_transformer_is_built_for_the_enlarged_images():
+    args = SimpleNamespace(
+        arch="vit_tiny_patch16_224", embed_dim=4, not_pretrained=True, weights=None,
+        image_size=56, augmentation="big",
+    )  # fmt: skip
+    assert architectures.build(args)(images()).embeds.shape == (2, 4)  # 64 px
+
+
+def test_the_state_of_an_embedder_without_the_layers_after_pooling_is_refused():
+    embedder = create("convnext_atto", image_size=64)
+    state = embedder.state_dict()
+    embedder.load_state_dict(state)
+    del state["pooled_by_head"]
+    with pytest.raises(
+        ValueError, match="earlier version, which left out the layers that convnext"
+    ):
+        embedder.load_state_dict(state)
+    assert "pooled_by_head" not in create("resnet18").state_dict()
 
 
 @pytest.mark.parametrize("name", ["resnet18_double", "vit_tiny_patch16_224_double"])
@@ -210,6 +285,7 @@ def test_build_reads_the_flags_and_errors_name_them():
         no_zero_init_last=False,
         weights=None,
         image_size=64,
+        augmentation="base",
         language_pseudoclass_model="resnet0",
     )
     embedder = architectures.build(args)
