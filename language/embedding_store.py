@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from language.text_encoder import TextEncoder
+from language import readability
+from language.text_encoder import TextEncoder, embed_captions
 from utilities.files import atomic_path
 
 LOG = logging.getLogger(__name__)
@@ -95,12 +96,18 @@ class EmbeddingStore:
     def fill_with_texts(
         self, texts: Sequence[str], encoder: TextEncoder, *, rank: int = 0, world: int = 1
     ) -> None:
-        """``fill`` with the embeddings of N texts; within a part each distinct one is read once."""
+        """``fill`` with the embeddings of N images' captions; a part reads equal ones once.
+
+        Raises ValueError if the encoder cannot read most captions of the first part.
+        """
 
         def embed(start: int, stop: int) -> NDArray[Any]:
             some = texts[start:stop]
             places = {text: place for place, text in enumerate(dict.fromkeys(some))}
-            rows = encoder.encode(list(places)).numpy()
+            embeds = embed_captions(encoder, list(places))
+            if start == 0:  # before the others take hours
+                readability.check(encoder, list(places), embeds)
+            rows = embeds.numpy()
             return rows[[places[text] for text in some]]
 
         self.fill(embed, rank=rank, world=world)
