@@ -112,7 +112,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         embedder=embedder,
         miner=miner,
         n_steps=length.n_steps,
-        **language.caption_readers(args, device),
+        **language.caption_readers(args, data.train, device),
     ).to(device)
     distill = criteria.build_distillation(args)
     if args.compile:
