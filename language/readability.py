@@ -38,6 +38,10 @@ class Readability(NamedTuple):
     def unreadable(self) -> list[str]:
         return list(dict.fromkeys([*self.unread, *(name for some in self.alike for name in some)]))
 
+    @property
+    def too_many(self) -> bool:
+        return 2 * len(self.unreadable) > self.n
+
     def __str__(self) -> str:
         """Count and name them; empty if there are none."""
         same = [" = ".join(map(repr, some[:SHOWN])) for some in self.alike]
@@ -83,7 +87,7 @@ def examine(reader: Reader, names: Sequence[str], embeds: Tensor | None = None) 
 def check(reader: Reader, names: Sequence[str], embeds: Tensor | None = None) -> None:
     """Warn of names that cannot be read; raise ValueError if these are more than half."""
     found = examine(reader, names, embeds)
-    if 2 * len(found.unreadable) > found.n:
+    if found.too_many:
         raise ValueError(
             f"the text encoder {reader.name} cannot read {len(found.unreadable)} of {found.n} "
             f"names: it {found}; use another --language_model (--evaluation_language_model for "
@@ -93,8 +97,13 @@ def check(reader: Reader, names: Sequence[str], embeds: Tensor | None = None) ->
         warnings.warn(f"of {found.n} names, the text encoder {reader.name} {found}", stacklevel=1)
 
 
-def check_captions(reader: Reader, captions: Sequence[str], most: int = 1000) -> None:
-    """``check`` of evenly spaced captions, before millions of them are embedded."""
-    rows = np.linspace(0, len(captions) - 1, min(most, len(captions))).astype(int).tolist()
-    some = list(dict.fromkeys(line for row in rows for line in captions[row].split("\n")))
+def check_captions(reader: Reader, captions: Sequence[str]) -> None:
+    """``check`` some of N images' captions."""
+    some = sample(captions)
     check(reader, some, reader.encode(some) if isinstance(reader, TextEncoder) else None)
+
+
+def sample(captions: Sequence[str], most: int = 1000) -> list[str]:
+    """Return the distinct captions of evenly spaced images, at most ``most``."""
+    rows = np.linspace(0, len(captions) - 1, min(most, len(captions))).astype(int).tolist()
+    return list(dict.fromkeys(line for row in rows for line in captions[row].split("\n")))
