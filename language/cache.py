@@ -96,7 +96,7 @@ class CachedEncoder(TextEncoder):
                 return work(database)
         except (OSError, sqlite3.OperationalError) as error:  # read-only, full disk, locked
             problem = f"cannot use {self.path} ({error}); embedding without it"
-        except sqlite3.DatabaseError as error:  # not a database, malformed, wrong checksum
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # malformed, wrong checksum
             problem = f"{self.path} is damaged ({error}); discarded, its texts are embedded again"
             self.path.unlink(missing_ok=True)
             self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
