@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from language import SOURCES, encoders, pseudolabels, readability, words
+from language import encoders, pseudolabels, readability, words
 from language.guide import LanguageGuide
 from language.pairing import find, identity, image_embedder, rows_of
 from language.partner_folder import Partners, read
@@ -19,7 +19,7 @@ from language.tokenizer import Tokenizer
 from language.words import Words
 from utilities.disk_cache import Entry, digest, stamp
 from utilities.files import cache_folder
-from utilities.registry import closest_first, from_flags
+from utilities.registry import from_flags
 from utilities.seeding import derive
 
 
@@ -185,12 +185,6 @@ def _choose_words(
         names = pseudolabels.imagenet_names()
         items = [[names[i] for i in item] for item in classes.tolist()]
         return words.collect(items, "row" if level == "sample" else level, prompt=prompt)
-    if not source.endswith(".json") and not Path(source).is_file():
-        raise ValueError(
-            f"--language_words {source} is unknown; known, closest first: "
-            + ", ".join(closest_first(source, SOURCES))
-            + ", or the path of a JSON file that maps class names to words"
-        )
     return words.from_json(Path(source).expanduser(), train.class_names, prompt=prompt)
 
 

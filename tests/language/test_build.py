@@ -157,7 +157,6 @@ def test_control_follows_the_seed_of_the_run(args, train):
 
 def test_errors_name_the_flag(args, train):
     for words, images, message in (
-        ("classname", train, r"--language_words classname is unknown.*: classnames"),
         ("captions", train, "--language_words captions needs"),
         ("pseudolabels", Captioned(), "--language_words pseudolabels are words of classes"),
     ):
