@@ -120,7 +120,7 @@ def train(
         embedder=embedder,
         miner=miner,
         n_steps=length.n_steps,
-        **language.caption_readers(args, device),
+        **language.caption_readers(args, data.train, device),
     ).to(device)
     distill = criteria.build_distillation(args)
     if args.compile:

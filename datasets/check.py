@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from datasets import caption_index, drawings, emoji, openclipart, splits
 from datasets.caption_index.layouts import labelled_manifest
 from datasets.caption_set import open_caption_set
@@ -28,6 +30,7 @@ from datasets.lookalikes import appearances, most_similar
 from datasets.oddities import caption_oddities, headers, same_files
 from datasets.readable import find_faults
 from datasets.reading import MOST_EXTREME
+from language import build_encoder, readability
 from utilities import console, faults
 from utilities.files import FOLDER, cache_folder
 
@@ -250,6 +253,24 @@ def _examine_captions(found: Findings) -> None:
         )
 
 
+def examine_words(model: str, source_path: Path, found: Findings) -> None:
+    """Add what a text encoder cannot read of the class names, or of a thousand captions."""
+    try:
+        encoder = build_encoder(model, torch.device("cpu"))
+        if caption_index.is_caption_set(found.root):
+            names = readability.sample(open_caption_set(found.root).captions)
+        else:
+            _, parts = splits.read_layout(found.root.name, source_path)
+            names = [name for images in parts.values() for name in images.class_names]
+        report = readability.examine(encoder, names, encoder.encode(names))
+    except (OSError, ValueError) as error:
+        found.problems.append(str(error))
+        return
+    if str(report):
+        of = found.problems if report.too_many else found.notes
+        of.append(f"of {report.n:,} names or captions, the text encoder {model} {report}")
+
+
 def _capped(title: str, lines: Iterable[str]) -> str:
     """Return a title with the first lines under it, and how many more there are."""
     lines = list(lines)
@@ -300,6 +321,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="compare a train and a test image if their 64-bit hashes differ by at most this many "
         f"bits; -1 compares none, which is faster (default: {NEAR})",
     )
+    parser.add_argument(
+        "--language_model",
+        metavar="NAME",
+        help="also find class names or captions that this text encoder cannot read, such as minilm",
+    )
     return parser
 
 
@@ -312,6 +338,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with faults.reported(parser.error):
         source_path = (args.source_path or cache_folder() / "datasets").expanduser()
         found = examine(args.dataset, source_path, args.near)
+        if args.language_model and found.counts:
+            examine_words(args.language_model, source_path, found)
     print(report(args.dataset, found))
     return bool(found.problems)
 

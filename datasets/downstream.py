@@ -269,7 +269,7 @@ def _of_files(name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[P
                 f"train and {part} of {root} need images of the same classes; in one of them only: "
                 f"{listed(odd) or 'no class at all'}"
             )
-    names = tuple(map(clean, classes))
+    names = clean(classes)
     sets = {}
     for part, by_class in parts.items():
         files = tuple(file for label in classes for file in by_class[label])

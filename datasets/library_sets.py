@@ -175,7 +175,7 @@ def _class_names(name: str, items: Any, labels: Labels) -> tuple[str, ...]:
         return tuple(f"{count} objects" for count in range(labels.min(), labels.max() + 1))
     if name == "pcam":
         return "no tumour", "tumour"
-    return tuple(map(clean, getattr(items, "classes", None) or items.categories))
+    return clean(getattr(items, "classes", None) or items.categories)
 
 
 def read_digits(rng: np.random.Generator) -> tuple[dict[str, Wrapped], tuple[str, ...]]:

@@ -178,6 +178,9 @@ def test_a_published_command_parses():
         ("--bs 1.5", "'1.5' is not a whole number"),
         ("--language_control permuted", "--language_distill_w 0"),
         ("--language_pseudoclass --language_words captions", "is given, too; drop one"),
+        ("--language_words nope", "nope is unknown; known, closest first: captions, classnames, "),
+        ("--language_words classname --language_distill_w 1", "closest first: classnames, "),
+        ("--language_words words.jsn", "pseudolabels, or a .json file"),
         ("--language_prompt photo", "--language_prompt must contain {}"),
         ("--weights x.pth --not_pretrained", "exclude each other"),
         ("--no_test_metrics --no_train_metrics", "--use_tv_split"),
@@ -354,8 +357,21 @@ def test_a_file_may_be_empty(config, text):
         ("seed: yes", "--seed takes one number or text; got True"),
         ("bs: {a: 1}", "--bs takes one number or text; got {'a': 1}"),
         ("resume: 1", "--resume is a switch; write true or false instead of 1"),
-        ("- lr", "--config must hold flags"),
+        ("bs: [1, [2]]", "--bs takes one number or text; got [1, [2]]"),
+        ("tau: [1, [2]]", "--tau takes numbers or texts; got [1, [2]]"),
+        ("evaluation_metrics: [{nmi: 1}]", "--evaluation_metrics takes numbers or texts; got"),
+        ("arch: [resnet50]", "--arch takes one number or text; got ['resnet50']"),
+        ("- lr", "--config must hold an object; got a list"),
+        ("lr", "--config must hold an object; got a text"),
         ("lr: [", "--config is not valid YAML"),
+        ("lr: 1\nlr: 2", "--config is not valid YAML: the key 'lr' is there twice"),
+        ("loss: &a margin\ngroup: *a", "--config is not valid YAML: an alias (*name) must be"),
+        ("group: &a [*a]", "--config is not valid YAML: an alias (*name) must be"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nloss: [*b, *b]", "--config is not valid YAML: an alias"),
+        ("lr: !!timestamp 2001-99-99", "--config is not valid YAML: month must be"),
+        ("lr: !!bool foo", "--config is not valid YAML: 'foo'"),
+        ("? [a]\n: b", "--config is not valid YAML: unhashable"),
+        ("loss: " + "[" * 5000, "--config is nested too deeply"),
     ],
 )
 def test_refusals_name_the_file(config, text, says, capsys):
@@ -366,11 +382,55 @@ def test_refusals_name_the_file(config, text, says, capsys):
     assert stop.value.code == 2 and f"flags.yaml: {says}" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "--config is nested too deeply to be read. It holds flags, in lines such"),
+        ('{"lr": ' + "[" * 900 + "]" * 900 + "}", "--lr takes one number or text; got [[[[[["),
+        ('{"lr": 1, "lr": 2}', "--config is not JSON: the key 'lr' is there twice"),
+        ("[]", "--config must hold an object; got a list"),
+        ('{"flags": {"loss": ["margin"]}}', "--loss takes one number or text; got ['margin']"),
+        ('{"flags": [1]}', "flags is not a flag"),
+    ],
+)
+def test_json_of_another_shape_is_refused_by_file(config, text, says, capsys):
+    words = config(text, "flags.json")
+    with pytest.raises(SystemExit) as stop:
+        parameters.parse(words)
+    assert stop.value.code == 2 and f"flags.json: {says}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["flags.json", "flags.yaml"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_read(config, name, encoding):
+    words = config("", name)
+    with open(words[1], "w", encoding=encoding) as file:  # noqa: PTH123
+        file.write('{"seed": 4}')
+    assert parameters.parse(words).seed == 4
+
+
+def test_flags_of_the_guidance_without_it_are_named():
+    """Those that nothing else reads; not those that the dataset's recipe filled in."""
+
+    def summary(*typed):
+        args = parameters.parse(["--dataset", "mine", *typed])
+        chosen = fill_by_recipe(args)
+        sizes = {"mine.train": "1 image"}
+        return parameters.summary(args, chosen, sizes, "cpu", "runs/a", (1, 1))
+
+    typed = ("--language_words", "captions", "--language_temp", "2", "--language_prompt", "{}")
+    said = "guidance: none, so without effect: --language_words captions --language_temp 2.0"
+    assert said in summary(*typed) and "--language_prompt" not in summary(*typed)
+    assert "effect" not in summary() and "effect" not in summary(
+        *typed, "--language_distill_w", "1"
+    )
+
+
 def test_json_needs_no_yaml(config, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "yaml", None)  # an import would raise
     assert parameters.parse(config('{"seed": 4}', "flags.json")).seed == 4
     for text, name, says in (
-        ("seed: 4", "flags.json", "a YAML file must end in .yaml"),
+        ("seed: 4", "flags.json", "in a file that ends in .yaml"),
         ("seed: 4", "flags.yml", "pip install pyyaml"),
     ):
         with pytest.raises(SystemExit):

@@ -1,23 +1,24 @@
 """Files that are either whole or absent: everything is written beside its place, then renamed.
 
-And files of the user: a pipe or a device among them is told from a regular file before it is
-opened, since reading it may never end.
+And files of the user: one that is a pipe or a device is refused before it is opened, since reading
+it may never end; JSON has one reader.
 """
 
 import atexit
 import errno
 import fcntl
+import json
 import logging
 import os
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 LOG = logging.getLogger(__name__)
 
@@ -144,3 +145,46 @@ def _temporary_cache() -> Path:
         "that can be written"
     )
     return folder
+
+
+def read_json(file: Path, kind: type[dict] | type[list] = dict) -> Any:
+    """Return the content of a JSON file written by others: UTF-8, -16 or -32, with a BOM or not.
+
+    Raises:
+        OSError: the file cannot be read, or is not a regular file.
+        ValueError: it is not JSON, nested too deeply, names a key twice, or does not hold a
+            ``kind``; the message names the file.
+    """
+    refuse_special(file)
+    data = file.read_bytes()
+    try:
+        text = data.decode(json.detect_encoding(data))
+        content = json.loads(text, object_pairs_hook=distinct_keys)
+        if "\\ud" in text.lower():  # half of a character, written as an escape, cannot be printed
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested too deeply to be read") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, kind):
+        expected = "a list" if kind is list else "an object"
+        raise ValueError(f"{file} must hold {expected}; got {json_name(content)}")
+    return content
+
+
+def distinct_keys(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return a dict; raise ValueError if a key is there twice, of which json keeps the last."""
+    content: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key!r} is there twice")
+        content[key] = value
+    return content
+
+
+def json_name(value: Any) -> str:
+    """Return what JSON calls a value's type, for messages."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "true or false"
+    kinds = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
+    return kinds.get(type(value), type(value).__name__)

@@ -3,24 +3,31 @@
 import argparse
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from utilities.registry import closest_first
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Accepts one of ``names``."""
+    """Accepts one of ``names``, or a file."""
 
     names: tuple[str, ...]
+    ending: str = ""  # of files; another file is accepted if it exists
 
     def __call__(self, value: str) -> str:
-        if value not in self.names:
+        is_file = self.ending and (
+            value.endswith(self.ending) or Path(value).expanduser().is_file()
+        )
+        if value not in self.names and not is_file:
             known = ", ".join(closest_first(value, self.names))
+            known += f", or a {self.ending} file" if self.ending else ""
             raise argparse.ArgumentTypeError(f"{value} is unknown; known, closest first: {known}")
         return value
 
     def __str__(self) -> str:
-        return ", ".join(f"`{name}`" for name in self.names)
+        names = ", ".join(f"`{name}`" for name in self.names)
+        return f"{names}, or a `{self.ending}` file" if self.ending else names
 
 
 SMALLEST = 1e-30  # of numbers that are not 0: what is smaller becomes 0 or infinite in float32

@@ -7,6 +7,9 @@
                                                   manifest.* with a column `label` is of labelled
                                                   images, see `datasets.manifest`
 
+An image may have several captions: a list in its JSON file or in a parquet table, lines in its text
+file, or lines of a table that repeat its path.
+
 The index, `index.arrow`, is an uncompressed Arrow IPC file with a row per pair, memory-mapped, so
 that opening takes milliseconds and no memory whatever N is. It lies beside the images, or in the
 cache if the folder cannot be written; `index_skipped.csv` lists the images that are skipped, and
@@ -59,12 +62,12 @@ LOG = logging.getLogger(__name__)
 
 BATCH = 1 << 16  # rows of a record batch
 SETTLED = 2.0  # seconds; a change within the file system's tick would not show in a later time
-VERSION = 2
+VERSION = 3
 
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # path below the root, `shard.tar/member`, or a manifest's path
-        ("caption", pa.string()),  # not blank, single spaces
+        ("caption", pa.string()),  # not blank; a line for each of several
         ("width", pa.int32()),  # of the image, from its header
         ("height", pa.int32()),
         ("part", pa.int32()),  # the directory, shard or manifest: its place among them, sorted

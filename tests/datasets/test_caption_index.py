@@ -247,8 +247,64 @@ def test_manifests(tmp_path, suffix, columns):
             writer.writerows(("x", caption, path) for path, caption in lines)
     write(root / "scores.csv", "epoch,recall\n")  # another table does no harm
     table = table_of(root)
-    assert table["key"] == [path for path, _ in lines]
-    assert table["caption"] == ['says "hi", and waves', *(caption for _, caption in lines[1:])]
+    assert table["key"] == [path for path, _ in lines[:3]]
+    assert table["caption"] == [
+        'says "hi", and waves\nthe same image again', "NULL", "an absolute path"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_as_spreadsheets_write_them(tmp_path, separator, encoding):
+    write(tmp_path / "a.jpg", image_bytes())
+    text = separator.join(("id", "file_name", "caption")) + "\r\n"
+    text += separator.join(("1", "a.jpg", "größer, schöner")) + "\r\n"
+    write(tmp_path / "list.csv", text.encode(encoding))
+    assert content(tmp_path) == {"a.jpg": "größer, schöner"}
+
+
+def test_several_captions_in_every_layout(tmp_path):
+    """A list in JSON, lines in text, a list in a table and lines that repeat a path."""
+    captions = ["one", " two,\nin lines", "", "three"]
+    expected = "one\ntwo, in lines\nthree"
+    pair(tmp_path / "pairs" / "d", "json.jpg", captions)
+    pair(tmp_path / "pairs" / "d", "text.jpg", "one\r\n two, in  lines\n\nthree\n", as_json=False)
+    wide = "one\ntwo, in lines\nthree".encode("utf-16")
+    write(pair(tmp_path / "pairs" / "d", "wide.jpg", "").with_suffix(".txt"), wide)
+    (tmp_path / "pairs" / "d" / "wide.json").unlink()
+    shard(tmp_path / "shards" / "0.tar", samples([captions[0], captions]))
+    tables = {
+        "list": {"path": ["a.jpg", "b.jpg"], "caption": [captions, ["only"]]},
+        "lines": {
+            "path": ["a.jpg", "b.jpg", "a.jpg", "a.jpg", "a.jpg"],
+            "caption": ["one", "only", " two,\nin lines", None, "three"],
+        },
+    }
+    for name, table in tables.items():
+        for image in ("a.jpg", "b.jpg"):
+            write(tmp_path / name / image, image_bytes())
+        pyarrow.parquet.write_table(pa.table(table), tmp_path / name / "list.parquet")
+        assert content(tmp_path / name) == {"a.jpg": expected, "b.jpg": "only"}
+    assert set(content(tmp_path / "pairs").values()) == {expected}
+    assert list(content(tmp_path / "shards").values()) == ["one", expected]
+
+
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [
+        (3, "no caption: caption must be a text or a list of texts; got a number"),
+        ({"en": "a"}, "no caption: caption must be a text or a list of texts; got an object"),
+        (["a", None], "no caption: caption must be a text or a list of texts; got null in a list"),
+        ([["a"]], "no caption: caption must be a text or a list of texts; got a list in a list"),
+        (True, "no caption: caption must be a text or a list of texts; got true or false"),
+        ([" "], "blank caption"),
+        ([], "blank caption"),
+    ],
+)
+def test_captions_of_other_types_are_left_out_by_name(pairs, caption, reason):
+    pair(pairs / "birds", "odd.jpg", caption)
+    assert "birds/odd.jpg" not in content(pairs)
+    assert skipped(pairs) == {"birds/odd.jpg": reason}
 
 
 @pytest.mark.parametrize(
@@ -300,7 +356,8 @@ def test_what_cannot_be_used_is_counted_and_listed(pairs, caplog):
 
     assert set(content(pairs).values()) == {"a blue bird", "a red bird", "a cat", "at the limit"}
     reasons = {key.removeprefix("birds/"): why for key, why in skipped(pairs).items()}
-    assert reasons["missing.jpg"] == reasons["null.jpg"] == reasons["number.jpg"] == "no caption"
+    assert reasons["missing.jpg"] == reasons["null.jpg"] == "no caption"
+    assert reasons["number.jpg"].startswith("no caption: caption must be a text")
     assert reasons["list.jpg"] == "no caption" and reasons["blank.jpg"] == "blank caption"
     assert reasons["broken.jpg"] == "no caption: its file is not JSON"
     assert reasons["wide.jpg"] == "aspect ratio over 20: 210 x 10"
@@ -448,9 +505,9 @@ def test_a_damaged_index_is_built_anew(pairs, harm):
     else:
         reader, _ = open_index(file)
         table, metadata = reader.read_all(), dict(reader.schema.metadata)
-        metadata[b"caption_set"] = metadata[b"caption_set"].replace(
-            b'"version": 2', b'"version": 1'
-        )
+        now = b'"version": %d' % caption_index.VERSION
+        assert now in metadata[b"caption_set"]
+        metadata[b"caption_set"] = metadata[b"caption_set"].replace(now, b'"version": 1')
         with pa.ipc.new_file(str(file), caption_index.SCHEMA.with_metadata(metadata)) as writer:
             writer.write_table(table.replace_schema_metadata(metadata))
     assert len(content(pairs)) == 3

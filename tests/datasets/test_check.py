@@ -347,3 +347,37 @@ def test_the_command_ends_with_a_status(tmp_path):
     assert done.returncode == 0 and done.stdout.endswith("no problems found\n")
     (tmp_path / "mine" / "images" / "class 0" / "0.png").write_bytes(b"")
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 1
+
+
+THAI = ("ขนมปัง", "แมว", "สุนัข", "ปลา", "ช้าง", "หมู")
+
+
+def test_names_that_an_encoder_cannot_read(tmp_path, capsys):
+    """Only with --language_model; most of them are a problem, a few are worth a note."""
+    root = own(tmp_path)
+    command = ["mine", "--source_path", str(tmp_path), "--near", "-1"]
+    minilm = [*command, "--language_model", "minilm"]
+    names = {f"class {kind}": name for kind, name in enumerate(THAI)}
+    (root / "classes.json").write_text(json.dumps(names))
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(minilm) == 1
+    out = capsys.readouterr().out
+    assert (
+        "of 6 names or captions, the text encoder minilm knows no word of 6 names ('ขนมปัง'" in out
+    )
+    english = dict(zip(names, ("fox", "crane", "owl", "emu"), strict=False))
+    (root / "classes.json").write_text(json.dumps(names | english))
+    assert main(minilm) == 0
+    out = capsys.readouterr().out
+    assert "notes:" in out and "cannot tell 2 names apart ('ช้าง' = 'หมู')" in out
+    assert main([*command, "--language_model", "absent.txt"]) == 1
+    assert "absent.txt: no such word-vector file" in capsys.readouterr().out
+
+
+def test_captions_that_an_encoder_cannot_read(tmp_path, capsys):
+    for number, caption in enumerate(THAI):
+        pair(tmp_path / "mine" / "d", f"{number}.jpg", caption, number)
+    command = ["mine", "--source_path", str(tmp_path), "--language_model", "minilm"]
+    assert main(command) == 1
+    assert "the text encoder minilm knows no word of 6 names" in capsys.readouterr().out

@@ -222,6 +222,7 @@ def test_damaged_folders_are_named(tmp_path):
         read(tmp_path / "nothing")
     folder = tmp_path / "out"
     find(toy(), Letters(), folder=folder)
+    (folder / "entry.json").unlink()  # as of a folder that another tool wrote
     np.save(folder / "partners.npy", np.zeros((4, 1), np.int64))
     with pytest.raises(ValueError, match=r"cannot read .* \(\(4, 1\) partners"):
         read(folder)
@@ -233,6 +234,36 @@ def test_damaged_folders_are_named(tmp_path):
         read(folder)
     (folder / "about.json").unlink()  # half of a folder is none
     assert find(toy(), Letters(), folder=folder).partners[0].tolist() == [2]
+
+
+@pytest.mark.parametrize("name", ["partners.npy", "similarities.npy", "about.json", "entry.json"])
+def test_a_flipped_byte_is_never_read(tmp_path, caplog, name):
+    """Wherever it is: refused in a folder of one's own, found again in the cache."""
+    folder = tmp_path / "out"
+    made = find(toy(), Letters(), folder=folder)
+    kept = find(toy(), Letters())
+    for place in (folder, kept.folder):
+        content = (place / name).read_bytes()
+        for at in (-1, len(content) // 2):
+            flipped = bytearray(content)
+            flipped[at] ^= 0b100
+            (place / name).write_bytes(flipped)
+            if place == folder:
+                with pytest.raises(ValueError, match=r"cannot read the neighbours in .*out"):
+                    read(folder)
+                (place / name).write_bytes(content)
+            else:
+                check(find(toy(), Letters()), made)
+                assert "is damaged" in caplog.text
+                caplog.clear()
+
+
+def test_a_folder_without_checksums_is_read_with_a_warning(tmp_path, caplog):
+    made = find(toy(), Letters(), folder=tmp_path / "out")
+    assert not caplog.text
+    (tmp_path / "out" / "entry.json").unlink()
+    check(read(tmp_path / "out"), made)
+    assert "has no checksums (entry.json)" in caplog.text
 
 
 # ----------------------------------------------------------------------------- the released files
@@ -270,6 +301,8 @@ def test_released_neighbours(tmp_path, monkeypatch, chunk):
         ('[["a", "b"]]', r"entry 0 must be .*; got \['a', 'b'\]"),
         ('[[["a", "b"], ["c", "d"], 0.5], ', "cut short"),
         ("[]", "none of its 0 pairs"),
+        ("[" * 100_000, "is not JSON: "),
+        ('\ufeff[[["a", "b"]]]', "entry 0 must be"),
         (
             '[[["a", "b"], ["c", "d"], 0.5]]',
             "its last is of a/b, and the set begins with cats_2017",

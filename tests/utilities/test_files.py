@@ -17,6 +17,7 @@ from utilities.files import (
     atomic_folder,
     atomic_path,
     cache_folder,
+    read_json,
     refuse_special,
     take_lock,
 )
@@ -187,3 +188,38 @@ def test_a_lock_that_is_held_is_an_error(tmp_path, monkeypatch, code):
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(code, "")))
     with pytest.raises(OSError, match="held"):
         files.take_lock(tmp_path / ".lock", "held")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_with_and_without_a_mark(tmp_path, encoding):
+    file = tmp_path / "a.json"
+    file.write_text('{"é": [1, "\\ud83e\\udd8a"]}', encoding=encoding)
+    assert read_json(file) == {"é": [1, "\N{FOX FACE}"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not JSON"),
+        (b'{"a": 1', "is not JSON"),
+        (b'{"a": "\xe9"}', "is not JSON"),
+        (b'{"a": "\\ud800"}', "is not JSON"),  # half a character
+        (b'{"a": ' + b"1" * 5000 + b"}", "is not JSON"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b'{"a": ' * 100_000, "is nested too deeply"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "is not JSON: the key 'c' is there twice"),
+        (b"[]", "must hold an object; got a list"),
+        (b"null", "must hold an object; got null"),
+        (b'"text"', "must hold an object; got a text"),
+    ],
+)
+def test_json_of_another_shape_is_refused_by_file(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.json {message}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(OSError, match=r"a\.json is a named pipe; it must be a regular file"):
+        read_json(tmp_path / "a.json")
