@@ -12,7 +12,6 @@ Without a split, classes are halved. ``datasets.caption_index`` reads a table wi
 """
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ import pyarrow.parquet
 from datasets.caption_index.layouts import columns, dialect, plain_column
 from datasets.folders import described, listed
 from datasets.image_set import ImageSet
+from datasets.oddities import identity
 from utilities.captions import join
 from utilities.files import json_name
 
@@ -158,11 +158,12 @@ def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, Sequence[Any]]]:
 def _with_all_captions(file: Path, lines: Sequence[Line]) -> list[Line]:
     """Return a line for each image; lines that repeat its path may add captions and nothing else.
 
-    Two spellings of a path are one image. Raises ValueError for other lines that repeat one.
+    Two spellings of a path, and links, are one image. Raises ValueError for other lines that
+    repeat one.
     """
-    first: dict[str, Line] = {}
+    first: dict[object, Line] = {}
     for line in lines:
-        place = os.path.realpath(line.path)
+        place = identity(line.path)
         before = first.setdefault(place, line)
         if before is line:
             continue

@@ -57,27 +57,27 @@ def identity(path: Path) -> tuple[int, int] | Path:
 
 
 def caption_oddities(captions: Sequence[str]) -> tuple[int, list[str]]:
-    """Return the number of distinct captions, and what is odd about some of them, with samples."""
+    """Return the number of distinct captions, and what is odd about some of them, with samples.
+
+    Empty ones are refused where they are read.
+    """
     n = len(captions)
     hashes = np.empty(n, dtype=np.int64)
-    empty: list[int] = []
     long: list[tuple[int, int, str]] = []  # number of words, row; the longest few
     n_long = 0
     for row, caption in enumerate(captions):
         hashes[row] = hash(caption)
-        words = caption.count(" ") + 1  # an upper bound, fast
-        if not caption.strip():
-            empty.append(row)
-        elif words > LONG and (words := len(caption.split())) > LONG:
+        if caption.count(" ") < LONG:  # words are separated by single spaces
+            continue
+        longest = max(caption.split("\n"), key=lambda line: line.count(" "))
+        if (words := longest.count(" ") + 1) > LONG:
             n_long += 1
-            long = sorted([*long, (-words, row, caption)])[:SAMPLES]
+            long = sorted([*long, (-words, row, longest)])[:SAMPLES]
     distinct, first, counts = np.unique(hashes, return_index=True, return_counts=True)
     often = np.flatnonzero(counts >= max(OFTEN, SHARE * n))
     often = often[np.argsort(-counts[often], kind="stable")]
 
     found = []
-    if empty:
-        found.append(f"{len(empty):,} of {n:,} captions are empty (row {empty[0]:,} the first)")
     if n_long:
         samples = [f"{-words} words: {_shown(caption)}" for words, _, caption in long]
         title = f"{n_long:,} of {n:,} captions have over {LONG} words; text encoders cut them"

@@ -121,12 +121,12 @@ def test_resuming_on_other_data_is_refused(source, tmp_path, change, said):
 def test_captions_are_a_part_of_the_data(source, tmp_path):
     root = source / "animals"
     keys = [path.relative_to(root / "images") for path in sorted(root.glob("images/*/*"))]
-    captions = {str(key): f"a {key.parent} {key.stem}" for key in keys}
+    captions = {str(key): f"{key.parent} {ANIMALS[n % 7]}" for n, key in enumerate(keys)}
     (root / "captions.json").write_text(json.dumps(captions))
     words = interrupted(
         source, tmp_path, "--language_words", "captions", "--language_distill_w", "2"
     )
-    captions[str(keys[0])] = "something else"
+    captions[str(keys[0])] = "eagle"
     (root / "captions.json").write_text(json.dumps(captions))
     with pytest.raises(ValueError, match="train: the captions have changed"):
         main.main(words)

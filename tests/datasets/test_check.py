@@ -184,9 +184,12 @@ def test_captions_that_are_long_empty_or_boilerplate_are_problems(tmp_path):
     found = examine("mine", tmp_path)
     assert found.problems == [] and found.counts["distinct captions"] == 24
     long = ["word " * number for number in (61, 70, 65, 64, 60)]
-    captioned(root, [*long, " ", "", *["a photo of\na shoe"] * 12, *map(str, range(5))])
-    empty, many, same = examine("mine", tmp_path).problems
-    assert empty == "2 of 24 captions are empty (row 5 the first)"
+    others = [*["a photo of\na shoe"] * 12, *map(str, range(5))]
+    captioned(root, [*long, " ", "", *others])
+    [empty] = examine("mine", tmp_path).problems
+    assert "captions.json has no caption for 2 of 24 images: " in empty
+    captioned(root, [*long, "6", ["7", "8 9"], *others])
+    many, same = examine("mine", tmp_path).problems
     title, *lines = many.splitlines()
     assert title.startswith("4 of 24 captions have over 60 words; text encoders cut them")
     assert [line.split(":")[0].strip() for line in lines] == ["70 words", "65 words", "64 words"]
