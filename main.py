@@ -20,7 +20,6 @@ if __name__ == "__main__":  # --help, a wrong flag and a finished run need not w
 
 import argparse
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -75,15 +74,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             return evaluate_only(args, argv)
         exit_if_finished(vars(args), parameters.run_name(args))
         with Interruption() as interruption:
-            return train(args, argv, interruption)
+            return train(args, interruption)
 
 
-def train(
-    args: argparse.Namespace, argv: Sequence[str] | None, interruption: Interruption
-) -> dict[str, float]:
+def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, float]:
     """Train and evaluate one run; return and raise as ``main``."""
     start = time.perf_counter()
-    device, chosen = set_up(args, argv)
+    device, chosen = set_up(args)
     location = Path(args.save_path), args.dataset, parameters.run_name(args)
     saved = run.to_resume(*location, vars(args)) if args.resume else None
 
@@ -91,9 +88,7 @@ def train(
     with distributed.first_rank_first():
         data = datasets.build(args)
         described = datasets.describe(args, data)
-    if saved:
-        accept = args.accept_changed_data
-        datasets.refuse_changes(saved.get("data"), described, run=saved.folder, accept=accept)
+    datasets.refuse_changes(args, saved, described)
     classes = getattr(data.train, "class_names", ())
     parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)
     embedder = architectures.build(args).to(device)
@@ -210,7 +205,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     trained = load_embedder(Path(typed.checkpoint))
     defaults = vars(parameters.build_parser().parse_args([]))
     args = argparse.Namespace(**evaluation_flags(trained, defaults, parameters.given(argv)))
-    device, _ = set_up(args, argv)
+    device, _ = set_up(args)
     data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
@@ -238,12 +233,10 @@ def rehearse(argv: Sequence[str] | None) -> dict[str, float]:
         args = parameters.parse(arguments)
         if args.evaluate_only:
             return evaluate_only(args, arguments)
-        return train(args, arguments, Interruption())  # not entered: Ctrl-C acts as usual
+        return train(args, Interruption())  # not entered: Ctrl-C acts as usual
 
 
-def set_up(
-    args: argparse.Namespace, argv: Sequence[str] | None
-) -> tuple[torch.device, tuple[dict[str, Any], str]]:
+def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any], str]]:
     """Seed, complete the flags, choose the device; return it and the flags from the recipe."""
     seed_everything(args.seed)
     chosen = datasets.fill_by_recipe(args)
@@ -255,13 +248,9 @@ def set_up(
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
     if args.dry_run:
         args.wandb_mode = "disabled"  # nothing is sent
-    if args.kernels > (cores := os.cpu_count() or 1):
-        if "kernels" in parameters.given(argv):
-            LOG.warning("--kernels %d: using %d, one per core", args.kernels, cores)
-        args.kernels = cores
-    device = devices.set_up(args.device, args.gpu, deterministic=args.deterministic)
-    if args.compile:
-        devices.check_compiler(device)
+    args.kernels = devices.workers(args.kernels)
+    exact, compiled = args.deterministic, args.compile
+    device = devices.set_up(args.device, args.gpu, deterministic=exact, compiled=compiled)
     return device, chosen
 
 

@@ -564,7 +564,8 @@ def summary(
         **sizes,
         "embedder": f"{args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
         "objective": f"{args.loss}; guidance: {guidance}",
-        "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views",
+        "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views, "
+        f"{args.kernels or 'no'} loading processes",
         "length": f"{length[1]:,} epochs, {length[0]:,} steps in total, lr {args.lr:g}",
         "device": device,
         "from recipe": " ".join(f"--{flag} {v}" for flag, v in typed.items() if v) + f" ({why})",

@@ -17,7 +17,7 @@ from datasets.caption_set import CaptionSet
 from datasets.colour import finish
 from datasets.downstream import Downstream, is_ours, labelled
 from datasets.downstream import build as build_downstream
-from datasets.identity import Description, refuse_changes
+from datasets.identity import Description
 from datasets.image_cache import cached
 from datasets.image_set import Images, ImageSet
 from datasets.loading import loader, preview
@@ -119,6 +119,13 @@ def describe(args: argparse.Namespace, data: Data) -> Description:
         if flag != "language_words" or path.is_file()
     }
     return identity.describe(data, source_folder(args) / args.dataset, files)
+
+
+def refuse_changes(args: argparse.Namespace, saved: Any, now: Description) -> None:
+    """Raise ValueError if the data are not those of the checkpoint to resume from, if any."""
+    if saved is not None:
+        accept = args.accept_changed_data
+        identity.refuse_changes(saved.get("data"), now, run=saved.folder, accept=accept)
 
 
 def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:

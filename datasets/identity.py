@@ -67,7 +67,7 @@ def changes(before: Description, now: Description) -> list[str]:
 
 
 def refuse_changes(
-    before: Description | None, now: Description, *, run: Path, accept: bool = False
+    before: Description | None, now: Description, *, run: Path, accept: bool
 ) -> None:
     """Raise ValueError if a run is resumed on other data; only warn with ``accept``.
 

@@ -10,7 +10,6 @@ the files in DIR.
 import argparse
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def load_model(run: Path) -> SearchModel:
 def run_index(args: argparse.Namespace, device: torch.device) -> None:
     (provenance, embedded), changes = build_index(
         *(args.folder, load_model(args.checkpoint), args.index),
-        bs=args.bs, workers=min(args.kernels, os.cpu_count() or 1), device=device,
+        bs=args.bs, workers=devices.workers(args.kernels), device=device,
     )  # fmt: skip
     count, dimensions = embedded.vectors.shape
     if args.json:

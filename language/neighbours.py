@@ -7,7 +7,6 @@ Writes a folder that numpy reads (``language.partner_folder``), and prints some 
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -140,7 +139,7 @@ def visual(args: argparse.Namespace, images: Any, device: torch.device) -> Image
         embedder.to(device),
         transform=prepare.transform(),
         bs=args.bs,
-        workers=min(args.kernels, os.cpu_count() or 1),
+        workers=devices.workers(args.kernels),
         device=device,
     )
     return image_embedder(images, embedder.backbone, name, settings=prepare, extract=features)

@@ -103,9 +103,9 @@ def test_compile_is_refused_where_torch_finds_no_compiler(animals, tmp_path):
 def test_loading_processes_are_at_most_the_cores_and_a_number_typed_is_answered(
     typed, told, monkeypatch, caplog
 ):
-    monkeypatch.setattr(main.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 2)
     args = main.parameters.parse(list(typed))
-    main.set_up(args, typed)
+    main.set_up(args)
     assert args.kernels == 2
     assert ("--kernels 9: using 2, one per core" in caplog.messages) == told
 
