@@ -172,8 +172,8 @@ league() {
 openclipart() {
     local seed common small first
     first=$(seeds_or 0 1 2)
-    # Heads of a size that 5,281 drawings and two cores can train.
-    small=(--loss_simclr_hidden_dim 512 --loss_simsiam_hidden_dim 512 --loss_simsiam_proj_dim 512
+    # Heads of a size that 5,281 drawings and two cores can train, SimCLR's as in its paper.
+    small=(--loss_simclr_layers 2 --loss_simclr_hidden_dim 512 --loss_simsiam_hidden_dim 512 --loss_simsiam_proj_dim 512
         --loss_simsiam_pred_dim 128 --loss_clip_text frozen --loss_clip_proj_dim 128)
     for seed in $(seeds_or 0 1 2); do
         common=(--dataset openclipart --evaluations retrieval linear_probe fewshot knn
@@ -196,30 +196,33 @@ openclipart() {
 redcaps() {
     local seed common
     for seed in $(seeds_or 0); do
-        common=(--dataset redcaps --arch resnet50 --not_pretrained --bs 512 --optim adamw --lr 1e-3
-            --lr_base_bs 512 --decay 0.01 --no_norm_decay --scheduler warmup_cosine
-            --warmup_steps 5000 --max_steps 250000 --use_float16 --language_model mpnet
+        common=(--dataset redcaps --arch resnet50 --not_pretrained --loss_simclr_layers 3 --bs 512
+            --optim adamw --lr 1e-3 --lr_base_bs 512 --decay 0.01 --no_norm_decay
+            --scheduler warmup_cosine --warmup_steps 5000 --max_steps 250000 --use_float16
+            --language_model mpnet
             --evaluation_datasets cifar10 cifar100 food101 dtd pets caltech101 flowers
             --evaluations linear_probe fewshot --seed "$seed")
+        run simsiam_language "${common[@]}" --loss simsiam --data_sampler language_pairs
+        common+=(--no_zero_init_last) # published for all but SimSiam
         run simclr "${common[@]}" --loss simclr --data_sampler augmented_pairs
         run simclr_language "${common[@]}" --loss simclr --data_sampler language_pairs
         run simclr_visual "${common[@]}" --loss simclr --data_sampler language_pairs \
             --data_pairs_by visual
-        run simsiam_language "${common[@]}" --loss simsiam --data_sampler language_pairs
         run clip "${common[@]}" --loss clip --language_model clip
         run slip "${common[@]}" --loss slip --language_model clip
     done
 }
 
-# DATASET DIM SEED EPOCHS BS WEIGHT TAU GAMMA [FEAT_W]: guided by pseudolabels, with multisimilarity
-# as released, which the published weights were tuned with; S2SD over it where FEAT_W is given. Once
-# at a constant rate, as published, and once by the example schedule, GAMMA at TAU.
+# DATASET DIM SEED EPOCHS BS WEIGHT TAU GAMMA [FEAT_W]: guided by pseudolabels, with the batches and
+# multisimilarity as released, which the published weights were tuned with; S2SD over it where FEAT_W
+# is given. Once at a constant rate, as published, and once by the example schedule, GAMMA at TAU.
 published() {
     local dataset=$1 dim=$2 seed=$3 epochs=$4 bs=$5 weight=$6 tau=$7 gamma=$8 feat_w=${9:-}
     local loss=multisimilarity flags s name
     flags=(--dataset "$dataset" --embed_dim "$dim" --n_epochs "$epochs" --bs "$bs"
-        --samples_per_class 2 --loss_multisimilarity_released --arch resnet50_frozen_normalize
-        --no_train_metrics --language_distill_w "$weight" --language_pseudoclass)
+        --samples_per_class 2 --data_class_replacement --loss_multisimilarity_released
+        --arch resnet50_frozen_normalize --no_train_metrics --language_distill_w "$weight"
+        --language_pseudoclass)
     if [ -n "$feat_w" ]; then
         loss=s2sd
         flags+=(--loss_s2sd_source multisimilarity --loss_s2sd_target multisimilarity
@@ -253,9 +256,15 @@ baselines() {
         for dataset in ${DATASETS:-cub200 cars196 online_products}; do
             for loss in $(objectives); do
                 flags=(--dataset "$dataset" --loss "$loss" --arch resnet50_frozen_normalize
-                    --embed_dim 128 --bs 112 --samples_per_class 2 --n_epochs 150 --lr 1e-5
-                    --decay 4e-4 --no_train_metrics --seed "$seed")
-                [ "$loss" != oproxy ] || flags+=(--warmup 1)
+                    --embed_dim 128 --bs 112 --samples_per_class 2 --data_class_replacement
+                    --n_epochs 150 --lr 1e-5 --decay 4e-4 --no_train_metrics --seed "$seed")
+                case "$loss" in
+                    oproxy) flags+=(--warmup 1) ;;
+                    # Released: no upper cutoff, and no two unit embeddings are farther apart than 2.
+                    margin | triplet | contrastive | quadruplet | snr)
+                        flags+=(--miner_distance_upper_cutoff 2.1)
+                        ;;
+                esac
                 run "baseline_$loss" "${flags[@]}"
             done
         done

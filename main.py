@@ -9,16 +9,17 @@ El Banani et al., Learning Visual Representations via Language-Guided Sampling, 
 """
 
 import parameters
+from utilities import console
 from utilities.finished import exit_if_finished
 
 if __name__ == "__main__":  # --help, a wrong flag and a finished run need not wait for torch
+    console.outlast()
     early = parameters.parse()
     if not early.dry_run:
         exit_if_finished(vars(early), parameters.run_name(early))
 
 import argparse
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -86,6 +87,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
         data = datasets.build(args)
+        described = datasets.describe(args, data)
+    datasets.refuse_changes(args, saved, described)
     classes = getattr(data.train, "class_names", ())
     parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)
     embedder = architectures.build(args).to(device)
@@ -113,7 +116,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         embedder=embedder,
         miner=miner,
         n_steps=length.n_steps,
-        **language.caption_readers(args, device),
+        **language.caption_readers(args, data.train, device),
     ).to(device)
     distill = criteria.build_distillation(args)
     if args.compile:
@@ -150,6 +153,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         folder,
         run.State(device, **parts, batches=batches, progress=progress),
         flags=config,
+        data=described,
         n_epochs=n_epochs,
         trackers=trackers.start(folder.path, folder.rows, config),
         interruption=interruption,
@@ -183,6 +187,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
             sampler.observe(outcome.rows, outcome.embeds)
             progress.count(len(outcome.rows), loss=outcome.loss, **outcome.terms)
             current.after_step(trainer.iteration)
+        trainer.check()
         current.save()  # before evaluation, so that a failure there does not lose the epoch
         scores = progress.averages() | session.evaluate_if_due(epoch)
         datasets.warn_of_waiting(args, scores["train/waiting_for_data"])
@@ -202,7 +207,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     defaults = vars(parameters.build_parser().parse_args([]))
     args = argparse.Namespace(**evaluation_flags(trained, defaults, parameters.given(argv)))
     device, _ = set_up(args)
-    data = datasets.build(args)
+    data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
     read_names = language.names_reader(device)
@@ -244,8 +249,10 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any]
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
     if args.dry_run:
         args.wandb_mode = "disabled"  # nothing is sent
-    args.kernels = min(args.kernels, os.cpu_count() or 1)
-    return devices.set_up(args.device, args.gpu, deterministic=args.deterministic), chosen
+    args.kernels = devices.workers(args.kernels)
+    exact, compiled = args.deterministic, args.compile
+    device = devices.set_up(args.device, args.gpu, deterministic=exact, compiled=compiled)
+    return device, chosen
 
 
 if __name__ == "__main__":

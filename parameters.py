@@ -76,6 +76,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("resume", switch, False,
          "resume the run of this name and these flags, start it if there is none, and exit if it "
          "is finished, so that a script of many runs can be repeated"),
+    Flag("accept_changed_data", switch, False,
+         "--resume and --evaluate_only: continue although images, captions or words have changed "
+         "since the run began"),
     Flag("dry_run", switch, False,
          "rehearse the whole run and keep nothing: two steps, two batches of each evaluated "
          "set; only the cache (words, pseudolabels, partners) is filled"),
@@ -112,10 +115,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("warmup", natural, 0, "number of first epochs with a frozen backbone"),
     Flag("augmentation", OneOf(("base", "adv", "big", "global_crop", "simclr", "slip")), None,
          "base (random resized crop, flip), adv (and colour jitter, grey), big (base at 8/7 the "
-         "image size), global_crop (half of the image or more), simclr (crop, colour, grey, blur, "
-         "flip), slip (global_crop for captions, simclr for views) (default: simclr for "
-         "augmented_pairs, global_crop for other pairs and captions, slip for --loss slip, else "
-         "base)"),
+         "image size, in evaluation too), global_crop (half of the image or more), simclr (crop, "
+         "colour, grey, blur, flip), slip (global_crop for captions, simclr for views) (default: "
+         "simclr for augmented_pairs, global_crop for other pairs and captions, slip for --loss "
+         "slip, else base)"),
     Flag("precision", OneOf(("fp32", "bf16", "fp16", "half")), "fp32",
          "forward-pass precision; fp16 uses loss scaling; half: fp16 on a GPU, bf16 on a CPU"),
     Flag("compile", switch, False,
@@ -128,6 +131,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("embed_dim", count, 128, "D, dimension of the embedding"),
     Flag("image_size", count, None, "side of the square input, pixels"),
     Flag("not_pretrained", switch, False, "start from random weights"),
+    Flag("no_zero_init_last", switch, False,
+         "random weights: start the last BatchNorm of a residual block at 1 instead of 0, as "
+         "published for objectives on captions and pairs, except simsiam"),
     Flag("weights", text, None,
          "load the backbone from a .pth or .safetensors file (default: from a package, else timm's "
          "hub)", metavar="FILE"),
@@ -137,6 +143,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "how batches are drawn; see docs/objectives.md (default: class_random, or augmented_pairs "
          "for an objective without labels)"),
     Flag("samples_per_class", count, 2, "images of each class in a batch"),
+    Flag("data_class_replacement", switch, False,
+         "class_random: draw classes and images with replacement, as released"),
     Flag("data_pairs_by", OneOf(("language", "visual")), "language",
          "language_pairs: partners are nearest by their captions, or (an ablation) by the features "
          "of --data_pairs_checkpoint"),
@@ -210,7 +218,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("loss_margin_margin", nonnegative, 0.2, "alpha of Wu et al. 2017"),
     Flag("loss_margin_beta", real, 1.2, "initial class boundary beta"),
     Flag("loss_margin_beta_lr", nonnegative, 5e-4, "learning rate of beta"),
-    Flag("loss_margin_nu", real, 0.0, "weight of the regulariser on beta"),
+    Flag("loss_margin_nu", nonnegative, 0.0, "weight of the regulariser on beta"),
     Flag("loss_margin_beta_constant", switch, False, "keep beta constant"),
     Flag("loss_triplet_margin", nonnegative, 0.2, "margin on squared Euclidean distances"),
     Flag("loss_multisimilarity_pos_weight", positive, 2.0, "alpha of Wang et al. 2019"),
@@ -307,6 +315,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
 "objectives on views": (
     Flag("loss_simclr_temperature", positive, 0.1, "temperature of the softmax over cosines"),
     Flag("loss_simclr_hidden_dim", count, 2048, "width of the projector"),
+    Flag("loss_simclr_layers", count, 3,
+         "linear layers of the projector: 3 as published with language pairs, 2 in Chen et al."),
     Flag("loss_simclr_proj_dim", count, 128, "dimension of the projections"),
     Flag("loss_simsiam_hidden_dim", count, 2048, "width of the projector's two hidden layers"),
     Flag("loss_simsiam_proj_dim", count, 2048, "dimension of the projections"),
@@ -356,7 +366,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("loss_slip_ssl_weight", nonnegative, 1.0,
          "weight of SimCLR beside CLIP, each with its own flags"),
     Flag("loss_lgslip_ssl_weight", nonnegative, 1.0,
-         "weight of SimCLR beside CLIP, each with its own flags"),
+         "weight of SimCLR beside CLIP; both read the projector of simclr, of --loss_clip_proj_dim "
+         "outputs"),
     Flag("loss_declip_nns_weight", share, 0.2,
          "weight of CLIP against the nearest text in the queue; 1 - weight is plain CLIP's"),
     Flag("loss_declip_nns_queue_size", count, 16384,
@@ -367,10 +378,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("language_model", text, None,
          "minilm (offline), clip, bert, roberta_l, mpnet, a Hugging Face id, a local folder, or a "
          "file of word vectors (.txt, .vec)"),
-    Flag("language_words", text, None,
-         "classnames, pseudolabels, captions, or a JSON file {class: word or words}"),
     Flag("language_prompt", text, "a photo of a {}",
          "prompt around each word {}; captions take none"),
+    Flag("language_words", OneOf(("classnames", "pseudolabels", "captions"), ".json"), None,
+         "classnames, pseudolabels, captions, or a JSON file {class: word or words}"),
     Flag("language_pseudoclass_topk", Number(int, 1, 1000), 5,
          "k, ImageNet names per class or image"),
     Flag("language_pseudoclass_level", OneOf(("class", "sample")), "class",
@@ -545,12 +556,16 @@ def summary(
     if args.language_control != "none":
         guidance += f", {args.language_control} as a control"
     flags, why = chosen
+    idle = flag_parser.changed(args, FLAGS["language guidance"][3:], flags)  # read by it alone
+    if idle and not args.language_distill_w:
+        guidance += f", so without effect: {' '.join(idle)}"
     typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flags.items()}
     lines = {
         **sizes,
         "embedder": f"{args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
         "objective": f"{args.loss}; guidance: {guidance}",
-        "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views",
+        "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views, "
+        f"{args.kernels or 'no'} loading processes",
         "length": f"{length[1]:,} epochs, {length[0]:,} steps in total, lr {args.lr:g}",
         "device": device,
         "from recipe": " ".join(f"--{flag} {v}" for flag, v in typed.items() if v) + f" ({why})",
@@ -593,6 +608,10 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"--gpu {args.gpu} has no effect on --device {args.device}; drop one of them")
     if args.weights and args.not_pretrained:
         parser.error("--weights and --not_pretrained exclude each other; drop one of them")
+    if args.no_zero_init_last and not args.not_pretrained:
+        parser.error(
+            "--no_zero_init_last is about random weights; add --not_pretrained, or drop it"
+        )
     if args.max_steps and args.n_epochs is not None:
         parser.error(
             f"--max_steps {args.max_steps} and --n_epochs {args.n_epochs} both set the length of "
@@ -608,6 +627,8 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
             "--evaluate_only and --checkpoint go together: --evaluate_only --checkpoint RUN "
             "evaluates the embedder of a run folder or a .pt file"
         )
+    if args.accept_changed_data and not (args.resume or args.evaluate_only):
+        parser.error("--accept_changed_data has an effect only with --resume or --evaluate_only")
     held_out = args.use_tv_split or args.cv_folds
     if args.no_test_metrics and args.no_train_metrics and not held_out:
         parser.error(
@@ -638,7 +659,14 @@ def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             f"--samples_per_class {args.samples_per_class} does not divide --bs {args.bs}; "
             f"use --bs {' or '.join(fitting)}"
         )
-    if by_class and args.loss in PAIR_LOSSES and args.samples_per_class < 2 and not args.xbm_size:
+    repeats = args.data_class_replacement
+    if repeats and args.data_sampler != "class_random":
+        parser.error(
+            "--data_class_replacement changes the draws of --data_sampler class_random, not those "
+            f"of {args.data_sampler}; drop it"
+        )
+    single = by_class and args.samples_per_class < 2 and not args.xbm_size and not repeats
+    if single and args.loss in PAIR_LOSSES:
         parser.error(
             f"--loss {args.loss} compares images of one class, but --samples_per_class 1 puts "
             "only one image of each class in a batch; use 2 or more"

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
+
 from architectures.embedder import Embedder
 from architectures.layout import lay_out
 from architectures.naming import ArchitectureName
@@ -24,6 +26,7 @@ def create(
     pretrained: bool = True,
     weights: Path | None = None,
     image_size: int | None = None,
+    zero_init_last: bool = True,
 ) -> Embedder:
     """Return the embedder called ``<timm model>[_frozen][_normalize][_double]``.
 
@@ -32,15 +35,20 @@ def create(
         weights: load the backbone from this file instead.
         image_size: side of the square images that the embedder is to read, in pixels; None for
             that of the weights.
+        zero_init_last: False starts at 1 what timm starts at 0: the scale of the last BatchNorm of
+            a residual block.
 
     Raises:
-        ValueError: unknown name, weights that do not fit, or an impossible image size.
+        ValueError: unknown name, weights that do not fit, an impossible image size, or no BatchNorm
+            that starts at 0.
         FileNotFoundError: the weights cannot be found.
     """
     arch = ArchitectureName.parse(name)
     if weights is not None and not pretrained:
         raise ValueError(f"weights {weights} and pretrained=False exclude each other; drop one")
     body = backbone(arch.backbone, pretrained=pretrained, weights=weights, image_size=image_size)
+    if not zero_init_last:
+        _start_at_one(body)
     options = {"frozen": arch.frozen, "normalize": arch.normalize, "double": arch.double}
     embedder = Embedder(body, embed_dim, image_size=image_size, **options)
     lay_out(embedder)
@@ -56,12 +64,22 @@ def build(args: argparse.Namespace) -> Embedder:
             pretrained=not args.not_pretrained,
             weights=Path(args.weights) if args.weights else None,
             image_size=input_size(args.image_size, args.augmentation),
+            zero_init_last=not args.no_zero_init_last,
         )
 
 
 def build_classifier(args: argparse.Namespace) -> Classifier:
     with _speaking_of(f"--language_pseudoclass_model {args.language_pseudoclass_model}"):
         return classifier(args.language_pseudoclass_model)
+
+
+def _start_at_one(backbone: nn.Module) -> None:
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d) and m.affine]
+    zero = [norm for norm in norms if not norm.weight.any()]
+    if not zero:
+        raise ValueError("--no_zero_init_last has no effect, as no BatchNorm starts at 0; drop it")
+    for norm in zero:
+        nn.init.ones_(norm.weight)
 
 
 @contextmanager

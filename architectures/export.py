@@ -39,7 +39,7 @@ from architectures.weights import timm_options
 from evaluation import exported_preprocess
 from evaluation.preprocessing import preprocessing
 from evaluation.sample_pictures import Pictures, sample_pictures
-from utilities import faults
+from utilities import console, faults
 
 FORMATS = ("onnx", "safetensors", "torch_export")
 ONNX_PACKAGES = {"onnx": "1.21.0", "onnxscript": "0.7.2", "onnxruntime": "1.23.2"}
@@ -339,13 +339,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out must be a folder; got the file {args.out}")
     formats = FORMATS if args.format == "all" else (args.format,)
-    try:
-        with faults.explained():
-            written, source = export(
-                load_embedder(args.checkpoint), formats, args.out, args.pictures
-            )
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    with faults.reported(parser.error):
+        written, source = export(load_embedder(args.checkpoint), formats, args.out, args.pictures)
     print(f"compared with the checkpoint on {N_PICTURES} pictures: {source}")
     for path, difference, cosine in written:
         print(
@@ -355,4 +350,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    console.outlast()
     main()

@@ -22,6 +22,7 @@ class Trained(NamedTuple):
     flags: dict[str, Any]  # every flag of the run that trained it, with those of its recipe
     file: Path
     epoch: int
+    data: dict[str, Any] | None = None  # as ``datasets.describe`` wrote it; older ones lack it
 
 
 def checkpoint_file(run: Path, name: str = "last") -> Path:
@@ -79,7 +80,7 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
             f"{flags['embed_dim']} --image_size {flags['image_size']}: {error}; it needs the "
             "versions that config.json beside it names"
         ) from error
-    return Trained(embedder.eval(), flags, file, parts.get("epoch", 0))
+    return Trained(embedder.eval(), flags, file, parts.get("epoch", 0), parts.get("data"))
 
 
 def load_or_create(place: str) -> tuple[Embedder, str, dict[str, Any] | None]:

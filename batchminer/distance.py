@@ -2,6 +2,8 @@
 Embedding Learning, ICCV 2017, section 4.1.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +33,9 @@ class Distance(NegativeMiner):
         self, seed: int = 0, *, lower_cutoff: float = 0.5, upper_cutoff: float = 1.4
     ) -> None:
         super().__init__(seed)
+        for name, value in {"lower_cutoff": lower_cutoff, "upper_cutoff": upper_cutoff}.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and >= 0; got {value:g}")
         self.lower_cutoff = lower_cutoff
         self.upper_cutoff = upper_cutoff
 

@@ -3,6 +3,8 @@ Pair Weighting for Deep Metric Learning, CVPR 2019, in which it is the first ste
 before the weighting.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,8 @@ class MultiSimilarity(Miner):
 
     def __init__(self, seed: int = 0, *, margin: float = 0.1) -> None:
         super().__init__(seed)
+        if not math.isfinite(margin):
+            raise ValueError(f"margin must be finite; got {margin:g}")
         self.margin = margin
 
     def mine(

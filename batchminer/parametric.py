@@ -4,6 +4,7 @@ Roth, Milbich and Ommer, PADS: Policy-Adapted Sampling for Visual Similarity Lea
 The policy gradient is eq. 7 of Schulman et al., Proximal Policy Optimization Algorithms, 2017.
 """
 
+import math
 from collections import deque
 from copy import deepcopy
 from itertools import pairwise
@@ -77,10 +78,10 @@ class Parametric(NegativeMiner):
         for name, value in {"every": every, "bins": bins}.items():
             if value < 1:
                 raise ValueError(f"{name} must be >= 1; got {value}")
-        if not 0 <= lower < upper:
+        if not 0 <= lower < upper < math.inf:
             raise ValueError(f"lower must be >= 0 and below upper {upper:g}; got {lower:g}")
-        if not lr >= 0:
-            raise ValueError(f"lr must be >= 0; got {lr}")
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr must be finite and >= 0; got {lr}")
         if init not in ("low", "uniform"):
             raise ValueError(f"init must be low or uniform; got {init}")
         self.adapt_every = every

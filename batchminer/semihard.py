@@ -2,6 +2,8 @@
 Recognition and Clustering, CVPR 2015, section 3.2.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,11 +20,13 @@ class Semihard(NegativeMiner):
     squared), of the embeddings as they are.
 
     Args:
-        margin: in units of distance, > 0.
+        margin: in units of distance, >= 0.
     """
 
     def __init__(self, seed: int = 0, *, margin: float = 0.2) -> None:
         super().__init__(seed)
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin must be finite and >= 0; got {margin:g}")
         self.margin = margin
 
     def weights(

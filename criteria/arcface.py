@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .base import require_at_least, require_positive
 from .class_vectors import ClassVectorCriterion, margin_softmax, own_class
 
 
@@ -37,6 +38,7 @@ class ArcFace(ClassVectorCriterion):
         feature_scale: float = 16.0,
     ) -> None:
         check_angle(angular_margin)
+        require_positive(feature_scale=feature_scale)
         super().__init__(n_classes, embed_dim, lr=lr)
         self.angular_margin = angular_margin
         self.feature_scale = feature_scale
@@ -74,6 +76,8 @@ class SubcenterArcFace(ClassVectorCriterion):
         n_subcenters: int = 3,
     ) -> None:
         check_angle(angular_margin)
+        require_positive(feature_scale=feature_scale)
+        require_at_least(1, n_subcenters=n_subcenters)
         super().__init__(n_classes, embed_dim, per_class=n_subcenters, lr=lr)
         self.angular_margin = angular_margin
         self.feature_scale = feature_scale

@@ -69,10 +69,11 @@ class Criterion(nn.Module):
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return groups of the criterion's own trainable parameters for an optimizer.
 
-        ``lr`` is the embedder's; a group has a "weight_decay" where it differs from the run's.
+        ``lr`` is the embedder's; a group has a "weight_decay" where it differs from the run's. By
+        default there is 0, as in the code of Roth et al., ICML 2020.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": parameters, "lr": lr}] if parameters else []
+        return [{"params": parameters, "lr": lr, "weight_decay": 0.0}] if parameters else []
 
     def check(self, views: Sequence[Embedding], batch: Batch) -> None:
         """Raise ValueError if ``compute`` cannot work with these arguments."""
@@ -126,6 +127,13 @@ def check_label_range(labels: Tensor, n_classes: int) -> None:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= n_classes:
             raise ValueError(f"label {low if low < 0 else high} is not in [0, {n_classes})")
+
+
+def require_finite(**values: float) -> None:
+    """Raise ValueError, naming the argument, unless each value is finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite; got {value:g}")
 
 
 def require_positive(**values: float) -> None:

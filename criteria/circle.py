@@ -7,7 +7,7 @@ from torch import Tensor
 
 from utilities.structures import References
 
-from .base import PairCriterion, positives_and_negatives, require_positive
+from .base import PairCriterion, positives_and_negatives, require_finite, require_positive
 from .primitives import nonempty, pair_logsumexp, similarities
 
 
@@ -33,6 +33,7 @@ class Circle(PairCriterion):
     def __init__(self, *, margin: float = 0.25, gamma: float = 80.0) -> None:
         super().__init__()
         require_positive(gamma=gamma)
+        require_finite(margin=margin)
         self.margin = margin
         self.gamma = gamma
 

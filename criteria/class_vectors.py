@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Criterion, check_label_range
+from .base import Criterion, check_label_range, require_at_least
 
 
 class ClassVectorCriterion(Criterion):
@@ -41,6 +41,9 @@ class ClassVectorCriterion(Criterion):
         lrmulti: float = 1.0,
     ) -> None:
         super().__init__()
+        require_at_least(0, lrmulti=lrmulti)
+        if lr is not None:
+            require_at_least(0, lr=lr)
         self.n_classes = n_classes
         self.per_class = per_class
         self.lr = lr

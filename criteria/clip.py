@@ -18,7 +18,7 @@ from utilities.distributed import gather
 from utilities.optimization import decay_groups
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32
+from .base import Criterion, at_least_float32, require_at_least
 from .self_supervised import full_precision
 
 
@@ -81,6 +81,9 @@ class CLIP(Criterion):
                 f"temperature must be finite and >= 0.01, the lowest that CLIP learns; "
                 f"got {temperature:g}"
             )
+        require_at_least(
+            1, proj_dim=proj_dim, width=width, layers=layers, heads=heads, tokens=tokens
+        )
         self.proj_dim = proj_dim
         self.reader: FrozenReader | TrainedReader
         if text == "frozen":

@@ -8,7 +8,7 @@ from torch import Tensor
 from batchminer import Miner
 from utilities.structures import References
 
-from .base import PairCriterion
+from .base import PairCriterion, require_at_least
 from .primitives import chosen_distances, hinge_mean
 
 
@@ -31,6 +31,7 @@ class Contrastive(PairCriterion):
 
     def __init__(self, miner: Miner, *, pos_margin: float = 0.0, neg_margin: float = 1.0) -> None:
         super().__init__()
+        require_at_least(0, pos_margin=pos_margin, neg_margin=neg_margin)
         self.miner = miner
         self.pos_margin = pos_margin
         self.neg_margin = neg_margin

@@ -4,6 +4,7 @@ Recognition, CVPR 2018, eq. 4.
 
 from torch import Tensor
 
+from .base import require_at_least, require_positive
 from .class_vectors import ClassVectorCriterion, margin_softmax, own_class
 
 
@@ -28,6 +29,8 @@ class CosFace(ClassVectorCriterion):
         margin: float = 0.35,
         feature_scale: float = 16.0,
     ) -> None:
+        require_at_least(0, margin=margin)
+        require_positive(feature_scale=feature_scale)
         super().__init__(n_classes, embed_dim, lr=lr)
         self.margin = margin
         self.feature_scale = feature_scale

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import at_least_float32
+from .base import at_least_float32, require_finite, require_positive
 
 
 class LanguageDistillation(nn.Module):
@@ -34,8 +34,8 @@ class LanguageDistillation(nn.Module):
         super().__init__()
         if distill_dir not in ("backward", "forward"):
             raise ValueError(f"distill_dir must be backward or forward; got {distill_dir}")
-        if not temp > 0:
-            raise ValueError(f"temp must be > 0; got {temp:g}")
+        require_positive(temp=temp)
+        require_finite(shift=shift)
         self.shift = shift
         self.temp = temp
         self.distill_dir = distill_dir

@@ -30,7 +30,7 @@ class Lifted(PairCriterion):
 
     def __init__(self, *, neg_margin: float = 1.0, l2: float = 0.005) -> None:
         super().__init__()
-        require_at_least(0, l2=l2)
+        require_at_least(0, neg_margin=neg_margin, l2=l2)
         self.neg_margin = neg_margin
         self.l2 = l2
 

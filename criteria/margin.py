@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from batchminer import Miner
 from utilities.structures import References
 
-from .base import PairCriterion, check_label_range
+from .base import PairCriterion, check_label_range, require_at_least, require_finite
 from .primitives import chosen_distances, hinge_mean
 
 
@@ -52,6 +52,8 @@ class Margin(PairCriterion):
         beta_constant: bool = False,
     ) -> None:
         super().__init__()
+        require_at_least(0, margin=margin, beta_lr=beta_lr, nu=nu)
+        require_finite(beta=beta)
         if beta_constant and nu:
             raise ValueError(f"nu must be 0 with a constant boundary; got {nu:g}")
         self.n_classes = n_classes

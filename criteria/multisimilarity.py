@@ -8,7 +8,7 @@ from torch import Tensor
 
 from utilities.structures import References
 
-from .base import PairCriterion, positives_and_negatives
+from .base import PairCriterion, positives_and_negatives, require_finite, require_positive
 from .primitives import similarities, soft_hinge_mean
 
 
@@ -51,6 +51,8 @@ class MultiSimilarity(PairCriterion):
         super().__init__()
         if dim not in (0, 1):
             raise ValueError(f"dim must be 0 or 1; got {dim}")
+        require_positive(pos_weight=pos_weight, neg_weight=neg_weight)
+        require_finite(margin=margin, pos_thresh=pos_thresh, neg_thresh=neg_thresh)
         self.pos_weight = pos_weight
         self.neg_weight = neg_weight
         self.margin = margin

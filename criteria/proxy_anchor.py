@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .base import require_finite, require_positive
 from .class_vectors import ClassVectorCriterion, own_class
 
 
@@ -47,6 +48,8 @@ class ProxyAnchor(ClassVectorCriterion):
     ) -> None:
         if mode not in ("anchor", "nca"):
             raise ValueError(f"mode must be anchor or nca; got {mode}")
+        require_positive(pos_alpha=pos_alpha, neg_alpha=neg_alpha)
+        require_finite(pos_delta=pos_delta, neg_delta=neg_delta)
         super().__init__(n_classes, embed_dim, std=1 / 8, lrmulti=lrmulti)
         self.mode = mode
         self.pos_alpha = pos_alpha

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .base import require_positive
 from .class_vectors import ClassVectorCriterion, own_class
 
 
@@ -57,6 +58,7 @@ class ProxyNCAPlusPlus(ClassVectorCriterion):
     def __init__(
         self, n_classes: int, embed_dim: int, *, lrmulti: float = 50.0, temperature: float = 0.11
     ) -> None:
+        require_positive(temperature=temperature)
         super().__init__(n_classes, embed_dim, std=1 / 8, lrmulti=lrmulti)
         self.temperature = temperature
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from batchminer import Miner
 from utilities.structures import References
 
-from .base import PairCriterion
+from .base import PairCriterion, require_at_least
 from .primitives import chosen_distances, hinge_mean
 
 
@@ -38,6 +38,7 @@ class Quadruplet(PairCriterion):
         self, miner: Miner, *, margin_alpha_1: float = 0.2, margin_alpha_2: float = 0.2
     ) -> None:
         super().__init__()
+        require_at_least(0, margin_alpha_1=margin_alpha_1, margin_alpha_2=margin_alpha_2)
         self.miner = miner
         self.margin_alpha_1 = margin_alpha_1
         self.margin_alpha_2 = margin_alpha_2

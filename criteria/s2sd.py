@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utilities.distributed import gather
 from utilities.structures import Batch, Embedding
 
-from .base import Counting, Criterion, at_least_float32
+from .base import Counting, Criterion, at_least_float32, require_at_least, require_positive
 
 
 class S2SD(Counting, Criterion):
@@ -23,8 +23,8 @@ class S2SD(Counting, Criterion):
 
     e are the embeddings; g_i the targets, made of the pooled features φ by a head Linear - ReLU -
     Linear and normalised; S_t and S_e the (B, B) cosines, with the softmax σ over a row. D has a
-    gradient only for e; L_target trains the heads and the features below them. The heads are not
-    used at test time.
+    gradient only for e; L_target trains the heads and the features below them. The heads take no
+    weight decay, as in the released code, and are not used at test time.
 
     w = 0 is the default and that of the commands of Roth et al., CVPR 2022. The paper's commands
     have w = 50, target dimensions 512 1024 1536 2048, ``pool_aggr`` and ``feat_distill``. Unlike in
@@ -72,8 +72,8 @@ class S2SD(Counting, Criterion):
         feat_distill_delay: int = 1000,
     ) -> None:
         super().__init__()
-        if not T > 0:
-            raise ValueError(f"T must be > 0; got {T:g}")
+        require_positive(T=T)
+        require_at_least(0, w=w, feat_w=feat_w, feat_distill_delay=feat_distill_delay)
         if not target_dims or min(target_dims) < 1:
             dims = " ".join(map(str, target_dims))
             raise ValueError(f"target_dims must be one or more dimensions >= 1; got {dims}")
@@ -125,7 +125,8 @@ class S2SD(Counting, Criterion):
         return (unit @ unit.T / self.T).log_softmax(dim=1)  # (B, B), log σ(S[a]/T) of each row
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [{"params": list(self.heads.parameters()), "lr": lr}]
+        heads = {"params": list(self.heads.parameters()), "lr": lr, "weight_decay": 0.0}
+        groups: list[dict[str, Any]] = [heads]
         for child in (self.source, *self.targets):
             groups += child.param_groups(lr)
         return groups

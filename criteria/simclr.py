@@ -24,7 +24,9 @@ class SimCLR(SelfSupervised):
 
     Args:
         temperature: τ, > 0.
-        hidden_dim: width of the projector, F - hidden - ReLU - out.
+        hidden_dim: width of the projector, with BatchNorm and ReLU between its layers.
+        layers: linear layers of the projector, >= 1: 3 as published with language pairs, 2 in the
+            paper of SimCLR.
         proj_dim: dimension of the projections.
 
     Shapes: features (B, F) of each view; returns a scalar in [0, log(2B - 1) + 2/τ].
@@ -36,13 +38,14 @@ class SimCLR(SelfSupervised):
         *,
         temperature: float = 0.1,
         hidden_dim: int = 2048,
+        layers: int = 3,
         proj_dim: int = 128,
     ) -> None:
         super().__init__(feature_dim)
         require_positive(temperature=temperature)
-        require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
+        require_at_least(1, hidden_dim=hidden_dim, layers=layers, proj_dim=proj_dim)
         self.temperature = temperature
-        self.projector = head(feature_dim, hidden_dim, proj_dim)
+        self.projector = head(feature_dim, *[hidden_dim] * (layers - 1), proj_dim)
 
     @full_precision
     def loss(self, first: Tensor, second: Tensor) -> Tensor:

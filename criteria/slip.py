@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion
+from .base import Criterion, at_least_float32, require_at_least
 
 
 class SLIP(Criterion):
@@ -37,9 +37,10 @@ class SLIP(Criterion):
     gathers = True
 
     def __init__(
-        self, make: Callable[[str, int], Criterion], embed_dim: int, *, ssl_weight: float = 1.0
+        self, make: Callable[[str, int], Any], embed_dim: int, *, ssl_weight: float = 1.0
     ) -> None:
         super().__init__()
+        require_at_least(0, ssl_weight=ssl_weight)
         self.clip = make("clip", embed_dim)
         self.simclr = make("simclr", embed_dim)
         self.ssl_weight = ssl_weight
@@ -63,9 +64,24 @@ class LGSLIP(SLIP):
         L = L_CLIP(view 1, caption) + w L_SimCLR(view 1, view 2)
 
     A sampler of language pairs makes view 2 from another image; the caption is that of view 1.
-    Unlike in ``SLIP``, the view of CLIP is one of SimCLR's.
+    Unlike in ``SLIP``, the view of CLIP is one of SimCLR's, and both compare it through one
+    projector: SimCLR's, with as many outputs as CLIP's captions.
 
     Shapes: two views' features (B, F), captions (B,); returns a scalar.
     """
 
     n_views = 2
+
+    def __init__(
+        self, make: Callable[[str, int], Any], embed_dim: int, *, ssl_weight: float = 1.0
+    ) -> None:
+        super().__init__(make, embed_dim, ssl_weight=ssl_weight)
+        *_, last = self.simclr.projector
+        self.simclr.projector[-1] = nn.Linear(last.in_features, self.clip.proj_dim)
+        self.clip.projection = nn.Identity()
+
+    def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
+        self.simclr.check(views, batch)
+        first, second = (self.simclr.projector(at_least_float32(v.features)) for v in views)
+        of_captions = self.clip.compute([views[0]._replace(features=first)], batch)
+        return of_captions + self.ssl_weight * self.simclr.loss(first, second)

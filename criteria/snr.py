@@ -8,7 +8,7 @@ from torch import Tensor
 from batchminer import Miner
 from utilities.structures import References
 
-from .base import PairCriterion
+from .base import PairCriterion, require_at_least
 from .primitives import chosen_distances, hinge_mean
 
 EPS = 1e-12  # added to the signal |a - mean(a)|², which is 0 where all components are equal
@@ -35,6 +35,7 @@ class SNR(PairCriterion):
 
     def __init__(self, miner: Miner, *, margin: float = 0.2, reg_lambda: float = 0.005) -> None:
         super().__init__()
+        require_at_least(0, margin=margin, reg_lambda=reg_lambda)
         self.miner = miner
         self.margin = margin
         self.reg_lambda = reg_lambda

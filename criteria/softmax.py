@@ -5,6 +5,7 @@ Learning, BMVC 2019, section 3.
 import torch.nn.functional as F
 from torch import Tensor
 
+from .base import require_positive
 from .class_vectors import ClassVectorCriterion
 
 
@@ -21,6 +22,7 @@ class Softmax(ClassVectorCriterion):
     def __init__(
         self, n_classes: int, embed_dim: int, *, lr: float = 1e-5, temperature: float = 0.05
     ) -> None:
+        require_positive(temperature=temperature)
         super().__init__(n_classes, embed_dim, lr=lr)
         self.temperature = temperature
 

@@ -5,6 +5,7 @@ Triplet Sampling, ICCV 2019, section 3: eq. 8 and the regulariser on the number 
 import torch
 from torch import Tensor
 
+from .base import require_at_least, require_finite, require_positive
 from .class_vectors import ClassVectorCriterion, margin_softmax, own_class
 
 
@@ -42,6 +43,10 @@ class SoftTriplet(ClassVectorCriterion):
         reg_weight: float = 0.2,
         lrmulti: float = 1.0,
     ) -> None:
+        require_at_least(1, n_centroids=n_centroids)
+        require_at_least(0, reg_weight=reg_weight)
+        require_positive(gamma=gamma, lambda_=lambda_)
+        require_finite(margin_delta=margin_delta)
         super().__init__(n_classes, embed_dim, per_class=n_centroids, lrmulti=lrmulti)
         self.margin_delta = margin_delta
         self.gamma = gamma

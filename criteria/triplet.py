@@ -8,7 +8,7 @@ from torch import Tensor
 from batchminer import Miner
 from utilities.structures import References
 
-from .base import PairCriterion
+from .base import PairCriterion, require_at_least
 from .primitives import chosen_distances, hinge_mean
 
 
@@ -29,6 +29,7 @@ class Triplet(PairCriterion):
 
     def __init__(self, miner: Miner, *, margin: float = 0.2) -> None:
         super().__init__()
+        require_at_least(0, margin=margin)
         self.miner = miner
         self.margin = margin
 

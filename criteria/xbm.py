@@ -49,6 +49,7 @@ class CrossBatchMemory(Counting, Criterion):
     ) -> None:
         super().__init__()
         require_at_least(1, size=size)
+        require_at_least(0, start=start, weight=weight)
         self.criterion = criterion
         self.size = size
         self.start = start

@@ -1,7 +1,7 @@
 """Batches of a few images from each of some classes, the field's standard for metric learning."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,12 @@ class ClassRandom(Sampler):
 
     No class comes twice in a batch, and no image if its class is large enough; of a smaller class
     every image comes equally often, give or take one. The images of a class stand together. Batches
-    are drawn independently, and every class is equally likely whatever its size. The sampler of
-    Roth et al., ICML 2020, draws with replacement, so that an image can be its own positive.
+    are drawn independently, and every class is equally likely whatever its size.
 
     Args, besides those of Sampler:
         rows_by_class: rows of each class, C arrays that together hold N rows.
+        class_replacement: draw classes, and images of a class, with replacement, as Roth et al.,
+            ICML 2020, do: a class can come twice, and an image can be its own positive.
 
     Raises:
         ValueError: as Sampler; ``samples_per_class`` does not divide ``bs``; too few classes.
@@ -31,12 +32,13 @@ class ClassRandom(Sampler):
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    _: KW_ONLY
+    class_replacement: bool = False
 
     def __post_init__(self) -> None:
         self.multiple = self.samples_per_class
-        self.classes_per_batch = classes_per_batch(
-            len(self.rows_by_class), self.bs, self.samples_per_class
-        )
+        most = self.bs if self.class_replacement else len(self.rows_by_class)
+        self.classes_per_batch = classes_per_batch(most, self.bs, self.samples_per_class)
         n_images = sum(len(rows) for rows in self.rows_by_class)
         super().__init__(n_images, self.bs, self.seed, self.rank, self.world_size)
 
@@ -52,12 +54,16 @@ class ClassRandom(Sampler):
         return np.concatenate([self.draw_images(int(label)) for label in self.draw_classes()])
 
     def draw_classes(self) -> NDArray[np.int64]:
-        """Draw the classes of the next batch, (classes_per_batch,), all different."""
-        return self.rng.choice(len(self.rows_by_class), self.classes_per_batch, replace=False)
+        """Draw the classes of the next batch, (classes_per_batch,)."""
+        return self.rng.choice(
+            len(self.rows_by_class), self.classes_per_batch, replace=self.class_replacement
+        )
 
     def draw_images(self, label: int) -> NDArray[np.int64]:
         """Draw rows of a class for the next batch, (samples_per_class,)."""
         rows = self.rows_by_class[label]
+        if self.class_replacement:
+            return self.rng.choice(rows, self.samples_per_class)
         rounds, rest = divmod(self.samples_per_class, len(rows))
         return np.concatenate([rows] * rounds + [self.rng.choice(rows, rest, replace=False)])
 

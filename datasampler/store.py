@@ -6,7 +6,7 @@ ICML 2020, section on mini-batch creation.
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class StoreSampler(ClassRandom):
             ``refresh``; embeddings of another number of images, or not finite.
     """
 
+    class_replacement: bool = field(default=False, init=False)
     _: KW_ONLY
     batchmatch_bigbs: int = 512
     sampler_lowproj_dim: int = -1

@@ -3,20 +3,21 @@
 import argparse
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from datasets import dry_run
+from datasets import dry_run, identity
 from datasets.batches import Batches
 from datasets.caption_index import is_caption_set
 from datasets.caption_set import CaptionSet
 from datasets.colour import finish
 from datasets.downstream import Downstream, is_ours, labelled
 from datasets.downstream import build as build_downstream
+from datasets.identity import Description
 from datasets.image_cache import cached
 from datasets.image_set import Images, ImageSet
 from datasets.loading import loader, preview
@@ -33,18 +34,28 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 0.2  # of an epoch, for images
 
+# Flags that decide which classes a run trains on.
+SPLIT = (
+    "dataset", "use_tv_split", "tv_split_perc", "tv_split_by_samples", "cv_folds", "cv_fold", "seed"
+)  # fmt: skip
+# Flags that may name a file or folder that shapes a run.
+FILES = ("language_words", "language_model", "data_pairs_from", "data_pairs_checkpoint")
+
 __all__ = [
     "RECIPES",
     "Batches",
     "CaptionSet",
     "Data",
+    "Description",
     "ImageSet",
     "Images",
     "Recipe",
     "batches",
     "build",
+    "build_as_trained",
     "cached",
     "decoded",
+    "describe",
     "downstream_sets",
     "eval_transform",
     "feedback",
@@ -54,6 +65,7 @@ __all__ = [
     "loader",
     "preview",
     "recipe",
+    "refuse_changes",
     "searched_sets",
     "sizes",
     "source_folder",
@@ -67,8 +79,53 @@ def source_folder(args: argparse.Namespace) -> Path:
     return Path(given).expanduser() if given else cache_folder() / "datasets"
 
 
-def build(args: argparse.Namespace) -> Data:
-    return from_flags(load, args, "", name=args.dataset, source_path=source_folder(args))
+def build(args: argparse.Namespace, classes: Mapping[str, Sequence[str]] | None = None) -> Data:
+    """Return the images of ``--dataset``, split by halves or into ``classes`` (``splits.load``)."""
+    given = {"name": args.dataset, "source_path": source_folder(args), "classes": classes}
+    return from_flags(load, args, "", **given)
+
+
+def build_as_trained(
+    args: argparse.Namespace,
+    flags: Mapping[str, Any],
+    description: Description | None,
+    checkpoint: Path,
+) -> Data:
+    """Return the images to evaluate a checkpoint on, in the classes that its training knew.
+
+    Args:
+        flags, description: of its training; older checkpoints have no description.
+
+    Raises:
+        ValueError: test classes were trained on, and not ``--accept_changed_data``.
+    """
+    same = all(getattr(args, flag) == flags.get(flag) for flag in SPLIT)
+    data = build(args, identity.classes(description) if same and description else None)
+    if args.dataset == flags["dataset"]:
+        identity.refuse_trained_classes(
+            *(description, describe(args, data)),
+            checkpoint=checkpoint, accept=args.accept_changed_data,
+        )  # fmt: skip
+    return data
+
+
+def describe(args: argparse.Namespace, data: Data) -> Description:
+    """Describe the data of a run, and the files of words and partners that flags name."""
+    named = {flag: getattr(args, flag) for flag in FILES}
+    files = {
+        flag: path
+        for flag, name in named.items()
+        if name and (path := Path(name).expanduser()).exists()
+        if flag != "language_words" or path.is_file()
+    }
+    return identity.describe(data, source_folder(args) / args.dataset, files)
+
+
+def refuse_changes(args: argparse.Namespace, saved: Any, now: Description) -> None:
+    """Raise ValueError if the data are not those of the checkpoint to resume from, if any."""
+    if saved is not None:
+        accept = args.accept_changed_data
+        identity.refuse_changes(saved.get("data"), now, run=saved.folder, accept=accept)
 
 
 def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from datasets.caption_index import BATCH, OpenShards, build, open_index
 from datasets.folders import listed
-from datasets.reading import LazyImage, Reader, as_image, open_image
+from datasets.reading import READING, LazyImage, Reader, as_image, open_image
+from utilities.disk_cache import stamp
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
 SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")
@@ -37,6 +38,8 @@ class CaptionSet:
     Nothing of size N is held: rows are looked up in the memory-mapped index. Sent to a worker as
     two paths. Raises OSError or ValueError if ``index``, by ``caption_index.build``, is unreadable.
     """
+
+    reading = READING
 
     def __init__(self, root: Path, index: Path) -> None:
         self.root = root
@@ -115,8 +118,11 @@ class CaptionSet:
         codes = {value: code for code, value in enumerate(sorted(set(values)))}
         return np.array([codes[value] for value in values], dtype=np.int64)[numbers]
 
-    def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with any key, caption or their order."""
+    def fingerprint(self, *, sizes: bool = False) -> str:
+        """Return 16 hexadecimal digits that change with any key, caption or their order.
+
+        With ``sizes`` they also change with the size of any image file.
+        """
         columns = [(hashlib.blake2b(), hashlib.blake2b()) for _ in ("key", "caption")]
         for batch in self._batches:
             for name, (text, lengths) in zip(("key", "caption"), columns, strict=True):
@@ -124,8 +130,18 @@ class CaptionSet:
                 ends = np.frombuffer(offsets, np.int32)[: len(batch) + 1]
                 lengths.update(np.diff(ends).tobytes())
                 text.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
+            if sizes:
+                columns[0][1].update(batch.column("size").to_numpy().tobytes())
         both = b"".join(part.digest() for column in columns for part in column)
         return hashlib.blake2b(both, digest_size=8).hexdigest()
+
+    def stamps(self) -> Iterator[str]:
+        """Yield the ``stamp`` of each file that holds images, as it is now and not in the index."""
+        if self._layout == "shards":
+            yield from (stamp(self.root / shard) for shard in self._parts)
+            return
+        for batch in self._batches:
+            yield from (stamp(self.root / key) for key in batch.column("key").to_pylist())
 
     def _row(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
         if not 0 <= row < len(self):

@@ -2,9 +2,11 @@
 
     python -m datasets.check cub200 --source_path data
 
-Checks the layout, the counts, that images can be read, classes of a single image, and images in
-both train and test: a problem in your own datasets, a note for published splits. The exit status is
-1 if there are problems. Nothing is downloaded and no image is changed.
+Checks the layout and its names, the counts, that images can be read, files that are skipped,
+classes of a single image, images of extreme shape, images in both train and test, and captions.
+What cannot be read is a problem; other findings are problems in your own datasets and notes for
+published ones, which stay as they are. The exit status is 1 if there are problems. Nothing is
+downloaded and no image is changed.
 """
 
 import argparse
@@ -16,15 +18,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+import torch
 
-from datasets import caption_index, emoji, openclipart, splits
+from datasets import caption_index, drawings, emoji, openclipart, splits
+from datasets.caption_index.layouts import labelled_manifest
 from datasets.caption_set import open_caption_set
-from datasets.folders import expected_tree
+from datasets.folders import class_files
+from datasets.image_files import HIDDEN, is_harmless
 from datasets.image_set import ImageSet
 from datasets.lookalikes import appearances, most_similar
+from datasets.oddities import caption_oddities, headers, same_files
 from datasets.readable import find_faults
-from utilities.files import cache_folder
+from datasets.reading import MOST_EXTREME
+from language import build_encoder, readability
+from utilities import console, faults
+from utilities.files import FOLDER, cache_folder
 
 NEAR = 8  # bits
 MOST = 10  # examples of each kind
@@ -71,16 +79,25 @@ SOURCES = {
 @dataclass
 class Findings:
     root: Path
+    published: bool
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth knowing, no reason to stop
 
+    def add(self, what: str) -> None:
+        """Add a problem of one's own dataset; of a published one, which stays as it is, a note."""
+        (self.notes if self.published else self.problems).append(what)
+
+    def below(self, path: Path) -> Path:
+        return path.relative_to(self.root) if path.is_relative_to(self.root) else path
+
 
 def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
     """Check one dataset; test images are compared with train's if hashes are ``near``, in bits."""
-    found = Findings(source_path / name)
+    found = Findings(source_path / name, name in PUBLISHED)
+    own = name in ("emoji", "openclipart") and drawings.is_own(found.root)
     try:
-        if name in ("emoji", "openclipart"):  # which are not built here
+        if name in ("emoji", "openclipart") and not own:  # which are not built here
             if not found.root.exists():
                 raise FileNotFoundError(f"--dataset {name}: there is no folder {found.root}")
             (emoji if name == "emoji" else openclipart).verify(found.root)
@@ -88,10 +105,9 @@ def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
             _examine_captions(found)
         else:
             _examine_labels(name, source_path, near, found)
-    except (FileNotFoundError, ValueError) as error:
-        shown = "; expected\n" in str(error)
-        found.problems.append(f"{error}{'' if shown else expected_tree(found.root)}")
-    published = PUBLISHED.get(name, {}) if found.counts else {}
+    except (OSError, ValueError) as error:
+        found.problems.append(str(error))
+    published = PUBLISHED.get(name, {}) if found.counts and not own else {}
     if others := [what for what, count in published.items() if found.counts.get(what, 0) != count]:
         found.problems.append(f"counts differ from the published ones: {', '.join(others)}")
     return found
@@ -99,7 +115,7 @@ def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
 
 def _examine_labels(name: str, source_path: Path, near: int, found: Findings) -> None:
     root, laid_out = splits.read_layout(name, source_path)
-    parts = splits.split(name, root, laid_out)
+    parts = splits.split(root, laid_out)
     train, val, test = parts
     counts = found.counts
     counts["images"] = sum(map(len, laid_out.values()))
@@ -116,12 +132,68 @@ def _examine_labels(name: str, source_path: Path, near: int, found: Findings) ->
     if faults:
         reasons = [f"{path}: {why}" for path, why in faults.items()]
         found.problems.append(_capped(f"{len(faults):,} images cannot be read", reasons))
-    found.notes += [note for images in present.values() if (note := _unmatched(images))]
-    if near >= 0:
-        seen = [path for images in (train, val) if images for path in images.paths]
-        sides = [[path for path in side if path not in faults] for side in (seen, test.paths)]
-        if all(sides):
-            _compare(sides[0], sides[1], near, found, published=name in PUBLISHED)
+    for images in present.values():
+        if lonely := _unmatched(images):
+            found.add(lonely)
+    if (root / "images").is_dir() and "all" in laid_out and not labelled_manifest(root):
+        _examine_skipped(found)
+    seen = [path for images in (train, val) if images for path in images.paths]
+    sides = [[path for path in side if path not in faults] for side in (seen, test.paths)]
+    _examine_shapes([*sides[0], *sides[1]], found)
+    same = same_files(sides[1], sides[0])
+    if same:
+        lines = [f"{found.below(path)} is {found.below(other)}" for path, other in same.items()]
+        found.add(_capped(f"{len(same):,} of {len(test):,} test images are files of train", lines))
+    sides[1] = [path for path in sides[1] if path not in same]
+    if near >= 0 and all(sides):
+        _compare(sides[0], sides[1], near, found)
+    captions = [caption for images in present.values() for caption in images.captions]
+    if captions:
+        counts["distinct captions"], odd = caption_oddities(captions)
+        for what in odd:
+            found.add(what)
+
+
+def _examine_skipped(found: Findings) -> None:
+    """Report the files among class folders that are not used, by kind."""
+    _, rest = class_files(found.root / "images")
+    lines: dict[bool, list[str]] = {True: [], False: []}
+    for kind, count in rest.skipped.most_common():
+        if kind not in (HIDDEN, FOLDER):
+            line = f"{kind} ({count:,}), such as {found.below(rest.first[kind])}"
+            lines[is_harmless(kind)].append(line)
+    if lines[True]:
+        found.notes.append(_capped("skipped, since they are not images", lines[True]))
+    if lines[False]:
+        title = (
+            "skipped, though they may be wanted (HEIC and others are read where pillow-heif or "
+            "another plug-in of Pillow is installed)"
+        )
+        found.problems.append(_capped(title, lines[False]))
+
+
+def _examine_shapes(paths: Sequence[Path], found: Findings) -> None:
+    """Report images that are stored turned, and those too long or too high to be seen whole."""
+    about = dict(zip(paths, headers(paths, f"{found.root.name}: headers"), strict=True))
+    turned = [
+        f"{found.below(path)}: orientation {header.orientation}"
+        for path, header in about.items()
+        if header.orientation > 1
+    ]
+    if turned:
+        title = f"{len(turned):,} of {len(paths):,} images are stored turned (EXIF); read upright"
+        found.notes.append(_capped(title, turned))
+    extreme = [
+        f"{found.below(path)}: {header.width} x {header.height}"
+        for path, header in about.items()
+        if header.ratio > MOST_EXTREME
+    ]
+    if extreme:
+        title = (
+            f"{len(extreme):,} of {len(paths):,} images are over {MOST_EXTREME} times as long as "
+            "wide; evaluation sees their middle only"
+        )
+        found.add(_capped(title, extreme))
 
 
 def _unmatched(images: ImageSet) -> str:
@@ -136,9 +208,7 @@ def _unmatched(images: ImageSet) -> str:
     return _capped(f"{images.name}: {what}", lines) if lines else ""
 
 
-def _compare(
-    train: Sequence[Path], test: Sequence[Path], near: int, found: Findings, published: bool
-) -> None:
+def _compare(train: Sequence[Path], test: Sequence[Path], near: int, found: Findings) -> None:
     """Look for test images that also appear in train, or look like one of train."""
     root = found.root
     matches = most_similar(
@@ -147,29 +217,26 @@ def _compare(
         near,
     )
     matches.sort(key=lambda match: (match.difference, match.distance, match.row))
-    for same, what, where in (
-        (True, "also appear in train", found.notes if published else found.problems),
-        (False, "look like one of train", found.notes),
+    for same, what, add in (
+        (True, "also appear in train", found.add),
+        (False, "look like one of train", found.notes.append),
     ):
         lines = [
-            f"{match.distance} bits: {_below(test[match.row], root)} and "
-            f"{_below(train[match.other], root)}"
+            f"{match.distance} bits: {found.below(test[match.row])} and "
+            f"{found.below(train[match.other])}"
             for match in matches
             if match.same is same
         ]
         if lines:
-            where.append(_capped(f"{len(lines):,} of {len(test):,} test images {what}", lines))
-
-
-def _below(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if path.is_relative_to(root) else path
+            add(_capped(f"{len(lines):,} of {len(test):,} test images {what}", lines))
 
 
 def _examine_captions(found: Findings) -> None:
     images = open_caption_set(found.root)
     found.counts["pairs"] = len(images)
-    hashes = np.fromiter((hash(caption) for caption in images.captions), np.int64, len(images))
-    found.counts["distinct captions"] = len(np.unique(hashes))
+    found.counts["distinct captions"], odd = caption_oddities(images.captions)
+    for what in odd:
+        found.add(what)
     skipped = images.index.with_name(caption_index.SKIPPED)
     if not skipped.is_file():
         return
@@ -184,6 +251,24 @@ def _examine_captions(found: Findings) -> None:
                 [f"{key}: {reason}" for key, reason in rows],
             )
         )
+
+
+def examine_words(model: str, source_path: Path, found: Findings) -> None:
+    """Add what a text encoder cannot read of the class names, or of a thousand captions."""
+    try:
+        encoder = build_encoder(model, torch.device("cpu"))
+        if caption_index.is_caption_set(found.root):
+            names = readability.sample(open_caption_set(found.root).captions)
+        else:
+            _, parts = splits.read_layout(found.root.name, source_path)
+            names = [name for images in parts.values() for name in images.class_names]
+        report = readability.examine(encoder, names, encoder.encode(names))
+    except (OSError, ValueError) as error:
+        found.problems.append(str(error))
+        return
+    if str(report):
+        of = found.problems if report.too_many else found.notes
+        of.append(f"of {report.n:,} names or captions, the text encoder {model} {report}")
 
 
 def _capped(title: str, lines: Iterable[str]) -> str:
@@ -220,8 +305,9 @@ def report(name: str, found: Findings) -> str:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m datasets.check",
-        description="Check a dataset: layout, counts, unreadable images, classes of one image, "
-        "images in both train and test. The exit status is 1 if there are problems.",
+        description="Check a dataset: layout, names, counts, unreadable and skipped files, classes "
+        "of one image, extreme shapes, images in both train and test, captions. The exit status is "
+        "1 if there are problems.",
     )
     parser.add_argument("dataset", metavar="DATASET", help="as for main.py's --dataset")
     parser.add_argument(
@@ -235,6 +321,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="compare a train and a test image if their 64-bit hashes differ by at most this many "
         f"bits; -1 compares none, which is faster (default: {NEAR})",
     )
+    parser.add_argument(
+        "--language_model",
+        metavar="NAME",
+        help="also find class names or captions that this text encoder cannot read, such as minilm",
+    )
     return parser
 
 
@@ -244,14 +335,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not -1 <= args.near <= 64:
         parser.error(f"--near must be in 0 to 64, or -1 to compare no images; got {args.near}")
     logging.basicConfig(format="%(message)s")
-    source_path = (args.source_path or cache_folder() / "datasets").expanduser()
-    found = examine(args.dataset, source_path, args.near)
+    with faults.reported(parser.error):
+        source_path = (args.source_path or cache_folder() / "datasets").expanduser()
+        found = examine(args.dataset, source_path, args.near)
+        if args.language_model and found.counts:
+            examine_words(args.language_model, source_path, found)
     print(report(args.dataset, found))
     return bool(found.problems)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    console.outlast()
+    sys.exit(main())

@@ -35,6 +35,7 @@ which a model trained on the others never saw; cub2011 and cars196 hold all clas
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,10 +43,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import splits
+from datasets import drawings, splits
 from datasets.caption_index.layouts import labelled_manifest
-from datasets.folders import clean, expected_tree, listed, read_class_folders, visible
-from datasets.image_files import image_files
+from datasets.folders import class_files, clean, expected_tree, listed, read_class_folders
 from datasets.image_set import Images, ImageSet
 from datasets.library_sets import SOURCES, draw, read_digits, read_torchvision
 from datasets.readable import keep_readable
@@ -55,10 +55,11 @@ from utilities.seeding import derive
 LOG = logging.getLogger(__name__)
 
 _FOLDERS = ("cub2011", "resisc45", "imagenet")
+_LIBRARY = (*sorted(SOURCES), "digits")
 _UNSEEN = ("emoji", "cub200", *splits.LISTS)  # evaluated on the classes of their test split
 Sets = tuple[Mapping[str, Images], tuple[str, ...]]  # by part, and the names of the classes
 
-KNOWN = (*sorted({*SOURCES, *_FOLDERS}), "digits", *_UNSEEN)
+KNOWN = (*_FOLDERS, *_LIBRARY, *_UNSEEN)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Downstream:
 def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
     """Return the dataset ``name`` of the table above; torchvision downloads what is missing.
 
+    A folder of ``source_path`` goes before a set of torchvision or scikit-learn of that name; which
+    of them it is, is logged.
     ``seed`` is of drawn splits: the benchmark's own, so that all runs share them.
 
     Raises:
@@ -95,42 +98,63 @@ def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
             sets, class_names = _by_group(name, labelled(base, source_path), rng)
         else:
             sets, class_names = _sets(name, source_path, rng)
-    per_class = not groups and base in SOURCES and SOURCES[base].per_class
-    return Downstream(
-        name, sets["train"], sets.get("val"), sets["test"], class_names, per_class=per_class
-    )
+        if len(class_names) < 2:
+            raise ValueError(
+                f"classification needs 2 classes of two images or more; got {len(class_names)}"
+            )
+    test = sets["test"]
+    if isinstance(test, ImageSet):
+        place, per_class = os.path.commonpath([path.absolute() for path in test.paths]), False
+        LOG.info("%s: images of the folder %s", name, place)
+    else:
+        library = f"torchvision's {SOURCES[base].kind}" if base in SOURCES else "scikit-learn"
+        LOG.info("%s: images of %s", name, library)
+        per_class = base in SOURCES and SOURCES[base].per_class
+    return Downstream(name, sets["train"], sets.get("val"), test, class_names, per_class=per_class)
 
 
 def _sets(name: str, source_path: Path, rng: np.random.Generator) -> Sets:
     root = source_path / name
-    if name == "digits":
-        return read_digits(rng)
+    if _from_library(name, source_path):
+        return read_digits(rng) if name == "digits" else read_torchvision(name, source_path, rng)
     if name == "cub2011":
         return _cub(source_path, rng)
     if name == "resisc45":
         return _from_folders(name, root, rng, drawn=(70, 560))
-    own = any((root / folder).is_dir() for folder in ("train", "images"))
-    own_cars = name == "cars196" and own and not (source_path / "stanford_cars").is_dir()
-    if name in SOURCES and not own_cars:
-        return read_torchvision(name, source_path, rng)
-    if own_cars or name == "imagenet" or (root / "train").is_dir():
+    if name == "imagenet" or (root / "train").is_dir():
         return _from_folders(name, root, rng)
     return _halved(name, labelled(name, source_path), rng)
 
 
+def _from_library(name: str, source_path: Path) -> bool:
+    """Return whether ``name`` is a set of torchvision or scikit-learn, and not a user's folder."""
+    if name not in _LIBRARY:
+        return False
+    place = SOURCES[name].place if name in SOURCES else ""
+    if name == "cars196" and (source_path / place).is_dir():
+        return True  # in the published split, which class folders are without
+    root = source_path / name
+    if _is_laid_out(root) or (root / "train").is_dir():
+        return False
+    return not root.is_dir() or place.split("/")[0] == name  # torchvision's own folder
+
+
+def _is_laid_out(root: Path) -> bool:
+    return (root / "images").is_dir() or labelled_manifest(root) is not None
+
+
 def is_ours(name: str, source_path: Path) -> bool:
     """Return whether ``labelled`` has the images of ``name``: a benchmark or a user's folder."""
-    root = source_path / name
-    own = (root / "images").is_dir() or labelled_manifest(root) is not None
-    return name in _UNSEEN or (name not in KNOWN and own)
+    elsewhere = name in _FOLDERS or _from_library(name, source_path)
+    return name in _UNSEEN or (not elsewhere and _is_laid_out(source_path / name))
 
 
 def labelled(name: str, source_path: Path) -> ImageSet:
     """Return all images of a benchmark or a user's folder that are evaluated on."""
     with _flagged(name):
-        if name in _UNSEEN:
-            return splits.read(name, source_path)[1]
         root = source_path / name
+        if name in _UNSEEN and not (name == "emoji" and drawings.is_own(root)):
+            return splits.read(name, source_path)[1]
         if not root.is_dir():
             raise FileNotFoundError(
                 f"there is no folder {root}. Known datasets, closest first: "
@@ -165,10 +189,6 @@ def _halved(
             *(name, (sizes < 2).sum(), listed(np.array(images.class_names)[sizes < 2])),
         )
         images = images.of_classes(np.flatnonzero(sizes >= 2), images.name)
-    if images.n_classes < 2:
-        raise ValueError(
-            f"classification needs 2 classes of two images or more; got {images.n_classes}"
-        )
     parts = zip(("train", "test"), draw(images.labels, drawn, rng), strict=True)
     sets = {part: images.subset(rows, f"{name}.downstream.{part}") for part, rows in parts}
     return sets, images.class_names
@@ -181,13 +201,13 @@ def _by_group(name: str, images: ImageSet, rng: np.random.Generator) -> Sets:
             f'the classes of {images.name} have no groups; give each a "group" in its '
             f"classes.json, or use {name.partition(':')[0]}"
         )
-    names = tuple(sorted(set(images.class_groups)))
+    halves, _ = _halved(name, images, rng)
+    names = tuple(sorted(set(halves["train"].class_groups)))
 
     def regroup(half: ImageSet) -> ImageSet:
         numbers = np.array([names.index(group) for group in half.class_groups])
         return replace(half, labels=numbers[half.labels], class_names=names, class_groups=())
 
-    halves, _ = _halved(name, images, rng)
     return {part: regroup(half) for part, half in halves.items()}, names
 
 
@@ -231,14 +251,10 @@ def _from_folders(
             f"val)\nor as\n  {root}/images/<class>/*\nput them there, give another --source_path, "
             f"or leave {name} out"
         )
-    files = {
-        part: {
-            path.name: image_files(path, recursive=False).paths
-            for path in visible(folder)
-            if path.is_dir()
-        }
-        for part, folder in parts.items()
-    }
+    files = {}
+    for part, folder in parts.items():
+        files[part], rest = class_files(folder)
+        rest.warn(folder)
     return _of_files(name, root, files)
 
 
@@ -253,7 +269,7 @@ def _of_files(name: str, root: Path, parts: Mapping[str, Mapping[str, Sequence[P
                 f"train and {part} of {root} need images of the same classes; in one of them only: "
                 f"{listed(odd) or 'no class at all'}"
             )
-    names = tuple(map(clean, classes))
+    names = clean(classes)
     sets = {}
     for part, by_class in parts.items():
         files = tuple(file for label in classes for file in by_class[label])

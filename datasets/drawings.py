@@ -29,9 +29,25 @@ from utilities.files import atomic_folder
 LOG = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+SOURCES = "SOURCES.md"  # beside it in emoji
 LEAST_CONTRAST = 16  # of 255; a drawing with less in every channel is blank
 
 T = TypeVar("T")
+
+
+def is_own(folder: Path) -> bool:
+    """Return whether a folder is there and was not made by ``build_once``: it is the user's own."""
+    return folder.exists() and not any((folder / name).exists() for name in (MANIFEST, SOURCES))
+
+
+def as_own(folder: Path) -> Path:
+    """Return a folder that ``is_own``; warn that it goes before the dataset of its name."""
+    LOG.warning(
+        "%s is a folder of your own and is used instead of the built dataset %s; rename it for the "
+        "defaults of your own images, or to have the dataset built",
+        *(folder, folder.name),
+    )
+    return folder
 
 
 def build_once(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:

@@ -1,28 +1,33 @@
 """Reads images from one folder per class, and words that describe the classes.
 
-<root>/images/<class>/<file>   cub200, cars196, emoji and any dataset of your own
-<root>/classes.json            optional: {class folder: {"name": ..., "group": ...}}
-<root>/captions.json           optional: {"<class>/<file>": caption}, for every image
+<root>/images/<class>/<file>   cub200, cars196, emoji and any dataset of your own; the images of
+                               folders inside a class folder are of this class
+<root>/classes.json            optional: {class folder: {"name": ..., "group": ...} or the name}
+<root>/captions.json           optional: {"<class>/<file>": caption or captions}, for every image
 """
 
-import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from datasets.image_files import Listing, image_files
+from datasets.image_files import Listing, image_files, refuse_unreadable_names
 from datasets.image_set import ImageSet
 from datasets.recipes import RECIPES
+from utilities.captions import join
+from utilities.files import json_name, read_json
 from utilities.registry import closest_first
 
 LOG = logging.getLogger(__name__)
 
+OUTSIDE = "image outside the class folders"
 MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.parquet")
+
+_INDEX = re.compile(r"\d+([. _-])[ _]*(?=[^\W\d_])")  # of a class, before a letter
 
 _TREES = {
     "cub200": ("images/001.Black_footed_Albatross/*.jpg", "…"),
@@ -81,15 +86,32 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def clean(folder: str) -> str:
-    """Return a class folder's words: "001.Black_footed_Albatross" → "Black footed Albatross"."""
-    return " ".join(re.sub(r"^\d+\.", "", folder).replace("_", " ").split()) or folder
+def clean(folders: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of class folders: "001.Black_footed_Albatross" → "Black footed Albatross".
+
+    A leading index before a letter is cut, unless that would make two names one: `001.` in any set,
+    `001_`, `001 ` or `001-` only where all names have an index ("3 wheeler" counts wheels).
+    """
+    found = [_INDEX.match(folder) for folder in folders]
+    cut = [
+        spaced(folder[match.end() :] if match and (all(found) or match[1] == ".") else folder)
+        for folder, match in zip(folders, found, strict=True)
+    ]
+    whole = [spaced(folder) for folder in folders]
+    counts = [len({name.casefold() for name in names}) for names in (cut, whole)]
+    return tuple(cut if counts[0] == counts[1] else whole)
+
+
+def spaced(name: str) -> str:
+    """Return a name with single spaces instead of underscores, whole if nothing else is left."""
+    return " ".join(name.replace("_", " ").split()) or name
 
 
 def read_class_folders(root: Path) -> ImageSet:
     """Return every image under ``<root>/images/<class>/``; classes and files in sorted order.
 
-    Raises FileNotFoundError if there are none, ValueError if a JSON file does not fit them.
+    Raises FileNotFoundError if there are none, ValueError if a JSON file does not fit them or a
+    name is not in UTF-8.
     """
     images = root / "images"
     if not images.is_dir():
@@ -97,19 +119,14 @@ def read_class_folders(root: Path) -> ImageSet:
         raise FileNotFoundError(
             f"{root} holds no folder `images` (it holds: {found}){expected_tree(root)}"
         )
-    folders = [path for path in visible(images) if path.is_dir()]
-    if not folders and (loose := image_files(images, recursive=False).paths):
+    folders, rest = class_files(images)
+    if not folders and rest.paths:
         raise FileNotFoundError(
-            f"{images} holds {len(loose)} images directly; put each into a folder that is named "
-            f"after its class{expected_tree(root)}"
+            f"{images} holds {len(rest.paths)} images directly; put each into a folder that is "
+            f"named after its class{expected_tree(root)}"
         )
-
-    listings = {folder: image_files(folder, recursive=False) for folder in folders}
-    skipped = sum((listing.skipped for listing in listings.values()), Counter[str]())
-    if problems := Listing([], skipped).problems():
-        LOG.warning("skipped in %s: %s", images, problems)
-    empty = [folder.name for folder, listing in listings.items() if not listing.paths]
-    files = {folder.name: found.paths for folder, found in listings.items() if found.paths}
+    empty = [name for name, paths in folders.items() if not paths]
+    files = {name: paths for name, paths in folders.items() if paths}
     if not files:
         raise FileNotFoundError(
             f"{images} holds {len(folders)} class folders and no images in them"
@@ -117,11 +134,33 @@ def read_class_folders(root: Path) -> ImageSet:
         )
     if empty:
         LOG.warning("skipped %d class folders without images: %s", len(empty), listed(empty))
+    rest.warn(images)
 
     names, groups = described(root, list(files), known=empty)
-    paths = tuple(path for found in files.values() for path in found)
-    labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
+    paths = tuple(chain.from_iterable(files.values()))
+    labels = np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
     return ImageSet(root.name, paths, labels, names, groups, _captions(root, paths))
+
+
+def class_files(folder: Path) -> tuple[dict[str, list[Path]], Listing]:
+    """Return the images of each class folder, and a listing of all that is skipped.
+
+    Images in folders inside a class folder are of its class; those beside the class folders are of
+    none. Raises ValueError if a name is not in UTF-8.
+    """
+    folders = [path for path in visible(folder) if path.is_dir()]
+    listings = {path: image_files(path) for path in folders}
+    beside = image_files(folder, recursive=False)
+    refuse_unreadable_names(
+        [*folders, *beside.paths, *chain(*(of.paths for of in listings.values()))]
+    )
+    all_of = [beside, *listings.values()]
+    skipped = sum((of.skipped for of in all_of), Counter[str]())
+    first = {kind: path for of in reversed(all_of) for kind, path in of.first.items()}
+    if beside.paths:
+        skipped[OUTSIDE], first[OUTSIDE] = len(beside.paths), beside.paths[0]
+    rest = Listing(beside.paths, skipped, first)
+    return {path.name: listing.paths for path, listing in listings.items()}, rest
 
 
 def described(
@@ -132,45 +171,61 @@ def described(
     The file may describe ``known`` classes, too. Raises ValueError if it does not fit.
     """
     file = root / "classes.json"
-    about = _read_json(file)
+    about = read_json(file) if file.exists() else {}
     if unknown := sorted(set(about) - {*classes, *known}):
         LOG.warning("%s describes classes that do not exist: %s", file, listed(unknown))
-    entries = [about.get(name, {}) for name in classes]
+    entries = [_entry(file, name, about.get(name, {})) for name in classes]
     names = tuple(
-        str(entry.get("name") or clean(name)) for name, entry in zip(classes, entries, strict=True)
+        entry.get("name") or folder for entry, folder in zip(entries, clean(classes), strict=True)
     )
-    groups = tuple(str(entry["group"]) for entry in entries if entry.get("group"))
+    groups = tuple(entry["group"] for entry in entries if entry.get("group"))
     if groups and len(groups) < len(classes):
         raise ValueError(
             f"{file} gives a group to {len(groups)} of {len(classes)} classes; give one to each or "
             "to none"
         )
+    same: dict[str, list[str]] = {}
+    for name, folder in zip(names, classes, strict=True):
+        same.setdefault(name.casefold(), []).append(folder)
+    if alike := [" = ".join(folders) for folders in same.values() if len(folders) > 1]:
+        LOG.warning(
+            "%s: %d names are those of several classes, which words cannot tell apart: %s; give "
+            "them names in classes.json",
+            *(root, len(alike), listed(alike)),
+        )
     return names, groups
+
+
+def _entry(file: Path, name: str, entry: object) -> dict[str, str]:
+    """Return a class's entry of classes.json, of which only texts are accepted."""
+    about = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(about, dict):
+        raise ValueError(
+            f'{file}: {name!r} must be a name or {{"name": ..., "group": ...}}; got '
+            f"{json_name(entry)}"
+        )
+    found = {key: about[key] for key in ("name", "group") if about.get(key) is not None}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{file}: {key} of {name!r} must be a text; got {json_name(value)}")
+    return {key: " ".join(value.split()) for key, value in found.items()}
 
 
 def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
     file = root / "captions.json"
-    captions = _read_json(file)
-    if not captions:
+    given = read_json(file) if file.exists() else {}
+    if not given:
         return ()
     keys = [path.relative_to(root / "images").as_posix() for path in paths]
-    if missing := [key for key in keys if key not in captions]:
+    try:
+        texts = tuple(join(given[key], f"caption of {key}") if key in given else "" for key in keys)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if missing := [key for key, text in zip(keys, texts, strict=True) if not text]:
         raise ValueError(
             f"{file} has no caption for {len(missing)} of {len(keys)} images: {listed(missing)}"
         )
-    return tuple(str(captions[key]) for key in keys)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, expected an object")
-    return content
+    return texts
 
 
 def listed(names: Iterable[object], most: int = 10) -> str:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from datasets.caption_set import CaptionSet
 from datasets.image_set import ImageSet
-from datasets.reading import Decoded
+from datasets.reading import READING, Decoded
 from datasets.transforms import resized_to, shrink
 from utilities import disk_cache
 
@@ -55,7 +55,7 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
     entry = disk_cache.Entry(
         "images",
         f"{images.name}-{shorter_side}",
-        disk_cache.digest([str(shorter_side), where]),
+        disk_cache.digest([str(shorter_side), where, str(READING)]),
         unhashed=(PIXELS,),  # verified image by image
     )
     with entry.locked():
@@ -70,7 +70,8 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
 def _where_and_state(images: ImageSet | CaptionSet) -> tuple[str, str]:
     """Return digests of where the images are and of what is there."""
     if isinstance(images, CaptionSet):
-        return str(images.root.resolve()), images.fingerprint()
+        files = disk_cache.digest([images.fingerprint(), *images.stamps()])
+        return str(images.root.resolve()), files
     paths = [path.absolute() for path in images.paths]
     return disk_cache.digest(map(str, paths)), disk_cache.digest(map(disk_cache.stamp, paths))
 

@@ -4,13 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.reading import Decoded, LazyImage, Reader, as_image, as_pixels, open_image
+from datasets.reading import (
+    READING,
+    Decoded,
+    LazyImage,
+    Reader,
+    as_image,
+    as_pixels,
+    open_image,
+)
 
 
 class Images(Protocol):
@@ -45,6 +53,8 @@ class ImageSet:
 
     Raises ValueError if the lengths do not agree, or the labels are not exactly 0..C-1.
     """
+
+    reading: ClassVar[int] = READING
 
     name: str  # "emoji.train"
     paths: tuple[Path, ...]  # (N,)

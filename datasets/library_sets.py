@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datasets.folders import clean
+from datasets.reading import as_image, as_pixels, in_rgb, orientation, upright
 
 LOG = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Wrapped:
     def read(self, row: int) -> Image.Image:
         try:
             image: Image.Image = self.items[int(self.rows[row])][0]
-            return image.convert("RGB")
+            return as_image(upright(as_pixels(in_rgb(image)), orientation(image)))
         except Exception as error:  # as in read_image
             raise OSError(f"cannot read image {row} of {self.name}: {error}") from error
 
@@ -174,7 +175,7 @@ def _class_names(name: str, items: Any, labels: Labels) -> tuple[str, ...]:
         return tuple(f"{count} objects" for count in range(labels.min(), labels.max() + 1))
     if name == "pcam":
         return "no tumour", "tumour"
-    return tuple(map(clean, getattr(items, "classes", None) or items.categories))
+    return clean(getattr(items, "classes", None) or items.categories)
 
 
 def read_digits(rng: np.random.Generator) -> tuple[dict[str, Wrapped], tuple[str, ...]]:

@@ -15,14 +15,14 @@ Their lists name the images of train and test. Readers raise FileNotFoundError f
 that is missing, ValueError for a list that is wrong.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from datasets.folders import clean, expected_tree
+from datasets.folders import expected_tree, spaced
 from datasets.image_set import ImageSet
+from utilities.files import read_json
 
 STATUSES = ("train", "query", "gallery")
 
@@ -48,7 +48,7 @@ def _read_products(root: Path, split: str) -> ImageSet:
             )
         paths.append(root / "images" / fields[3])
         products.append(int(fields[1]))
-        words.append(clean(Path(fields[3]).parent.name.removesuffix("_final")))
+        words.append(spaced(Path(fields[3]).parent.name.removesuffix("_final")))
     return _image_set(f"{root.name}.{split}", paths, products, words)
 
 
@@ -81,7 +81,7 @@ def read_inshop(root: Path) -> tuple[ImageSet, ImageSet]:
         words = []
         for path, item in zip(paths, items, strict=True):  # img/WOMEN/Tees_Tanks/<item>/<file>
             parts = path.relative_to(above).parts[1:-2]
-            words.append(clean(" ".join(parts).lower()) if parts else item)
+            words.append(spaced(" ".join(parts).lower()) if parts else item)
         queries = np.arange(len(paths)) < len(rows["query"]) if split == "test" else None
         return _image_set(f"{root.name}.{split}", paths, items, words, queries=queries)
 
@@ -126,7 +126,7 @@ def _read_species(root: Path, split: str) -> ImageSet:
 
 def _species_names(file: Path, folders: Sequence[str]) -> list[str]:
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = read_json(file, list)
         name_of = {str(entry["id"]): str(entry["name"]) for entry in entries}
         return [name_of[folder.rpartition("/")[2]] for folder in folders]
     except (ValueError, TypeError, LookupError) as error:

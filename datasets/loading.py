@@ -7,7 +7,10 @@ the epoch: with any number of workers or processes the data are the same.
 
 import copy
 import logging
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +23,8 @@ from datasets.colour import Crop
 from datasets.image_set import Images, open_row
 from datasets.reading import Pixels, as_image
 from datasets.transforms import CropTransform
+from utilities.captions import draw
+from utilities.interrupt import SIGNALS
 from utilities.seeding import derive, seed_worker
 from utilities.structures import Batch
 
@@ -32,6 +37,7 @@ ViewTransform = Callable[[Image.Image], Tensor | Crop]  # CropTransform: of no m
 class Item(NamedTuple):
     rows: tuple[int, ...]
     seed: int  # of the augmentation
+    caption_seed: int = 0  # of the epoch
 
 
 class Sample(NamedTuple):
@@ -61,11 +67,12 @@ class SeededBatches:
     def __iter__(self) -> Iterator[list[Item]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         skip, self.skip = self.skip, 0
+        captions = derive(self.seed, "captions", epoch)
         for number, batch in enumerate(self.batches):
             if number < skip:
                 continue
             yield [
-                Item(rows, derive(self.seed, "augmentation", epoch, number, place))
+                Item(rows, derive(self.seed, "augmentation", epoch, number, place), captions)
                 for place, rows in enumerate(batch, self.rank * len(batch))
             ]
 
@@ -102,7 +109,7 @@ class Views(Dataset):
         )
 
     def __getitem__(self, item: Item) -> Sample | None:
-        rows, seed = item
+        rows, seed, caption_seed = item
         # Only the CPU's generator, and put back after: without workers this is the training
         # process, whose draws must not depend on how many images it has loaded.
         state = torch.get_rng_state()
@@ -114,9 +121,10 @@ class Views(Dataset):
             return None
         finally:
             torch.set_rng_state(state)
-        return Sample(
-            views, self.image_set.label(rows[0]), rows[0], self.image_set.caption(rows[0])
-        )
+        caption = self.image_set.caption(rows[0])
+        if caption is not None:  # one of several, another in each epoch
+            caption = draw(caption, caption_seed, int(rows[0]))
+        return Sample(views, self.image_set.label(rows[0]), rows[0], caption)
 
     def _views(self, rows: tuple[int, ...]) -> tuple[Tensor | Crop, ...]:
         opened = {row: open_row(self.image_set, row) for row in set(rows)}
@@ -217,6 +225,21 @@ def loader(
 
 
 def _start_worker(worker: int) -> None:
-    """Leave Ctrl-C, sent to all processes, to the training one, which may want pending batches."""
+    """Leave signals that end a run to the training process, which may want pending batches.
+
+    A terminal's Ctrl-C is sent to all processes, and so are the signals of job schedulers.
+    """
     seed_worker(worker)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # waits for the thread
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    """End this loading process at a SIGTERM of the one that started it, and at no other's."""
+    parent = multiprocessing.parent_process()
+    while parent and signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
+        pass
+    os._exit(0)

@@ -5,8 +5,9 @@
     path      of an image, relative to <root> or absolute
     label     its class, whose words it is unless <root>/classes.json has others
     split     optional: train, val, test; or query and gallery instead of test
-    caption   optional: a sentence about it
+    caption   optional: a sentence about it; in parquet also a list of them
 
+A line may repeat an image's path to give it another caption.
 Without a split, classes are halved. ``datasets.caption_index`` reads a table without labels.
 """
 
@@ -15,15 +16,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from datasets.caption_index.layouts import columns, delimiter, plain_column
+from datasets.caption_index.layouts import columns, dialect, plain_column
 from datasets.folders import described, listed
 from datasets.image_set import ImageSet
+from datasets.oddities import identity
+from utilities.captions import join
+from utilities.files import json_name
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "caption")
@@ -45,7 +49,7 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
     test set (``ImageSet.queries``). Val may share classes with train, test may not. Raises
     ValueError or FileNotFoundError, which name the line.
     """
-    lines = list(_lines(file))
+    lines = _with_all_captions(file, list(_lines(file)))
     _refuse_wrong_lines(file, lines)
     labels, numbers = np.unique([line.label for line in lines], return_inverse=True)
     names, groups = described(file.parent, labels.tolist())
@@ -82,32 +86,59 @@ def _lines(file: Path) -> Iterator[Line]:
         )
     place = {name: header.index(name) for name in (*REQUIRED, *OPTIONAL) if name in header}
     for number, cells in _cells(file, len(header)):
-        values = {name: cells[column].strip() for name, column in place.items()}
+        found = {name: cells[column] for name, column in place.items()}
+        try:
+            caption = found.pop("caption", None)
+            caption = "" if _is_missing(caption) else join(caption, "caption")
+            values = {name: _text(value, name) for name, value in found.items()}
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: the {error}") from error
         for name in REQUIRED:
             if not values[name]:
                 raise ValueError(
                     f"{file}, line {number}: the {name} is empty; fill it in or remove the line"
                 )
+        if values["label"].casefold() == "nan":
+            raise ValueError(
+                f"{file}, line {number}: the label {values['label']!r} stands for a missing value; "
+                "fill it in or remove the line. A class of this name needs another label, and its "
+                "name in classes.json"
+            )
         if "split" in values and values["split"].lower() not in SPLITS:
             raise ValueError(
                 f"{file}, line {number}: the split {values['split']!r} is unknown; use one of "
                 f"{', '.join(SPLITS)}, or leave out the column to test on half of the classes"
             )
         split = values.get("split", "").lower()
-        caption = " ".join(values.get("caption", "").split())
         yield Line(number, file.parent / values["path"], values["label"], split, caption)
 
 
-def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
+def _text(value: object, name: str) -> str:
+    """Return a cell as text; a whole number is the same in any column (pandas makes 1 a 1.0)."""
+    if _is_missing(value):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{name} must be a text or a number; got {json_name(value)}")
+    return str(value).strip()
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value != value  # NaN
+
+
+def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield the number and the cells of each line: texts, of a parquet table any values."""
     try:
         if file.suffix == ".parquet":
             table = pyarrow.parquet.read_table(file)
             values = [column.to_pylist() for column in table.columns]
-            for number, row in enumerate(zip(*values, strict=True), start=1):
-                yield number, ["" if cell is None else str(cell) for cell in row]
+            yield from enumerate(zip(*values, strict=True), start=1)
             return
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            rows = csv.reader(text, delimiter=delimiter(file), strict=True)
+        encoding, delimiter = dialect(file)
+        with file.open(encoding=encoding, newline="") as text:
+            rows = csv.reader(text, delimiter=delimiter, strict=True)
             next(rows)
             for cells in rows:
                 if not any(cell.strip() for cell in cells):
@@ -118,23 +149,39 @@ def _cells(file: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
                         f' {n_columns}; put a cell that holds a separator in "quotes"'
                     )
                 yield rows.line_num, cells
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} must be in UTF-8; {error}") from error
+    except UnicodeError as error:
+        raise ValueError(f"{file} must be in UTF-8, or UTF-16 with its mark; {error}") from error
     except (pa.ArrowException, csv.Error, OSError) as error:
         raise ValueError(f"the manifest {file} cannot be read: {error}") from error
+
+
+def _with_all_captions(file: Path, lines: Sequence[Line]) -> list[Line]:
+    """Return a line for each image; lines that repeat its path may add captions and nothing else.
+
+    Two spellings of a path, and links, are one image. Raises ValueError for other lines that
+    repeat one.
+    """
+    first: dict[object, Line] = {}
+    for line in lines:
+        place = identity(line.path)
+        before = first.setdefault(place, line)
+        if before is line:
+            continue
+        captions = [*before.caption.split("\n"), line.caption]
+        if before[2:4] != line[2:4] or not all(captions) or line.caption in captions[:-1]:
+            raise ValueError(
+                f"{file}, line {line.number}: {line.path} is on line {before.number} already"
+                + (f" as {before.path}" if before.path != line.path else "")
+                + "; list an image once, with one label and one split, or repeat both with another "
+                "caption"
+            )
+        first[place] = before._replace(caption="\n".join(captions))
+    return list(first.values())
 
 
 def _refuse_wrong_lines(file: Path, lines: Sequence[Line]) -> None:
     if not lines:
         raise ValueError(f"{file} lists no images; give it a line for each")
-    first: dict[Path, Line] = {}
-    for line in lines:
-        before = first.setdefault(line.path, line)
-        if before is not line:
-            raise ValueError(
-                f"{file}, line {line.number}: {line.path} is on line {before.number} already; list "
-                "an image once, with one label and one split"
-            )
     if absent := [line for line in lines if not line.path.is_file()]:
         raise FileNotFoundError(
             f"{file}, line {absent[0].number}: there is no image {absent[0].path}, and "

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from datasets.folders import listed
-from datasets.image_files import special_kind
 from datasets.image_set import ImageSet
+from datasets.reading import READING, open_image
 from utilities.disk_cache import Entry, digest, stamp
+from utilities.files import special_kind
 
 LOG = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def find_faults(paths: Iterable[Path], root: Path) -> dict[Path, str]:
 
     Results are cached for each ``root``, as long as a file's size and time of change stay.
     """
-    stamps = {path: stamp(path.absolute()) for path in paths}
-    entry = Entry("checked", root.name, digest([str(root.resolve())]))
+    stamps = {path: stamp(path) for path in paths}
+    entry = Entry("checked", root.name, digest([str(root.resolve()), str(READING)]))
     with entry.locked():
         kept = entry.read_tensors()  # one string: a long dict would be slow to load
         faults: dict[str, str] = json.loads(kept["faults"]) if kept else {}  # by stamp
@@ -60,11 +60,10 @@ def fault(path: Path) -> str:
     if kind := special_kind(path):
         return kind
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (1, 1))  # reads all of a JPEG, but decodes an eighth of its pixels
-            image.load()
-    except Exception as error:  # as in read_image
-        return str(error) or type(error).__name__
+        open_image(path).pixels(8)  # reads all of a JPEG, but decodes an eighth of its pixels
+    except OSError as error:
+        why = error.__cause__ or error
+        return str(why) or type(why).__name__
     return ""
 
 

@@ -1,22 +1,30 @@
-"""Opens image files in RGB and decodes no more of them than is needed.
+"""Opens image files upright in RGB and decodes no more of them than is needed.
 
 A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, at a fraction of the cost. How much is needed
 depends on the crop, and the crop on the image's size; so an image is opened first
 (``LazyImage.size``, from its header) and decoded later (``LazyImage.pixels``). At full size
-torchvision decodes a JPEG if possible: the same pixels as PIL's, a fifth faster.
+torchvision decodes a JPEG if possible: the same pixels as PIL's, a fifth faster. An image that is
+stored turned or mirrored, as its EXIF orientation tells, is set upright.
 """
 
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
+from datasets import image_files  # noqa: F401  lets plug-ins open their formats
+from utilities.files import special_kind
+
+# Part of every fingerprint of what is computed from pixels. Raise it when the same file is read as
+# other pixels.
+READING = 2
+MOST_EXTREME = 20  # aspect ratio of images that are used whole
 REDUCTIONS = (8, 4, 2, 1)  # at which a JPEG can be decoded
 
 
@@ -61,21 +69,26 @@ class Decoded:
 @dataclass(frozen=True, eq=False)
 class Jpeg:
     content: bytes
-    size: tuple[int, int]
+    stored: tuple[int, int]  # width and height before it is set upright
+    orientation: int  # of EXIF, 1 to 8
     path: Any  # its str is named in errors
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
+
     def pixels(self, max_reduction: int = 1) -> Pixels:
-        width, height = self.size
+        width, height = self.stored
         reduction = next(by for by in REDUCTIONS if by <= min(max_reduction, width, height))
         values = self._by_torchvision() if reduction == 1 else None
-        if values is not None:
-            return Pixels(values, 1)
-        try:
-            with Image.open(io.BytesIO(self.content)) as image:
-                image.draft(None, (width // reduction, height // reduction))
-                return Pixels(as_pixels(image), reduction)
-        except Exception as error:  # as in open_image
-            raise _unreadable(self.path, error) from error
+        if values is None:
+            try:
+                with Image.open(io.BytesIO(self.content)) as image:
+                    image.draft(None, (width // reduction, height // reduction))
+                    values = as_pixels(image)
+            except Exception as error:  # as in open_image
+                raise _unreadable(self.path, error) from error
+        return Pixels(upright(values, self.orientation), reduction)
 
     def _by_torchvision(self) -> Tensor | None:
         try:
@@ -93,13 +106,17 @@ def open_image(path: Path | BinaryIO) -> LazyImage:
     ``path`` may be an open file whose ``str`` says where it comes from. Raises OSError, which names
     it, if it is unreadable; a truncated JPEG fails in ``pixels`` only.
     """
+    if isinstance(path, Path) and (kind := special_kind(path)):  # reading a pipe would never end
+        raise _unreadable(path, kind)
     try:
         with Image.open(path) as image:
             # CMYK and files of several images (MPO) are left to PIL's conversions.
             if image.format == "JPEG" and image.mode in ("RGB", "L") and image.fp is not None:
                 image.fp.seek(0)
-                return Jpeg(image.fp.read(), image.size, path)
-            return Decoded(as_pixels(_in_rgb(image)))
+                return Jpeg(image.fp.read(), image.size, orientation(image), path)
+            # Decoded first: Pillow itself turns a TIFF, and a PNG may hold EXIF after its pixels.
+            values = as_pixels(in_rgb(image))
+            return Decoded(upright(values, orientation(image)))
     except Exception as error:  # a damaged file makes the decoders raise almost anything
         raise _unreadable(path, error) from error
 
@@ -121,14 +138,64 @@ def as_image(values: Tensor) -> Image.Image:
     return Image.fromarray(values.numpy())
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # PIL would clip 16 bits instead of scaling them
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 if it has none that is valid."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF makes its parser raise almost anything; the pixels are sound
+        return 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def upright(values: Tensor, orientation: int) -> Tensor:
+    """Return (H, W, 3) pixels, stored in an EXIF orientation, as they should be seen."""
+    if orientation == 1:
+        return values
+    if orientation >= 5:
+        values = values.transpose(0, 1)
+    # The sides on which the stored rows and columns begin, from the orientation's definition.
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}[orientation]
+    return values.flip(flips).contiguous()
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode in RGB: values scaled by their range, transparent on white."""
+    image.load()  # some know their mode and palette only then
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_in_8_bits(image)).convert("RGB")  # PIL would clip the values
+    if image.has_transparency_data:
+        if image.mode in ("La", "RGBa"):  # premultiplied
+            image = image.convert(image.mode.upper())
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        spaces = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
+        return cast(Image.Image, ImageCms.profileToProfile(image, *spaces, outputMode="RGB"))
     return image.convert("RGB")
 
 
-def _unreadable(path: Any, error: Exception) -> OSError:
-    return OSError(f"cannot read the image {path}: {error}")
+def _in_8_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Scale an image of deep grey values to 8 bits.
+
+    16 bits are scaled by the range of their type. Integers of 32 bits and floats do not tell
+    theirs: it is the first of 0 to 1 (floats only), 0 to 255 and 0 to 65535 that holds all values,
+    else that of the image's own values. NaN is black.
+    """
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return (values >> 8).astype(np.uint8)
+    finite = values if image.mode == "I" else values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    usual = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    if low >= 0 and high <= usual[-1]:
+        low, high = 0.0, next(top for top in usual if high <= top)
+    scaled = np.subtract(values, low, dtype=np.float64)
+    scaled *= 255 / max(high - low, 1e-300)
+    np.nan_to_num(scaled, copy=False)  # in place, like the rest: an image may have 10^8 pixels
+    return scaled.clip(0, 255, out=scaled).round(out=scaled).astype(np.uint8)
+
+
+def _unreadable(path: Any, why: object) -> OSError:
+    return OSError(f"cannot read the image {path}: {why}")

@@ -1,15 +1,17 @@
 """Splits a dataset into the classes that are trained on, validated on and tested on."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from datasets import emoji, openclipart
+from datasets import drawings, emoji, openclipart
 from datasets.caption_index.layouts import columns, is_caption_set, labelled_manifest
 from datasets.caption_set import CaptionSet, open_caption_set
-from datasets.folders import MANIFESTS, expected_tree, find, read_class_folders
+from datasets.folders import MANIFESTS, find, listed, read_class_folders
+from datasets.image_files import refuse_unreadable_names
 from datasets.image_set import ImageSet
 from datasets.lists import read_inat, read_inshop, read_online_products
 from datasets.manifest import read_manifest
@@ -45,6 +47,7 @@ class Splits(NamedTuple):
 def load(
     name: str,
     source_path: Path,
+    classes: Mapping[str, Sequence[str]] | None = None,
     *,
     use_tv_split: bool = False,
     tv_split_perc: float = 0.8,
@@ -56,6 +59,8 @@ def load(
     """Return the images of a dataset, with validation images if some are to be held out.
 
     Args:
+        classes: names of the classes of train, val and test, instead of halves and folds; other
+            classes are left out. Without effect on lists and manifests.
         use_tv_split: hold out training images (``hold_out``), unless a manifest names some.
         cv_folds, cv_fold: hold out a fold of the training classes (``fold``); 0 for no folds.
 
@@ -71,8 +76,8 @@ def load(
                 "has captions instead; use --evaluation_datasets to choose a checkpoint"
             )
         return Data(open_caption_set(root), None, None)
-    train, val, test = read_splits(name, source_path)
-    if cv_folds:
+    train, val, test = read_splits(name, source_path, classes)
+    if cv_folds and not classes:
         if val is not None:
             raise ValueError(
                 f"cv_folds holds out classes of train in turn, but the manifest in {root} names "
@@ -90,26 +95,29 @@ def read(name: str, source_path: Path) -> tuple[ImageSet, ImageSet]:
     return splits.train, splits.test
 
 
-def read_splits(name: str, source_path: Path) -> Splits:
+def read_splits(
+    name: str, source_path: Path, classes: Mapping[str, Sequence[str]] | None = None
+) -> Splits:
     """Return the readable images of a dataset in its published split.
 
     cub200, cars196 and your own datasets train on the first half of the sorted classes and test on
     the second; online_products, inshop and inat bring lists, and a manifest may name splits.
-    emoji's classes are shuffled by a fixed seed first: in alphabetical order they are easier.
+    emoji's classes are shuffled by a fixed seed first: in alphabetical order they are easier. A
+    folder of your own of that name is split as your others.
 
     Raises:
         FileNotFoundError: the images are missing or not laid out as expected; shows how.
         ValueError: there are too few classes, or a list or manifest is wrong.
     """
     root, laid_out = read_layout(name, source_path)
-    if name != "emoji":  # which is checked against its manifest
+    if not is_emoji(root):  # which is checked against its manifest
         readable = keep_readable(*laid_out.values(), root=root)
         laid_out = dict(zip(laid_out, readable, strict=True))
-    splits = split(name, root, laid_out)
+    splits = split(root, laid_out, classes)
     for images in splits:
         if images is not None and (lonely := len(images.unmatched)):
             LOG.warning(
-                "%s: %d classes have one image, which matches no other in training or retrieval"
+                "%s: %d classes have one image, which retrieval cannot match"
                 if images.queries is None
                 else "%s: ignored %d queries without an image of their class in the gallery",
                 *(images.name, lonely),
@@ -117,11 +125,18 @@ def read_splits(name: str, source_path: Path) -> Splits:
     return splits
 
 
+def is_emoji(root: Path) -> bool:
+    """Return whether a folder is the built benchmark: not the user's own of that name."""
+    return root.name == "emoji" and not drawings.is_own(root)
+
+
 def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]]:
     """Return a dataset's folder and its images by part, or of "all"; no image is opened."""
+    refuse_unreadable_names([source_path / name])
     if name == "emoji":
         root = emoji.prepare(source_path)
-        return root, {"all": read_class_folders(root)}
+        if is_emoji(root):
+            return root, {"all": read_class_folders(root)}
     root = find(name, source_path)
     if manifest := labelled_manifest(root):
         return root, read_manifest(manifest)
@@ -137,20 +152,26 @@ def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]
     return root, {"all": read_class_folders(root)}
 
 
-def split(name: str, root: Path, laid_out: dict[str, ImageSet]) -> Splits:
+def split(
+    root: Path,
+    laid_out: dict[str, ImageSet],
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> Splits:
     """Split what ``read_layout`` returned; raise ValueError if there are too few classes."""
     if "all" not in laid_out:
         return Splits(laid_out["train"], laid_out.get("val"), laid_out["test"])
     images = laid_out["all"]
+    if classes and (known := _by_names(images, classes)):
+        return known
     if images.n_classes < 4:
         place = labelled_manifest(root) or root / "images"
         raise ValueError(
             f"{place} holds {images.n_classes} classes with images "
             f"({', '.join(images.class_names)}); half are trained on and half are tested on, so at "
-            f"least 4 are needed{expected_tree(root)}"
+            "least 4 are needed"
         )
     order = np.arange(images.n_classes)
-    if name == "emoji":
+    if is_emoji(root):
         order = np.random.default_rng(EMOJI_SPLIT_SEED).permutation(images.n_classes)
     half = len(order) // 2  # an odd class goes to test
     return Splits(
@@ -158,6 +179,23 @@ def split(name: str, root: Path, laid_out: dict[str, ImageSet]) -> Splits:
         None,
         images.of_classes(order[half:], f"{images.name}.test"),
     )
+
+
+def _by_names(images: ImageSet, classes: Mapping[str, Sequence[str]]) -> Splits | None:
+    """Return the classes of these names; None if names are equal, or none is left of a part."""
+    number = {name: label for label, name in enumerate(images.class_names)}
+    kept = {
+        part: [number[name] for name in names if name in number] for part, names in classes.items()
+    }
+    if len(number) < images.n_classes or not all(kept.values()):
+        return None
+    known = {name for names in classes.values() for name in names}
+    if new := [name for name in images.class_names if name not in known]:
+        LOG.warning("left out %d classes that the training did not know: %s", len(new), listed(new))
+    parts = {
+        part: images.of_classes(labels, f"{images.name}.{part}") for part, labels in kept.items()
+    }
+    return Splits(parts["train"], parts.get("val"), parts["test"])
 
 
 def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageSet]:

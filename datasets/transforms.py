@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as V
 
 from datasets import colour
 from datasets.colour import Crop
-from datasets.reading import REDUCTIONS, LazyImage, Pixels, as_pixels
+from datasets.reading import MOST_EXTREME, REDUCTIONS, LazyImage, Pixels, as_pixels
 from utilities.registry import lookup
 from utilities.structures import input_size
 
@@ -125,7 +125,7 @@ class CenterCrop(CropTransform[tuple[int, int]]):
         return _max_reduction(min(drawn), self.shorter_side)
 
     def crop(self, pixels: Pixels, drawn: tuple[int, int]) -> Tensor:
-        resized = resize(pixels.values, *resized_to(drawn, self.shorter_side))
+        resized = _resize_shorter(pixels.values, drawn, self.shorter_side)
         return V.center_crop(resized.permute(2, 0, 1), [self.side, self.side])
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -197,7 +197,20 @@ def shrink(image: LazyImage, shorter: int) -> Tensor:
     pixels = image.pixels(_max_reduction(min(image.size), shorter)).values
     if min(image.size) <= shorter:
         return pixels
-    return resize(pixels, *resized_to(image.size, shorter))
+    return _resize_shorter(pixels, image.size, shorter)
+
+
+def _resize_shorter(pixels: Tensor, size: tuple[int, int], shorter: int) -> Tensor:
+    """Resize pixels of an image of this width and height; of an extreme one, only the middle.
+
+    Resized whole, 30,000 x 1 pixels would be 30,000 times ``shorter`` squared.
+    """
+    height, width = pixels.shape[:2]
+    longest = MOST_EXTREME * min(height, width)
+    if max(height, width) > longest:
+        size = min(width, longest), min(height, longest)
+        pixels = V.center_crop(pixels.permute(2, 0, 1), list(size[::-1])).permute(1, 2, 0)
+    return resize(pixels, *resized_to(size, shorter))
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:

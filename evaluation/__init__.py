@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import datasets
 import metrics
 from datasets import Images
-from evaluation.downstream import evaluate_downstream
+from evaluation.downstream import check, evaluate_downstream
 from evaluation.evaluator import Evaluator
 from evaluation.extract import Features, extract, predict
 from evaluation.pictures import views_picture
@@ -73,11 +73,14 @@ def build(
         n_epochs: of the run; 0 evaluates once.
         embed_names: reads the names of classes, for metrics and reports that need words.
     """
+    protocols = [name for name in args.evaluations if name != "retrieval"]
     with distributed.first_rank_first():
         downstream = datasets.downstream_sets(args)
         sets = datasets.searched_sets(args, data)
         model = _language_model(args)
         words = {name: embed_names(model, s.class_names) for name, s in sets.items() if model}
+    for dataset in downstream:
+        check(protocols, dataset)  # before training
     common: dict[str, Any] = {
         "bs": args.bs,
         "workers": args.kernels,
@@ -99,7 +102,6 @@ def build(
             "nothing is evaluated: retrieval needs folders of labelled images; name some with "
             "--evaluation_datasets, such as emoji"
         )
-    protocols = [name for name in args.evaluations if name != "retrieval"]
     cache = None if args.dry_run else cache_folder() / "features"
 
     def evaluate_features() -> Scores:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from datasets.reading import read_image
 from evaluation.image_index import printable
@@ -29,10 +29,11 @@ def contact_sheet(images: Sequence[Path], found: Sequence[Sequence[Hit]], path: 
     def tile(path: Path, left: int, top: int, title: str) -> None:
         draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill="#eeeeee")
         try:
-            image = ImageOps.contain(read_image(path), (TILE, TILE))
+            image = read_image(path)
         except OSError:
             title += "  (gone)"
         else:
+            image = image.resize([max(1, TILE * side // max(image.size)) for side in image.size])
             sheet.paste(image, (left + (TILE - image.width) // 2, top + (TILE - image.height) // 2))
         name = printable(path.name)
         while font.getlength(name) > TILE:

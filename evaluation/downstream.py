@@ -1,33 +1,39 @@
 """Evaluates frozen features on a labelled dataset by several protocols, from one extraction."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import metrics as scoring
 from datasets.downstream import Downstream
+from datasets.folders import listed
 from datasets.image_set import Images
 from datasets.loading import Transform
 from evaluation.feature_cache import cached_features, digest_of_embedder
-from evaluation.fewshot import draw_episodes, score_episodes
+from evaluation.fewshot import Episodes, draw_episodes, interval, score_episodes
 from evaluation.knn_classifier import TEMPERATURE, classify
 from evaluation.linear_probe import (
     LabelledFeatures,
     accuracy,
     class_accuracies,
+    hold_out,
     joined,
     linear_probe,
 )
 from evaluation.retrieval import check_evaltypes, score
-from evaluation.scores import Scores
+from evaluation.scores import OVER_IMAGES, Scores
 from metrics import Gallery
 from utilities import distributed
 from utilities.registry import lookup
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,7 +42,7 @@ class DownstreamEvaluation:
 
     Each protocol returns its scores as ``<dataset>/<protocol>``: values in [0, 1] (retrieval: as
     its metrics), intervals of few-shot and retrieval, and values by class except for few-shot.
-    ValueError if an option is unknown, or a metric cannot be computed.
+    ValueError if an option is unknown, a metric cannot be computed, or features are not finite.
     """
 
     embedder: nn.Module  # images (B, 3, H, W) -> ``Embedding``, already on ``device``; not trained
@@ -87,7 +93,14 @@ class DownstreamEvaluation:
             embedder_digest=self.embedder_digest,
             **{name: getattr(self, name) for name in ("bs", "workers", "device", "precision")},
         )
-        return LabelledFeatures(getattr(extracted, self.which), extracted.labels)
+        features = getattr(extracted, self.which)
+        n_bad = int((~features.square().sum(dim=1).isfinite()).sum())
+        if n_bad:
+            raise ValueError(
+                f"the {self.which} of {n_bad} of {len(features)} images of {images.name} are not "
+                "finite, or too large to square; check the weights, or evaluate at --precision fp32"
+            )
+        return LabelledFeatures(features, extracted.labels)
 
     def _protocol(self, text: str) -> str:
         """Describe how a score was measured, in one line."""
@@ -117,26 +130,26 @@ class DownstreamEvaluation:
         return self._classified("linear_probe", found.accuracy, found.correct, setting)
 
     def fewshot(self) -> Scores:
-        """``fewshot_5w5s``, with the 95 % interval of its mean over episodes.
+        """``fewshot_5w5s``: shots are of train and validation images, queries of test images.
 
-        Images are those of test, or of the whole dataset if test has too few of each class. They
-        are centred by the mean of train, whose labels play no part.
+        The 95 % interval is over classes; if there are no more than an episode has, over images.
         """
-        pool, source = self.test, "test"
-        sizes = self.test.labels.bincount()
-        if int((sizes >= self.shots + self.queries).sum()) < self.ways:
-            pool, source = joined(self.train_and_val, self.test), "all"
+        train, test = self.train_and_val, self.test
         options = {n: getattr(self, n) for n in ("ways", "shots", "queries", "episodes", "seed")}
-        drawn = draw_episodes(pool.labels, **options)
-        centre = self.train.features.mean(dim=0)
-        found = score_episodes(pool.features, drawn, centre=centre, device=self.compare_on)
+        drawn, source = draw_of_sets(train.labels, test.labels, **options)
+        pool = joined(train, test)
+        found = score_episodes(pool.features, drawn, device=self.compare_on)
+        same = drawn.n_classes == self.ways
+        units = drawn.rows.flatten(1) if same else pool.labels[drawn.rows[:, :, 0]]
+        covered = f"of the same {self.ways} classes, {OVER_IMAGES}" if same else "over classes"
         name = f"{self.downstream.name}/fewshot_{self.ways}w{self.shots}s"
-        eligible = int((pool.labels.bincount() >= self.shots + drawn.queries).sum())
         protocol = self._protocol(
             f"{self.ways}-way {self.shots}-shot {drawn.queries} queries episodes={self.episodes} "
-            f"of {source} n={len(pool.labels)} classes={eligible} centred by train"
+            f"{source} n_train={len(train.labels)} n_test={len(test.labels)} "
+            f"classes={drawn.n_classes} centred by shots, interval {covered},"
         )
-        return Scores({name: found.accuracy}, {name: protocol}, {name: found.interval})
+        bounds = interval(found.accuracies, units)
+        return Scores({name: found.accuracy}, {name: protocol}, {name: bounds})
 
     def knn(self) -> Scores:
         """``knn@20`` and the like: accuracy, or its mean over classes."""
@@ -168,6 +181,33 @@ PROTOCOLS = {
 }
 
 
+def draw_of_sets(train: Tensor, test: Tensor, **options: Any) -> tuple[Episodes, str]:
+    """Draw episodes of the rows of train and, after them, test; return them and their source.
+
+    Shots are of train and queries of test, or both of all images if too few classes have enough.
+    Arguments are labels, and options of ``draw_episodes``.
+    """
+    try:
+        return draw_episodes(train, test, **options), "shots from train, queries from test"
+    except ValueError:
+        return draw_episodes(torch.cat([train, test]), **options), "shots and queries from all"
+
+
+def check(names: Sequence[str], downstream: Downstream) -> None:
+    """Raise ValueError if a dataset has too few images for a protocol; embeds nothing."""
+    train, val, test = (
+        torch.tensor([images.label(row) for row in range(len(images))] if images else [])
+        for images in (downstream.train, downstream.val, downstream.test)
+    )
+    try:
+        if "fewshot" in names:
+            draw_of_sets(torch.cat([train, val]).long(), test, episodes=1)
+        if "linear_probe" in names and downstream.val is None:
+            hold_out(LabelledFeatures(train, train), seed=0)
+    except ValueError as error:
+        raise ValueError(f"--evaluations, {downstream.name}: {error}") from error
+
+
 def evaluate_downstream(
     names: Sequence[str],
     embedder: nn.Module,
@@ -191,6 +231,14 @@ def evaluate_downstream(
             getattr(evaluation, part)
         if not distributed.is_first():
             return scores
+    unknown = np.setdiff1d(evaluation.test.labels, evaluation.train_and_val.labels)
+    if len(unknown):
+        names = [downstream.class_names[label] for label in unknown]
+        LOG.warning(
+            "%s: %d %s test images, but no readable training image: %s",
+            *(downstream.name, len(names), "class has" if len(names) == 1 else "classes have"),
+            listed(names),
+        )
     for protocol in protocols:
         scores.add(protocol(evaluation))
     return scores

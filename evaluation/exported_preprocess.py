@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 REDUCTIONS = (8, 4, 2, 1)  # at which a JPEG can be decoded
+MOST_EXTREME = 20  # aspect ratio; of longer pictures, the middle is taken
 
 
 def prepare(path: Any, settings: dict[str, Any] | None = None) -> Any:
@@ -28,22 +29,28 @@ def prepare(path: Any, settings: dict[str, Any] | None = None) -> Any:
         settings = json.loads(Path(__file__).with_name("preprocessing.json").read_text("utf-8"))
     side, shorter = settings["image_size"], settings["resize_shorter_side"]
     with Image.open(path) as image:
+        reducible = image.format == "JPEG" and image.mode in ("RGB", "L")
         width, height = image.size
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            # Decoded no larger than needed, which is faster and gives other pixels.
+        if reducible:  # it is decoded no larger than needed, which is faster and changes pixels
             least = min(width, height)
             by = next(by for by in REDUCTIONS if least // by >= shorter or by == 1)
             image.draft(None, (width // by, height // by))
-        if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # on its side
+        upright = ImageOps.exif_transpose(image)
+        if not reducible:
+            width, height = upright.size
+        elif image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # on its side
             width, height = height, width
-        pixels = np.asarray(_in_rgb(ImageOps.exif_transpose(image)))
+        pixels = np.asarray(_in_rgb(upright))
+    longest = MOST_EXTREME * min(pixels.shape[:2])
+    if max(pixels.shape[:2]) > longest:
+        height, width = (min(length, longest) for length in pixels.shape[:2])
+        pixels = _centre(pixels, height, width)
     if width <= height:
         height, width = int(shorter * height / width), shorter
     else:
         height, width = shorter, int(shorter * width / height)
     pixels = _resized(_resized(pixels, width, axis=1), height, axis=0)
-    top, left = round((height - side) / 2), round((width - side) / 2)
-    values = pixels[top : top + side, left : left + side].astype(np.float32)
+    values = _centre(pixels, side, side).astype(np.float32)
     mean, std = (np.float32(settings[name]) for name in ("mean", "std"))
     values = (values - np.float32(255) * mean) * (1 / (np.float32(255) * std))
     return np.ascontiguousarray(values.transpose(2, 0, 1))
@@ -59,6 +66,13 @@ def _in_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _centre(pixels: Any, height: int, width: int) -> Any:
+    top, left = (
+        round((n - kept) / 2) for n, kept in zip(pixels.shape, (height, width), strict=False)
+    )
+    return pixels[top : top + height, left : left + width]
 
 
 def _resized(pixels: Any, length: int, axis: int) -> Any:

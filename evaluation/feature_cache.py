@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datasets.image_set import Images, ImageSet
 from datasets.loading import Transform
+from datasets.reading import READING
 from evaluation.extract import Features, extract
 from utilities import distributed
 from utilities.disk_cache import Entry, digest, stamp
@@ -87,7 +88,7 @@ def digest_of_transform(transform: Transform) -> str:
 def digest_of_images(images: Images) -> str:
     """Digest of a set's name and labels, and of its files or of a sample of its images."""
     labels = np.array([images.label(row) for row in range(len(images))], dtype=np.int64)
-    parts: list[str | bytes] = [images.name, labels.tobytes()]
+    parts: list[str | bytes] = [images.name, str(READING), labels.tobytes()]
     if isinstance(images, ImageSet):
         parts += map(stamp, images.paths)
     else:

@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.reading import READING
 from utilities.disk_cache import seal, verify
 from utilities.files import atomic_folder
 
@@ -89,6 +90,11 @@ def read_index(where: Path) -> ImageIndex:
             f"the index {where} cannot be read ({error}); delete {folder} and index its folder "
             "of images again"
         ) from error
+    if content.get("reading") != READING:
+        raise ValueError(
+            f"the index {where} was written by another version, which reads some images otherwise, "
+            f"such as turned ones; delete {folder} and index its folder of images again"
+        )
     indexed, checkpoint, *rest = content["provenance"].values()
     index = faiss.read_index(str(folder / VECTORS))
     # Without an array to fill, FAISS returns a tensor once its torch_utils are imported.
@@ -107,12 +113,14 @@ def write_index(where: Path, index: ImageIndex) -> None:
     vectors.add(np.ascontiguousarray(embedded.vectors))
     content = {
         "format": FORMAT,
+        "reading": READING,
         "provenance": provenance._asdict(),
         "images": embedded.files,
         "unreadable": [(*file, why) for file, why in embedded.unreadable.items()],
     }
     with atomic_folder(where / INDEX) as fresh:
-        faiss.write_index(vectors, str(fresh / VECTORS))
+        with (fresh / VECTORS).open("wb") as file:  # FAISS ignores what fails as it closes one
+            faiss.write_index(vectors, faiss.PyCallbackIOWriter(file.write))
         (fresh / IMAGES).write_text(json.dumps(content, default=str), encoding="utf-8")
         seal(fresh)
 

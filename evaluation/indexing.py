@@ -143,8 +143,7 @@ def build_index(
 def list_files(folder: Path, apart_from: Path) -> list[ImageFile]:
     """List the images in ``folder`` but not in ``apart_from``, sorted by path."""
     listing = image_files(folder, apart_from=apart_from)
-    if problems := listing.problems():
-        LOG.warning("skipped in %s: %s", printable(folder), problems)
+    listing.warn(printable(folder))
     files = []
     for path in listing.paths:
         status, relative = path.stat(), path.relative_to(folder).as_posix()

@@ -65,11 +65,6 @@ def linear_probe(
     """
     if val is None:
         train, val = hold_out(train, seed)
-    if not len(val.labels):
-        raise ValueError(
-            "the linear probe has no validation image to choose its cost by: no class has two "
-            "training images; give a dataset with more images per class"
-        )
     n_train = len(train.labels)
     both = joined(train, val)
     axes = principal_axes(both.features.to(device))
@@ -94,13 +89,21 @@ def linear_probe(
 
 
 def hold_out(train: LabelledFeatures, seed: int) -> tuple[LabelledFeatures, LabelledFeatures]:
-    """Split off a fifth of each class, or one image of a class of two, for validation."""
+    """Split off a fifth of each class, or one image of a class of two, for validation.
+
+    Raises ValueError if no class has two.
+    """
     rng = np.random.default_rng(derive(seed, "probe validation"))
     labels = train.labels.cpu().numpy()
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         held[rows[: min(max(1, round(HELD_OUT * len(rows))), len(rows) - 1)]] = True
+    if not held.any():
+        raise ValueError(
+            "the linear probe has no validation image to choose its cost by: no class has two "
+            "training images; give a dataset with more images per class"
+        )
     kept, drawn = (
         LabelledFeatures(train.features[mask], train.labels[mask])
         for mask in (torch.from_numpy(~held), torch.from_numpy(held))

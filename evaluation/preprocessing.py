@@ -50,10 +50,15 @@ class Preprocessing(NamedTuple):
 def preprocessing(
     flags: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Preprocessing:
-    """Return the preprocessing for a run's dataset, image_size and augmentation."""
+    """Return the preprocessing for a run's dataset, image_size and augmentation.
+
+    Under "big" the image is resized to the input's side, 256, and not cropped beyond the square, as
+    Roth et al., ICML 2020, do.
+    """
+    big = flags["augmentation"] == "big"
     return Preprocessing(
         datasets.input_size(flags["image_size"], flags["augmentation"]),
-        datasets.recipe(flags["dataset"]).crop_ratio,
+        1.0 if big else datasets.recipe(flags["dataset"]).crop_ratio,
         tuple(mean),
         tuple(std),
     )

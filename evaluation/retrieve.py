@@ -10,21 +10,19 @@ the files in DIR.
 import argparse
 import json
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from architectures.load import load_embedder
-from datasets.image_files import special_kind
 from evaluation.contact_sheet import contact_sheet
 from evaluation.image_index import check_provenance, printable, read_index
 from evaluation.indexing import SearchModel, build_index, search
 from evaluation.preprocessing import preprocessing
+from utilities import console, faults, log
 from utilities import device as devices
-from utilities import log
+from utilities.files import special_kind
 
 LOG = logging.getLogger(__name__)
 
@@ -72,13 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, flag, low) < low:
             parser.error(f"--{flag} must be at least {low}; got {getattr(args, flag)}")
     log.set_up()
-    try:
+    with faults.reported(parser.error, "lower --bs or --kernels"):
         device = devices.choose(args.device)
         (run_index if args.command == "index" else run_query)(args, device)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted; repeat the command to continue")
 
 
 def load_model(run: Path) -> SearchModel:
@@ -97,7 +91,7 @@ def load_model(run: Path) -> SearchModel:
 def run_index(args: argparse.Namespace, device: torch.device) -> None:
     (provenance, embedded), changes = build_index(
         *(args.folder, load_model(args.checkpoint), args.index),
-        bs=args.bs, workers=min(args.kernels, os.cpu_count() or 1), device=device,
+        bs=args.bs, workers=devices.workers(args.kernels), device=device,
     )  # fmt: skip
     count, dimensions = embedded.vectors.shape
     if args.json:
@@ -149,4 +143,5 @@ def run_query(args: argparse.Namespace, device: torch.device) -> None:
 
 
 if __name__ == "__main__":
+    console.outlast()
     main()

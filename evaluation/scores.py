@@ -13,6 +13,7 @@ from utilities.files import atomic_path
 
 ACCURACIES = ("linear_probe", "fewshot", "knn")
 NOTE = "in percent, with 95 % intervals over classes"
+OVER_IMAGES = "over images"  # in the protocol of a few-shot score of as many classes as ways
 
 
 class Scores(dict[str, float]):
@@ -24,7 +25,7 @@ class Scores(dict[str, float]):
     Attributes:
         protocols: such as "cub200.test n=5924 d=128 euclidean exact seed=2"; with separate queries
             their number comes first, "inshop.test q=14218 n=12612 d=...".
-        intervals: 95 % bootstrap confidence interval over the test classes.
+        intervals: 95 % confidence interval over the test classes, NaN for one class alone.
         by_class: (C,) float64, NaN for a class of which no query counts.
     """
 
@@ -101,16 +102,14 @@ def write_by_class(path: Path, scores: Scores, prefix: str, images: ImageSet) ->
 
 
 def _heading(scores: Scores) -> str:
-    few_shot = any("/fewshot" in name for name in scores)
-    return NOTE + (", few-shot over episodes" if few_shot else "")
+    over_images = any(OVER_IMAGES in protocol for protocol in scores.protocols.values())
+    return NOTE + (f", few-shot {OVER_IMAGES} of the same classes" if over_images else "")
 
 
 def _interval(name: str, scores: Scores) -> str:
-    """Return ``[57.31, 60.77]``; empty if there is no interval."""
-    if name not in scores.intervals:
-        return ""
-    low, high = scores.intervals[name]
-    return f"[{number(name, low)}, {number(name, high)}]"
+    """Return ``[57.31, 60.77]``; empty if there is no interval, or none can be known (NaN)."""
+    low, high = scores.intervals.get(name, (math.nan, math.nan))
+    return "" if math.isnan(low) else f"[{number(name, low)}, {number(name, high)}]"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:

@@ -1,5 +1,6 @@
 """Evaluate a run before training, every few epochs, and at its end."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from evaluation.report_html import write_report
 from evaluation.scores import Scores, listing, table, write_by_class
 from utilities.run import Run
 from utilities.run_folder import RunFolder
+
+LOG = logging.getLogger(__name__)
 
 Embedded = tuple[Tensor, Tensor]  # (M, D) embeddings and (M,) int64 rows of their set
 
@@ -60,6 +63,8 @@ class EvaluationSession:
         if run.resumed:
             scores, self.before = run.untrained()
             self.untrained = self.scores = Scores(scores, {})
+            if self.before is None and self.chosen_by:
+                LOG.warning("the embeddings before training are gone; the report goes without them")
         else:
             self.untrained = self.scores = self._evaluate(last=not self.n_epochs)
             self.before = self.evaluator.embeds.get(self.chosen_by or "")

@@ -1,7 +1,6 @@
 """Builds what the language flags ask for."""
 
 import argparse
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from language import SOURCES, encoders, pseudolabels, words
+from language import encoders, pseudolabels, readability, words
 from language.guide import LanguageGuide
 from language.pairing import find, identity, image_embedder, rows_of
 from language.partner_folder import Partners, read
 from language.search import Options
-from language.text_encoder import TextEncoder
+from language.text_encoder import TextEncoder, embed_captions
 from language.tokenizer import Tokenizer
 from language.words import Words
 from utilities.disk_cache import Entry, digest, stamp
 from utilities.files import cache_folder
-from utilities.registry import closest_first, from_flags
+from utilities.registry import from_flags
 from utilities.seeding import derive
 
 
@@ -44,6 +43,8 @@ class Classified(Captioned, Protocol):
     def labels(self) -> NDArray: ...  # (N,) int64 in [0, C)
     @property
     def paths(self) -> Sequence[Path]: ...  # (N,)
+    @property
+    def reading(self) -> int: ...  # version of how files are read as pixels
 
 
 def build_encoder(name: str, device: torch.device) -> TextEncoder:
@@ -67,7 +68,12 @@ def build_guide(
     if not args.language_distill_w:
         return None
     chosen = _choose_words(args, train, classify)
-    embeds = _embed(build_encoder(args.language_model, device), chosen.texts)
+    encoder = build_encoder(args.language_model, device)
+    if args.language_words == "captions":
+        embeds = embed_captions(encoder, chosen.texts)
+        readability.check(encoder, chosen.texts, embeds)
+    else:
+        embeds = _embed(encoder, chosen.texts, args.language_prompt)
     seed = derive(args.seed, "language_control")
     return from_flags(LanguageGuide, args, "language_", embeds=embeds, words=chosen, seed=seed)
 
@@ -97,19 +103,29 @@ def names_reader(device: torch.device) -> Callable[[str, Sequence[str]], Tensor]
     return lambda model, names: class_word_embeds(build_encoder(model, device), names, "{}")
 
 
-def caption_readers(args: argparse.Namespace, device: torch.device) -> dict[str, Callable]:
+def caption_readers(
+    args: argparse.Namespace, train: Captioned, device: torch.device
+) -> dict[str, Callable]:
     """Return functions that make what ``criteria`` read captions with: tokenizer and encoder."""
-    return {
-        "tokenizer": lambda length: Tokenizer(args.language_model, length),
-        "encoder": lambda: build_encoder(args.language_model, device),
-    }
+
+    def tokenizer(length: int) -> Tokenizer:
+        reader = Tokenizer(args.language_model, length)
+        readability.check_captions(reader, train.captions)
+        return reader
+
+    def encoder() -> TextEncoder:
+        reader = build_encoder(args.language_model, device)
+        readability.check_captions(reader, train.captions)
+        return reader
+
+    return {"tokenizer": tokenizer, "encoder": encoder}
 
 
 def class_word_embeds(
     encoder: TextEncoder, class_names: Sequence[str], prompt: str = words.PROMPT
 ) -> Tensor:
     """Return (C, D) unit rows, the embedding of each class's name in the prompt."""
-    return _embed(encoder, words.with_prompt(class_names, prompt))
+    return _embed(encoder, words.with_prompt(class_names, prompt), prompt)
 
 
 def partners(
@@ -158,7 +174,9 @@ def _choose_words(
     if source == "classnames":
         return words.collect([[name] for name in train.class_names], "class", prompt=prompt)
     if source == "pseudolabels":
-        fingerprint = digest([args.language_pseudoclass_model, *map(stamp, train.paths)])
+        fingerprint = digest(
+            [args.language_pseudoclass_model, str(train.reading), *map(stamp, train.paths)]
+        )
         kept = Entry("pseudolabels", train.name, fingerprint)
         classes: Tensor = from_flags(
             pseudolabels.top_classes,
@@ -171,24 +189,13 @@ def _choose_words(
         names = pseudolabels.imagenet_names()
         items = [[names[i] for i in item] for item in classes.tolist()]
         return words.collect(items, "row" if level == "sample" else level, prompt=prompt)
-    if not source.endswith(".json") and not Path(source).is_file():
-        raise ValueError(
-            f"--language_words {source} is unknown; known, closest first: "
-            + ", ".join(closest_first(source, SOURCES))
-            + ", or the path of a JSON file that maps class names to words"
-        )
     return words.from_json(Path(source).expanduser(), train.class_names, prompt=prompt)
 
 
-def _embed(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
-    """(N, D) unit rows; warns of texts that have no embedding and so guide nothing."""
+def _embed(encoder: TextEncoder, texts: Sequence[str], prompt: str) -> Tensor:
+    """(N, D) unit rows of texts in their prompt, whose words the encoder must be able to read."""
     embeds = encoder.encode(texts)
-    blank = [texts[row] for row in (embeds == 0).all(dim=1).nonzero().flatten().tolist()]
-    if blank:
-        shown = ", ".join(repr(text) for text in blank[:5]) + (", ..." if len(blank) > 5 else "")
-        warnings.warn(
-            f"--language_model {encoder.name} has no embedding for {len(blank)} of {len(texts)} "
-            f"texts ({shown}); their similarity to all others is 0",
-            stacklevel=3,
-        )
+    before, _, after = prompt.partition("{}")
+    bare = [text[len(before) : len(text) - len(after)] for text in texts]
+    readability.check(encoder, bare, embeds)
     return embeds

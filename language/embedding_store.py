@@ -3,6 +3,7 @@
     <folder>/store.json                   what is embedded, by what
     <folder>/text_emb/text_emb_0000.npy   (rows of part 0, D) float16 unit rows
     <folder>/img_emb/img_emb_0000.npy     the same, of images
+    <folder>/checksums/text_emb_0000      of that part, verified when it is opened
 
 The parts lie as clip-retrieval writes them, so that where one machine ends, ``autofaiss build_index
 --embeddings=<folder>/text_emb --metric_type=ip`` or ``clip-retrieval index --copy_metadata=False``
@@ -20,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from language.text_encoder import TextEncoder
+from language import readability
+from language.text_encoder import TextEncoder, embed_captions
+from utilities.disk_cache import digest_of_file
 from utilities.files import atomic_path
 
 LOG = logging.getLogger(__name__)
@@ -64,6 +67,9 @@ class EmbeddingStore:
     def path(self, part: int) -> Path:
         return self.folder / self.prefix / f"{self.prefix}_{part:0{self._digits}d}.npy"
 
+    def _checksum(self, part: int) -> Path:
+        return self.folder / "checksums" / self.path(part).stem
+
     def span(self, part: int) -> tuple[int, int]:
         """Return the first row of a part, and the last + 1."""
         return part * self.part_rows, min((part + 1) * self.part_rows, self.n)
@@ -88,19 +94,28 @@ class EmbeddingStore:
                     raise ValueError(f"an embedding of rows {start} to {stop - 1} is not finite")
                 norms = np.linalg.norm(rows, axis=1, keepdims=True)
                 norms[norms == 0] = 1
-                with atomic_path(self.path(part)) as temporary, temporary.open("wb") as file:
-                    np.save(file, (rows / norms).astype(np.float16))
+                with atomic_path(self.path(part)) as temporary:
+                    with temporary.open("wb") as file:
+                        np.save(file, (rows / norms).astype(np.float16))
+                    with atomic_path(self._checksum(part)) as checksum:  # there before the part
+                        checksum.write_text(digest_of_file(temporary))
                 bar.update(stop - start)
 
     def fill_with_texts(
         self, texts: Sequence[str], encoder: TextEncoder, *, rank: int = 0, world: int = 1
     ) -> None:
-        """``fill`` with the embeddings of N texts; within a part each distinct one is read once."""
+        """``fill`` with the embeddings of N images' captions; a part reads equal ones once.
+
+        Raises ValueError if the encoder cannot read most captions of the first part.
+        """
 
         def embed(start: int, stop: int) -> NDArray[Any]:
             some = texts[start:stop]
             places = {text: place for place, text in enumerate(dict.fromkeys(some))}
-            rows = encoder.encode(list(places)).numpy()
+            embeds = embed_captions(encoder, list(places))
+            if start == 0:  # before the others take hours
+                readability.check(encoder, list(places), embeds)
+            rows = embeds.numpy()
             return rows[[places[text] for text in some]]
 
         self.fill(embed, rank=rank, world=world)
@@ -118,10 +133,12 @@ class EmbeddingStore:
         if not path.is_file():
             return None
         try:
+            if digest_of_file(path) != self._checksum(part).read_text():
+                raise ValueError("it differs from its checksum")
             rows = np.load(path, mmap_mode="r")
             if rows.dtype != np.float16 or rows.ndim != 2 or len(rows) != stop - start:
                 raise ValueError(f"{rows.dtype} of shape {rows.shape}")
-        except (ValueError, EOFError) as error:  # cut short, or not numpy's
+        except (OSError, ValueError, EOFError) as error:  # also without its checksum
             LOG.warning("%s is damaged (%s); embedding its rows again", path, error)
             return None
         self._open[part] = rows

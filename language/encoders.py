@@ -74,6 +74,10 @@ class TransformerEncoder(TextEncoder):
             rows[batch] = self._embed([texts[row] for row in batch])
         return unit_rows(rows, self.name)
 
+    def unknown(self, texts: Sequence[str]) -> Tensor:
+        tokenizer, _, max_tokens = self._loaded
+        return unknown_share(tokenizer, texts, max_tokens)
+
     @cached_property
     def dim(self) -> int:
         return self._embed(["word"]).shape[1]
@@ -189,7 +193,9 @@ def _describe(folder: Path) -> str:
     """A text that changes with the path, size or modification time of any file in ``folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    return repr((str(folder), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]))
+    return repr(
+        (str(folder.absolute()), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    )
 
 
 def load_tokenizer(source: str, local_files_only: bool) -> Any:
@@ -200,7 +206,21 @@ def load_tokenizer(source: str, local_files_only: bool) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # padding on the left would shift the positions
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made of the config alone
+        raise ValueError("it holds no tokenizer with words; save_pretrained of one writes it")
     return tokenizer
+
+
+def unknown_share(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tensor:
+    """Return (N,) float32, the share of unknown tokens of each text; 1 without any tokens."""
+    if not texts:
+        return torch.zeros(0)
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens
+    )
+    unknown = tokenizer.unk_token_id  # None if a tokenizer reads bytes
+    shares = [sum(i == unknown for i in ids) / len(ids) if ids else 1 for ids in encoded.input_ids]
+    return torch.tensor(shares, dtype=torch.float32)
 
 
 def _load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:

@@ -7,8 +7,6 @@ Writes a folder that numpy reads (``language.partner_folder``), and prints some 
 
 import argparse
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,8 +21,8 @@ from language.pairing import ImageEmbedder, Rank, find, image_embedder, rows_of
 from language.partner_folder import Partners, from_released_json, read, save, write
 from language.search import Options
 from language.text_encoder import TextEncoder
+from utilities import console, faults, log
 from utilities import device as devices
-from utilities import log
 from utilities.disk_cache import Entry, digest, digest_of_file
 from utilities.files import cache_folder
 from utilities.registry import from_flags
@@ -70,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for flag, low in (("bs", 1), ("kernels", 0)):
         if getattr(args, flag) < low:
             parser.error(f"--{flag} must be >= {low}; got {getattr(args, flag)}")
-    try:
+    with faults.reported(parser.error, "lower --bs or --kernels"):
         options = from_flags(Options, args, "")
         images = open_images(args.dataset, args.source_path)
         if args.from_json:
@@ -84,10 +82,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 embedder = visual(args, images, device)
             rows = rows_of(images, options.scope)
             found = find(rows, embedder, options, folder=args.out, device=device)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted; run the same command again to resume")
     if Rank.of_process().number == 0:
         print(summary(found, images.captions))
 
@@ -145,7 +139,7 @@ def visual(args: argparse.Namespace, images: Any, device: torch.device) -> Image
         embedder.to(device),
         transform=prepare.transform(),
         bs=args.bs,
-        workers=min(args.kernels, os.cpu_count() or 1),
+        workers=devices.workers(args.kernels),
         device=device,
     )
     return image_embedder(images, embedder.backbone, name, settings=prepare, extract=features)
@@ -182,4 +176,5 @@ def _cut(text: str) -> str:
 
 
 if __name__ == "__main__":
+    console.outlast()
     main()

@@ -106,7 +106,8 @@ def image_embedder(
 
     state = backbone.state_dict()
     parts = [f"{key} {value.dtype} {tuple(value.shape)}" for key, value in state.items()]
-    parts += [repr(tuple(settings)), *map(stamp, getattr(images, "paths", ()))]
+    parts += [repr(tuple(settings)), str(images.reading)]
+    parts += images.stamps() if hasattr(images, "stamps") else map(stamp, images.paths)
     weights = (value.cpu().contiguous().numpy().tobytes() for value in state.values())
     return ImageEmbedder(embed, name, digest([*parts, *weights]))
 

@@ -3,9 +3,11 @@
 partners.npy       (N, k) int64 rows, nearest first; -1 where there is none
 similarities.npy   (N, k) float32 cosines; -inf where there is none
 about.json         settings of the embedding and the search, and the results
+entry.json         checksums of the others, which are verified whenever they are read
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utilities.files import atomic_folder
+from utilities.disk_cache import CONTENTS, seal, verify
+from utilities.files import atomic_folder, read_json
 from utilities.run_folder import versions
+
+LOG = logging.getLogger(__name__)
 
 FORMAT = 1  # of about.json; raised whenever an older reader would misunderstand a newer one
 PACKAGES = ("numpy", "torch", "transformers", "timm")  # may move a partner
@@ -48,6 +53,7 @@ def write(folder: Path, found: Partners) -> Partners:
     """Write a folder of partners, whole or not at all, and read it."""
     with atomic_folder(folder) as fresh:
         save(fresh, found)
+        seal(fresh)
     return read(folder)
 
 
@@ -69,7 +75,11 @@ def read(folder: Path, *, n: int | None = None, digest: str | None = None) -> Pa
             f"NAME --out {folder}"
         )
     try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        if (folder / CONTENTS).is_file():
+            verify(folder)
+        else:
+            LOG.warning("%s has no checksums (%s): damage would not be noticed", folder, CONTENTS)
+        about = read_json(folder / "about.json")
         if about["format"] > FORMAT:
             raise ValueError(f"format {about['format']} is newer than this version's {FORMAT}")
         partners = np.load(folder / "partners.npy", mmap_mode="r")
@@ -150,22 +160,27 @@ def _directory_and_id(key: str) -> str:
 def _entries(file: Path) -> Iterator[Any]:
     """Decode a JSON list one entry at a time: as a whole it takes ten times the file's memory."""
     decoder = json.JSONDecoder()
-    with file.open(encoding="utf-8") as stream:
-        text = stream.read(CHUNK).lstrip()
-        if not text.startswith("["):
-            raise ValueError(f"--from_json {file} must be a JSON list of pairs")
-        text = text[1:]
-        while True:
-            text = text.lstrip(" \t\r\n,")
-            if text.startswith("]"):
-                return
-            try:
-                entry, end = decoder.raw_decode(text)
-            except json.JSONDecodeError as error:
-                more = stream.read(CHUNK)
-                if not more:
-                    raise ValueError(f"--from_json {file} is cut short or is not JSON") from error
-                text += more
-                continue
-            yield entry
-            text = text[end:]
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            text = stream.read(CHUNK).lstrip()
+            if not text.startswith("["):
+                raise ValueError(f"--from_json {file} must be a JSON list of pairs")
+            text = text[1:]
+            while True:
+                text = text.lstrip(" \t\r\n,")
+                if text.startswith("]"):
+                    return
+                try:
+                    entry, end = decoder.raw_decode(text)
+                except json.JSONDecodeError as error:
+                    more = stream.read(CHUNK)
+                    if not more:
+                        raise ValueError(
+                            f"--from_json {file} is cut short or is not JSON"
+                        ) from error
+                    text += more
+                    continue
+                yield entry
+                text = text[end:]
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"--from_json {file} is not JSON: {error}") from error

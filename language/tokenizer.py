@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from language import ENCODERS
-from language.encoders import load_tokenizer, read_source, resolve
+from language.encoders import load_tokenizer, read_source, resolve, unknown_share
 from language.word_vectors import SUFFIXES
 
 
@@ -44,6 +44,10 @@ class Tokenizer:
                 f"--loss_clip_tokens must be >= {least} to hold a word and the marks of "
                 f"--language_model {name}; got {length}"
             )
+
+    def unknown(self, texts: Sequence[str]) -> Tensor:
+        """Return (N,) float32, the share of each text's tokens that are unknown."""
+        return unknown_share(self.tokenizer, texts, self.length)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids (B, L) int64, padded on the right, and mask (B, L) bool, True at the text."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from language.text_encoder import TextEncoder, unit_rows
+from utilities.disk_cache import stamp
 
 SUFFIXES = (".txt", ".vec", ".txt.gz", ".vec.gz")
 TOKEN = re.compile(r"[^\W_]+")  # runs of letters and digits
@@ -36,23 +37,34 @@ class WordVectors(TextEncoder):
             )
         self.name = str(path)
         self.path = path.resolve()
-        stat = self.path.stat()
-        self.fingerprint = f"mean of words {self.path} {stat.st_size} {stat.st_mtime_ns}"
+        self.fingerprint = f"mean of words {stamp(self.path)}"
         self.dim = self._read_dim()
         self.vectors: dict[str, NDArray[np.float32]] = {}
         self.absent: set[str] = set()
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        tokens = [TOKEN.findall(text.lower()) for text in texts]
-        unknown = {word for words in tokens for word in words} - self.vectors.keys() - self.absent
-        if unknown:
-            self._read_vectors(unknown)
+        tokens = self._tokens(texts)
         means = np.zeros((len(texts), self.dim), np.float32)
         for row, words in enumerate(tokens):
             known = [self.vectors[word] for word in words if word in self.vectors]
             if known:
                 means[row] = np.mean(known, axis=0)
         return unit_rows(torch.from_numpy(means), self.name)
+
+    def unknown(self, texts: Sequence[str]) -> Tensor:
+        shares = [
+            sum(word in self.absent for word in words) / len(words) if words else 1
+            for words in self._tokens(texts)
+        ]
+        return torch.tensor(shares, dtype=torch.float32)
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
+        """The words of each text, looked up: they are in ``vectors`` or in ``absent``."""
+        tokens = [TOKEN.findall(text.lower()) for text in texts]
+        new = {word for words in tokens for word in words} - self.vectors.keys() - self.absent
+        if new:
+            self._read_vectors(new)
+        return tokens
 
     def _read_dim(self) -> int:
         """D, the number of values after the first word of a line."""

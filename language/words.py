@@ -3,7 +3,7 @@
 Every item (a class or an image) has K words, best first; words of the same rank are compared.
 """
 
-import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from language import SOURCES
+from utilities.files import read_json
 from utilities.registry import closest_first
 
 PROMPT = "a photo of a {}"
@@ -46,11 +47,11 @@ def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -
     if not path.is_file():
         raise FileNotFoundError(f"{flag}: no such file; use one of {SOURCES} or a JSON file")
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{flag} is not JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise ValueError(f'{flag}: expected an object such as {{"kit fox": ["fox", "animal"]}}')
+        table = read_json(path)
+    except ValueError as error:
+        raise ValueError(
+            f'--language_words {error}; expected an object such as {{"kit fox": ["fox", "animal"]}}'
+        ) from error
 
     missing = [name for name in class_names if name not in table]
     if missing:
@@ -68,7 +69,8 @@ def from_json(path: Path, class_names: Sequence[str], *, prompt: str = PROMPT) -
         good = isinstance(words, list) and all(isinstance(w, str) and w.strip() for w in words)
         if not good or not words:
             raise ValueError(
-                f"{flag}: {name!r} has {table[name]!r}; expected a word or a list of words"
+                f"{flag}: {name!r} has {reprlib.repr(table[name])}; expected a word or a list of "
+                "words"
             )
         items.append(words)
     longest = max(len(words) for words in items)

@@ -1,10 +1,12 @@
 """Scores of each class, and confidence intervals of means over queries."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from metrics.registry import parse
@@ -39,8 +41,11 @@ def bootstrap(
     """Return the percentile interval of each mean over queries, for other classes of the same kind.
 
     Classes are drawn with replacement, each with all its queries, because images of a class are far
-    from independent. All names share the draws. NaN if no query counts. Source: Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13, with clusters for observations.
+    from independent. All names share the draws. Percentiles of C classes are too near each other:
+    ``level`` is raised so that for a normal distribution they are those of Student's t. NaN if
+    queries of fewer than two classes count. Sources: Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 13, with clusters for observations; Hesterberg, What Teachers Should
+    Know About the Bootstrap, The American Statistician, 2015 (expanded percentiles).
     """
     if not queries:
         return {}
@@ -58,12 +63,15 @@ def bootstrap(
     )
     with np.errstate(invalid="ignore"):  # no query of the drawn classes counts: 0 / 0
         means = torch.from_numpy(np.stack([(w @ sums) / (w @ counts) for w in weights]))
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    bounds = means.nanquantile(tails, dim=0)  # (2, M)
-    return {
-        name: Interval(*map(float, parse(name).finish(ends)))
-        for name, ends in zip(queries, bounds.T, strict=True)
-    }
+    found = {}
+    for name, column, n in zip(queries, means.T, (counts > 0).sum(axis=0).tolist(), strict=True):
+        if n < 2:
+            found[name] = Interval(math.nan, math.nan)
+            continue
+        tail = float(ndtr(-stdtrit(n - 1, (1 + level) / 2) * (n / (n - 1)) ** 0.5))
+        ends = column.nanquantile(column.new_tensor([tail, 1 - tail]))
+        found[name] = Interval(*map(float, parse(name).finish(ends)))
+    return found
 
 
 def _class_sums(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -79,10 +80,17 @@ def whole(moment):
     return "reported" if moment in REPORTED else "unreported"
 
 
-def run(flags, place, moment=None):
-    """Run main.py in a child; return its wait status."""
+def run(flags, place, moment=None, after=None):
+    """Run main.py in a child; return its wait status. It is killed ``after`` some seconds."""
     child = os.fork()
     if child:
+        ended = after is None
+        deadline = time.monotonic() + (after or 0)
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.002)
+            ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        if not ended:
+            os.kill(child, signal.SIGKILL)
         return os.waitpid(child, 0)[1]
     code = 1
     try:
@@ -96,7 +104,7 @@ def run(flags, place, moment=None):
             for step in inner:
                 owner = getattr(owner, step)
             setattr(owner, name, replace(getattr(owner, name)))
-        main.main([*flags, "--source_path", str(place / "source"), "--save_path", str(place)])
+        main.main(flags)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -113,15 +121,20 @@ def try_all(source, folder, flags):
     for name in (*map(whole, MOMENTS), *MOMENTS):
         checked = shutil.ignore_patterns(".*")  # what an earlier run found of the images
         shutil.copytree(source, folder / name / "source", ignore=checked, dirs_exist_ok=True)
+
+    def words(name, moment):
+        place = folder / name
+        return [*more[moment], "--source_path", str(place / "source"), "--save_path", str(place)]
+
     for name, moment in {whole(moment): moment for moment in MOMENTS}.items():
-        if run(more[moment], folder / name):
+        if run(words(name, moment), folder / name):
             sys.exit("an uninterrupted run failed")
     for moment in MOMENTS:
         print(f"---- {moment}", file=sys.stderr, flush=True)
-        status = run(more[moment], folder / moment, moment)
+        status = run(words(moment, moment), folder / moment, moment)
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
             sys.exit(f"{moment} did not come, or the run failed before it")
-        if run(more[moment], folder / moment):
+        if run(words(moment, moment), folder / moment):
             sys.exit(f"the run that was killed at {moment} could not be resumed")
 
 

@@ -66,6 +66,7 @@ def test_published_commands_are_the_published_ones():
         assert all(
             row.dataset == dataset and row.language_words == "pseudolabels"
             and row.loss_multisimilarity_released and row.samples_per_class == 2
+            and row.data_sampler == "class_random" and row.data_class_replacement
             and row.arch == "resnet50_frozen_normalize"
             for row in rows
         )  # fmt: skip
@@ -85,6 +86,21 @@ def test_published_commands_are_the_published_ones():
                  constant.language_distill_w, s2sd, *step.tau, step.gamma)
             )  # fmt: skip
         assert found == published
+
+
+def test_self_supervision_is_published_with_three_layers_and_first_norms_at_one():
+    """El Banani et al., CVPR 2023: but SimSiam's residual blocks start at zero."""
+    for row in runs("redcaps"):
+        assert row.loss_simclr_layers == 3 and row.loss_simclr_hidden_dim == 2048
+        assert row.not_pretrained and row.no_zero_init_last == (row.loss != "simsiam")
+
+
+def test_baselines_draw_and_mine_as_released():
+    """Roth et al., ICML 2020: with replacement, and distance mining has no upper cutoff."""
+    for row in runs("baselines", "0", DATASETS="cub200"):
+        assert row.data_class_replacement and row.batch_mining == "distance"
+        mined = row.loss in parameters.MINED_LOSSES
+        assert row.miner_distance_upper_cutoff == (2.1 if mined else 1.4)
 
 
 def test_the_league_has_every_loss_with_and_without_words():

@@ -269,6 +269,20 @@ def test_losses_that_stay_infinite_stop_the_run(animals, tmp_path, monkeypatch):
     assert rows_of(folder)[-1]["epoch"] == 4
 
 
+@pytest.mark.parametrize("more", [("--n_epochs", "2"), ("--n_epochs", "1"), ("--dry_run",)])
+def test_a_run_too_short_to_skip_ten_steps_fails_if_no_loss_is_finite(
+    animals, tmp_path, monkeypatch, more
+):
+    compute = criteria.MultiSimilarity.compute
+
+    def overflow(self, views, batch):
+        return compute(self, views, batch) + float("inf")  # its gradient is finite
+
+    monkeypatch.setattr(criteria.MultiSimilarity, "compute", overflow)
+    with pytest.raises(FloatingPointError, match=r"in [23] steps in a row"):
+        main.main(tiny_run(animals, tmp_path, *more))
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

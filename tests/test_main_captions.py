@@ -50,8 +50,11 @@ def picture(rng, colour, file):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """24 drawings with captions, a labelled set of 5 classes of 11, words, and a tokenizer."""
-    source = tmp_path_factory.mktemp("source")
+    return write_source(tmp_path_factory.mktemp("source"))
+
+
+def write_source(source):
+    """Write 24 drawings with captions, 5 classes of 11 images, words, and a tokenizer."""
     rng = np.random.default_rng(0)
     folder = source / "drawings" / "aww_2020"
     folder.mkdir(parents=True)

@@ -162,9 +162,25 @@ def test_a_published_command_parses():
         ("--langage_distill_w 3", "did you mean --language_distill_w"),
         ("--lr 0", "0 is out of range; it must be above 0"),
         ("--lr nan", "nan is not finite"),
+        ("--loss_margin_beta=nan", "nan is not finite"),
+        ("--loss_softtriplet_margin_delta=inf", "inf is not finite"),
+        ("--language_shift=-inf", "-inf is not finite"),
+        ("--loss_margin_beta 1e300", "1e300 is too large; it must be at most 1,000,000,000"),
+        ("--language_shift=-1e39", "-1e39 is too large"),
+        ("--language_temp 1e-46", "1e-46 is too small; it must be at least 1e-30"),
+        ("--bs 2147483648", "2147483648 is too large; it must be at most 1,000,000"),
+        ("--embed_dim 9999999999999", "is too large"),
+        ("--image_size 9999999999", "is too large"),
+        ("--loss_s2sd_target_dims 64 2147483648", "2147483648 is too large"),
+        (f"--kernels {10**400}", "is too large; it must be at most 4,294,967,295"),
+        ("--n_epochs 99999999999", "is too large"),
+        ("--seed 4294967296", "4294967296 is too large; it must be at most 4,294,967,295"),
         ("--bs 1.5", "'1.5' is not a whole number"),
         ("--language_control permuted", "--language_distill_w 0"),
         ("--language_pseudoclass --language_words captions", "is given, too; drop one"),
+        ("--language_words nope", "nope is unknown; known, closest first: captions, classnames, "),
+        ("--language_words classname --language_distill_w 1", "closest first: classnames, "),
+        ("--language_words words.jsn", "pseudolabels, or a .json file"),
         ("--language_prompt photo", "--language_prompt must contain {}"),
         ("--weights x.pth --not_pretrained", "exclude each other"),
         ("--no_test_metrics --no_train_metrics", "--use_tv_split"),
@@ -189,6 +205,12 @@ def test_a_published_command_parses():
         ("--loss simclr --augmentation slip", "not those of --loss simclr; use global_crop or"),
         ("--augmentation slip", "--augmentation slip makes the three views of --loss slip"),
         ("--max_steps 9 --n_epochs 3", "--max_steps 9 and --n_epochs 3 both set the length"),
+        (
+            "--data_class_replacement --data_sampler class_related",
+            "of --data_sampler class_random, not those of class_related",
+        ),
+        ("--data_class_replacement --data_sampler d2_coreset", "not those of d2_coreset"),
+        ("--no_zero_init_last", "add --not_pretrained"),
         ("--loss simclr --xbm_size 64", "--loss simclr is not; use one of"),
         ("--data_pairs_threshold 1.5", "1.5 is out of range; it must be at least -1 and at most 1"),
         ("--data_pairs_self 2", "2 is out of range"),
@@ -335,8 +357,21 @@ def test_a_file_may_be_empty(config, text):
         ("seed: yes", "--seed takes one number or text; got True"),
         ("bs: {a: 1}", "--bs takes one number or text; got {'a': 1}"),
         ("resume: 1", "--resume is a switch; write true or false instead of 1"),
-        ("- lr", "--config must hold flags"),
+        ("bs: [1, [2]]", "--bs takes one number or text; got [1, [2]]"),
+        ("tau: [1, [2]]", "--tau takes numbers or texts; got [1, [2]]"),
+        ("evaluation_metrics: [{nmi: 1}]", "--evaluation_metrics takes numbers or texts; got"),
+        ("arch: [resnet50]", "--arch takes one number or text; got ['resnet50']"),
+        ("- lr", "--config must hold an object; got a list"),
+        ("lr", "--config must hold an object; got a text"),
         ("lr: [", "--config is not valid YAML"),
+        ("lr: 1\nlr: 2", "--config is not valid YAML: the key 'lr' is there twice"),
+        ("loss: &a margin\ngroup: *a", "--config is not valid YAML: an alias (*name) must be"),
+        ("group: &a [*a]", "--config is not valid YAML: an alias (*name) must be"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nloss: [*b, *b]", "--config is not valid YAML: an alias"),
+        ("lr: !!timestamp 2001-99-99", "--config is not valid YAML: month must be"),
+        ("lr: !!bool foo", "--config is not valid YAML: 'foo'"),
+        ("? [a]\n: b", "--config is not valid YAML: unhashable"),
+        ("loss: " + "[" * 5000, "--config is nested too deeply"),
     ],
 )
 def test_refusals_name_the_file(config, text, says, capsys):
@@ -347,11 +382,55 @@ def test_refusals_name_the_file(config, text, says, capsys):
     assert stop.value.code == 2 and f"flags.yaml: {says}" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "--config is nested too deeply to be read. It holds flags, in lines such"),
+        ('{"lr": ' + "[" * 900 + "]" * 900 + "}", "--lr takes one number or text; got [[[[[["),
+        ('{"lr": 1, "lr": 2}', "--config is not JSON: the key 'lr' is there twice"),
+        ("[]", "--config must hold an object; got a list"),
+        ('{"flags": {"loss": ["margin"]}}', "--loss takes one number or text; got ['margin']"),
+        ('{"flags": [1]}', "flags is not a flag"),
+    ],
+)
+def test_json_of_another_shape_is_refused_by_file(config, text, says, capsys):
+    words = config(text, "flags.json")
+    with pytest.raises(SystemExit) as stop:
+        parameters.parse(words)
+    assert stop.value.code == 2 and f"flags.json: {says}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["flags.json", "flags.yaml"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_read(config, name, encoding):
+    words = config("", name)
+    with open(words[1], "w", encoding=encoding) as file:  # noqa: PTH123
+        file.write('{"seed": 4}')
+    assert parameters.parse(words).seed == 4
+
+
+def test_flags_of_the_guidance_without_it_are_named():
+    """Those that nothing else reads; not those that the dataset's recipe filled in."""
+
+    def summary(*typed):
+        args = parameters.parse(["--dataset", "mine", *typed])
+        chosen = fill_by_recipe(args)
+        sizes = {"mine.train": "1 image"}
+        return parameters.summary(args, chosen, sizes, "cpu", "runs/a", (1, 1))
+
+    typed = ("--language_words", "captions", "--language_temp", "2", "--language_prompt", "{}")
+    said = "guidance: none, so without effect: --language_words captions --language_temp 2.0"
+    assert said in summary(*typed) and "--language_prompt" not in summary(*typed)
+    assert "effect" not in summary() and "effect" not in summary(
+        *typed, "--language_distill_w", "1"
+    )
+
+
 def test_json_needs_no_yaml(config, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "yaml", None)  # an import would raise
     assert parameters.parse(config('{"seed": 4}', "flags.json")).seed == 4
     for text, name, says in (
-        ("seed: 4", "flags.json", "a YAML file must end in .yaml"),
+        ("seed: 4", "flags.json", "in a file that ends in .yaml"),
         ("seed: 4", "flags.yml", "pip install pyyaml"),
     ):
         with pytest.raises(SystemExit):

@@ -7,6 +7,7 @@ device that they were trained on, since tensors are saved as CPU tensors.
 import copy
 import os
 import random
+import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,15 +50,21 @@ def save(path: Path, parts: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the parts that ``save`` wrote, tensors on the CPU; ValueError for any other file."""
+    """Return the parts that ``save`` wrote, tensors on the CPU; ValueError for any other file.
+
+    A file that a disk has damaged is refused, too, by the checksums of its zip members.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
+        with zipfile.ZipFile(path) as members:  # torch itself does not compare checksums
+            if damaged := members.testzip():
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         parts = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch each raise their own
         raise ValueError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): it is cut short, or not "
-            "tensors and plain values; take another checkpoint of the run"
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged, cut short, "
+            "or not tensors and plain values; take another checkpoint of the run"
         ) from error
     if not isinstance(parts, dict) or not isinstance(parts.get("format"), int):
         raise ValueError(

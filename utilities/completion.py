@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import parameters
+from utilities import console
 from utilities.flag_types import OneOf
 
 SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")
@@ -57,4 +58,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    console.outlast()
     main()

@@ -19,6 +19,7 @@ from torch import Tensor
 LOG = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+USUAL_WORKERS = 6  # the default of --kernels, as published
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -59,8 +60,15 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
     return torch.device(wanted.type, index)
 
 
-def set_up(name: str, gpu: int = 0, *, deterministic: bool = False) -> torch.device:
-    """Choose the device of a run; ``deterministic`` fails on operations that vary between runs."""
+def set_up(
+    name: str, gpu: int = 0, *, deterministic: bool = False, compiled: bool = False
+) -> torch.device:
+    """Choose the device of a run.
+
+    Args:
+        deterministic: fail on operations that vary between runs.
+        compiled: raise ValueError if torch.compile does not work here; it needs a C++ compiler.
+    """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses
         torch.use_deterministic_algorithms(True)
@@ -68,6 +76,15 @@ def set_up(name: str, gpu: int = 0, *, deterministic: bool = False) -> torch.dev
     device = choose(name, gpu)
     if device.type == "cpu" and name == "auto" and (idle := idle_driver()):
         LOG.warning("%s; computing on the CPU", idle)
+    try:
+        if compiled:
+            torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # of torch, of Triton or of the compiler
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"--compile does not work on this machine ({reason:.200}); install a C++ compiler, "
+            "such as g++, or drop --compile"
+        ) from error
     return device
 
 
@@ -92,6 +109,14 @@ def idle_driver() -> str | None:
 
 def _no_gpu(kind: str = "GPU") -> str:
     return idle_driver() or f"torch {torch.__version__} sees no {kind} on this machine"
+
+
+def workers(asked: int) -> int:
+    """Return the number of loading processes, at most one per core; warn if that is fewer."""
+    cores = os.cpu_count() or 1
+    if asked > cores and asked != USUAL_WORKERS:
+        LOG.warning("--kernels %d: using %d, one per core", asked, cores)
+    return min(asked, cores)
 
 
 def precision(name: str, device: torch.device) -> str:

@@ -10,6 +10,7 @@ import atexit
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -184,9 +185,18 @@ def digest_of_file(path: Path) -> str:
 
 
 def stamp(path: Path) -> str:
-    """Return path, size and time of change: for files that are too large to be hashed."""
+    """Return path, size and times of change: for files that are too large to be hashed."""
+    path = path.absolute()
     try:
         status = path.stat()
     except OSError:
         return f"{path} missing"
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
+    return f"{path} {changes(status)}"
+
+
+def changes(status: os.stat_result) -> str:
+    """Return the size of a file, the time it was written, and that of any change.
+
+    Copies and archives may keep the first time, as may whoever overwrites a file, but not the last.
+    """
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

@@ -9,9 +9,11 @@ All ranks must call every exchange, in the same order, and differentiate all tha
 """
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -52,6 +54,16 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def command() -> list[str]:
+    """Return the words that started this program, those of torchrun if it did."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return list(sys.orig_argv)
+    with suppress(OSError):  # elsewhere than on Linux
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+        return os.fsdecode(words).split("\0")[:-1]
+    return ["torchrun", "--nproc_per_node", os.environ["LOCAL_WORLD_SIZE"], *sys.argv]
 
 
 def data_parallel(objective: nn.Module, device: torch.device) -> nn.Module:

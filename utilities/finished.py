@@ -9,12 +9,14 @@ from typing import Any
 
 from utilities.run_files import finished_flags
 
-BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
+# Values of flags that older runs lack, by an objective that has changed since.
+EARLIER = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lgslip")}
 
 # Flags that change where a run happens, not its results.
 PLACES = frozenset(
     ("source_path", "save_path", "device", "gpu", "kernels", "resume", "checkpoint_every",
-     "wandb_mode", "project", "tensorboard", "evaluate_on_cpu", "eval_memory")
+     "accept_changed_data", "wandb_mode", "project", "tensorboard", "evaluate_on_cpu",
+     "eval_memory")
 )  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
     """
     asked = {flag: value for flag, value in flags.items() if value is not None}
     for folder in folders_of(Path(flags["save_path"]) / flags["dataset"], name):
-        done = None if (folder / BEFORE).is_file() else finished_flags(folder)
+        done = finished_flags(folder)
         if done is None:
             continue
         if differ := differing(done, asked):
@@ -53,6 +55,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
 def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """List changed flags that shape a run, as ``--lr 0.1 (now 0.2)``; ``kept`` may lack some."""
     before, now = (json.loads(json.dumps(dict(flags), default=str)) for flags in (kept, asked))
+    before = EARLIER.get(before.get("loss"), {}) | before
     if before.get("use_float16"):  # of older runs, which recorded what it meant on their device
         before["precision"] = "half"
     return [

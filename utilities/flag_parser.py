@@ -1,11 +1,12 @@
 """The parser of flags, which also reads them from a file and under other names."""
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utilities.files import distinct_keys, json_name, read_json
 from utilities.flag_types import OneOf
 from utilities.registry import closest_first
 
@@ -75,6 +76,13 @@ def expanded(
     return words + typed
 
 
+def changed(args: argparse.Namespace, rows: Sequence[Any], filled: Container[str]) -> list[str]:
+    """Return the flags of ``rows`` that differ from their defaults and were not ``filled`` in."""
+    values = {row.name: getattr(args, row.name) for row in rows if row.name not in filled}
+    defaults = {row.name: row.default for row in rows}
+    return [f"--{name} {v}" for name, v in values.items() if v not in (None, defaults[name])]
+
+
 def _renamed(
     words: Sequence[str], parser: Parser, other_names: Mapping[str, Sequence[str]]
 ) -> list[str]:
@@ -99,34 +107,51 @@ def _read(parser: Parser, file: Path, other_names: Mapping[str, Sequence[str]]) 
     if file.is_dir():
         file = file / "config.json"
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = _read_yaml(parser, file) if file.suffix in (".yaml", ".yml") else read_json(file)
+    except OSError as error:
         parser.error(f"--config cannot be read ({error}); give a YAML or JSON file or a run folder")
-    content: Any = None
-    if file.suffix in (".yaml", ".yml"):
-        try:
-            import yaml  # type: ignore[import-untyped]
-        except ImportError:
-            parser.error("--config needs pyyaml to read YAML; pip install pyyaml, or write JSON")
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            parser.error(f"--config is not valid YAML: {' '.join(str(error).split())}")
-    else:
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            parser.error(f"--config is not valid JSON: {error}; a YAML file must end in .yaml")
+    except ValueError as error:
+        message = str(error).removeprefix(f"{file} ")
+        parser.error(
+            f"--config {message}. It holds flags, in lines such as 'loss: multisimilarity' in a "
+            "file that ends in .yaml"
+        )
     is_run = isinstance(content, Mapping) and isinstance(content.get("flags"), Mapping)
-    flags = content["flags"] if is_run else content or {}
-    if not isinstance(flags, Mapping):
-        parser.error("--config must hold flags, in lines such as 'loss: multisimilarity'")
+    flags = content["flags"] if is_run else content
     if not is_run:
         return {str(name): value for name, value in flags.items()}
     # --max_steps decided n_epochs, and a flag under another name its value.
     worked_out = {"n_epochs"} if flags.get("max_steps") else set()
     worked_out |= {flag for other, (flag, *_) in other_names.items() if flags.get(other)}
     return {n: v for n, v in flags.items() if n not in worked_out.union(OF_THE_MACHINE)}
+
+
+def _read_yaml(parser: Parser, file: Path) -> dict[str, Any]:
+    """Return the content of a YAML file; aliases are refused, of which ten lines make gigabytes."""
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError:
+        parser.error("--config needs pyyaml to read YAML; pip install pyyaml, or write JSON")
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, *above: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("an alias (*name) must be replaced by what it stands for")
+            return super().compose_node(*above)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            return distinct_keys(self.construct_pairs(node, deep))
+
+    data = file.read_bytes()
+    try:
+        content = yaml.load(data, Loader)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply to be read") from error
+    except Exception as error:  # whatever its constructors meet in a wrong value
+        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict | None):
+        raise ValueError(f"must hold an object; got {json_name(content)}")
+    return content or {}
 
 
 def _as_typed(
@@ -155,8 +180,12 @@ def _as_typed(
     if action.nargs == 0:
         return [flag]
     several = isinstance(value, list)
-    if isinstance(value, bool | Mapping) or (several and action.nargs is None):
-        parser.error(f"{flag} takes one number or text; got {value!r}")
+    values = value if several and action.nargs else [value]
+    if any(isinstance(item, bool | Mapping | list | None) for item in values):
+        parser.error(
+            f"{flag} takes {'numbers or texts' if action.nargs else 'one number or text'}"
+            f"; got {reprlib.repr(value)}"
+        )
     if several and len(value) > 1:
         return [flag, *map(str, value)]
     return [f"{flag}={value[0] if several else value}"]  # in one word: it may begin with a minus

@@ -3,34 +3,49 @@
 import argparse
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from utilities.registry import closest_first
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Accepts one of ``names``."""
+    """Accepts one of ``names``, or a file."""
 
     names: tuple[str, ...]
+    ending: str = ""  # of files; another file is accepted if it exists
 
     def __call__(self, value: str) -> str:
-        if value not in self.names:
+        is_file = self.ending and (
+            value.endswith(self.ending) or Path(value).expanduser().is_file()
+        )
+        if value not in self.names and not is_file:
             known = ", ".join(closest_first(value, self.names))
+            known += f", or a {self.ending} file" if self.ending else ""
             raise argparse.ArgumentTypeError(f"{value} is unknown; known, closest first: {known}")
         return value
 
     def __str__(self) -> str:
-        return ", ".join(f"`{name}`" for name in self.names)
+        names = ", ".join(f"`{name}`" for name in self.names)
+        return f"{names}, or a `{self.ending}` file" if self.ending else names
+
+
+SMALLEST = 1e-30  # of numbers that are not 0: what is smaller becomes 0 or infinite in float32
 
 
 @dataclass(frozen=True)
 class Number:
-    """Accepts a finite ``kind`` in [low, high], or in (low, high] if ``above``."""
+    """Accepts a finite ``kind`` in [low, high], or in (low, high] if ``above``.
+
+    Its size is at most ``most``, far above any sensible value: what is larger overflows later, or
+    fills the memory.
+    """
 
     kind: type = float
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
+    most: float = 1e9
 
     @property
     def bound(self) -> str:
@@ -48,8 +63,16 @@ class Number:
         except ValueError:
             what = "a whole number" if self.kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{value!r} is not {what}") from None
-        if not math.isfinite(number):
+        if not abs(number) < math.inf:  # math.isfinite takes no integer of 400 digits
             raise argparse.ArgumentTypeError(f"{value} is not finite")
+        if abs(number) > self.most:
+            raise argparse.ArgumentTypeError(
+                f"{value} is too large; it must be at most {self.most:,.0f}"
+            )
+        if 0 < abs(number) < SMALLEST:
+            raise argparse.ArgumentTypeError(
+                f"{value} is too small; it must be at least {SMALLEST:g}"
+            )
         if number < self.low or number > self.high or (self.above and number == self.low):
             raise argparse.ArgumentTypeError(f"{value} is out of range; it must be {self.bound}")
         return number
@@ -91,8 +114,8 @@ class Plain:
 
 text, switch, period = Plain("text"), Plain("switch"), Period()
 real = Number()
-count = Number(int, 1)
-natural = Number(int, 0)
+count = Number(int, 1, most=10**6)  # a size
+natural = Number(int, 0, most=2**32 - 1)  # a number of steps, or a seed
 positive = Number(low=0, above=True)
 nonnegative = Number(low=0)
 share = Number(low=0, high=1)

@@ -7,6 +7,7 @@ from typing import Any
 import parameters
 from datasets.recipes import OWN_CAPTIONS, OWN_IMAGES, RECIPES, Recipe
 from parameters import Flag
+from utilities import console
 from utilities.flag_types import switch
 
 OPENING = """\
@@ -87,4 +88,5 @@ def escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
+    console.outlast()
     print(page(), end="")

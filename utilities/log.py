@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+from contextlib import suppress
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TextIO
@@ -40,7 +41,7 @@ def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
     memory: logging.Handler = BufferingHandler(BUFFER)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        memory = logging.FileHandler(log_file, encoding="utf-8")
+        memory = _File(log_file, encoding="utf-8")
         memory.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         for record in early:
             memory.handle(record)
@@ -54,7 +55,8 @@ def take_down() -> None:
     for handler in list(root.handlers):
         if _ours_or_warning in handler.filters:
             root.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # a full disk
+                handler.close()
 
 
 def _ours_or_warning(record: logging.LogRecord) -> bool:
@@ -63,6 +65,11 @@ def _ours_or_warning(record: logging.LogRecord) -> bool:
 
 def shows_colours(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Do without the line: the disk is full, and the console has it."""
 
 
 class _TqdmHandler(logging.Handler):

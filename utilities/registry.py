@@ -46,10 +46,14 @@ def exporter(package: str, registry: Mapping[str, Component]) -> Callable[[str],
 
 
 def closest_first(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names, the most similar to ``name`` first, the rest alphabetically."""
+    """Return the known names, the most similar to ``name`` first, the rest alphabetically.
+
+    Upper and lower case count as alike.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=len(names), cutoff=0.5)
-    return near + [other for other in names if other not in near]
+    lower = [other.lower() for other in names]
+    near = difflib.get_close_matches(name.lower(), lower, n=len(names), cutoff=0.5)
+    return sorted(names, key=lambda other: (*near, other.lower()).index(other.lower()))
 
 
 def lookup(registry: Mapping[str, T], name: str, flag: str) -> T:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from utilities import checkpoint, distributed, log, plots
 from utilities import device as devices
-from utilities.finished import BEFORE, differing
+from utilities.finished import differing
 from utilities.interrupt import Interruption
 from utilities.memory import peak_memory_mb
+from utilities.run_files import BEFORE
 from utilities.run_folder import RunFolder
 from utilities.trackers import Trackers
 
@@ -48,7 +49,14 @@ class State:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+                why = " ".join(str(error).split())  # torch lists the keys, line by line
+                raise ValueError(
+                    f"--resume: the checkpoint's {name} does not fit this run ({why:.200}); start "
+                    "another run with --savename"
+                ) from error
         checkpoint.set_rng_state(state["rng"], self.device)
 
 
@@ -74,15 +82,15 @@ def to_resume(
 ) -> Checkpoint | None:
     """Return the newest readable checkpoint of the run of this name; None if there is none.
 
-    ValueError if its flags differ from ``flags``; flags that are None are not compared.
+    ValueError if its flags differ from ``flags``, where those that are None are not compared, or
+    all of its checkpoints are damaged.
     """
     folder = RunFolder.newest(save_path, dataset, name)
     if folder is None:
         return None
     earlier = sorted(folder.glob("best_*.pt"), key=lambda file: -file.stat().st_mtime)
-    for file in (folder / "last.pt", *earlier):
-        if not file.is_file():
-            continue
+    files = [file for file in (folder / "last.pt", *earlier) if file.is_file()]
+    for file in files:
         try:
             saved = Checkpoint(folder, checkpoint.load(file))
         except ValueError as error:
@@ -97,6 +105,11 @@ def to_resume(
                 "flags, or another --group, --savename or --save_path"
             )
         return saved
+    if files:
+        raise ValueError(
+            f"--resume: no checkpoint in {folder} can be read; delete the folder to start from the "
+            "beginning, or start another run with --savename"
+        )
     LOG.info("--resume: %s has no checkpoint yet; starting from the beginning", folder)
     return None
 
@@ -108,7 +121,7 @@ class Run:
 
     Args:
         folder: of the run, locked.
-        flags: kept in every checkpoint.
+        flags, data: kept in every checkpoint.
         interruption: asks the run to stop between two steps.
         best_of: scores, such as ``val/embeds/e_recall@1``, whose best checkpoint is kept.
         keep_all: keep every checkpoint that was the best so far, each under its epoch.
@@ -122,6 +135,7 @@ class Run:
         state: State,
         *,
         flags: Mapping[str, Any],
+        data: Mapping[str, Any] | None = None,
         trackers: Trackers,
         n_epochs: int = 0,
         interruption: Interruption | None = None,
@@ -132,7 +146,7 @@ class Run:
     ) -> None:
         self.folder = folder
         self.state = state
-        self.flags = dict(flags)
+        self.own = {"flags": dict(flags), "data": data}
         self.n_epochs = n_epochs
         self.trackers = trackers
         self.interruption = interruption or Interruption()
@@ -167,8 +181,8 @@ class Run:
             if scores.get(name, math.nan) > self.best.get(name, -math.inf)
         ]
         self.best |= {name: scores[name] for name in improved}
-        own = {"flags": self.flags, "epoch": self.epoch, "best": self.best}
-        parts = {**self.state.state_dict(), **own}
+        reached = {"epoch": self.epoch, "best": self.best}
+        parts = {**self.state.state_dict(), **self.own, **reached}
         self.folder.check_there()
         for name in improved:
             suffix = f"_epoch{self.epoch}" if self.keep_all else ""
@@ -210,7 +224,13 @@ class Run:
         }
         if not self._before.is_file():
             return scores, None
-        kept = checkpoint.load(self._before)
+        try:
+            kept = checkpoint.load(self._before)
+        except ValueError as error:
+            raise ValueError(
+                f"--resume: {self._before} is damaged; delete it to resume without the "
+                "retrieval before training in the report, or start another run with --savename"
+            ) from error
         return scores, (kept["embeds"], kept["rows"])
 
     def finish(self, shown: Sequence[Path] = ()) -> None:
@@ -221,7 +241,8 @@ class Run:
             self._draw_curves()
         self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
         self.trackers.finish()
-        self._before.unlink(missing_ok=True)  # from here on the run counts as finished
+        self._before.unlink(missing_ok=True)
+        self.folder.mark_finished()
 
     def write(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Write an epoch's scores to the metrics files, curves and trackers."""
@@ -240,7 +261,7 @@ class Run:
         return distributed.any_rank(self.interruption.signal is not None)
 
     def _leave(self) -> NoReturn:
-        command = ["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])]
+        command = [*distributed.command(), *([] if "--resume" in sys.argv else ["--resume"])]
         signal = self.interruption.signal or "a signal to another process"
         LOG.info("stopped by %s; saved in %s. Resume with: %s", signal, self.last,
                  shlex.join(command))  # fmt: skip

@@ -1,8 +1,12 @@
 """Reads config.json and metrics.jsonl of a run folder, with the standard library only."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
+FINISHED = "finished"  # in config.json: when the last file was written; None until then
 
 Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 
@@ -37,11 +41,16 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def finished_flags(folder: Path) -> dict[str, Any] | None:
-    """Return the flags of the run in ``folder`` if its last epoch is recorded, else None."""
+    """Return the flags of the run in ``folder`` if it is finished, else None."""
     try:
-        flags = read_config(folder)["flags"]
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        last = json.loads(lines[-1])
-    except (OSError, LookupError, ValueError):
+        config, rows = read_config(folder), read_rows(folder / "metrics.jsonl")
+    except (OSError, ValueError):
         return None
-    return flags if last.get("epoch", -1) == flags.get("n_epochs") else None
+    return config["flags"] if is_finished(folder, config, rows) else None
+
+
+def is_finished(folder: Path, config: Mapping[str, Any], rows: Sequence[Row]) -> bool:
+    """Return whether a run has recorded its last epoch and written its last file."""
+    recorded = bool(rows) and rows[-1]["epoch"] == config["flags"].get("n_epochs")
+    # Older runs do not say when they finished, but left BEFORE until then.
+    return recorded and bool(config.get(FINISHED, not (folder / BEFORE).exists()))

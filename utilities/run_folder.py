@@ -22,7 +22,7 @@ import torch
 from utilities.device import describe
 from utilities.files import atomic_path, take_lock
 from utilities.finished import attempts, folders_of
-from utilities.run_files import Row, read_rows
+from utilities.run_files import FINISHED, Row, read_rows
 
 # Packages whose version can change a number.
 PACKAGES = (
@@ -32,6 +32,15 @@ PACKAGES = (
 
 LOCK = ".lock"
 _LOCKS: dict[Path, IO[str]] = {}  # of this process: open files, by folder
+
+
+def _let_go() -> None:
+    """Close a parent's locks: its loading processes may outlive it by seconds."""
+    while _LOCKS:
+        _LOCKS.popitem()[1].close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class RunFolder:
@@ -44,6 +53,7 @@ class RunFolder:
         self.path = path
         self.log_file = path / "log.txt"
         self.rows: list[Row] = []
+        self._config: dict[str, Any] = {}
         self._place: tuple[int, int] | None = None  # known once it is locked
 
     @classmethod
@@ -119,17 +129,26 @@ class RunFolder:
 
     def write_config(self, flags: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         """Write config.json: every flag, and the code, packages and device of the run."""
-        config = {
+        self._config = {
             "flags": dict(flags),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            FINISHED: None,
+            "date": _now(),
             "git": git_state(),
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
             "device": describe(torch.device(device)),
             "packages": versions(),
         }
+        self._write_config()
+
+    def mark_finished(self) -> None:
+        """Note in config.json that everything of the run is written."""
+        self._config[FINISHED] = _now()
+        self._write_config()
+
+    def _write_config(self) -> None:
         with atomic_path(self.path / "config.json", parents=False) as temporary:
-            text = json.dumps(config, indent=2, default=str)  # str: paths
+            text = json.dumps(self._config, indent=2, default=str)  # str: paths
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def record(self, epoch: int, scores: Mapping[str, float]) -> None:
@@ -162,6 +181,10 @@ def _place(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:

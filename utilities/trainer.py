@@ -37,7 +37,8 @@ class Trainer:
     """Takes steps on an objective; holds what the next step depends on beside the weights.
 
     A step whose loss or gradient is not finite changes nothing and is counted; under fp16 some are
-    normal, while the loss is scaled. The CPU learns of it some steps later, and never waits.
+    normal, while the loss is scaled. The CPU learns of it some steps later, and waits in ``check``
+    alone.
 
     Args:
         objective: (batch, ...) -> an outcome with a ``loss``; DistributedDataParallel or not.
@@ -105,14 +106,29 @@ class Trainer:
         self._skips = torch.stack([so_far + skip, (in_a_row + 1) * skip])
         seen = self._watched.poll(self._skips)
         so_far, in_a_row = (self._known, 0) if seen is None else map(int, seen.tolist())
+        self._judge(so_far, in_a_row, self._most_skipped, rows)
+
+    @property
+    def _most_skipped(self) -> int:
         # The scaler halves its factor with each of these, so its search takes longer than others'.
-        most = self.most_skipped + 16 * self.scaler.is_enabled()
+        return self.most_skipped + 16 * self.scaler.is_enabled()
+
+    def check(self) -> None:
+        """Wait for the device; raise as ``step``, also if not one step was finite so far."""
+        most = self._most_skipped
+        if not self.scaler.is_enabled():
+            most = min(most, max(self.iteration, 1))
+        so_far, in_a_row = map(int, self._skips.tolist())
+        self._judge(so_far, in_a_row, most, None)
+
+    def _judge(self, so_far: int, in_a_row: int, most: int, rows: Tensor | None) -> None:
         if distributed.any_rank(in_a_row >= most):  # all end with the first that hears of it
             batch = "" if rows is None else f" Rows of the last batch: {rows.tolist()}."
             raise FloatingPointError(
                 f"the loss or its gradient was not finite in {max(in_a_row, most)} steps in a row, "
-                f"up to step {self.iteration}.{batch} Lower --lr or --language_distill_w, or train "
-                "with --precision fp32; the last checkpoint, if any, is in the run folder"
+                f"up to step {self.iteration}.{batch} Lower --lr or --language_distill_w, "
+                "check the flags of --loss, or train with --precision fp32; the last checkpoint, "
+                "if any, is in the run folder"
             )
         if so_far > self._known and not self.scaler.is_enabled():
             LOG.warning(

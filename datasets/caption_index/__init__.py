@@ -7,6 +7,9 @@
                                                   manifest.* with a column `label` is of labelled
                                                   images, see `datasets.manifest`
 
+An image may have several captions: a list in its JSON file or in a parquet table, lines in its text
+file, or lines of a table that repeat its path.
+
 The index, `index.arrow`, is an uncompressed Arrow IPC file with a row per pair, memory-mapped, so
 that opening takes milliseconds and no memory whatever N is. It lies beside the images, or in the
 cache if the folder cannot be written; `index_skipped.csv` lists the images that are skipped, and
@@ -41,6 +44,7 @@ from tqdm import tqdm
 from datasets.caption_index.layouts import INDEX, SKIPPED, is_caption_set, layout, names, parts
 from datasets.caption_index.rows import READERS, Look, OpenShards, Row, Skipped
 from datasets.folders import listed
+from datasets.image_files import refuse_unreadable_names
 from utilities.disk_cache import Entry, digest
 
 __all__ = [
@@ -58,12 +62,12 @@ LOG = logging.getLogger(__name__)
 
 BATCH = 1 << 16  # rows of a record batch
 SETTLED = 2.0  # seconds; a change within the file system's tick would not show in a later time
-VERSION = 2
+VERSION = 3
 
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # path below the root, `shard.tar/member`, or a manifest's path
-        ("caption", pa.string()),  # not blank, single spaces
+        ("caption", pa.string()),  # not blank; a line for each of several
         ("width", pa.int32()),  # of the image, from its header
         ("height", pa.int32()),
         ("part", pa.int32()),  # the directory, shard or manifest: its place among them, sorted
@@ -103,7 +107,8 @@ def build(root: Path, *, recheck: bool = False) -> Path:
 
     Raises:
         FileNotFoundError: there are no image-caption pairs; shows the layouts.
-        ValueError: a manifest has no column of paths or captions; lists those it has.
+        ValueError: a manifest has no column of paths or captions; lists those it has. A name of a
+            directory, shard or manifest is not in UTF-8.
     """
     kind = layout(root)
     if kind is None:
@@ -112,6 +117,7 @@ def build(root: Path, *, recheck: bool = False) -> Path:
             f"{root} holds no image-caption pairs (it holds: {found}){_EXPECTED.format(root=root)}"
         )
     head = Head(kind, parts(root, kind)[0])
+    refuse_unreadable_names([root, *(Path(part) for part in head.parts)])
     if not recheck and _is_current(root, head):  # also one that another user has made
         return root / INDEX
     beside = os.access(root, os.W_OK)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.caption_index import build
+from utilities import console, faults
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,8 +18,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(build(args.folder.expanduser(), recheck=True))
+    with faults.reported(parser.error):
+        print(build(args.folder.expanduser(), recheck=True))
 
 
 if __name__ == "__main__":
+    console.outlast()
     main()

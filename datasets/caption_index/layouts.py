@@ -1,5 +1,6 @@
 """Recognises folders of image-caption pairs by a sample of their entries, and lists their parts."""
 
+import codecs
 import csv
 import hashlib
 import os
@@ -12,11 +13,14 @@ import pyarrow.parquet
 
 from datasets import folders
 from datasets.image_files import is_image_name
+from utilities.files import refuse_special
 
 MANIFESTS = (".parquet", ".csv", ".tsv")
 PATH_COLUMNS = ("path", "image", "file_name", "image_path", "filepath", "filename", "file")
 CAPTION_COLUMNS = ("caption", "text", "title")
 LABEL_COLUMN = "label"
+KNOWN_COLUMNS = frozenset((*PATH_COLUMNS, *CAPTION_COLUMNS, LABEL_COLUMN, "split"))
+HEADER = 1 << 16  # bytes of a table that hold its header
 INDEX, SKIPPED = "index.arrow", "index_skipped.csv"
 
 
@@ -106,7 +110,8 @@ def is_manifest(name: str) -> bool:
 def labelled_manifest(root: Path) -> Path | None:
     """Return ``<root>/manifest.csv``, .tsv or .parquet if it has a column of labels."""
     for file in (root / name for name in folders.MANIFESTS):
-        if file.is_file() and LABEL_COLUMN in map(plain_column, columns(file)):
+        there = file.exists() or file.is_symlink()  # a pipe or a broken link is refused by name
+        if there and LABEL_COLUMN in map(plain_column, columns(file)):
             return file
     return None
 
@@ -114,16 +119,37 @@ def labelled_manifest(root: Path) -> Path | None:
 def columns(file: Path) -> list[str]:
     """Return the column names of a manifest; raise ValueError if it cannot be read."""
     try:
+        refuse_special(file)
         if file.suffix == ".parquet":
             return list(pyarrow.parquet.read_schema(file).names)
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            return next(csv.reader(lines, delimiter=delimiter(file)), [])
+        encoding, delimiter = dialect(file)
+        with file.open(encoding=encoding, errors="replace", newline="") as lines:
+            return next(csv.reader(lines, delimiter=delimiter), [])
     except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         raise ValueError(f"the manifest {file} cannot be read: {error}") from error
 
 
-def delimiter(file: Path) -> str:
-    return "\t" if file.suffix == ".tsv" else ","
+def dialect(file: Path) -> tuple[str, str]:
+    """Return the encoding of a table of text, by its first bytes, and its separator, by its header.
+
+    Spreadsheets write UTF-16 with a mark, and semicolons where the comma is decimal. The separator
+    is the one that gives most of the columns known here; in doubt that of the file's ending.
+    """
+    with file.open("rb") as lines:
+        head = lines.read(HEADER)
+    encoding = "utf-8-sig"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in head:
+        raise ValueError("it must be in UTF-8, or in UTF-16 that begins with its mark")
+    first = head.decode(encoding, errors="replace").partition("\n")[0]
+
+    def known(separator: str) -> tuple[int, int]:
+        cells = next(csv.reader([first], delimiter=separator), [])
+        return len(KNOWN_COLUMNS.intersection(map(plain_column, cells))), len(cells)
+
+    separators = "\t,;|" if file.suffix == ".tsv" else ",;\t|"
+    return encoding, max(separators, key=known)
 
 
 def plain_column(name: str) -> str:

@@ -1,5 +1,6 @@
 """Reads the pairs of a directory, a tar shard or a manifest: captions and the headers of images."""
 
+import codecs
 import hashlib
 import io
 import json
@@ -13,20 +14,26 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from PIL import Image, UnidentifiedImageError
 
-from datasets.caption_index.layouts import delimiter, names, path_and_caption
-from datasets.image_files import is_image_name, special_kind
+from datasets.caption_index.layouts import dialect, names, path_and_caption
+from datasets.image_files import PICTURES, ending, is_image_name
+from datasets.reading import MOST_EXTREME
+from utilities.captions import join
+from utilities.disk_cache import changes
+from utilities.files import special_kind
 
 LOG = logging.getLogger(__name__)
 
 TEXTS = (".json", ".txt")  # endings of caption files, the first that holds a caption counts
-MOST_EXTREME = 20  # aspect ratio; more extreme images are skipped
+MOST_TEXT = 1 << 20  # bytes of a caption file
+NO_DECODER = "{}: no decoder for it"
 HEADER = 1 << 15  # bytes of a shard's image that are read for its size; more only if needed
 
 
@@ -65,16 +72,20 @@ def read_pairs(root: Path, part: str, find: Find) -> Iterator[Look]:
     def read(image: Path, stem: str, key: str) -> Row:
         beside = [folder / name if (name := stem + end) in others else None for end in TEXTS]
         status = _status(image)
-        stamp = _stamp(key, status, *(path.stat() for path in beside if path))
+        stamp = _stamp(key, status, *(_status(path, "caption file") for path in beside if path))
         if (row := find(stamp)) is not None:
             return row
-        caption = _caption(*(path.read_bytes() if path else None for path in beside))
+        caption = _captions(*(path.read_bytes() if path else None for path in beside))
         return Row(key, caption, *measure(image), -1, status.st_size, stamp)
 
     for name in present:
+        key = name if part == "." else f"{part}/{name}"
         if is_image_name(name):
-            key = name if part == "." else f"{part}/{name}"
             yield partial(_look, partial(read, folder / name, name.rpartition(".")[0]), key)
+        elif ending(name) in PICTURES:
+            yield partial(Skipped, key, NO_DECODER.format(ending(name)))
+        elif part != "." and not name.endswith(TEXTS) and (folder / name).is_dir():
+            yield partial(Skipped, key, "nested folder")
 
 
 def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
@@ -82,22 +93,39 @@ def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
     path_column, caption_column = path_and_caption(file)
     assert path_column is not None and caption_column is not None  # else it would not be a part
 
-    def read(caption: str | None, path: str) -> Row:
-        words, status = _words(caption), _status(root / path)
+    def read(captions: object, path: str) -> Row:
+        words, status = _words(captions), _status(root / path)
         stamp = _stamp(path, status)
         if (row := find(stamp)) is not None:
             return row._replace(caption=words)
         return Row(path, words, *measure(root / path), -1, status.st_size, stamp)
 
+    def lines() -> Iterator[tuple[str | None, Any]]:
+        for batch in _read_columns(file, path_column, caption_column):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
     try:
-        for batch in _read_columns(file, [path_column, caption_column]):
-            paths, captions = (column.to_pylist() for column in batch.columns)
-            for path, caption in zip(paths, captions, strict=True):
-                if path:
-                    yield partial(_look, partial(read, caption), path)
-                else:
-                    yield partial(Skipped, "", "no path")
-    except (pa.ArrowException, OSError) as error:
+        # Captions of one path may lie anywhere in the table: only those of such paths are held.
+        hashes, counts = np.unique(
+            np.fromiter((hash(path) for path, _ in lines()), np.int64), return_counts=True
+        )
+        repeated = set(hashes[counts > 1].tolist())
+        several: dict[str, list[Any]] = {}
+        for path, captions in lines() if repeated else ():
+            if path and hash(path) in repeated and captions is not None:
+                several.setdefault(path, []).extend(
+                    captions if isinstance(captions, list) else [captions]
+                )
+        done: set[str] = set()
+        for path, captions in lines():
+            if not path:
+                yield partial(Skipped, "", "no path")
+            elif hash(path) not in repeated:
+                yield partial(_look, partial(read, captions), path)
+            elif path not in done:
+                done.add(path)
+                yield partial(_look, partial(read, several.get(path)), path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the manifest {file} cannot be read: {error}") from error
 
 
@@ -116,7 +144,7 @@ def read_shard(root: Path, part: str, find: Find) -> Iterator[Look]:
     def read(member: Member, key: str) -> Row:
         stem = member.name.rpartition(".")[0]
         found = [texts.get(f"{stem}{suffix}") for suffix in TEXTS]
-        words = _caption(*(content(text) if text else None for text in found))
+        words = _captions(*(content(text) if text else None for text in found))
         try:
             size = measure(io.BytesIO(content(member, HEADER)))
         except UnfitError as unfit:
@@ -128,6 +156,9 @@ def read_shard(root: Path, part: str, find: Find) -> Iterator[Look]:
     for member in members:
         if is_image_name(member.name):
             yield partial(_look, partial(read, member), f"{part}/{member.name}")
+        elif ending(member.name) in PICTURES:
+            reason = NO_DECODER.format(ending(member.name))
+            yield partial(Skipped, f"{part}/{member.name}", reason)
 
 
 READERS = {"pairs": read_pairs, "shards": read_shard, "manifests": read_manifest}
@@ -138,7 +169,7 @@ def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
     try:
         key.encode()
     except UnicodeEncodeError:
-        return Skipped(key, "its name is not in UTF-8")
+        return Skipped(repr(os.fsencode(key)), "its name is not in UTF-8")
     try:
         return read(key)
     except UnfitError as unfit:
@@ -147,10 +178,13 @@ def _look(read: Callable[[str], Row], key: str) -> Row | Skipped:
         return Skipped(key, f"unreadable file: {getattr(error, 'strerror', None) or error}")
 
 
-def _status(image: Path) -> os.stat_result:
-    status = image.stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe, for one, cannot be read
-        raise UnfitError(special_kind(image))
+def _status(file: Path, what: str = "image") -> os.stat_result:
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a named pipe would never end
+        kind = special_kind(file)
+        raise UnfitError(kind if what == "image" else f"{what} that is a {kind}")
+    if what != "image" and status.st_size > MOST_TEXT:
+        raise UnfitError(f"{what} over {MOST_TEXT:,} bytes")
     return status
 
 
@@ -168,59 +202,71 @@ def measure(source: Path | BinaryIO) -> tuple[int, int]:
     return width, height
 
 
-def _words(text: object) -> str:
-    """Return a caption in single spaces, and in characters that can be stored."""
-    if not isinstance(text, str):
+def _words(captions: object) -> str:
+    """Return one or several captions as they are stored, a line each."""
+    if captions is None:
         raise UnfitError("no caption")
-    words = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
+    try:
+        words = join(captions, "caption")
+    except ValueError as error:
+        raise UnfitError(f"no caption: {error}") from error
     if not words:
         raise UnfitError("blank caption")
     return words
 
 
-def _caption(as_json: bytes | None, as_text: bytes | None) -> str:
-    """Return the caption of ``{"caption": ...}`` if that has one, else of the text file."""
-    reason = "no caption"
+def _captions(as_json: bytes | None, as_text: bytes | None) -> str:
+    """Return those of ``{"caption": ...}`` if it has some, else the lines of the text file."""
+    unfit = UnfitError("no caption")
     if as_json is not None:
         try:
             about = json.loads(as_json)
-            if isinstance(about, dict) and isinstance(about.get("caption"), str):
-                return _words(about["caption"])
+            return _words(about.get("caption") if isinstance(about, dict) else None)
+        except UnfitError as error:
+            unfit = error
         except (ValueError, RecursionError):
-            reason = "no caption: its file is not JSON"
+            unfit = UnfitError("no caption: its file is not JSON")
     if as_text is None:
-        raise UnfitError(reason)
+        raise unfit
+    wide = as_text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return _words(as_text.decode("utf-8-sig"))
+        return _words(as_text.decode("utf-16" if wide else "utf-8-sig").splitlines())
     except UnicodeDecodeError:  # an older file; Latin-1 reads any bytes, and most of those rightly
-        return _words(as_text.decode("latin-1"))
+        return _words(as_text.decode("latin-1").splitlines())
 
 
 def _stamp(key: str, *files: os.stat_result) -> int:
     """Return 64 bits, as a signed integer, that change with the key and the files."""
-    text = " ".join([key, *(f"{file.st_size} {file.st_mtime_ns}" for file in files)])
+    text = " ".join([key, *map(changes, files)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
-def _read_columns(file: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:
+def _read_columns(file: Path, path: str, caption: str) -> Iterator[pa.RecordBatch]:
+    """Yield both columns of a table, in this order."""
     if file.suffix != ".parquet":
-        parsing = pyarrow.csv.ParseOptions(delimiter=delimiter(file), newlines_in_values=True)
-        types = dict.fromkeys(wanted, pa.string())
-        converting = pyarrow.csv.ConvertOptions(include_columns=wanted, column_types=types)
-        with pyarrow.csv.open_csv(file, None, parsing, converting) as batches:
+        encoding, delimiter = dialect(file)
+        reading = pyarrow.csv.ReadOptions(encoding=encoding.removesuffix("-sig"))
+        parsing = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        converting = pyarrow.csv.ConvertOptions(
+            include_columns=[path, caption],
+            column_types=dict.fromkeys((path, caption), pa.string()),
+        )
+        with pyarrow.csv.open_csv(file, reading, parsing, converting) as batches:
             yield from batches
         return
     with pyarrow.parquet.ParquetFile(file) as table:
-        for column in wanted:
+        for column in (path, caption):
             kind = table.schema_arrow.field(column).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            listing = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            inner = kind.value_type if listing and column == caption else kind
+            if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)):
                 raise ValueError(
                     f"the column `{column}` of the manifest {file} holds {kind}, expected text; "
                     "images inside a table are not read, write them as files"
                 )
-        for batch in table.iter_batches(columns=wanted):
-            yield batch.select(wanted)
+        for batch in table.iter_batches(columns=[path, caption]):
+            yield batch.select([path, caption])
 
 
 class Member(NamedTuple):
@@ -232,6 +278,8 @@ class Member(NamedTuple):
 def read_members(shard: Path) -> tuple[list[Member], str]:
     """Return the whole files of an uncompressed tar in order, and what is wrong with it or ""."""
     members: list[Member] = []
+    if kind := special_kind(shard):
+        return members, kind
     length = shard.stat().st_size
     try:
         with tarfile.open(shard, "r:") as tar:

@@ -89,11 +89,15 @@ EXPECTED = (1_244, 10_922)  # classes, images: what these packages give with res
 def prepare(source_path: Path) -> Path:
     """Return the folder of the dataset, built in ``<source_path>/emoji`` if it is not there.
 
+    A folder of that name that was not built is the user's own, and returned as it is.
+
     Raises:
         FileNotFoundError, ConnectionError: npm is not installed, or could not fetch a package.
         ValueError: a checksum is wrong, or a built dataset does not agree with its manifest.
     """
     folder = source_path / "emoji"
+    if drawings.is_own(folder):
+        return drawings.as_own(folder)
     drawings.build_once(folder, lambda fresh: _build(fresh, source_path / "downloads"))
     verify(folder)
     return folder
@@ -195,7 +199,7 @@ def _build(folder: Path, downloads: Path) -> dict[str, Any]:
         "",
         "Each drawing was rendered on white; nothing else was changed.",
     ]
-    (folder / "SOURCES.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / drawings.SOURCES).write_text("\n".join(lines) + "\n", encoding="utf-8")
     measured = measure(folder)
     found = (measured["classes"], measured["images"])
     if found != EXPECTED:

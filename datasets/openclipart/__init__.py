@@ -76,6 +76,7 @@ THINNEST = 8  # pixels, the shorter side; a thinner picture shows nothing
 def prepare(source_path: Path, *, packages: Sequence[str] | None = None) -> Path:
     """Return the folder of the dataset, built in ``<source_path>/openclipart`` if need be.
 
+    A folder of that name that was not built is the user's own, and returned as it is.
     Packages (202 MB) are kept in ``<source_path>/downloads``, or used from ``<source_path>/debs``.
     ``packages`` are of ``PACKAGES``; None accepts those of a built dataset, else takes all.
 
@@ -89,6 +90,8 @@ def prepare(source_path: Path, *, packages: Sequence[str] | None = None) -> Path
             f"packages of openclipart must be among {', '.join(PACKAGES)}; got {list(chosen)}"
         )
     folder = source_path / "openclipart"
+    if drawings.is_own(folder):
+        return drawings.as_own(folder)
     drawings.build_once(folder, lambda fresh: _build(fresh, source_path, chosen))
     manifest = verify(folder)
     if packages is not None and set(manifest["packages"]) != set(chosen):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.openclipart import PACKAGES, prepare
+from utilities import console, faults
 from utilities.files import cache_folder
 
 
@@ -25,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(prepare(args.source_path.expanduser(), packages=args.packages))
+    with faults.reported(parser.error):
+        print(prepare(args.source_path.expanduser(), packages=args.packages))
 
 
 if __name__ == "__main__":
+    console.outlast()
     main()

@@ -260,11 +260,29 @@ def test_warmup_moves_only_the_embedding_layer():
     assert step() == (True, True)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_frozen", "regnety_002"])
+def test_residual_blocks_start_at_zero_or_at_one(name):
+    torch.manual_seed(0)
+    zero = create(name).backbone.state_dict()
+    torch.manual_seed(0)
+    one = create(name, zero_init_last=False).backbone.state_dict()
+    changed = [key for key in zero if not torch.equal(zero[key], one[key])]
+    assert changed and not any(zero[key].any() for key in changed)
+    assert all((one[key] == 1).all() for key in changed)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "vit_tiny_patch16_224", "vgg11_bn"])
+def test_a_backbone_without_such_blocks_refuses_to_start_them_at_one(name):
+    with pytest.raises(ValueError, match="--no_zero_init_last has no effect"):
+        create(name, image_size=64, zero_init_last=False)
+
+
 def test_build_reads_the_flags_and_errors_name_them():
     args = SimpleNamespace(
         arch="resnet18_frozen_normalize_double",
         embed_dim=7,
         not_pretrained=True,
+        no_zero_init_last=False,
         weights=None,
         image_size=64,
         augmentation="base",

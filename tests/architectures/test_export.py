@@ -101,7 +101,10 @@ def test_the_written_program_embeds_pictures_as_evaluation_does(tmp_path, monkey
 
 
 @pytest.mark.parametrize(("image_size", "augmentation"), [(28, "big"), (224, "base"), (64, "base")])
-@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg", "grey.png", "tall.png", "clear.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["china.jpg", "flower.jpg", "grey.png", "tall.png", "clear.png", "thin.jpg", "turned.jpg"],
+)
 def test_the_written_preprocessing_is_that_of_evaluation_to_the_bit(
     tmp_path, image_size, augmentation, name
 ):
@@ -110,7 +113,8 @@ def test_the_written_preprocessing_is_that_of_evaluation_to_the_bit(
     about = json.loads(json.dumps(export.about(trained)))
     assert (about["embed_dim"], about["normalised"], about["epoch"]) == (8, True, 4)
     prepare = preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std)
-    path = tmp_path / name
+    path, exif = tmp_path / name, Image.Exif()
+    exif[274] = 6  # stored on its side
     with Image.open(PHOTOGRAPHS / "china.jpg") as photograph:
         {
             "china.jpg": lambda: shutil.copy(PHOTOGRAPHS / name, path),
@@ -118,6 +122,8 @@ def test_the_written_preprocessing_is_that_of_evaluation_to_the_bit(
             "grey.png": lambda: photograph.convert("L").save(path),
             "tall.png": lambda: photograph.crop((30, 0, 91, 400)).save(path),
             "clear.png": lambda: photograph.convert("P").save(path, transparency=3),
+            "thin.jpg": lambda: photograph.crop((0, 100, 640, 117)).save(path),
+            "turned.jpg": lambda: photograph.crop((0, 0, 513, 512)).save(path, exif=exif),
         }[name]()
     found = preprocess.prepare(path, about)
     np.testing.assert_array_equal(found, prepare.read(path).numpy())

@@ -250,11 +250,17 @@ def test_build_reads_the_flags_of_the_chosen_miner():
 @pytest.mark.parametrize(
     ("name", "key", "values"),
     [
+        ("distance", "lower_cutoff", (-0.1, float("nan"), float("inf"))),
+        ("distance", "upper_cutoff", (-0.1, float("nan"), float("inf"))),
+        ("random_distance", "upper_cutoff", (-0.1, float("nan"), float("inf"))),
+        ("rho_distance", "lower_cutoff", (-0.1, float("nan"), float("inf"))),
         ("rho_distance", "cp", (-0.1, 1.5, float("nan"))),
+        ("semihard", "margin", (-0.1, float("nan"), float("inf"))),
+        ("multisimilarity", "margin", (float("nan"), float("-inf"))),
         ("parametric", "every", (0,)),
         ("parametric", "bins", (0,)),
-        ("parametric", "lower", (1.4, -0.1)),
-        ("parametric", "lr", (-0.5,)),
+        ("parametric", "lower", (1.4, -0.1, float("nan"))),
+        ("parametric", "lr", (-0.5, float("nan"), float("inf"))),
         ("parametric", "init", ("high",)),
     ],
 )

@@ -119,26 +119,26 @@ def compare_probes(name: str, task: Task, rounds: int) -> None:
     print(f"  difference at the same C: {100 * (accuracy - converged):+.3f} points", flush=True)
 
 
-def loop(features: Tensor, episodes: Episodes, centre: Tensor) -> float:
+def loop(features: Tensor, episodes: Episodes) -> float:
     """Episode by episode, each with matrix products of its own."""
-    points = F.normalize(features - centre, dim=1)
     right = torch.arange(episodes.rows.shape[1]).repeat_interleave(episodes.queries)
     accuracies = []
     for rows in episodes.rows:
-        shots, queries = points[rows[:, : episodes.shots]], points[rows[:, episodes.shots :]]
+        points = features[rows]
+        points = F.normalize(points - points[:, : episodes.shots].mean(dim=(0, 1)), dim=2)
+        shots, queries = points[:, : episodes.shots], points[:, episodes.shots :]
         distances = torch.cdist(queries.flatten(0, 1), shots.mean(dim=1))
         accuracies.append((distances.argmin(dim=1) == right).double().mean())
     return float(torch.stack(accuracies).mean())
 
 
 def compare_fewshot(task: Task, n_episodes: int, rounds: int) -> None:
-    centre = task.train.features.mean(dim=0)
-    episodes = draw_episodes(task.test.labels, episodes=n_episodes)
-    features = task.test.features
+    episodes = draw_episodes(task.train.labels, task.test.labels, episodes=n_episodes)
+    features = torch.cat([task.train.features, task.test.features])
     found = take_turns(
         {
-            "vectorised": lambda: score_episodes(features, episodes, centre=centre).accuracy,
-            "loop": lambda: loop(features, episodes, centre),
+            "vectorised": lambda: score_episodes(features, episodes).accuracy,
+            "loop": lambda: loop(features, episodes),
         },
         rounds,
     )

@@ -13,7 +13,7 @@ from utilities.structures import Embedding
 
 SMALL = {  # heads, queues and text towers, instead of the published sizes
     "hidden_dim": 8, "proj_dim": 6, "pred_dim": 8, "queue_size": 12, "n_prototypes": 5,
-    "width": 8, "layers": 1, "heads": 2, "tokens": 9,
+    "width": 8, "clip_layers": 1, "heads": 2, "tokens": 9,
     "target_dims": (4, 7),
 }  # fmt: skip
 LOSSES = {name: row.load() for name, row in criteria.CRITERIA.items()}
@@ -27,7 +27,8 @@ def flags(**overrides):
     for prefix, registry in (("loss_", LOSSES), ("miner_", MINERS)):
         for name, component in registry.items():
             for key, value in hyperparameters(component).items():
-                chosen[f"{prefix}{name}_{key}"] = SMALL.get(key, value)
+                small = SMALL.get(f"{name}_{key}", SMALL.get(key, value))
+                chosen[f"{prefix}{name}_{key}"] = small
     for key, value in hyperparameters(criteria.LanguageDistillation).items():
         chosen[f"language_{key}"] = value
     return argparse.Namespace(**{**chosen, **overrides})

@@ -1,5 +1,6 @@
 """What holds for every criterion, through ``compute`` and the registry."""
 
+import argparse
 import inspect
 import io
 import math
@@ -15,6 +16,7 @@ import parameters
 from criteria import Criterion, PairCriterion
 from tests.criteria.registered import LOSSES, Embedder, build, flags
 from tests.rounding import rounding
+from utilities.flag_types import Number
 from utilities.registry import hyperparameters
 from utilities.structures import Batch, Embedding
 
@@ -96,6 +98,21 @@ def test_a_batch_without_work_gives_a_finite_loss_and_gradient(loss, chosen, lab
     assert all(grad.isfinite().all() for grad in grads)
 
 
+@each_case
+@pytest.mark.parametrize("labels", [[0, 0, 3, 3, 1, 1, 2, 2], [0, 0, 0, 0, 3, 3, 3, 3], [1] * 8])
+def test_an_image_that_comes_twice_gives_a_finite_loss_and_gradient(loss, chosen, labels):
+    """Drawn with replacement, an image meets itself, here even in the same crop."""
+    twice = torch.tensor([0, 0, 2, 3, 4, 4, 4, 7])
+    views = [
+        Embedding(*(part.detach()[twice].requires_grad_() for part in view))
+        for view in views_for(loss)
+    ]
+    value = build(loss, **chosen).compute(views, batch(labels))
+    grads = torch.autograd.grad(value, read(loss, views))
+    assert value.isfinite()
+    assert all(grad.isfinite().all() for grad in grads)
+
+
 @each_loss
 def test_wrong_shapes_and_numbers_of_views_are_named(loss):
     criterion, views = build(loss), views_for(loss)
@@ -161,6 +178,16 @@ def test_the_optimizer_gets_each_trainable_parameter_once_and_none_of_the_embedd
         torch.optim.Adam(criterion.param_groups(lr=1e-3), lr=1e-5, weight_decay=4e-4)
     assert not {id(p) for p in embedder.parameters()} & {id(p) for p in criterion.parameters()}
     assert embedder not in list(criterion.modules())
+
+
+@each_case
+def test_what_the_run_decays_is_the_matrices_of_objectives_without_labels(loss, chosen):
+    """Released: Adam gets class vectors, boundaries and S2SD's heads without any decay."""
+    groups = build(loss, **chosen).param_groups(lr=1e-3)
+    for group in groups:
+        matrices = {p.ndim > 1 for p in group["params"]} == {True}
+        decays = group.get("weight_decay") != 0.0
+        assert decays == (matrices and loss not in parameters.LABEL_LOSSES)
 
 
 @each_loss
@@ -273,6 +300,35 @@ def test_a_hyperparameter_out_of_range_is_named_with_its_flag_and_value(loss, ke
     assert str(value) in str(refused.value) or f"{value:g}" in str(refused.value)
 
 
+ROWS = {flag.dest or flag.name: flag for flags in parameters.FLAGS.values() for flag in flags}
+
+
+def refused_by(row):
+    """Some numbers that the type of a flag refuses."""
+    for value in (0, -1) if row.kind is int else (math.nan, math.inf, -math.inf, -1.0, 0.0):
+        try:
+            row(str(value))
+        except argparse.ArgumentTypeError:
+            yield value
+
+
+NUMBERS = [
+    (loss, key)
+    for loss in LOSSES
+    for key in hyperparameters(LOSSES[loss])
+    if isinstance(ROWS[f"loss_{loss}_{key}"].type, Number) and not ROWS[f"loss_{loss}_{key}"].nargs
+]
+
+
+@pytest.mark.parametrize(("loss", "key"), NUMBERS)
+def test_a_constructor_refuses_the_numbers_that_its_flag_refuses(loss, key):
+    """It is also called without flags."""
+    name = f"loss_{loss}_{key}"
+    for value in refused_by(ROWS[name].type):
+        with pytest.raises(ValueError, match=rf"^--{name.rstrip('_')} must be .*; got {value:g}"):
+            build(loss, **{name: value})
+
+
 def test_a_combination_of_hyperparameters_is_refused():
     with pytest.raises(ValueError, match=r"--loss_margin_nu\b.*0\.1"):
         build("margin", loss_margin_nu=0.1, loss_margin_beta_constant=True)
@@ -320,7 +376,7 @@ def test_a_subclass_writes_forward_only():
         criterion.compute([view], batch(LABELS))
     assert criterion.seen == torch.float32
     (group,) = criterion.param_groups(lr=0.25)
-    assert group["lr"] == 0.25
+    assert group["lr"] == 0.25 and group["weight_decay"] == 0.0
     assert group["params"] == [criterion.scale]
 
 

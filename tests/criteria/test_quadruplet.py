@@ -37,7 +37,8 @@ class FirstTerm(Quadruplet):
     """The loss without its second term, which a random image enters."""
 
     def __init__(self, miner, *, margin_alpha_1=0.2):
-        super().__init__(miner, margin_alpha_1=margin_alpha_1, margin_alpha_2=-1e3)
+        super().__init__(miner, margin_alpha_1=margin_alpha_1)
+        self.margin_alpha_2 = -1e3
 
 
 class TestFirstTerm(MinedLossTests):
@@ -87,7 +88,8 @@ def test_second_negatives_are_all_images_of_third_classes_alike_often(a, p, n):
     embeds = unit_rows(8, 3).requires_grad_()
     n_draws = 20_000
     miner = Given([(a, p, n)] * n_draws, seed=1)
-    criterion = Quadruplet(miner, margin_alpha_1=-100, margin_alpha_2=100)
+    criterion = Quadruplet(miner, margin_alpha_2=100)
+    criterion.margin_alpha_1 = -100  # without the first term
     (grad,) = torch.autograd.grad(criterion(embeds, MANY), embeds)
     x = embeds.detach()
     others = [m for m in range(8) if m not in (a, p, n)]
@@ -103,7 +105,8 @@ def test_the_anchors_class_may_be_missing_among_the_references():
     """As under a miner that shuffles labels: all classes but the negative's are third ones."""
     embeds, n_draws = unit_rows(1, 3, seed=2), 20_000
     references = References(unit_rows(8, 3), MANY)
-    criterion = Quadruplet(Given([(0, 0, 1)] * n_draws), margin_alpha_1=-100, margin_alpha_2=100)
+    criterion = Quadruplet(Given([(0, 0, 1)] * n_draws), margin_alpha_2=100)
+    criterion.margin_alpha_1 = -100  # without the first term
     z = references.embeds.tolist()
     far = [squared_distance(z[1], z[m]) for m in range(8) if MANY[m] != MANY[1]]
     pull = squared_distance(embeds[0].tolist(), z[0])

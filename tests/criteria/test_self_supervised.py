@@ -191,7 +191,7 @@ def test_a_head_may_end_in_a_norm():
 @pytest.mark.parametrize(
     ("kind", "projector", "predictor"),
     [
-        (SimCLR, [2048, 128], None),
+        (SimCLR, [2048, 2048, 128], None),
         (SimSiam, [2048, 2048, 2048], [512, 2048]),
         (NNCLR, [2048, 2048, 256], [4096, 256]),
         (SwAV, [2048, 128], None),

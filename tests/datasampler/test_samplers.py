@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,42 @@ def test_class_random_draws_classes_and_images_evenly():
     # 400 epochs × 5 batches × 8 images over 40 images: 400 each, standard deviation below 20
     assert len(drawn) == 40
     assert all(abs(count - 400) < 100 for count in drawn.values())
+
+
+def batches_as_published(replacement):
+    """What 1,000 batches of 90 hold of the training half of CUB200-2011, 5,864 images, on average:
+    classes, positives of an anchor, and images that are in the batch already."""
+    rows, bs = np.array_split(np.arange(5864), 100), 90
+    classes = np.repeat(np.arange(100), [len(own) for own in rows])
+    sampler = ClassRandom(rows, bs, 2, class_replacement=replacement)
+    found = []
+    for _ in range(1000):
+        batch = sampler.choose()
+        labels = classes[batch]
+        positives = (labels[:, None] == labels).sum() / bs - 1
+        found.append((len(set(labels)), positives, bs - len(set(batch))))
+    return np.mean(found, axis=0)
+
+
+def test_class_random_with_replacement_draws_as_released():
+    assert batches_as_published(replacement=False).tolist() == [45, 1, 0]
+    classes, positives, repeats = batches_as_published(replacement=True)
+    assert classes == pytest.approx(100 * (1 - 0.99**45), abs=0.3)  # 36.4
+    assert positives == pytest.approx(1 + 44 * 2 / 100, abs=0.03)  # 1.88
+    assert repeats == pytest.approx(1.41, abs=0.15)
+
+
+def test_a_class_of_one_image_has_it_twice_so_that_its_crops_are_positives():
+    for batch in ClassRandom(rows_by_class([1] * 4), 4, 2, seed=1):
+        assert sorted(Counter(np.ravel(batch).tolist()).values()) == [2, 2]
+
+
+def test_class_random_with_replacement_fills_a_batch_from_fewer_classes():
+    sampler = ClassRandom(rows_by_class([4] * 3), 8, 2, class_replacement=True)
+    batches = [np.ravel(batch) for batch in sampler]
+    assert [len(batch) for batch in batches] == [8]
+    with pytest.raises(ValueError, match="at most 6 for 3 training classes"):
+        ClassRandom(rows_by_class([4] * 3), 8, 2)
 
 
 def test_class_related_groups_a_seed_with_its_nearest_classes_not_taken_yet():

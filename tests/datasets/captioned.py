@@ -24,13 +24,13 @@ def write(path: Path, content: bytes | str | dict) -> Path:
     return path
 
 
-def pair(folder: Path, name: str, caption: str, seed: int = 0, as_json: bool = True) -> Path:
+def pair(folder: Path, name: str, caption: object, seed: int = 0, as_json: bool = True) -> Path:
     """``folder/name`` and its caption file."""
     image = write(folder / name, image_bytes(seed))
     if as_json:
         write(image.with_suffix(".json"), {"caption": caption})
     else:
-        write(image.with_suffix(".txt"), caption)
+        write(image.with_suffix(".txt"), str(caption))
     return image
 
 
@@ -45,12 +45,12 @@ def shard(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def samples(captions: list[str], first: int = 0) -> dict[str, bytes]:
+def samples(captions: list, first: int = 0) -> dict[str, bytes]:
     """Files of a shard as img2dataset writes them: per pair a .jpg, a .json and a .txt."""
     files = {}
     for number, caption in enumerate(captions, first):
         key = f"{number:09d}"
         files[f"{key}.jpg"] = image_bytes(number)
         files[f"{key}.json"] = json.dumps({"caption": caption, "width": 12}).encode()
-        files[f"{key}.txt"] = caption.encode()
+        files[f"{key}.txt"] = str(caption).encode()
     return files

@@ -247,8 +247,64 @@ def test_manifests(tmp_path, suffix, columns):
             writer.writerows(("x", caption, path) for path, caption in lines)
     write(root / "scores.csv", "epoch,recall\n")  # another table does no harm
     table = table_of(root)
-    assert table["key"] == [path for path, _ in lines]
-    assert table["caption"] == ['says "hi", and waves', *(caption for _, caption in lines[1:])]
+    assert table["key"] == [path for path, _ in lines[:3]]
+    assert table["caption"] == [
+        'says "hi", and waves\nthe same image again', "NULL", "an absolute path"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tables_as_spreadsheets_write_them(tmp_path, separator, encoding):
+    write(tmp_path / "a.jpg", image_bytes())
+    text = separator.join(("id", "file_name", "caption")) + "\r\n"
+    text += separator.join(("1", "a.jpg", "größer, schöner")) + "\r\n"
+    write(tmp_path / "list.csv", text.encode(encoding))
+    assert content(tmp_path) == {"a.jpg": "größer, schöner"}
+
+
+def test_several_captions_in_every_layout(tmp_path):
+    """A list in JSON, lines in text, a list in a table and lines that repeat a path."""
+    captions = ["one", " two,\nin lines", "", "three"]
+    expected = "one\ntwo, in lines\nthree"
+    pair(tmp_path / "pairs" / "d", "json.jpg", captions)
+    pair(tmp_path / "pairs" / "d", "text.jpg", "one\r\n two, in  lines\n\nthree\n", as_json=False)
+    wide = "one\ntwo, in lines\nthree".encode("utf-16")
+    write(pair(tmp_path / "pairs" / "d", "wide.jpg", "").with_suffix(".txt"), wide)
+    (tmp_path / "pairs" / "d" / "wide.json").unlink()
+    shard(tmp_path / "shards" / "0.tar", samples([captions[0], captions]))
+    tables = {
+        "list": {"path": ["a.jpg", "b.jpg"], "caption": [captions, ["only"]]},
+        "lines": {
+            "path": ["a.jpg", "b.jpg", "a.jpg", "a.jpg", "a.jpg"],
+            "caption": ["one", "only", " two,\nin lines", None, "three"],
+        },
+    }
+    for name, table in tables.items():
+        for image in ("a.jpg", "b.jpg"):
+            write(tmp_path / name / image, image_bytes())
+        pyarrow.parquet.write_table(pa.table(table), tmp_path / name / "list.parquet")
+        assert content(tmp_path / name) == {"a.jpg": expected, "b.jpg": "only"}
+    assert set(content(tmp_path / "pairs").values()) == {expected}
+    assert list(content(tmp_path / "shards").values()) == ["one", expected]
+
+
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [
+        (3, "no caption: caption must be a text or a list of texts; got a number"),
+        ({"en": "a"}, "no caption: caption must be a text or a list of texts; got an object"),
+        (["a", None], "no caption: caption must be a text or a list of texts; got null in a list"),
+        ([["a"]], "no caption: caption must be a text or a list of texts; got a list in a list"),
+        (True, "no caption: caption must be a text or a list of texts; got true or false"),
+        ([" "], "blank caption"),
+        ([], "blank caption"),
+    ],
+)
+def test_captions_of_other_types_are_left_out_by_name(pairs, caption, reason):
+    pair(pairs / "birds", "odd.jpg", caption)
+    assert "birds/odd.jpg" not in content(pairs)
+    assert skipped(pairs) == {"birds/odd.jpg": reason}
 
 
 @pytest.mark.parametrize(
@@ -300,7 +356,8 @@ def test_what_cannot_be_used_is_counted_and_listed(pairs, caplog):
 
     assert set(content(pairs).values()) == {"a blue bird", "a red bird", "a cat", "at the limit"}
     reasons = {key.removeprefix("birds/"): why for key, why in skipped(pairs).items()}
-    assert reasons["missing.jpg"] == reasons["null.jpg"] == reasons["number.jpg"] == "no caption"
+    assert reasons["missing.jpg"] == reasons["null.jpg"] == "no caption"
+    assert reasons["number.jpg"].startswith("no caption: caption must be a text")
     assert reasons["list.jpg"] == "no caption" and reasons["blank.jpg"] == "blank caption"
     assert reasons["broken.jpg"] == "no caption: its file is not JSON"
     assert reasons["wide.jpg"] == "aspect ratio over 20: 210 x 10"
@@ -448,9 +505,9 @@ def test_a_damaged_index_is_built_anew(pairs, harm):
     else:
         reader, _ = open_index(file)
         table, metadata = reader.read_all(), dict(reader.schema.metadata)
-        metadata[b"caption_set"] = metadata[b"caption_set"].replace(
-            b'"version": 2', b'"version": 1'
-        )
+        now = b'"version": %d' % caption_index.VERSION
+        assert now in metadata[b"caption_set"]
+        metadata[b"caption_set"] = metadata[b"caption_set"].replace(now, b'"version": 1')
         with pa.ipc.new_file(str(file), caption_index.SCHEMA.with_metadata(metadata)) as writer:
             writer.write_table(table.replace_schema_metadata(metadata))
     assert len(content(pairs)) == 3
@@ -512,3 +569,75 @@ def test_few_shards_stay_open_and_reads_are_right(tmp_path):
             os.fstat(descriptor)
     with pytest.raises(FileNotFoundError):
         shards.read(tmp_path / "missing", 0, 1)
+
+
+# --------------------------------------------------------------------------------------- odd files
+def odd(path, kind):
+    """A pipe, which nobody writes to, or a device that never ends."""
+    if kind == "named pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+@pytest.mark.parametrize("ending", [".json", ".txt", ".jpg"])
+def test_odd_files_beside_pairs_are_skipped_unread(pairs, ending, kind):
+    write(pairs / "new" / "0.jpg", image_bytes())
+    write(pairs / "new" / "0.txt", "one")
+    (pairs / "new" / f"1{ending}").parent.mkdir(exist_ok=True)
+    if ending != ".jpg":
+        write(pairs / "new" / "1.jpg", image_bytes())
+    odd(pairs / "new" / f"1{ending}", kind)
+    build(pairs)
+    what = kind if ending == ".jpg" else f"caption file that is a {kind}"
+    assert skipped(pairs)["new/1.jpg"] == what
+
+
+def test_a_caption_file_without_end_is_skipped(pairs):
+    write(pairs / "new" / "1.jpg", image_bytes())
+    write(pairs / "new" / "1.txt", "word " * (1 << 18))
+    build(pairs)
+    assert skipped(pairs)["new/1.jpg"] == "caption file over 1,048,576 bytes"
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+@pytest.mark.parametrize("name", ["a.tar", "a.csv", "a.parquet"])
+def test_an_odd_shard_or_table_is_not_read(tmp_path, name, kind):
+    odd(tmp_path / name, kind)
+    with pytest.raises(FileNotFoundError, match="image-caption pairs"):
+        build(tmp_path)
+    if name == "a.tar":
+        shard(tmp_path / "b.tar", samples(["one"]))
+        assert list(content(tmp_path)) == ["b.tar/000000000.jpg"]
+        assert skipped(tmp_path) == {"a.tar": kind}
+
+
+def test_images_without_a_decoder_and_nested_folders_are_listed(pairs, tmp_path):
+    for name in ("1.heic", "2.HEIC", "3.svg", "4.npy"):
+        write(pairs / "new" / name, b"x")
+    write(pairs / "new" / "deeper" / "5.jpg", image_bytes())
+    write(pairs / "new" / "0.jpg", image_bytes())
+    write(pairs / "new" / "0.txt", "one")
+    build(pairs)
+    found = {key: reason for key, reason in skipped(pairs).items() if key.startswith("new/")}
+    assert found == {
+        "new/1.heic": ".heic: no decoder for it",
+        "new/2.HEIC": ".heic: no decoder for it",
+        "new/3.svg": ".svg: no decoder for it",
+        "new/deeper": "nested folder",
+    }
+    shard(tmp_path / "shards" / "0.tar", samples(["one"]) | {"9.heic": b"x", "9.txt": b"nine"})
+    build(tmp_path / "shards")
+    assert skipped(tmp_path / "shards") == {"0.tar/9.heic": ".heic: no decoder for it"}
+
+
+def test_a_directory_whose_name_is_not_utf8_is_refused_by_name(pairs):
+    folder = pairs / os.fsdecode(b"caf\xe9_2020")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    write(folder / "1.jpg", image_bytes())
+    with pytest.raises(ValueError, match=r"not in UTF-8: b'caf.xe9_2020'; rename.*convmv"):
+        build(pairs)

@@ -138,8 +138,10 @@ def test_captions_are_a_sequence(tmp_path, monkeypatch):
 def test_a_set_holds_nothing_of_its_own_size(tmp_path):
     """Neither in Python nor by copying out of the file; and it goes to a worker as two paths."""
     root = tmp_path / "mine"
-    lines = ["path,caption", *(f"a.jpg,a caption of some length {row}" for row in range(1000))]
-    write(root / "a.jpg", image_bytes())
+    lines = ["path,caption", *(f"{row}.jpg,a caption of some length {row}" for row in range(1000))]
+    write(root / "0.jpg", image_bytes())
+    for row in range(1, 1000):
+        (root / f"{row}.jpg").symlink_to("0.jpg")
     write(root / "list.csv", "\n".join(lines))
     index = open_caption_set(root).index
     gc.collect()

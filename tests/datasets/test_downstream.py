@@ -10,13 +10,14 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from datasets import library_sets
-from datasets.downstream import KNOWN, build
+from datasets import library_sets, splits
+from datasets.downstream import KNOWN, build, is_ours
 from datasets.image_set import ImageSet
 from datasets.library_sets import Wrapped, draw
 from datasets.loading import loader
+from tests.datasets.captioned import pair
 from tests.datasets.conftest import fill, save_image
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -311,3 +312,156 @@ def test_folders_must_agree_on_their_classes(tmp_path):
         ValueError, match=r"need images of the same classes; in one of them only: b"
     ):
         build("mine", tmp_path)
+
+
+# ------------------------------------------------------------------------------- how they are read
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_of_other_libraries_are_read_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    ramp = Image.linear_gradient("L").resize((31, 23))
+    stored = Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180)))
+    stored.save(tmp_path / "a.jpg", exif=exif)
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected = ImageOps.exif_transpose(image)
+        for item in (image, image.convert("RGB")):  # torchvision returns either
+            read = Wrapped("x", [(item,)], np.zeros(1, np.int64)).read(0)
+            assert read.tobytes() == expected.tobytes() and read.size == expected.size
+
+
+def test_deep_and_transparent_images_of_other_libraries_are_scaled_and_on_white():
+    deep = Image.fromarray(np.array([[0, 25_700]], np.uint16))
+    clear = Image.new("RGBA", (1, 1), (9, 9, 9, 0))
+    images = Wrapped("x", [(deep,), (clear,)], np.zeros(2, np.int64))
+    assert images.read(0).getpixel((1, 0)) == (100, 100, 100)
+    assert images.read(1).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_folders_inside_a_class_of_a_part_are_of_the_class(tmp_path, caplog):
+    for part in ("train", "test"):
+        for name in ("a/1.png", "a/deeper/2.png", "b/3.png"):
+            save_image(tmp_path / "mine" / part / name, 0)
+    (tmp_path / "mine" / "train" / "a" / "4.heic").touch()
+    sets = build("mine", tmp_path)
+    assert counts(sets.train) == [2, 1]
+    assert "skipped in" in caplog.text and ".heic (1)" in caplog.text
+
+
+# ---------------------------------------------------------- folders named as sets that are built in
+
+
+def lines_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "pets", "cifar10", "dtd", "pcam", "cars196"])
+def test_a_folder_of_that_name_goes_first(tmp_path, offline, caplog, name):
+    fill(tmp_path / name, {"a": 4, "b": 4})
+    with caplog.at_level(logging.INFO):
+        found = build(name, tmp_path)
+    assert found.class_names == ("a", "b") and not found.per_class
+    assert {path.parents[2] for path in found.test.paths} == {tmp_path / name}
+    assert f"{name}: images of the folder {tmp_path / name / 'images'}" in lines_of(caplog)
+    assert is_ours(name, tmp_path)  # retrieval searches it, too
+
+
+def test_so_do_a_table_and_folders_that_are_split_already(tmp_path, offline):
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            save_image(tmp_path / "digits" / part / label / "x.jpg", 0)
+    assert build("digits", tmp_path).class_names == ("a", "b")
+    fill(tmp_path / "elsewhere", {"a": 4, "b": 4})
+    (tmp_path / "mnist").mkdir()
+    rows = [f"{path},{path.parent.name}" for path in tmp_path.glob("elsewhere/images/*/*")]
+    (tmp_path / "mnist" / "manifest.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    found = build("mnist", tmp_path)
+    assert found.class_names == ("a", "b")
+    assert {path.parents[2] for path in found.test.paths} == {tmp_path / "elsewhere"}
+
+
+@pytest.mark.parametrize("name", ["digits", "flowers", "mnist"])
+def test_a_folder_of_that_name_in_another_layout_is_not_passed_over(tmp_path, offline, name):
+    fill(tmp_path, {"a": 4, "b": 4})
+    (tmp_path / "images").rename(tmp_path / name)  # class folders without images/ above them
+    with pytest.raises(FileNotFoundError, match=rf"{name} holds no folder `images` .*expected"):
+        build(name, tmp_path)
+
+
+def test_without_a_folder_the_line_names_the_library(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        build("digits", tmp_path)
+        test_dtd_has_published_validation_images(tmp_path)  # in torchvision's folder dtd/dtd
+    assert lines_of(caplog) == [
+        "digits: images of scikit-learn", "dtd: images of torchvision's DTD"
+    ]  # fmt: skip
+    assert not is_ours("digits", tmp_path) and not is_ours("dtd", tmp_path)
+
+
+def test_published_cars_go_before_class_folders(cars196, tmp_path, offline):
+    (tmp_path / "stanford_cars").mkdir()  # incomplete: torchvision is tried, and says what it needs
+    with pytest.raises(FileNotFoundError, match="stanford_cars"):
+        build("cars196", tmp_path)
+
+
+def test_an_own_folder_named_emoji_is_split_and_read_as_any_other(tmp_path, caplog):
+    """It was called damaged, to be deleted."""
+    counts_of = {"a": 4, "b": 4, "c": 4, "d": 4}
+    fill(tmp_path / "emoji", counts_of)
+    fill(tmp_path / "mine", counts_of)
+    (tmp_path / "emoji" / "images" / "c" / "broken.jpg").write_text("no image")
+    train, test = splits.read("emoji", tmp_path)
+    assert (train.class_names, test.class_names) == (("a", "b"), ("c", "d"))
+    assert len(test) == 8 and "1 of 17 images cannot be read" in caplog.text
+    assert f"{tmp_path / 'emoji'} is a folder of your own and is used instead" in caplog.text
+    found, other = build("emoji", tmp_path), build("mine", tmp_path)
+    assert found.class_names == other.class_names == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("mark", ["manifest.json", "SOURCES.md"])
+def test_a_built_emoji_set_that_is_damaged_is_not_taken_for_an_own_one(tmp_path, mark):
+    fill(tmp_path / "emoji", {"a": 4, "b": 4, "c": 4, "d": 4})
+    (tmp_path / "emoji" / "classes.json").write_text("{}")
+    (tmp_path / "emoji" / mark).write_text("{}")
+    with pytest.raises(ValueError, match="emoji is damaged"):
+        splits.read("emoji", tmp_path)
+
+
+def test_an_own_folder_named_openclipart(tmp_path, caplog):
+    for number in range(3):
+        pair(tmp_path / "openclipart" / "a", f"{number}.jpg", f"drawing {number}", seed=number)
+    train = splits.load("openclipart", tmp_path).train
+    assert [*train.captions] == ["drawing 0", "drawing 1", "drawing 2"]
+    assert f"{tmp_path / 'openclipart'} is a folder of your own" in caplog.text
+    fill(tmp_path / "other" / "openclipart", {"a": 2, "b": 2, "c": 2, "d": 2})
+    assert splits.load("openclipart", tmp_path / "other").train.class_names == ("a", "b")
+
+
+# ------------------------------------------------------------------------------------ odd classes
+
+
+def test_one_class_of_split_folders_or_one_group_is_not_enough(tmp_path, described):
+    for part in ("train", "test"):
+        save_image(tmp_path / "one" / part / "a" / "x.jpg", 0)
+    with pytest.raises(ValueError, match=r"--evaluation_datasets one: .* 2 classes .*; got 1"):
+        build("one", tmp_path)
+    about = json.loads((described / "classes.json").read_text())
+    for entry in about.values():
+        entry["group"] = "all"
+    (described / "classes.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"mine:groups: .* 2 classes .*; got 1"):
+        build("mine:groups", tmp_path)
+
+
+def test_one_image_of_each_class_is_not_enough(mine, tmp_path):
+    mine({"a": 1, "b": 1, "c": 1})
+    with pytest.raises(ValueError, match=r"mine: .* 2 classes of two images or more; got 0"):
+        build("mine", tmp_path)
+
+
+def test_a_group_whose_only_class_has_one_image_is_left_out(mine, tmp_path):
+    root = mine({"a": 2, "b": 2, "c": 1})
+    about = {name: {"name": name, "group": f"group of {name}"} for name in "abc"}
+    (root / "classes.json").write_text(json.dumps(about))
+    assert build("mine:groups", tmp_path).class_names == ("group of a", "group of b")

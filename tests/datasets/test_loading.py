@@ -1,6 +1,7 @@
 """Reading single images, and batches that do not depend on who loads them."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,10 +103,6 @@ def file_of_kind(folder, kind):
             "progressive": "progressive" in kind,
             "subsampling": 0 if "444" in kind else 2,
         }
-        if "rotated" in kind:
-            exif = Image.Exif()
-            exif[0x0112] = 6
-            options["exif"] = exif
         return save(folder / f"{kind}.jpg", rgb.convert(mode), quality=90, **options)
     if kind == "mpo":
         return save(folder / "two.mpo", rgb, save_all=True, append_images=[second])
@@ -121,7 +118,7 @@ def file_of_kind(folder, kind):
     return save(folder / f"{kind}.png", rgb.convert({"palette": "P", "bits": "1"}.get(kind, "RGB")))
 
 
-JPEGS = ("jpeg", "jpeg_444", "jpeg_progressive", "jpeg_grey", "jpeg_rotated", "jpeg_grey_444")
+JPEGS = ("jpeg", "jpeg_444", "jpeg_progressive", "jpeg_grey", "jpeg_grey_444")
 OTHERS = ("jpeg_cmyk", "mpo", "gif", "deep", "clear", "palette", "bits", "png")
 
 
@@ -290,6 +287,33 @@ def test_augmentation_differs_by_view_epoch_and_seed_and_can_be_continued(images
     assert not torch.equal(both[0], both[1])
     assert not torch.equal(both, passes(images, workers=0, seed=1))
     assert torch.equal(both[1], passes(images, workers=0, epochs=1, start=1)[0])
+
+
+def captions_of(images, *, workers=0, seed=0, epochs=6, start=0, rank=0, world_size=1):
+    """(epochs, 10) captions of two batches of rows, the second of which repeats row 0."""
+    batches = [[(row, row) for row in (0, 1, 2, 3)], [(0, 0), (5, 5), (6, 6), (7, 7)]]
+    share = 4 // world_size
+    batches = [batch[rank * share :][:share] for batch in batches]
+    views = train_views(8, "base", 2)
+    loader = datasets.loader(images, views, batches, workers=workers, seed=seed, rank=rank)
+    loader.batch_sampler.epoch = start
+    return [[c for batch in loader for c in batch.captions] for _ in range(epochs)]
+
+
+def test_one_of_several_captions_is_drawn_in_each_epoch(images):
+    """Whoever loads it, by the seed, the epoch and the row; and the views stay as they are."""
+    several = replace(images, captions=tuple(f"a {row}\nb {row}\nc {row}" for row in range(8)))
+    drawn = captions_of(several)
+    assert all("\n" not in caption for epoch in drawn for caption in epoch)
+    assert {epoch[1] for epoch in drawn} == {"a 1", "b 1", "c 1"}
+    assert all(epoch[0] == epoch[4] for epoch in drawn)  # one caption of an image in an epoch
+    assert len({caption[0] for caption in drawn[0]}) > 1  # not the same place of all images
+    assert captions_of(several, workers=2) == drawn
+    assert captions_of(several, epochs=2, start=4) == drawn[4:]  # resumed
+    assert captions_of(several, seed=1) != drawn
+    halves = [captions_of(several, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [a[:2] + b[:2] + a[2:] + b[2:] for a, b in zip(*halves, strict=True)] == drawn
+    assert torch.equal(passes(several, 0), passes(images, 0))
 
 
 def test_loading_leaves_the_global_generator_alone(images):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from datasets import downstream
+from datasets import check, downstream
 from datasets.caption_index import is_caption_set
 from datasets.caption_set import CaptionSet
 from datasets.manifest import read_manifest
@@ -101,6 +101,75 @@ def test_a_spreadsheet_s_mark_capitals_and_blank_lines_are_no_matter(root):
     text = file.read_text().replace("path,label", " Path ,LABEL") + "\n,\n\n"
     file.write_bytes(text.encode("utf-8-sig"))
     assert len(read_manifest(file)["all"]) == 8
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|", ","])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_spreadsheets_write_under_csv(root, separator, encoding):
+    file = table(root, plain(caption="höher, weiter; schneller"))
+    rows = list(csv.reader(file.open(encoding="utf-8")))
+    with file.open("w", newline="", encoding=encoding) as lines:
+        csv.writer(lines, delimiter=separator).writerows(rows)
+    images = read_manifest(file)["all"]
+    assert images.captions == ("höher, weiter; schneller",) * 8 and images.n_classes == 4
+
+
+def test_wide_characters_without_their_mark_are_refused(root):
+    file = table(root, plain())
+    file.write_bytes(file.read_text().encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"manifest.csv cannot be read: it must be in UTF-8, or"):
+        read_manifest(file)
+
+
+def test_a_line_for_each_caption_and_a_list_of_them_give_the_same(tmp_path):
+    rows = [
+        *plain("ab", 1, caption="one"),
+        {"path": "c0.jpg", "label": "c", "caption": "only"},
+        *plain("ba", 1, caption=" two\nlines "),
+        {"path": "./x/../a0.jpg", "label": "a", "caption": "three"},  # another spelling
+    ]
+    (tmp_path / "mine" / "x").mkdir(parents=True)
+    captions = ("one\ntwo lines\nthree", "one\ntwo lines", "only")
+    images = read_manifest(table(tmp_path / "mine", rows))["all"]
+    assert images.captions == captions and list(images.labels) == [0, 1, 2]
+    columns = {"path": ["a0.jpg", "b0.jpg", "c0.jpg"], "label": ["a", "b", "c"]}
+    columns["caption"] = [["one", "two lines", "three", " "], ["one", "two  lines"], ["only"]]
+    file = tmp_path / "mine" / "manifest.parquet"
+    pyarrow.parquet.write_table(pa.table(columns), file)
+    assert read_manifest(file)["all"].captions == captions
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_numbers_are_the_same_labels_in_every_column(root, kind):
+    labels = [kind(label) for label in (1, 1, 2, 3, 10)]
+    columns = {"path": [f"{i}.jpg" for i in range(5)], "label": labels}
+    for row, path in enumerate(columns["path"]):
+        save_image(root / path, row)
+    pyarrow.parquet.write_table(pa.table(columns), root / "manifest.parquet")
+    assert read_manifest(root / "manifest.parquet")["all"].class_names == ("1", "10", "2", "3")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("label", float("nan"), "line 1: the label is empty; fill it in"),
+        ("label", None, "line 1: the label is empty"),
+        ("label", "nan", "line 1: the label 'nan' stands for a missing value"),
+        ("label", ["a"], "line 1: the label must be a text or a number; got a list"),
+        ("path", {"bytes": b""}, "line 1: the path must be a text or a number; got an object"),
+        ("caption", 3.5, "line 1: the caption must be a text or a list of texts; got a number"),
+        ("caption", ["a", None], "line 1: the caption must be .* got null in a list"),
+        ("caption", {"en": "a"}, "line 1: the caption must be .* got an object"),
+    ],
+)
+def test_cells_of_other_types_are_refused_by_line(root, column, cell, message):
+    rows = plain(caption="a drawing")
+    table(root, rows)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns[column] = [cell] * 8  # a column holds values of one type
+    pyarrow.parquet.write_table(pa.table(columns), root / "manifest.parquet")
+    with pytest.raises(ValueError, match=message):
+        read_manifest(root / "manifest.parquet")
 
 
 def test_splits_are_what_the_table_says(root):
@@ -276,3 +345,18 @@ def test_folds_do_not_mix_with_validation_images_of_one_s_own(root):
     table(root, divided(train="aabbccdd", val="ee", test="ffgg"))
     with pytest.raises(ValueError, match=r"cv_folds .* the manifest in .*mine names validation"):
         load(root, cv_folds=2)
+
+
+@pytest.mark.parametrize("other", ["./photo.jpg", "x/../photo.jpg", "link.jpg", "twin.jpg"])
+@pytest.mark.parametrize("line", ["a,train", "c,test"])
+def test_one_file_under_two_spellings_is_refused(root, other, line):
+    file = table(root, divided(train="aabb", test="ccdd"))
+    (root / "x").mkdir()
+    save_image(root / "photo.jpg", 99)
+    (root / "link.jpg").symlink_to("photo.jpg")
+    (root / "twin.jpg").hardlink_to(root / "photo.jpg")
+    with file.open("a") as lines:
+        lines.write(f"photo.jpg,a,train\n{other},{line}\n")
+    with pytest.raises(ValueError, match=r"line 11: .* is on line 10 already.*list an image once"):
+        load(root)
+    assert "is on line 10 already" in check.examine(root.name, root.parent).problems[0]

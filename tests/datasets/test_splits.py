@@ -8,7 +8,7 @@ import pytest
 
 import datasets
 from datasets.caption_set import CaptionSet
-from datasets.folders import clean
+from datasets.folders import clean, read_class_folders
 from datasets.splits import fold, hold_out, read
 from tests.datasets.captioned import pair
 from tests.datasets.conftest import load, save_image
@@ -32,7 +32,39 @@ pytestmark = pytest.mark.usefixtures("own_cache")
     ],
 )
 def test_class_names_become_words(folder, words):
-    assert clean(folder) == words
+    assert clean([folder]) == (words,)
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (("2.5mm jack", "3.5mm jack"), ("2.5mm jack", "3.5mm jack")),  # no index at all
+        (("1.5 V", "9 V", "12.V"), ("1.5 V", "9 V", "V")),
+        (("001.jack", "002.jack", "003.plug"), ("001.jack", "002.jack", "003.plug")),
+        (("1.Cat", "2.cat"), ("1.Cat", "2.cat")),
+        (("001_red_fox", "002_kit_fox"), ("red fox", "kit fox")),
+        (("001 fox", "2-crane", "03._tench"), ("fox", "crane", "tench")),
+        (("3 wheeler", "4 wheeler", "tram"), ("3 wheeler", "4 wheeler", "tram")),
+        (("1.花", "2.草"), ("花", "草")),
+        (("a_b", "a b", "1.c"), ("a b", "a b", "c")),  # alike before the index is cut
+    ],
+)
+def test_an_index_is_cut_only_where_it_is_one(folders, words):
+    assert clean(folders) == words
+
+
+def test_classes_of_the_same_words_are_named(mine, tmp_path, caplog):
+    root = mine({"red_fox": 1, "red fox": 1, "Crane": 1, "crane": 1, "2.5mm": 1, "3.5mm": 1})
+    assert read_class_folders(root).class_names == (
+        *("2.5mm", "3.5mm", "Crane", "crane", "red fox", "red fox"),
+    )
+    (warning,) = caplog.messages
+    assert "2 names are those of several classes" in warning
+    assert "Crane = crane, red fox = red_fox" in warning
+    caplog.clear()
+    (root / "classes.json").write_text(json.dumps({"2.5mm": "jack", "3.5mm": {"name": "JACK"}}))
+    read_class_folders(root)
+    assert "3 names are those of several classes" in caplog.text and "2.5mm = 3.5mm" in caplog.text
 
 
 def test_cub200_trains_on_the_first_half_of_the_sorted_classes(cub200):
@@ -46,7 +78,7 @@ def test_cub200_trains_on_the_first_half_of_the_sorted_classes(cub200):
     assert (data.test.name, len(data.test)) == ("cub200.test", 9)
     for images in (data.train, data.test):
         for path, label in zip(images.paths, images.labels, strict=True):
-            assert clean(path.parent.name) == images.class_names[label]
+            assert clean([path.parent.name]) == (images.class_names[label],)
 
 
 def test_cars196_keeps_whole_names(cars196):
@@ -90,7 +122,7 @@ def test_classes_with_one_image_are_allowed_and_counted(mine, tmp_path, caplog):
     mine({"a": 1, "b": 3, "c": 2, "d": 2})
     train, test = read("mine", tmp_path)
     assert [len(rows) for rows in train.rows_by_class] == [1, 3]
-    assert "mine.train: 1 classes have one image" in caplog.text
+    assert "mine.train: 1 classes have one image, which retrieval cannot match" in caplog.text
     assert "mine.test" not in caplog.text
     assert len(test) == 4
 
@@ -178,13 +210,33 @@ def test_online_products_names_a_missing_list_and_a_wrong_line(online_products):
         read("online_products", online_products.parent)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_several_captions_and_names_alone(described, encoding):
+    captions = json.loads((described / "captions.json").read_text())
+    captions |= {"a/0.png": ["one", " two\n lines ", ""], "a/1.png": "one  of\ntwo lines"}
+    (described / "captions.json").write_text(json.dumps(captions), encoding=encoding)
+    names = {"a": "the  aa", "b": {"group": "x"}, "c": "the c", "d": {"name": "d", "group": "y"}}
+    del names["b"]["group"], names["d"]["group"]
+    (described / "classes.json").write_text(json.dumps(names), encoding=encoding)
+    train = read("mine", described.parent)[0]
+    assert train.captions[:3] == ("one\ntwo lines", "one of two lines", "b number 0")
+    assert train.class_names == ("the aa", "b")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("captions.json", {"a/0.png": "one"}, "no caption for 7 of 8 images: a/1.png"),
+        ("captions.json", {f"{c}/{i}.png": " " for c in "abcd" for i in (0, 1)}, "for 8 of 8"),
+        ("captions.json", {"a/0.png": 3}, "captions.json: caption of a/0.png must .* a number"),
+        ("captions.json", {"a/0.png": ["x", None]}, "of a/0.png must .* got null in a list"),
+        ("captions.json", {"a/0.png": {"en": "x"}}, "of a/0.png must .* got an object"),
         ("classes.json", {"a": {"group": "x"}}, "gives a group to 1 of 4 classes"),
-        ("classes.json", [1], "classes.json holds a list, expected an object"),
+        ("classes.json", [1], "classes.json must hold an object; got a list"),
         ("classes.json", None, "classes.json is not JSON"),
+        ("classes.json", {"a": 1}, "classes.json: 'a' must be a name or .* got a number"),
+        ("classes.json", {"a": {"name": ["x"]}}, "name of 'a' must be a text; got a list"),
+        ("classes.json", {"a": {"name": "x", "group": 1}}, "group of 'a' must .* got a number"),
     ],
 )
 def test_words_that_do_not_fit_are_refused_by_file(described, name, content, message):

@@ -9,10 +9,11 @@ import metrics
 from datasets.downstream import Downstream, build
 from datasets.library_sets import Wrapped
 from evaluation import extract
-from evaluation.downstream import PROTOCOLS, evaluate_downstream
-from evaluation.fewshot import draw_episodes, score_episodes
+from evaluation.downstream import PROTOCOLS, check, evaluate_downstream
+from evaluation.fewshot import draw_episodes, interval, score_episodes
 from evaluation.knn_classifier import classify
 from evaluation.linear_probe import LabelledFeatures, linear_probe
+from evaluation.scores import listing
 from tests.evaluation.conftest import to_tensor
 from utilities.structures import Embedding
 
@@ -58,11 +59,13 @@ def test_each_protocol_scores_the_same_features(digits):
     train, test = (LabelledFeatures(found.features, found.labels) for found in extracted)
     probe = linear_probe(train, None, test)
     assert scores["digits/linear_probe"] == probe.accuracy > 0.9
-    episodes = draw_episodes(test.labels, episodes=200)
-    few = score_episodes(test.features, episodes, centre=train.features.mean(dim=0))
+    episodes = draw_episodes(train.labels, test.labels, episodes=200)
+    few = score_episodes(torch.cat([train.features, test.features]), episodes)
     assert scores["digits/fewshot_5w5s"] == few.accuracy
-    assert scores.intervals["digits/fewshot_5w5s"] == few.interval
-    assert few.interval.low < few.accuracy < few.interval.high
+    classes = train.labels[episodes.rows[:, :, 0]]
+    low, high = scores.intervals["digits/fewshot_5w5s"]
+    assert (low, high) == interval(few.accuracies, classes)
+    assert low < few.accuracy < high
     voted = classify(*train, test.features, (5, 20))
     for k in (5, 20):
         assert scores[f"digits/knn@{k}"] == (voted[k] == test.labels).double().mean()
@@ -86,8 +89,9 @@ def test_protocols_say_what_was_measured(digits):
     assert probe.endswith("chosen on a drawn fifth of train features d=64 seed=0")
     few = scores.protocols["digits/fewshot_5w5s"]
     assert few == (
-        f"digits.downstream 5-way 5-shot 6 queries episodes=200 of test n={n_test} classes=10 "
-        "centred by train features d=64 seed=0"
+        "digits.downstream 5-way 5-shot 6 queries episodes=200 shots from train, queries from test "
+        f"n_train={n_train} n_test={n_test} classes=10 centred by shots, interval over classes, "
+        "features d=64 seed=0"
     )
     assert scores.protocols["digits/knn@20"] == (
         f"digits.downstream n_train={n_train} n_test={n_test} classes=10 accuracy cosine exact "
@@ -122,17 +126,106 @@ def test_embeds_can_be_judged_too(digits):
     assert "digits/embeds/recall@1" in scores
 
 
-def test_few_images_of_each_class_take_episodes_from_all(digits):
-    train, test = (
-        some(
-            images,
-            np.concatenate([np.flatnonzero(images.labels == label)[:6] for label in range(10)]),
-        )
-        for images in (digits.train, digits.test)
-    )
+def of_classes(images, n_classes, n):
+    """The first ``n`` images of each of the first classes."""
+    rows = [np.flatnonzero(images.labels == label)[:n] for label in range(n_classes)]
+    return some(images, np.concatenate(rows))
+
+
+@pytest.mark.parametrize(
+    ("n_train", "n_test", "expected"),
+    [
+        (5, 6, "6 queries episodes=200 shots from train, queries from test n_train=50 n_test=60"),
+        (5, 3, "3 queries episodes=200 shots from train, queries from test n_train=50 n_test=30"),
+        (4, 4, "3 queries episodes=200 shots and queries from all n_train=40 n_test=40"),
+    ],
+)
+def test_few_images_of_each_class_give_fewer_queries_or_are_all_drawn_from(
+    digits, n_train, n_test, expected
+):
+    train, test = of_classes(digits.train, 10, n_train), of_classes(digits.test, 10, n_test)
     few = Downstream("few", train, None, test, digits.class_names)
     scores = evaluate(["fewshot"], few)
-    assert "6 queries episodes=200 of all n=120 classes=10" in scores.protocols["few/fewshot_5w5s"]
+    assert f"{expected} classes=10 centred by shots" in scores.protocols["few/fewshot_5w5s"]
+
+
+def test_of_five_classes_the_interval_is_over_images_and_says_so(digits):
+    """5,000 episodes of the same five classes are not 5,000 observations."""
+    train, test = of_classes(digits.train, 5, 9), of_classes(digits.test, 5, 9)
+    five = Downstream("five", train, None, test, digits.class_names[:5])
+    scores = evaluate(["fewshot", "knn"], five, episodes=2000)
+    name = "five/fewshot_5w5s"
+    assert (
+        "classes=5 centred by shots, interval of the same 5 classes, over images"
+        in (scores.protocols[name])
+    )
+    episodes = draw_episodes(
+        *(torch.from_numpy(images.labels) for images in (train, test)), episodes=2000
+    )
+    accuracies = score_episodes(
+        torch.cat([extract(Pixels(), s, to_tensor, workers=0).features for s in (train, test)]),
+        episodes,
+    ).accuracies
+    low, high = scores.intervals[name]
+    assert (low, high) == interval(accuracies, episodes.rows.flatten(1))
+    assert high - low > 3 * 2 * 1.96 * float(accuracies.std()) / 2000**0.5
+    shown = listing(scores).splitlines()
+    assert shown[0].split("  ")[0] == (
+        "in percent, with 95 % intervals over classes, few-shot over images of the same classes"
+    )
+    assert f"[{100 * low:.2f}, {100 * high:.2f}]" in shown[2]
+    assert "over images" not in listing(evaluate(["fewshot"], digits))
+
+
+def test_no_interval_where_nothing_can_be_left_out(digits):
+    train, test = of_classes(digits.train, 5, 5), of_classes(digits.test, 5, 6)
+    five = Downstream("five", train, None, test, digits.class_names[:5])
+    line = listing(evaluate(["fewshot"], five)).splitlines()[-1]
+    assert line.startswith("five/fewshot_5w5s") and "[" not in line
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "message"),
+    [
+        (["fewshot"], (4, 30, 30), "few: episodes of 5 ways .* need 5 classes of 6 images; 4 of 4"),
+        (["knn", "fewshot"], (10, 3, 2), "few: episodes of 5 .*; 0 of 10 classes have as many"),
+        (["linear_probe"], (10, 1, 5), "few: the linear probe has no validation image"),
+    ],
+)
+def test_too_few_images_are_refused_without_a_model(digits, names, sizes, message):
+    n_classes, *each = sizes
+    train, test = map(of_classes, (digits.train, digits.test), [n_classes] * 2, each)
+    few = Downstream("few", train, None, test, digits.class_names[:n_classes])
+    with pytest.raises(ValueError, match=f"--evaluations, {message}"):
+        check(names, few)
+    check(["retrieval", "knn"], few)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+@pytest.mark.parametrize("name", ["knn", "fewshot", "linear_probe", "retrieval"])
+def test_features_that_are_not_finite_are_refused(digits, name, value):
+    class Broken(Pixels):
+        def forward(self, images):
+            found = super().forward(images)
+            found.features[0, 0] = value
+            return found
+
+    match = r"features of \d+ of 299 images of digits\.\w+ are not finite"
+    if value == 1e30:  # its square overflows in float32, where images are compared
+        match = "not finite"
+    with pytest.raises(ValueError, match=match):
+        evaluate([name], digits, Broken())
+
+
+def test_a_class_without_a_training_image_is_named(digits, caplog):
+    """All of its images may have become unreadable; it counts as wrong."""
+    train = some(digits.train, digits.train.labels != 3)
+    odd = Downstream("odd", train, None, digits.test, digits.class_names)
+    scores = evaluate(["knn", "linear_probe", "fewshot"], odd)
+    assert "odd: 1 class has test images, but no readable training image: 3" in caplog.text
+    for name in ("odd/knn@20", "odd/linear_probe"):
+        assert scores.by_class[name][3] == 0
+    assert "classes=9" in scores.protocols["odd/fewshot_5w5s"]
 
 
 def test_wrong_names_are_refused_before_anything_is_embedded(digits):

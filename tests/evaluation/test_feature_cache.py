@@ -8,6 +8,7 @@ from torch import nn
 
 from datasets.image_set import ImageSet
 from datasets.library_sets import Wrapped
+from evaluation import feature_cache
 from evaluation.feature_cache import (
     cached_features,
     digest_of_embedder,
@@ -101,9 +102,12 @@ def test_transform_digest_is_of_what_it_does():
     assert digest_of_transform(lambda i: to_tensor(i)[:, :50]) != digest_of_transform(to_tensor)
 
 
-def test_images_digest_is_of_files_and_labels(images):
+def test_images_digest_is_of_files_labels_and_how_they_are_read(images, monkeypatch):
     first = digest_of_images(images)
     assert digest_of_images(images) == first
+    with monkeypatch.context() as earlier:
+        earlier.setattr(feature_cache, "READING", 1)
+        assert digest_of_images(images) != first
     swapped = ImageSet(images.name, images.paths, images.labels[::-1], images.class_names)
     assert digest_of_images(swapped) != first
     Image.new("RGB", (50, 5), (9, 0, 0)).save(images.paths[1])

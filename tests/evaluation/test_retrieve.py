@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 import architectures
 from architectures.load import load_embedder
@@ -313,6 +313,13 @@ def test_an_index_of_another_version_says_what_to_do(folder, run, where, monkeyp
     with pytest.raises(ValueError, match="format 3 is newer than this version's 2"):
         image_index.read_index(where)
     shutil.rmtree(where)
+    monkeypatch.setattr(image_index, "READING", 1)  # turned images as they are stored
+    index(folder, run, where)
+    monkeypatch.undo()
+    for attempt in (lambda: image_index.read_index(where), lambda: index(folder, run, where)):
+        with pytest.raises(ValueError, match=r"reads some images otherwise.* index its folder"):
+            attempt()
+    shutil.rmtree(where)
     where.mkdir()
     (where / "index.json").write_text("{}")
     for attempt in (lambda: image_index.read_index(where), lambda: index(folder, run, where)):
@@ -387,6 +394,48 @@ def test_what_is_no_regular_file_is_never_opened(folder, run, where, caplog, cap
     assert "named pipe (1)" in caplog.text and "broken link (1)" in caplog.text
     asked = ("query", folder / "a" / "pipe.png", "--index", where)
     assert "pipe.png is a named pipe; give an image" in refusal(capsys, *asked)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 5, 6, 8])
+def test_a_turned_image_and_its_upright_twin_are_the_same(folder, run, where, orientation):
+    path, exif = folder / "a" / "0.jpg", Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(path) as image:
+        image.save(folder / "turned.png", exif=exif)
+    with Image.open(folder / "turned.png") as image:
+        ImageOps.exif_transpose(image).save(folder / "upright.png")
+    index(folder, run, where)
+    for asked, twin in (("turned.png", "upright.png"), ("upright.png", "turned.png")):
+        (hits,) = query([folder / asked], where, run, k=2)
+        assert {hit.path.name for hit in hits} == {asked, twin}
+        assert hits[1].similarity == pytest.approx(1, abs=1e-5)
+    upright = np.asarray(read_image(folder / "upright.png"))
+    assert np.array_equal(np.asarray(read_image(folder / "turned.png")), upright)
+    hits = [indexing.Hit(1, 1.0, folder / name) for name in ("turned.png", "upright.png")]
+    contact_sheet.contact_sheet([folder / "turned.png"], [hits], where.parent / "sheet.png")
+    with Image.open(where.parent / "sheet.png") as sheet:
+        step, tile = contact_sheet.TILE + contact_sheet.GAP, contact_sheet.TILE
+        top, left = contact_sheet.GAP, 2 * contact_sheet.GAP + step
+        tiles = [
+            np.asarray(sheet.crop((left + n * step, top, left + n * step + tile, top + tile)))
+            for n in range(2)
+        ]
+    assert np.array_equal(*tiles) and len(np.unique(tiles[0])) > 2
+
+
+def test_an_extreme_image_has_a_place_in_the_contact_sheet(tmp_path):
+    Image.new("RGB", (3000, 1)).save(tmp_path / "long.png")
+    hits = [indexing.Hit(1, 1.0, tmp_path / "long.png")]
+    contact_sheet.contact_sheet([tmp_path / "long.png"], [hits], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_what_is_skipped_is_counted_by_ending(folder, run, where, caplog):
+    for name in ("x.heic", "a/y.HEIC", "a/z.svg", "noending"):
+        (folder / name).write_bytes(b"x")
+    index(folder, run, where)
+    said = "skipped in {}: .heic (2), .svg (1), .txt (1), without an ending (1)"
+    assert said.format(folder) in caplog.text
 
 
 def test_a_query_that_is_not_an_image(folder, run, where):

@@ -38,6 +38,7 @@ class Classified:
     class_names: tuple[str, ...] = CLASS_NAMES
     labels: Any = None
     name: str = "animals"
+    reading: int = 1
 
     def __post_init__(self):
         self.labels = np.array([0, 0, 1, 2, 2])
@@ -132,6 +133,10 @@ def test_pseudolabels_follow_the_classifier_and_the_files(args, train, own_cache
     train.paths[2].write_text("others")  # of the same size
     with pytest.raises(AssertionError):
         texts_of(args, train)
+    texts_of(args, train, logits)
+    train.reading += 1  # the files are read as other pixels
+    with pytest.raises(AssertionError):
+        texts_of(args, train)
 
 
 def test_captions_and_json(args, train, tmp_path):
@@ -157,7 +162,6 @@ def test_control_follows_the_seed_of_the_run(args, train):
 
 def test_errors_name_the_flag(args, train):
     for words, images, message in (
-        ("classname", train, r"--language_words classname is unknown.*: classnames"),
         ("captions", train, "--language_words captions needs"),
         ("pseudolabels", Captioned(), "--language_words pseudolabels are words of classes"),
     ):
@@ -169,7 +173,7 @@ def test_errors_name_the_flag(args, train):
 def test_texts_without_embedding_are_named(args):
     args.language_words = "captions"
     captions = ("a fox", "zzz", "tench", "crane", "?")
-    with pytest.warns(UserWarning, match=r"no embedding for 2 of 5 texts \('zzz', '\?'\)"):
+    with pytest.warns(UserWarning, match=r"knows no word of 2 names \('zzz', '\?'\)"):
         guide = language.build_guide(args, Captioned(captions), CPU, refuse)
     assert guide.embeds[1].abs().sum() == 0
 

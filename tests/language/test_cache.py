@@ -1,9 +1,11 @@
 import sqlite3
 import subprocess
 import sys
+import warnings
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,7 +75,22 @@ def flip_a_value(path):
         database.execute("UPDATE texts SET row = ? WHERE key = ?", (flipped, key))
 
 
-@pytest.mark.parametrize("damage", [overwrite_all, cut_in_half, flip_a_value])
+def swap_two_rows(path):
+    """As a byte of SQLite's index does that leads to another row, whose checksum is right."""
+    with closing(sqlite3.connect(path)) as database, database:
+        (a, *of_a), (b, *of_b) = database.execute("SELECT * FROM texts LIMIT 2").fetchall()
+        update = "UPDATE texts SET row = ?, checksum = ? WHERE key = ?"
+        database.executemany(update, [(*of_a, b), (*of_b, a)])
+
+
+def make_text_of_a_value(path):
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE texts SET row = 'a' WHERE rowid = 7")
+
+
+@pytest.mark.parametrize(
+    "damage", [overwrite_all, cut_in_half, flip_a_value, swap_two_rows, make_text_of_a_value]
+)
 def test_a_damaged_file_is_noticed_and_made_again(tmp_path, damage):
     texts = [f"text {i}" for i in range(100)]
     first = CachedEncoder(Letters(), tmp_path)
@@ -87,6 +104,39 @@ def test_a_damaged_file_is_noticed_and_made_again(tmp_path, damage):
     afterwards = Letters()
     assert torch.equal(CachedEncoder(afterwards, tmp_path).encode(texts), rows)
     assert afterwards.asked == []
+
+
+def test_no_flipped_byte_changes_a_number(tmp_path):
+    """Wherever it is in the file: rows, keys, pages or header."""
+    texts = [f"text {chr(97 + i)} {i}" for i in range(26)]
+    first = CachedEncoder(Letters(), tmp_path)
+    rows, content = first.encode(texts), first.path.read_bytes()
+    warned = 0
+    for at in np.random.default_rng(0).integers(0, len(content), 300).tolist():
+        flipped = bytearray(content)
+        flipped[at] ^= 0b10
+        first.path.write_bytes(flipped)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            again = CachedEncoder(Letters(), tmp_path).encode(texts)
+        assert torch.equal(again, rows), at
+        warned += bool(caught)
+    assert warned > 30
+
+
+def test_unknown_shares_are_kept_beside_the_embeddings(tmp_path):
+    class Half(Letters):
+        def unknown(self, texts):
+            self.asked += texts
+            return torch.full((len(texts),), 0.5)
+
+    first, second = Half(), Half()
+    CachedEncoder(first, tmp_path).encode(["fox", "owl"])
+    for encoder, asked in ((first, ["fox", "owl", "fox"]), (second, [])):
+        kept = CachedEncoder(encoder, tmp_path)
+        assert kept.unknown(["fox", "fox"]).tolist() == [0.5, 0.5]
+        assert torch.equal(kept.encode(["owl"]), Letters().encode(["owl"]))
+        assert encoder.asked == asked
 
 
 def test_a_folder_that_cannot_be_had_costs_the_cache_only(tmp_path):

@@ -85,6 +85,27 @@ def test_half_written_and_damaged_parts_are_embedded_again(tmp_path, caplog):
     np.testing.assert_array_equal(filled(tmp_path)[:], expected())
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("of", ["part", "checksum"])
+def test_a_flipped_byte_is_embedded_again(tmp_path, caplog, place, of):
+    made = filled(tmp_path)
+    path = made.path(1) if of == "part" else tmp_path / "checksums" / "text_emb_0001"
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    encoder = Letters()
+    again = filled(tmp_path, encoder)
+    np.testing.assert_array_equal(again[:], expected())
+    assert "text_emb_0001.npy is damaged (it differs from its checksum)" in caplog.text
+    assert encoder.asked == ["cat", "Ünïcode \ud800", "dog"]  # those of part 1
+
+
+def test_a_part_without_its_checksum_is_embedded_again(tmp_path, caplog):
+    filled(tmp_path)
+    (tmp_path / "checksums" / "text_emb_0002").unlink()
+    assert store(tmp_path).missing() == [2] and "text_emb_0002.npy is damaged" in caplog.text
+
+
 def test_ranks_share_the_parts(tmp_path):
     encoders = [Letters(), Letters()]
     for rank, encoder in enumerate(encoders):

@@ -140,8 +140,9 @@ class Pictures:
 
     name, captions = "pictures", ("a", "b", "c", "d")
 
-    def __init__(self, *paths):
+    def __init__(self, *paths, reading=2):
         self.paths = paths
+        self.reading = reading
 
     def __len__(self):
         return 4
@@ -156,17 +157,17 @@ def test_an_image_embedder_reads_ranges_and_follows_weights_settings_and_files(t
         features = torch.tensor([[float(some.read(row)), 1.0] for row in rows])
         return SimpleNamespace(features=features, rows=torch.tensor(rows))
 
-    def embedder(weight=1.0, size=64, content="x"):
+    def embedder(weight=1.0, size=64, content="x", reading=2):
         (tmp_path / "a.jpg").write_text(content)
         backbone = torch.nn.Linear(1, 1)
         torch.nn.init.constant_(backbone.weight, weight)
         torch.nn.init.zeros_(backbone.bias)
-        pictures = Pictures(tmp_path / "a.jpg")
+        pictures = Pictures(tmp_path / "a.jpg", reading=reading)
         return image_embedder(pictures, backbone, "n", settings=(size,), extract=extract)
 
     assert embedder().embed(1, 4).tolist() == [[1, 1], [0, 0], [3, 1]]
-    others = (embedder(), embedder(weight=2.0), embedder(size=32), embedder(content="xy"))
-    assert len({other.fingerprint for other in others}) == 4
+    others = (embedder(weight=2.0), embedder(size=32), embedder(content="xy"), embedder(reading=1))
+    assert len({other.fingerprint for other in (embedder(), *others)}) == 5
     assert rows_of(Pictures("p")) == (
         "pictures",
         4,
@@ -221,6 +222,7 @@ def test_damaged_folders_are_named(tmp_path):
         read(tmp_path / "nothing")
     folder = tmp_path / "out"
     find(toy(), Letters(), folder=folder)
+    (folder / "entry.json").unlink()  # as of a folder that another tool wrote
     np.save(folder / "partners.npy", np.zeros((4, 1), np.int64))
     with pytest.raises(ValueError, match=r"cannot read .* \(\(4, 1\) partners"):
         read(folder)
@@ -232,6 +234,36 @@ def test_damaged_folders_are_named(tmp_path):
         read(folder)
     (folder / "about.json").unlink()  # half of a folder is none
     assert find(toy(), Letters(), folder=folder).partners[0].tolist() == [2]
+
+
+@pytest.mark.parametrize("name", ["partners.npy", "similarities.npy", "about.json", "entry.json"])
+def test_a_flipped_byte_is_never_read(tmp_path, caplog, name):
+    """Wherever it is: refused in a folder of one's own, found again in the cache."""
+    folder = tmp_path / "out"
+    made = find(toy(), Letters(), folder=folder)
+    kept = find(toy(), Letters())
+    for place in (folder, kept.folder):
+        content = (place / name).read_bytes()
+        for at in (-1, len(content) // 2):
+            flipped = bytearray(content)
+            flipped[at] ^= 0b100
+            (place / name).write_bytes(flipped)
+            if place == folder:
+                with pytest.raises(ValueError, match=r"cannot read the neighbours in .*out"):
+                    read(folder)
+                (place / name).write_bytes(content)
+            else:
+                check(find(toy(), Letters()), made)
+                assert "is damaged" in caplog.text
+                caplog.clear()
+
+
+def test_a_folder_without_checksums_is_read_with_a_warning(tmp_path, caplog):
+    made = find(toy(), Letters(), folder=tmp_path / "out")
+    assert not caplog.text
+    (tmp_path / "out" / "entry.json").unlink()
+    check(read(tmp_path / "out"), made)
+    assert "has no checksums (entry.json)" in caplog.text
 
 
 # ----------------------------------------------------------------------------- the released files
@@ -269,6 +301,8 @@ def test_released_neighbours(tmp_path, monkeypatch, chunk):
         ('[["a", "b"]]', r"entry 0 must be .*; got \['a', 'b'\]"),
         ('[[["a", "b"], ["c", "d"], 0.5], ', "cut short"),
         ("[]", "none of its 0 pairs"),
+        ("[" * 100_000, "is not JSON: "),
+        ('\ufeff[[["a", "b"]]]', "entry 0 must be"),
         (
             '[[["a", "b"], ["c", "d"], 0.5]]',
             "its last is of a/b, and the set begins with cats_2017",

@@ -46,9 +46,22 @@ def test_other_names_are_refused(name):
         metrics.parse(name)
 
 
-def test_the_closest_name_comes_first():
-    with pytest.raises(ValueError, match=r"^metric e_recal@1 .* first: recall@k, "):
-        metrics.parse("e_recal@1")
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("e_recal@1", "recall@k"),
+        ("map@r", "mAP@R"),
+        ("MAP@R", "mAP@R"),
+        ("c_map_1000", "mAP_1000"),
+        ("r_precision", "R_precision"),
+        ("NMI", "nmi"),
+        ("mrr", "MRR"),
+        ("Recall@1", "recall@k"),
+    ],
+)
+def test_the_closest_name_comes_first(name, first):
+    with pytest.raises(ValueError, match=rf"^metric {name} .* first: {first}, "):
+        metrics.parse(name)
 
 
 def test_refused_before_the_search():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.runs import same
 from utilities import checkpoint
 
 
@@ -85,6 +86,27 @@ def test_truncated_file(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"last\.pt cannot be read .*cut short"):
         checkpoint.load(path)
+
+
+def test_a_flipped_bit_is_refused_or_without_effect(tmp_path):
+    """Some bytes are gaps and file times; at all other places a flip is seen."""
+    path, rng = tmp_path / "last.pt", np.random.default_rng(0)
+    parts = {"weights": torch.rand(60, 50), "epoch": 3, "flags": {"lr": 0.1, "loss": "margin"}}
+    checkpoint.save(path, parts)
+    whole, refused = path.read_bytes(), 0
+    ends = [*range(0, 1500, 4), *range(len(whole) - 1500, len(whole), 4)]
+    for place in [*ends, *rng.integers(0, len(whole), 200)]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            found = checkpoint.load(path)
+        except ValueError as error:
+            assert "it is damaged, cut short" in str(error)
+            refused += 1
+        else:
+            assert same(found, parts), place
+    assert refused > 500
 
 
 class Bomb:

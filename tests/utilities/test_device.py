@@ -1,5 +1,6 @@
 """The choice of the device, and its errors. Copies are tested in tests/test_pretend.py."""
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 import main
 from tests import pretend
-from tests.runs import tiny_run
+from tests.runs import output, start, tiny_run
 from tests.test_imports import MAY_IMPORT as FOLDERS
 from utilities import device
 
@@ -65,6 +66,48 @@ def test_a_device_that_is_not_there_is_refused(pretending, name, gpu, message):
     there = pretend.accelerator() if pretending else nullcontext()
     with there, pytest.raises(ValueError, match=message):
         device.choose(name, gpu)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx",
+        "Failed to find C compiler. Please specify via CC environment variable.\n\nSet TORCHDYNAMO",
+        "Cannot find a working triton installation.\nSet TORCH_LOGS",
+        "",
+    ],
+)
+def test_compile_without_a_compiler_is_refused_before_training(
+    animals, tmp_path, monkeypatch, message
+):
+    def fails(_):
+        def call(_):
+            raise RuntimeError(message)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    says = re.escape(message.splitlines()[0] if message else "RuntimeError")
+    with pytest.raises(ValueError, match=rf"^--compile .*\({says}\); install .*\+\+") as error:
+        main.main(tiny_run(animals, tmp_path, "--compile"))
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_compile_is_refused_where_torch_finds_no_compiler(animals, tmp_path):
+    run = start(tiny_run(animals, tmp_path, "--compile"), CXX="/nowhere/g++")
+    (line,) = [line for line in output(run, status=1).splitlines() if line.startswith("error:")]
+    assert "--compile does not work on this machine (InvalidCxxCompiler: No working C++" in line
+
+
+@pytest.mark.parametrize(("typed", "told"), [((), False), (("--kernels", "9"), True)])
+def test_loading_processes_are_at_most_the_cores_and_a_number_typed_is_answered(
+    typed, told, monkeypatch, caplog
+):
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 2)
+    args = main.parameters.parse(list(typed))
+    main.set_up(args)
+    assert args.kernels == 2
+    assert ("--kernels 9: using 2, one per core" in caplog.messages) == told
 
 
 def test_each_process_of_torchrun_takes_its_own(monkeypatch):

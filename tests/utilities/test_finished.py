@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import parameters
-from utilities.finished import exit_if_finished, finished_run
+from utilities.finished import differing, exit_if_finished, finished_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,11 +19,11 @@ def parsed(tmp_path, *words):
     )
 
 
-def leave(folder, args, epoch=3):
+def leave(folder, args, epoch=3, finished="today"):
     """The folder that a run of ``args`` leaves when its last written epoch is ``epoch``."""
     folder.mkdir(parents=True)
     flags = {**vars(args), "lr": args.lr or 3e-4}  # filled in by the recipe
-    (folder / "config.json").write_text(json.dumps({"flags": flags}))
+    (folder / "config.json").write_text(json.dumps({"flags": flags, "finished": finished}))
     rows = [{"epoch": number} for number in range(epoch + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -41,18 +41,37 @@ def test_interrupted_runs_are_passed_over(tmp_path):
     leave(tmp_path / "emoji" / "g_s0", args, epoch=1)
     (tmp_path / "emoji" / "g_s0_2").mkdir()  # stopped before its first line
     assert finished_run(vars(args), "g_s0") is None
-    leave(tmp_path / "emoji" / "g_s0_3", args)
-    with (tmp_path / "emoji" / "g_s0_3" / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": ')  # cut short
+    leave(tmp_path / "emoji" / "g_s0_3", args, finished=None)  # its report is missing
     assert finished_run(vars(args), "g_s0") is None
     leave(tmp_path / "emoji" / "g_s0_4", args)
     assert finished_run(vars(args), "g_s0") == tmp_path / "emoji" / "g_s0_4"
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_older_runs_kept_a_file_until_they_were_finished(tmp_path, reported):
+    args, folder = parsed(tmp_path), tmp_path / "emoji" / "g_s0"
+    leave(folder, args)
+    config = json.loads((folder / "config.json").read_text())
+    del config["finished"]
+    (folder / "config.json").write_text(json.dumps(config))
+    if not reported:
+        (folder / "before.pt").touch()
+    assert finished_run(vars(args), "g_s0") == (folder if reported else None)
 
 
 def test_a_finished_run_of_other_flags_is_refused(tmp_path):
     leave(tmp_path / "emoji" / "g_s0", parsed(tmp_path, "--lr", "0.1"))
     with pytest.raises(ValueError, match=r"--lr 0.1 \(now 0.2\).*give another --group"):
         finished_run(vars(parsed(tmp_path, "--lr", "0.2")), "g_s0")
+
+
+@pytest.mark.parametrize("loss", ["simclr", "slip", "lgslip", "simsiam", "margin"])
+def test_a_run_of_before_simclr_had_three_layers_differs(loss):
+    now = vars(parameters.parse(["--loss", loss]))
+    before = {flag: value for flag, value in now.items() if flag != "loss_simclr_layers"}
+    contains_simclr = loss in ("simclr", "slip", "lgslip")
+    assert differing(before, now) == ["--loss_simclr_layers 2 (now 3)"] * contains_simclr
+    assert differing(before, now | {"loss_simclr_layers": 2}) == []
 
 
 def test_only_the_flag_skips(tmp_path, capsys):

@@ -2,10 +2,11 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
-from utilities.interrupt import Interruption
+from utilities.interrupt import IMPATIENT, SIGNALS, Interruption
 
 
 @pytest.fixture(autouse=True)
@@ -16,15 +17,52 @@ def _in_the_foreground():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_only_noted(number):
-    before = signal.getsignal(number)
+    before = [signal.getsignal(other) for other in SIGNALS]
     with Interruption() as interruption:
         assert interruption.signal is None
         os.kill(os.getpid(), number)
         assert interruption.signal == number.name
-        assert signal.getsignal(number) is before
-    assert signal.getsignal(number) is before
+        for impatient in IMPATIENT:
+            assert signal.getsignal(impatient) is before[SIGNALS.index(impatient)]
+    assert [signal.getsignal(other) for other in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", sorted({*SIGNALS} - {*IMPATIENT}))
+def test_signals_that_come_repeatedly_are_noted_once(number):
+    """SIGXCPU comes every second; SIGHUP from the shell and from the terminal."""
+    with Interruption() as interruption:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert interruption.signal == number.name
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_that_is_ignored_stays_so(number):
+    """As SIGHUP under nohup, and Ctrl-C in a background job."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), number)
+            assert interruption.signal is None
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_thread_catches_no_signal():
+    noted = []
+
+    def work():
+        with Interruption() as interruption:
+            noted.append(interruption.signal)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert noted == [None] and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_second_ctrl_c_acts_as_always():

@@ -68,6 +68,13 @@ def test_tracebacks_go_only_to_the_file(tmp_path, capsys):
     assert "Traceback" in path.read_text()
 
 
+def test_a_full_disk_costs_lines_of_the_file_only(capsys):
+    log.set_up(Path("/dev/full"))
+    logging.getLogger("main").error("the disk is full")
+    log.take_down()
+    assert capsys.readouterr().err == "error: the disk is full\n"
+
+
 def test_messages_stand_above_a_progress_bar(capsys):
     log.set_up()
     with tqdm(total=3, file=sys.stderr, desc="bar") as bar:

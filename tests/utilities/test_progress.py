@@ -1,5 +1,6 @@
 """An epoch's averages."""
 
+import itertools
 import time
 
 import torch
@@ -46,6 +47,18 @@ def test_an_epoch_without_batches():
     progress = Progress()
     assert list(progress.over([], 0, "epoch 1")) == []
     assert progress.averages()["train/images_per_second"] == 0.0
+
+
+def test_an_epoch_resumed_after_its_last_step_did_not_wait_for_images():
+    """Nothing was loaded, so that the time to find that out is no share of the epoch."""
+    progress, again = Progress(), Progress()
+    for _ in progress.over([1], 1, "epoch 1"):
+        progress.count(4, loss=torch.tensor(1.0))
+    again.load_state_dict(progress.state_dict())
+    for _ in again.over(itertools.islice(iter([]), 0), 0, "epoch 1"):
+        pass
+    assert again.averages()["train/waiting_for_data"] == 0.0
+    assert again.averages()["train/loss"] == 1.0
 
 
 def test_an_epoch_in_two_runs_of_the_program_has_the_averages_of_one():

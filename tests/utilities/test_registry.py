@@ -39,6 +39,7 @@ def test_closest_first_keeps_every_name_once():
     assert closest_first("margn", names)[0] == "margin"
     assert sorted(closest_first("margn", names)) == sorted(names)
     assert closest_first("zzz", names) == sorted(names)
+    assert closest_first("MARGIN", ["mArgin", "margins", *names])[:2] == ["mArgin", "margin"]
 
 
 def test_hyperparameters_are_the_keyword_only_ones():

@@ -9,6 +9,7 @@ import torch
 
 from utilities import checkpoint
 from utilities.run import Period, Run, State, open_folder, to_resume
+from utilities.run_files import finished_flags
 from utilities.run_folder import RunFolder
 from utilities.trackers import Trackers
 
@@ -55,6 +56,18 @@ def train(run, recalls):
         run.state.parts["embedder"].value = epoch
         scores = {} if recall is None else {"test/recall": recall}
         run.record(epoch, {"train/loss": 1 / epoch, **scores})
+
+
+@pytest.mark.parametrize("other", [(3, 5), (4, 4), (4,)])
+def test_a_checkpoint_of_other_heads_is_refused_in_one_line(other):
+    def state(dims):
+        head = torch.nn.Sequential(*(torch.nn.Linear(4, dim) for dim in dims))
+        return State(torch.device("cpu"), criterion=head)
+
+    kept, wanted = state((4, 5)), state(other)
+    with pytest.raises(ValueError, match="the checkpoint's criterion does not fit") as error:
+        wanted.load_state_dict(kept.state_dict())
+    assert "\n" not in str(error.value) and "--savename" in str(error.value)
 
 
 def test_best_is_of_the_best_epoch_and_last_of_the_last(folder):
@@ -111,6 +124,48 @@ def test_the_scores_before_training_are_kept_until_the_end(folder):
     assert run.untrained()[1] is None
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_damaged_embeddings_before_training_are_not_compared_with(folder, place):
+    run = make(folder)
+    run.record_untrained({}, (torch.rand(40, 20), torch.arange(40)))
+    before = folder.path / "before.pt"
+    content = bytearray(before.read_bytes())
+    content[int(place * len(content))] ^= 1
+    before.write_bytes(content)
+    try:
+        _, (embeds, rows) = run.untrained()  # where the byte only fills a gap
+    except ValueError as error:
+        assert "before.pt is damaged; delete it to resume without" in str(error)
+    else:
+        assert place == 0.9 and embeds.shape == (40, 20) and len(rows) == 40
+    before.unlink()
+    assert run.untrained()[1] is None
+
+
+class Grown(Part):
+    def load_state_dict(self, state):
+        raise RuntimeError("size mismatch for proxies:\n\tcopying (8, 4)")
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(folder, tmp_path):
+    train(make(folder), [0.5])
+    saved = to_resume(tmp_path, "emoji", "run", FLAGS)
+    with pytest.raises(
+        ValueError, match=r"--resume: the checkpoint's embedder does not fit"
+    ) as why:
+        make(RunFolder.reopen(saved.folder, 1), Grown(), saved=saved)
+    assert "\n" not in str(why.value) and "size mismatch for proxies" in str(why.value)
+
+
+def test_a_run_is_finished_once_its_last_file_is_written(folder):
+    folder.write_config(FLAGS)
+    run = make(folder)
+    train(run, [0.5, 0.6, 0.7, 0.8])
+    assert finished_flags(folder.path) is None  # the report and curves are missing
+    run.finish()
+    assert finished_flags(folder.path)["n_epochs"] == 4
+
+
 def test_a_process_that_does_not_write_writes_nothing(folder, monkeypatch):
     monkeypatch.setattr("utilities.distributed.is_first", lambda: False)
     files, spy = sorted(folder.path.iterdir()), Spy()
@@ -165,7 +220,8 @@ def test_a_spoiled_checkpoint_is_replaced_by_the_newest_of_the_best(
     (folder.path / "best_b.pt").write_bytes(b"")
     assert iteration() == 2
     (folder.path / "best_a.pt").write_bytes(b"")
-    assert iteration() is None
+    with pytest.raises(ValueError, match=r"--resume: no checkpoint in .* can be read; delete"):
+        iteration()
 
 
 def test_other_flags_are_refused_by_name(tmp_path, folder):

@@ -116,6 +116,31 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count(precision, 
     assert not torch.equal(weights(ours), before)
 
 
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_short_run_without_any_finite_step_is_an_error(factor, steps):
+    ours = trainer()
+    for x in data(steps):
+        ours.step(x, factor)
+    with pytest.raises(FloatingPointError, match=rf"in {steps} steps in a row, up to step {steps}"):
+        ours.check()
+
+
+def test_a_run_with_a_finite_step_goes_through_the_check(caplog):
+    ours = trainer()
+    for x, factor in zip(data(4), (float("nan"), 1.0, float("nan"), float("nan")), strict=True):
+        ours.step(x, factor)
+    ours.check()
+    assert ours.skipped == 3
+
+
+def test_the_search_of_fp16_for_its_scale_goes_through_the_check():
+    ours = trainer("fp16")
+    for x in data(3):
+        ours.step(x, float("inf"))
+    ours.check()
+
+
 def test_too_many_in_a_row_end_training():
     ours = trainer(most_skipped=3)
     x = data(1)[0]

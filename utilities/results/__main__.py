@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utilities import console
 from utilities.files import atomic_path
 from utilities.results import compare, curves
 from utilities.results.report import HEADLINES, Report, Selection, how_chosen, report
@@ -156,4 +157,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    console.outlast()
     main()

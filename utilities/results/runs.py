@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utilities.registry import closest_first
-from utilities.run_files import Row, read_config, read_rows
+from utilities.run_files import Row, is_finished, read_config, read_rows
 
 RULES = ("validation", "last", "test")
 # Scores that are neither fractions nor better when higher; no epoch is chosen by them.
@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        return bool(self.rows) and self.rows[-1]["epoch"] == self.flags["n_epochs"]
+        return is_finished(self.folder, self.config, self.rows)
 
     @property
     def name(self) -> str:

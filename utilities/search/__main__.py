@@ -19,13 +19,14 @@ from typing import Any
 import optuna
 
 import parameters
+from utilities import console, faults
 from utilities.files import take_lock
 from utilities.finished import PLACES
 from utilities.flag_types import Number, count, natural
 from utilities.registry import pick
 from utilities.search.outcome import report
 from utilities.search.space import OWN, CommandLine, Flag, read_space
-from utilities.search.trials import Search, open_study, trial_flags
+from utilities.search.trials import Search, open_study, stored, trial_flags
 
 PROGRAM = (sys.executable, str(Path(parameters.__file__).with_name("main.py")))
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
     line = main_py()
     flags = line.parse(fixed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    with faults.reported(parser.error):
         given = line.given(fixed)
         check(args, given)
         folder = Path(flags["save_path"]) / "search" / args.study
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
             f"{place} is held by another search of this study, or by runs that outlived one; wait "
             "until they end, or end them"
         )
-        with take_lock(place, held) as lock:  # inherited by the runs, which hold it too
+        with take_lock(place, held) as lock, stored(storage):  # the runs inherit and hold it too
             seed, minimize = flags["seed"], args.minimize
             study = open_study(storage, args.study, settings, seed=seed, minimize=minimize)
             search = Search(
@@ -119,8 +120,6 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
             )
             ended_early = search.run(args.trials)
             print(report(study, fixed, line, folder, args.objective), flush=True)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
     if ended_early:
         print(ended_early, file=sys.stderr)
         sys.exit(0 if search.interruption.signal else 1)
@@ -140,7 +139,5 @@ def check(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; repeat the command to resume")
+    console.outlast()
+    main()

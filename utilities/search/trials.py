@@ -7,14 +7,16 @@ import shlex
 import statistics
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DatabaseError
 
@@ -42,6 +44,19 @@ class StoppedError(Exception):
     """A run was stopped along with the search and will be resumed."""
 
 
+@contextmanager
+def stored(storage: Path) -> Iterator[None]:
+    """Turn errors of the database, as on a full disk, into an OSError that names its file."""
+    try:
+        yield
+    except (DatabaseError, StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise OSError(
+            f"--storage {storage} cannot be used ({reason}); give another, or repeat the command "
+            "once it can"
+        ) from error
+
+
 def open_study(
     storage: Path, name: str, settings: Mapping[str, Any], *, seed: int, minimize: bool
 ) -> optuna.Study:
@@ -54,9 +69,8 @@ def open_study(
             direction="minimize" if minimize else "maximize",
             pruner=optuna.pruners.MedianPruner(),
         )
-    except (DatabaseError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--storage {storage} cannot be used ({reason}); give another") from None
+    except RuntimeError as error:  # of another version of Optuna
+        raise ValueError(f"--storage {storage} cannot be used ({error}); give another") from None
     before = study.user_attrs.get("asked")
     if before is None:
         study.set_user_attr("asked", dict(settings))
