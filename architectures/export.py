@@ -79,6 +79,7 @@ layer = safetensors.torch.load_file(HERE / "embedding.safetensors")  # weight (D
 def embed(images):
     """Return (B, D) embeddings of (B, 3, S, S) tensors from preprocess.py."""
     {features}
+    embeds = torch.nn.functional.linear(features, layer["weight"], layer["bias"])
     return {embeds}
 
 
@@ -248,7 +249,7 @@ def _safetensors(
     path, layer = folder / "backbone.safetensors", folder / "embedding.safetensors"
     for part, file in ((embedder.backbone, path), (embedder.embedding, layer)):
         state = {name: value.clone().contiguous() for name, value in part.state_dict().items()}
-        safetensors.torch.save_file(state, file, metadata={"format": "pt"})
+        file.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
     script = folder / "load_backbone.py"
     script.write_text(_script(trained, embedder, pictures.images), encoding="utf-8")
     # In a process of its own, from the files alone.
@@ -272,12 +273,11 @@ def _script(trained: Trained, embedder: Embedder, images: Tensor) -> str:
             f"places = backbone.forward_features(images){_places(embedder, images)}",
             "features = places.mean(dim=1) + places.amax(dim=1)",
         ]
-    embeds = "torch.nn.functional.linear(features, layer['weight'], layer['bias'])"
     return SCRIPT.format(
         name=name,
         arguments="".join(f", {key}={value!r}" for key, value in options.items()),
         features="\n    ".join(features),
-        embeds=f"torch.nn.functional.normalize({embeds}, dim=1)" if embedder.normalize else embeds,
+        embeds=("torch.nn.functional.normalize(embeds, dim=1)" if embedder.normalize else "embeds"),
     )
 
 
