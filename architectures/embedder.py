@@ -57,6 +57,7 @@ class Embedder(nn.Module):
         self.frozen = frozen
         self.normalize = normalize
         self.add_maximum = double  # nn.Module.double casts to float64
+        self.pooling = "average + maximum" if double else "as timm"  # distinguishes cached features
         self.mean, self.std, self.image_size, self.crop_ratio = preprocessing(backbone)
         self.name = str(backbone.pretrained_cfg["architecture"])  # type: ignore[index]
         if frozen and not self.frozen_norms:

@@ -167,8 +167,11 @@ def image_reader(
         args, embedder.to(device), preparation, device, shared=False, precision="fp32"
     )  # the same partners at any --precision
     return {
-        "backbone": embedder.backbone, "name": name, "settings": preparation, "extract": extract
-    }  # fmt: skip
+        "backbone": embedder.backbone,
+        "name": name,
+        "settings": (*preparation, embedder.pooling),
+        "extract": extract,
+    }
 
 
 def imagenet_logits(

@@ -142,7 +142,8 @@ def visual(args: argparse.Namespace, images: Any, device: torch.device) -> Image
         workers=devices.workers(args.kernels),
         device=device,
     )
-    return image_embedder(images, embedder.backbone, name, settings=prepare, extract=features)
+    settings = (*prepare, embedder.pooling)
+    return image_embedder(images, embedder.backbone, name, settings=settings, extract=features)
 
 
 def summary(found: Partners, captions: Sequence[str]) -> str:
