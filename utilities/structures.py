@@ -1,4 +1,4 @@
-"""What travels between the folders: batches, embeddings, triplets, the size of the input."""
+"""Batches, embeddings and triplets, which travel between the folders, and the size of the input."""
 
 from typing import NamedTuple
 
