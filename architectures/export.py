@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +141,7 @@ def export(
                     path, found = writers[name](trained, embedder, chosen, folder)
                     written.append(Checked(path, *_difference(found, wanted)))
                 except Exception as error:  # each library raises its own
-                    raise _explained(error, name, out) from error
+                    raise _explained(error, name) from error
     return [checked._replace(path=out / checked.path.name) for checked in written], chosen.source
 
 
@@ -155,17 +155,21 @@ def _beside(out: Path) -> Iterator[Path]:
             yield Path(temporary)
             for path in sorted(Path(temporary).iterdir()):
                 path.replace(out / path.name)
-    except BaseException:
+    except BaseException as error:
         if not existed:
-            out.rmdir()
+            with suppress(OSError):
+                out.rmdir()
+        if isinstance(error, OSError) and error.errno:
+            text = f"--out {out}: {error.strerror}; nothing was written there"
+            raise OSError(text) from error
         raise
 
 
-def _explained(error: Exception, name: str, out: Path) -> Exception:
+def _explained(error: Exception, name: str) -> Exception:
     """Return an error of a writer as one line; errors of the machine are as they are."""
     for cause in (error, error.__context__):  # torch's zip writer hides the file's own
         if isinstance(cause, OSError) and cause.errno:
-            return OSError(f"--out {out}: {cause.strerror}; the files there are as they were")
+            return cause
     if faults.explanation(error):
         return error
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__

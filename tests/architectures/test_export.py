@@ -235,7 +235,9 @@ def test_a_machine_whose_memory_is_full_is_explained(run, tmp_path, monkeypatch,
 
     monkeypatch.setattr(export, "_torch_export", full)
     with pytest.raises(SystemExit):
-        export.main(["--checkpoint", str(run), "--out", str(tmp_path / "out")])
+        export.main(
+            ["--checkpoint", str(run), "--out", str(tmp_path / "out"), "--format", "torch_export"]
+        )
     assert "the memory of this machine is full" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
