@@ -95,7 +95,8 @@ def main(name: str, folder: Path) -> str:
     assert out.features.shape == (4, embedder.feature_dim)
     assert out.feature_map.shape[:2] == (4, embedder.map_dim)
     written, _ = export.export(trained, ["safetensors"], folder / "out")
-    return f"trained at {size} px: {written[0].difference:.0e}, without gradient: {dead}"
+    _, difference, cosine = written[0]
+    return f"trained at {size} px: {difference:.0e}, cosine {cosine:.6f}, no gradient: {dead}"
 
 
 if __name__ == "__main__":
