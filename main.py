@@ -18,7 +18,6 @@ if __name__ == "__main__":  # --help, a wrong flag and a finished run need not w
 
 import argparse
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -73,15 +72,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             return evaluate_only(args, argv)
         exit_if_finished(vars(args), parameters.run_name(args))
         with Interruption() as interruption:
-            return train(args, argv, interruption)
+            return train(args, interruption)
 
 
-def train(
-    args: argparse.Namespace, argv: Sequence[str] | None, interruption: Interruption
-) -> dict[str, float]:
+def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, float]:
     """Train and evaluate one run; return and raise as ``main``."""
     start = time.perf_counter()
-    device, chosen = set_up(args, argv)
+    device, chosen = set_up(args)
     location = Path(args.save_path), args.dataset, parameters.run_name(args)
     saved = run.to_resume(*location, vars(args)) if args.resume else None
 
@@ -203,7 +200,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     trained = load_embedder(Path(typed.checkpoint))
     defaults = vars(parameters.build_parser().parse_args([]))
     args = argparse.Namespace(**evaluation_flags(trained, defaults, parameters.given(argv)))
-    device, _ = set_up(args, argv)
+    device, _ = set_up(args)
     data = datasets.build(args)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
@@ -231,12 +228,10 @@ def rehearse(argv: Sequence[str] | None) -> dict[str, float]:
         args = parameters.parse(arguments)
         if args.evaluate_only:
             return evaluate_only(args, arguments)
-        return train(args, arguments, Interruption())  # not entered: Ctrl-C acts as usual
+        return train(args, Interruption())  # not entered: Ctrl-C acts as usual
 
 
-def set_up(
-    args: argparse.Namespace, argv: Sequence[str] | None
-) -> tuple[torch.device, tuple[dict[str, Any], str]]:
+def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any], str]]:
     """Seed, complete the flags, choose the device; return it and the flags from the recipe."""
     seed_everything(args.seed)
     chosen = datasets.fill_by_recipe(args)
@@ -248,14 +243,8 @@ def set_up(
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
     if args.dry_run:
         args.wandb_mode = "disabled"  # nothing is sent
-    if args.kernels > (cores := os.cpu_count() or 1):
-        if "kernels" in parameters.given(argv):
-            LOG.warning("--kernels %d: using %d, one per core", args.kernels, cores)
-        args.kernels = cores
-    device = devices.set_up(args.device, args.gpu, deterministic=args.deterministic)
-    if args.compile:
-        devices.check_compiler(device)
-    return device, chosen
+    args.kernels = devices.at_most_the_cores(args.kernels)
+    return devices.set_up(**pick(args, "device", "gpu", "deterministic", "compile")), chosen
 
 
 if __name__ == "__main__":

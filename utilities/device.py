@@ -59,19 +59,37 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
     return torch.device(wanted.type, index)
 
 
-def set_up(name: str, gpu: int = 0, *, deterministic: bool = False) -> torch.device:
-    """Choose the device of a run; ``deterministic`` fails on operations that vary between runs."""
+def set_up(
+    device: str, gpu: int = 0, *, deterministic: bool = False, compile: bool = False
+) -> torch.device:
+    """Choose the device of a run, and check that what the run needs works on it.
+
+    Args:
+        device, gpu: as of ``choose``.
+        deterministic: fail on operations that vary between runs.
+        compile: torch.compile will be used.
+    """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    device = choose(name, gpu)
-    if device.type == "cpu" and name == "auto" and (idle := idle_driver()):
+    chosen = choose(device, gpu)
+    if chosen.type == "cpu" and device == "auto" and (idle := idle_driver()):
         LOG.warning("%s; computing on the CPU", idle)
-    return device
+    if compile:
+        _check_compiler(chosen)
+    return chosen
 
 
-def check_compiler(device: torch.device) -> None:
+def at_most_the_cores(kernels: int) -> int:
+    """Return the number of loading processes of ``--kernels``."""
+    cores = os.cpu_count() or 1
+    if kernels > cores:
+        LOG.info("--kernels %d: loading with %d processes, one per core", kernels, cores)
+    return min(kernels, cores)
+
+
+def _check_compiler(device: torch.device) -> None:
     """Raise ValueError if torch.compile does not work here; it needs a compiler of C++."""
     try:
         torch.compile(torch.neg)(torch.ones(2, device=device))
