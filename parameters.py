@@ -375,10 +375,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("language_model", text, None,
          "minilm (offline), clip, bert, roberta_l, mpnet, a Hugging Face id, a local folder, or a "
          "file of word vectors (.txt, .vec)"),
-    Flag("language_prompt", text, "a photo of a {}",
-         "prompt around each word {}; captions take none"),
     Flag("language_words", OneOf(("classnames", "pseudolabels", "captions"), ".json"), None,
          "classnames, pseudolabels, captions, or a JSON file {class: word or words}"),
+    Flag("language_prompt", text, "a photo of a {}",
+         "prompt around each word {}; captions take none"),
     Flag("language_pseudoclass_topk", Number(int, 1, 1000), 5,
          "k, ImageNet names per class or image"),
     Flag("language_pseudoclass_level", OneOf(("class", "sample")), "class",
@@ -454,6 +454,9 @@ OTHER_NAMES = {
     "skip_finished": ("resume",),
     "data_pairs_no_identical": ("data_pairs_distinct",),
 }
+
+# Flags of language guidance that samplers and objectives on captions read, too.
+READ_ELSEWHERE = ("language_model", "language_prompt")
 
 # Mutually exclusive flags: one on the command line overrides the other in a --config file.
 EXCLUSIVE = (("n_epochs", "max_steps"), ("weights", "not_pretrained"), ("use_tv_split", "cv_folds"))
@@ -553,7 +556,8 @@ def summary(
     if args.language_control != "none":
         guidance += f", {args.language_control} as a control"
     flags, why = chosen
-    idle = flag_parser.changed(args, FLAGS["language guidance"][3:], flags)  # read by it alone
+    rows = [row for row in FLAGS["language guidance"] if row.name not in READ_ELSEWHERE]
+    idle = flag_parser.changed(args, rows, flags)
     if idle and not args.language_distill_w:
         guidance += f", so without effect: {' '.join(idle)}"
     typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flags.items()}
