@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datasets.image_set import ImageSet
 from metrics import Interval, parse
+from utilities.console import columns, padded
 from utilities.files import atomic_path
 
 ACCURACIES = ("linear_probe", "fewshot", "knn")
@@ -113,9 +114,12 @@ def _interval(name: str, scores: Scores) -> str:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        "  ".join(
+            padded(cell, width, right=place > 0)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return "\n".join([lines[0], "-" * max(map(columns, lines)), *lines[1:]])

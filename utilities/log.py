@@ -10,6 +10,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from utilities import console
+
 # Loggers shown from INFO upward; of all others only warnings are shown.
 OURS = frozenset({
     "__main__", "architectures", "batchminer", "criteria", "datasampler", "datasets", "evaluation",
@@ -34,17 +36,18 @@ def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
         for record in handler.buffer
     ]
     take_down()
+    console.never_fail(sys.stdout, sys.stderr)  # they may have been replaced
     logging.captureWarnings(True)
-    console: logging.Handler = _TqdmHandler()
-    console.setFormatter(_ConsoleFormatter(shows_colours(sys.stderr)))
+    shown: logging.Handler = _TqdmHandler()
+    shown.setFormatter(_ConsoleFormatter(shows_colours(sys.stderr)))
     memory: logging.Handler = BufferingHandler(BUFFER)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        memory = logging.FileHandler(log_file, encoding="utf-8")
+        memory = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         memory.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         for record in early:
             memory.handle(record)
-    for handler in (console, memory):
+    for handler in (shown, memory):
         handler.addFilter(_ours_or_warning)
         root.addHandler(handler)
 
