@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def _file_of(family: str) -> str:
     return str(font_manager.findfont(font_manager.FontProperties(family=[family])))
 
 
-@cache
+@lru_cache(maxsize=1)  # nearly always of the same font
 def _characters(font: str) -> frozenset[int]:
     """Return the code points that a font file has a glyph for; none if it cannot be scaled."""
     from matplotlib import font_manager

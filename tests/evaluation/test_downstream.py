@@ -197,7 +197,7 @@ def test_too_few_images_are_refused_without_a_model(digits, names, sizes, messag
     n_classes, *each = sizes
     train, test = map(of_classes, (digits.train, digits.test), [n_classes] * 2, each)
     few = Downstream("few", train, None, test, digits.class_names[:n_classes])
-    with pytest.raises(ValueError, match=f"--evaluations, {message}"):
+    with pytest.raises(ValueError, match=f"--evaluations on {message}"):
         check(names, few)
     check(["retrieval", "knn"], few)
 
