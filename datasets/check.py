@@ -161,10 +161,7 @@ def _examine_skipped(found: Findings) -> None:
     if lines[True]:
         found.notes.append(_capped("skipped, since they are not images", lines[True]))
     if lines[False]:
-        title = (
-            "skipped, though they may be wanted (HEIC and others are read where pillow-heif or "
-            "another plug-in of Pillow is installed)"
-        )
+        title = "skipped, though they may be wanted (for HEIC, pip install pillow-heif)"
         found.problems.append(_capped(title, lines[False]))
 
 

@@ -189,6 +189,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     refuse_special(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # half a character could not be logged
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, dict):

@@ -138,7 +138,9 @@ def test_skipped_files_are_counted_by_ending_with_an_example(tmp_path):
     shutil.copy(root / "images" / "class 0" / "0.png", root / "images" / "loose.png")
     (problem,) = examine("mine", tmp_path).problems
     title, *lines = problem.splitlines()
-    assert title.startswith("skipped, though they may be wanted (HEIC")
+    assert title.startswith(
+        "skipped, though they may be wanted (for HEIC, pip install pillow-heif)"
+    )
     assert sorted(line.strip() for line in lines) == [
         ".heic (2), such as images/class 3/a.heic",
         ".svg (1), such as images/class 4/c.svg",
