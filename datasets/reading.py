@@ -25,6 +25,7 @@ from utilities.files import special_kind
 # other pixels.
 READING = 2
 MOST_EXTREME = 20  # aspect ratio of images that are used whole
+MOST_BYTES = 1 << 30  # of a JPEG, whatever follows its end in the file
 REDUCTIONS = (8, 4, 2, 1)  # at which a JPEG can be decoded
 
 
@@ -113,7 +114,8 @@ def open_image(path: Path | BinaryIO) -> LazyImage:
             # CMYK and files of several images (MPO) are left to PIL's conversions.
             if image.format == "JPEG" and image.mode in ("RGB", "L") and image.fp is not None:
                 image.fp.seek(0)
-                return Jpeg(image.fp.read(), image.size, orientation(image), path)
+                content = image.fp.read(MOST_BYTES)
+                return Jpeg(content, image.size, orientation(image), path)
             # Decoded first: Pillow itself turns a TIFF, and a PNG may hold EXIF after its pixels.
             values = as_pixels(in_rgb(image))
             return Decoded(upright(values, orientation(image)))
