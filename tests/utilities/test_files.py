@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from utilities import checkpoint
 from utilities.files import atomic_folder, atomic_path, cache_folder, refuse_special
 
 
@@ -90,3 +91,21 @@ def test_what_is_no_regular_file_is_refused_unread(tmp_path, kind):
     (tmp_path / "b").write_text("text")
     (tmp_path / "c").symlink_to("b")
     refuse_special(tmp_path / "c")
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+def test_a_pipe_or_device_that_a_flag_names_is_refused_unread(tmp_path, kind):
+    from architectures.weights import read_state_dict
+    from language.word_vectors import WordVectors
+    from language.words import from_json
+
+    path = tmp_path / "odd"
+    os.mkfifo(path) if kind == "named pipe" else path.symlink_to("/dev/zero")
+    for read in (
+        read_state_dict,
+        checkpoint.load,
+        WordVectors,
+        lambda path: from_json(path, ["a"]),
+    ):
+        with pytest.raises(FileNotFoundError, match="odd"):
+            read(path)
