@@ -249,10 +249,8 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any]
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
     if args.dry_run:
         args.wandb_mode = "disabled"  # nothing is sent
-    args.kernels = devices.workers(args.kernels)
-    exact, compiled = args.deterministic, args.compile
-    device = devices.set_up(args.device, args.gpu, deterministic=exact, compiled=compiled)
-    return device, chosen
+    args.kernels = devices.at_most_the_cores(args.kernels)
+    return devices.set_up(**pick(args, "device", "gpu", "deterministic", "compile")), chosen
 
 
 if __name__ == "__main__":

@@ -132,8 +132,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("image_size", count, None, "side of the square input, pixels"),
     Flag("not_pretrained", switch, False, "start from random weights"),
     Flag("no_zero_init_last", switch, False,
-         "random weights: start the last BatchNorm of a residual block at 1 instead of 0, as "
-         "published for objectives on captions and pairs, except simsiam"),
+         "start the last BatchNorm of a random residual block at 1, as published for pairs, not 0"),
     Flag("weights", text, None,
          "load the backbone from a .pth or .safetensors file (default: from a package, else timm's "
          "hub)", metavar="FILE"),
@@ -315,8 +314,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
 "objectives on views": (
     Flag("loss_simclr_temperature", positive, 0.1, "temperature of the softmax over cosines"),
     Flag("loss_simclr_hidden_dim", count, 2048, "width of the projector"),
-    Flag("loss_simclr_layers", count, 3,
-         "linear layers of the projector: 3 as published with language pairs, 2 in Chen et al."),
+    Flag("loss_simclr_layers", count, 3, "linear layers of the projector; 2 in Chen et al. 2020"),
     Flag("loss_simclr_proj_dim", count, 128, "dimension of the projections"),
     Flag("loss_simsiam_hidden_dim", count, 2048, "width of the projector's two hidden layers"),
     Flag("loss_simsiam_proj_dim", count, 2048, "dimension of the projections"),
@@ -366,8 +364,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("loss_slip_ssl_weight", nonnegative, 1.0,
          "weight of SimCLR beside CLIP, each with its own flags"),
     Flag("loss_lgslip_ssl_weight", nonnegative, 1.0,
-         "weight of SimCLR beside CLIP; both read the projector of simclr, of --loss_clip_proj_dim "
-         "outputs"),
+         "weight of SimCLR beside CLIP, both through simclr's projector to --loss_clip_proj_dim"),
     Flag("loss_declip_nns_weight", share, 0.2,
          "weight of CLIP against the nearest text in the queue; 1 - weight is plain CLIP's"),
     Flag("loss_declip_nns_queue_size", count, 16384,
@@ -378,10 +375,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("language_model", text, None,
          "minilm (offline), clip, bert, roberta_l, mpnet, a Hugging Face id, a local folder, or a "
          "file of word vectors (.txt, .vec)"),
-    Flag("language_prompt", text, "a photo of a {}",
-         "prompt around each word {}; captions take none"),
     Flag("language_words", OneOf(("classnames", "pseudolabels", "captions"), ".json"), None,
          "classnames, pseudolabels, captions, or a JSON file {class: word or words}"),
+    Flag("language_prompt", text, "a photo of a {}",
+         "prompt around each word {}; captions take none"),
     Flag("language_pseudoclass_topk", Number(int, 1, 1000), 5,
          "k, ImageNet names per class or image"),
     Flag("language_pseudoclass_level", OneOf(("class", "sample")), "class",
@@ -457,6 +454,9 @@ OTHER_NAMES = {
     "skip_finished": ("resume",),
     "data_pairs_no_identical": ("data_pairs_distinct",),
 }
+
+# Flags of language guidance that samplers and objectives on captions read, too.
+READ_ELSEWHERE = ("language_model", "language_prompt")
 
 # Mutually exclusive flags: one on the command line overrides the other in a --config file.
 EXCLUSIVE = (("n_epochs", "max_steps"), ("weights", "not_pretrained"), ("use_tv_split", "cv_folds"))
@@ -556,7 +556,8 @@ def summary(
     if args.language_control != "none":
         guidance += f", {args.language_control} as a control"
     flags, why = chosen
-    idle = flag_parser.changed(args, FLAGS["language guidance"][3:], flags)  # read by it alone
+    rows = [row for row in FLAGS["language guidance"] if row.name not in READ_ELSEWHERE]
+    idle = flag_parser.changed(args, rows, flags)
     if idle and not args.language_distill_w:
         guidance += f", so without effect: {' '.join(idle)}"
     typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flags.items()}
@@ -564,8 +565,7 @@ def summary(
         **sizes,
         "embedder": f"{args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
         "objective": f"{args.loss}; guidance: {guidance}",
-        "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views, "
-        f"{args.kernels or 'no'} loading processes",
+        "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views",
         "length": f"{length[1]:,} epochs, {length[0]:,} steps in total, lr {args.lr:g}",
         "device": device,
         "from recipe": " ".join(f"--{flag} {v}" for flag, v in typed.items() if v) + f" ({why})",
@@ -609,9 +609,7 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
     if args.weights and args.not_pretrained:
         parser.error("--weights and --not_pretrained exclude each other; drop one of them")
     if args.no_zero_init_last and not args.not_pretrained:
-        parser.error(
-            "--no_zero_init_last is about random weights; add --not_pretrained, or drop it"
-        )
+        parser.error("--no_zero_init_last is for random weights; add --not_pretrained or drop it")
     if args.max_steps and args.n_epochs is not None:
         parser.error(
             f"--max_steps {args.max_steps} and --n_epochs {args.n_epochs} both set the length of "
@@ -659,14 +657,13 @@ def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             f"--samples_per_class {args.samples_per_class} does not divide --bs {args.bs}; "
             f"use --bs {' or '.join(fitting)}"
         )
-    repeats = args.data_class_replacement
-    if repeats and args.data_sampler != "class_random":
+    if args.data_class_replacement and args.data_sampler != "class_random":
         parser.error(
-            "--data_class_replacement changes the draws of --data_sampler class_random, not those "
-            f"of {args.data_sampler}; drop it"
+            "--data_class_replacement is for --data_sampler class_random; got --data_sampler "
+            f"{args.data_sampler}; drop one of them"
         )
-    single = by_class and args.samples_per_class < 2 and not args.xbm_size and not repeats
-    if single and args.loss in PAIR_LOSSES:
+    paired = args.samples_per_class > 1 or args.data_class_replacement or args.xbm_size
+    if by_class and args.loss in PAIR_LOSSES and not paired:
         parser.error(
             f"--loss {args.loss} compares images of one class, but --samples_per_class 1 puts "
             "only one image of each class in a batch; use 2 or more"

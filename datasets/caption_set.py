@@ -65,7 +65,7 @@ class CaptionSet:
 
     def open(self, row: int) -> LazyImage:
         """Open the image, to be decoded later; raises as ``read``."""
-        return open_image(self._file(row)) if self.reader is None else self.reader.open(row)
+        return open_image(self.file(row)) if self.reader is None else self.reader.open(row)
 
     def with_reader(self, reader: Reader | None) -> "CaptionSet":
         """Return the same set with images that ``reader`` reads; None reads their files."""
@@ -73,7 +73,8 @@ class CaptionSet:
         other.reader = reader
         return other
 
-    def _file(self, row: int) -> "Path | _Member":
+    def file(self, row: int) -> "Path | _Member":
+        """Return where an image is, or its content if it is inside a shard."""
         values = self._row(row, ("key", "part", "offset", "size"))
         if values["offset"] < 0:
             return self.root / values["key"]

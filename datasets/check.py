@@ -14,10 +14,12 @@ import csv
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import torch
 
 from datasets import caption_index, drawings, emoji, openclipart, splits
@@ -36,6 +38,7 @@ from utilities.files import FOLDER, cache_folder
 
 NEAR = 8  # bits
 MOST = 10  # examples of each kind
+MOST_HEADERS = 1_000_000  # images whose headers are read; of more, as many evenly spaced ones
 
 
 def _split(
@@ -139,7 +142,8 @@ def _examine_labels(name: str, source_path: Path, near: int, found: Findings) ->
         _examine_skipped(found)
     seen = [path for images in (train, val) if images for path in images.paths]
     sides = [[path for path in side if path not in faults] for side in (seen, test.paths)]
-    _examine_shapes([*sides[0], *sides[1]], found)
+    paths = sides[0] + sides[1]
+    _examine_shapes(lambda row: found.below(paths[row]), paths.__getitem__, len(paths), found)
     same = same_files(sides[1], sides[0])
     if same:
         lines = [f"{found.below(path)} is {found.below(other)}" for path, other in same.items()]
@@ -165,32 +169,35 @@ def _examine_skipped(found: Findings) -> None:
     if lines[True]:
         found.notes.append(_capped("skipped, since they are not images", lines[True]))
     if lines[False]:
-        title = (
-            "skipped, though they may be wanted (HEIC and others are read where pillow-heif or "
-            "another plug-in of Pillow is installed)"
-        )
+        title = "skipped, though they may be wanted (for HEIC, pip install pillow-heif)"
         found.problems.append(_capped(title, lines[False]))
 
 
-def _examine_shapes(paths: Sequence[Path], found: Findings) -> None:
+def _examine_shapes(
+    name_of: Callable[[int], object],
+    file_of: Callable[[int], Path | BinaryIO],
+    n: int,
+    found: Findings,
+) -> None:
     """Report images that are stored turned, and those too long or too high to be seen whole."""
-    about = dict(zip(paths, headers(paths, f"{found.root.name}: headers"), strict=True))
+    rows = np.unique(np.linspace(0, n - 1, min(n, MOST_HEADERS)).astype(int)).tolist()
+    about = dict(zip(rows, headers(file_of, rows, f"{found.root.name}: headers"), strict=True))
     turned = [
-        f"{found.below(path)}: orientation {header.orientation}"
-        for path, header in about.items()
+        f"{name_of(row)}: orientation {header.orientation}"
+        for row, header in about.items()
         if header.orientation > 1
     ]
     if turned:
-        title = f"{len(turned):,} of {len(paths):,} images are stored turned (EXIF); read upright"
+        title = f"{len(turned):,} of {len(rows):,} images are stored turned (EXIF); read upright"
         found.notes.append(_capped(title, turned))
     extreme = [
-        f"{found.below(path)}: {header.width} x {header.height}"
-        for path, header in about.items()
+        f"{name_of(row)}: {header.width} x {header.height}"
+        for row, header in about.items()
         if header.ratio > MOST_EXTREME
     ]
     if extreme:
         title = (
-            f"{len(extreme):,} of {len(paths):,} images are over {MOST_EXTREME} times as long as "
+            f"{len(extreme):,} of {len(rows):,} images are over {MOST_EXTREME} times as long as "
             "wide; evaluation sees their middle only"
         )
         found.add(_capped(title, extreme))
@@ -237,6 +244,7 @@ def _examine_captions(found: Findings) -> None:
     found.counts["distinct captions"], odd = caption_oddities(images.captions)
     for what in odd:
         found.add(what)
+    _examine_shapes(images.key, images.file, len(images), found)
     skipped = images.index.with_name(caption_index.SKIPPED)
     if not skipped.is_file():
         return

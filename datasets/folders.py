@@ -7,6 +7,7 @@
 """
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -171,7 +172,7 @@ def described(
     The file may describe ``known`` classes, too. Raises ValueError if it does not fit.
     """
     file = root / "classes.json"
-    about = read_json(file) if file.exists() else {}
+    about = read_json(file) if os.path.lexists(file) else {}
     if unknown := sorted(set(about) - {*classes, *known}):
         LOG.warning("%s describes classes that do not exist: %s", file, listed(unknown))
     entries = [_entry(file, name, about.get(name, {})) for name in classes]
@@ -213,7 +214,7 @@ def _entry(file: Path, name: str, entry: object) -> dict[str, str]:
 
 def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
     file = root / "captions.json"
-    given = read_json(file) if file.exists() else {}
+    given = read_json(file) if os.path.lexists(file) else {}
     if not given:
         return ()
     keys = [path.relative_to(root / "images").as_posix() for path in paths]

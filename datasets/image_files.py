@@ -21,7 +21,7 @@ from utilities.files import BROKEN, FOLDER, special_kind
 LOG = logging.getLogger(__name__)
 
 UNDECODABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens them but has no decoder
-PLUGINS = ("pillow_heif", "pi_heif", "pillow_avif", "pillow_jxl")  # that add formats to Pillow
+PLUGINS = ("pillow_heif", "pi_heif", "pillow_avif")  # that add formats to Pillow
 # Endings of images that need a plug-in or have no decoder: files that one misses when skipped.
 PICTURES = {
     ".heic", ".heics", ".heif", ".heifs", ".hif", ".avif", ".jxl", ".jp2", ".jxr", ".wdp", ".webp",

@@ -1,9 +1,9 @@
 """Finds what may be wrong with readable images and their captions, for ``datasets.check``."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -30,15 +30,20 @@ class Header(NamedTuple):
         return max(self.width, self.height) / min(self.width, self.height)
 
 
-def headers(paths: Sequence[Path], title: str) -> list[Header]:
+def headers(
+    file_of: Callable[[int], Path | BinaryIO], rows: Sequence[int], title: str
+) -> list[Header]:
     """Read the headers of readable images, with a progress bar called ``title``."""
+
+    def header(row: int) -> Header:
+        try:
+            with Image.open(file_of(row)) as image:
+                return Header(orientation(image), *image.size)
+        except Exception:  # changed since it was found readable
+            return Header(1, 1, 1)
+
     workers = os.cpu_count()
-    return thread_map(_header, paths, max_workers=workers, desc=title, leave=False, tqdm_class=tqdm)
-
-
-def _header(path: Path) -> Header:
-    with Image.open(path) as image:
-        return Header(orientation(image), *image.size)
+    return thread_map(header, rows, max_workers=workers, desc=title, leave=False, tqdm_class=tqdm)
 
 
 def same_files(paths: Iterable[Path], others: Iterable[Path]) -> dict[Path, Path]:

@@ -25,6 +25,16 @@ from utilities.files import special_kind
 # other pixels.
 READING = 2
 MOST_EXTREME = 20  # aspect ratio of images that are used whole
+MOST_BYTES = 1 << 30  # of a JPEG, whatever follows its end in the file
+TURNS = {  # EXIF orientation -> what sets an image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 REDUCTIONS = (8, 4, 2, 1)  # at which a JPEG can be decoded
 
 
@@ -112,8 +122,10 @@ def open_image(path: Path | BinaryIO) -> LazyImage:
         with Image.open(path) as image:
             # CMYK and files of several images (MPO) are left to PIL's conversions.
             if image.format == "JPEG" and image.mode in ("RGB", "L") and image.fp is not None:
+                size = image.fp.seek(0, io.SEEK_END)
                 image.fp.seek(0)
-                return Jpeg(image.fp.read(), image.size, orientation(image), path)
+                content = image.fp.read(min(size, MOST_BYTES))
+                return Jpeg(content, image.size, orientation(image), path)
             # Decoded first: Pillow itself turns a TIFF, and a PNG may hold EXIF after its pixels.
             values = as_pixels(in_rgb(image))
             return Decoded(upright(values, orientation(image)))
@@ -149,13 +161,10 @@ def orientation(image: Image.Image) -> int:
 
 def upright(values: Tensor, orientation: int) -> Tensor:
     """Return (H, W, 3) pixels, stored in an EXIF orientation, as they should be seen."""
-    if orientation == 1:
+    if orientation not in TURNS:
         return values
-    if orientation >= 5:
-        values = values.transpose(0, 1)
-    # The sides on which the stored rows and columns begin, from the orientation's definition.
-    flips = {2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}[orientation]
-    return values.flip(flips).contiguous()
+    # PIL moves whole pixels, three times as fast as torch moves bytes.
+    return as_pixels(as_image(values).transpose(TURNS[orientation]))
 
 
 def in_rgb(image: Image.Image) -> Image.Image:

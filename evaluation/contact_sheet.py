@@ -9,6 +9,7 @@ from datasets.reading import read_image
 from evaluation.image_index import printable
 from evaluation.indexing import Hit
 from utilities.files import atomic_path
+from utilities.plots import drawable, font_file
 
 TILE, GAP, LABEL = 160, 10, 34  # px: an image, the space between two, the text below
 PER_LINE = 10  # neighbours in a line
@@ -35,11 +36,12 @@ def contact_sheet(images: Sequence[Path], found: Sequence[Sequence[Hit]], path: 
         else:
             image = image.resize([max(1, TILE * side // max(image.size)) for side in image.size])
             sheet.paste(image, (left + (TILE - image.width) // 2, top + (TILE - image.height) // 2))
-        name = printable(path.name)
-        while font.getlength(name) > TILE:
+        name = drawable(printable(path.name))
+        name_font = font if name.isascii() else ImageFont.truetype(font_file(name), 12)
+        while name_font.getlength(name) > TILE:
             name = name[:-2] + "…"
         draw.text((left, top + TILE + 3), title, fill="black", font=font)
-        draw.text((left, top + TILE + 17), name, fill="#666666", font=font)
+        draw.text((left, top + TILE + 17), name, fill="#666666", font=name_font)
 
     top = GAP
     for image, hits, n_lines in zip(images, found, lines, strict=True):

@@ -205,7 +205,7 @@ def check(names: Sequence[str], downstream: Downstream) -> None:
         if "linear_probe" in names and downstream.val is None:
             hold_out(LabelledFeatures(train, train), seed=0)
     except ValueError as error:
-        raise ValueError(f"--evaluations, {downstream.name}: {error}") from error
+        raise ValueError(f"--evaluations on {downstream.name}: {error}") from error
 
 
 def evaluate_downstream(

@@ -150,5 +150,5 @@ def interval(accuracies: Tensor, units: Tensor) -> Interval:
     if n_units < 2 or not without.isfinite().all():
         return Interval(float("nan"), float("nan"))
     variance = (n_units - 1) * float(without.var(correction=0))
-    mean, half = float(accuracies.mean()), stdtrit(n_units - 1, 0.975) * variance**0.5
+    mean, half = float(accuracies.mean()), float(stdtrit(n_units - 1, 0.975)) * variance**0.5
     return Interval(max(mean - half, 0.0), min(mean + half, 1.0))

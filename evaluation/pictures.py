@@ -15,6 +15,7 @@ from evaluation.report_classes import Similarities
 from evaluation.report_data import ReportData
 from evaluation.report_retrieval import ImageMap, Retrieved
 from utilities.files import atomic_path
+from utilities.plots import drawable, new_figure
 
 GROUP_COLOURS = (
     "#4a7ebb", "#dd8a33", "#41a077", "#cc5856", "#8c70c4", "#a3795c", "#d07cab", "#38a3b8",
@@ -52,11 +53,11 @@ def retrieval_picture(
                 panel.text(x + 0.55, y + 0.55, "unreadable", fontsize=6, ha="center", va="center")
             right = bool(data.labels[row] == data.labels[query.row])
             if column:
-                title = "✓" if right else f"✗ {shorten(data.class_of(row), 17)}"
+                title = "✓" if right else f"✗ {named(data.class_of(row), 17)}"
                 colour, text_colour = (RIGHT if right else WRONG,) * 2
             else:
                 score = f"{name}, mAP@R {100 * query.average_precision:.0f}"
-                title = f"{shorten(data.class_of(row), 24)}\n{score}"
+                title = f"{named(data.class_of(row), 24)}\n{score}"
                 colour, text_colour = "0.45", "0.25"
             frame = Rectangle(
                 (x, y), 1.1, 1.1, fill=False, edgecolor=colour,
@@ -73,7 +74,7 @@ def similarity_picture(data: ReportData, found: Similarities, path: Path) -> Non
     """Draw the matrices side by side, each shaded over its own range."""
     n = len(found.matrices)
     titles = matrix_titles(found)
-    figure = _figure(4.2 * n + 0.8, 4.6, layout="constrained")
+    figure = new_figure(4.2 * n + 0.8, 4.6, layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, n))
     for panel, (name, matrix) in zip(panels, found.matrices.items(), strict=True):
         low, high = shading(matrix.numpy())
@@ -84,24 +85,25 @@ def similarity_picture(data: ReportData, found: Similarities, path: Path) -> Non
         bar.set_label("cosine", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     if len(found.classes) <= LABELLED:
-        names = [shorten(data.class_names[c], 22) for c in found.classes.tolist()]
+        names = [named(data.class_names[c], 22) for c in found.classes.tolist()]
         panels[0].set_yticks(range(len(names)), names, fontsize=4.5, parse_math=False)
     _save(figure, path)
 
 
 def map_picture(data: ReportData, found: ImageMap, path: Path) -> None:
     """Draw the map as points, the largest groups in colours of their own."""
-    figure = _figure(7, 6, layout="constrained")
+    figure = new_figure(7, 6, layout="constrained")
     panel = figure.subplots()
     points = found.points.numpy()
     groups = group_numbers(data, found)
     for number, name in [(-1, "other"), *enumerate(largest_groups(data, found))]:
         of_it = groups == number
         colour = GROUP_COLOURS[number] if number >= 0 else OTHER_COLOUR
-        panel.scatter(*points[of_it].T, s=9, color=colour, label=shorten(name, 30), linewidths=0)
+        panel.scatter(*points[of_it].T, s=9, color=colour, label=named(name, 30), linewidths=0)
     panel.set(xticks=[], yticks=[], aspect="equal")
     panel.invert_yaxis()  # as on a page, where y runs downward
-    panel.set_title(f"{data.name}, {found.method} of {len(points):,} images", fontsize=9)
+    title = f"{named(data.name, 60)}, {found.method} of {len(points):,} images"
+    panel.set_title(title, fontsize=9, parse_math=False)
     if data.class_groups:
         legend = figure.legend(fontsize=6.5, frameon=False, loc="outside right center")
         for text in legend.get_texts():
@@ -127,7 +129,7 @@ def views_picture(views: np.ndarray, captions: Sequence[Sequence[str]], path: Pa
         once = len(set(texts)) == 1
         for place, caption in enumerate(texts[:1] if once else texts):
             across = 23 * (n_views if once else 1)  # characters
-            text = "\n".join(textwrap.wrap(shorten(caption, 3 * across - 6), across)[:3])
+            text = "\n".join(textwrap.wrap(named(caption, 3 * across - 6), across)[:3])
             panel.text(left + place, top + 1.01, text, fontsize=5, va="top", parse_math=False)
     panel.set(xlim=(0, width * columns), ylim=(height * lines, 0), aspect="auto")
     _save(panel.figure, path)
@@ -186,6 +188,11 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def named(text: str, most: int) -> str:
+    """Return the text as ``shorten`` does, in characters that a picture can show."""
+    return shorten(drawable(text), most)
+
+
 def _squared(image: Image.Image) -> np.ndarray:
     """Return (S, S, 3) uint8: the image centred on a light square."""
     side = max(image.size)
@@ -196,19 +203,9 @@ def _squared(image: Image.Image) -> np.ndarray:
 
 def _canvas(width: float, height: float) -> Any:
     """Return axes that fill a figure of this size in inches."""
-    panel = _figure(width, height, layout=None).add_axes((0, 0, 1, 1))
+    panel = new_figure(width, height).add_axes((0, 0, 1, 1))
     panel.axis("off")
     return panel
-
-
-def _figure(width: float, height: float, layout: Any) -> Any:
-    # Without pyplot, which would look for a display and keep global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -22,7 +22,7 @@ from evaluation.report_classes import class_scores, pulled_pairs, similarities
 from evaluation.report_data import ReportData
 from evaluation.report_images import NAME_LENGTH
 from evaluation.report_retrieval import N_NEIGHBOURS, image_map, retrievals
-from evaluation.scores import is_fraction, number
+from evaluation.scores import is_fraction, number, of_intervals
 from metrics import Interval
 from utilities.files import atomic_path
 
@@ -78,6 +78,7 @@ def write_report(
         compared=any(score["untrained"] != "–" for score in scores),
         percent_only=all(map(is_fraction, names)),
         protocols=_by_protocol(names, protocols),
+        over=of_intervals(protocols),
         curves=_curves(names, rows),
         k=N_NEIGHBOURS,
         queries=images.query_tiles(data, queries),

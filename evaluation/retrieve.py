@@ -91,7 +91,7 @@ def load_model(run: Path) -> SearchModel:
 def run_index(args: argparse.Namespace, device: torch.device) -> None:
     (provenance, embedded), changes = build_index(
         *(args.folder, load_model(args.checkpoint), args.index),
-        bs=args.bs, workers=devices.workers(args.kernels), device=device,
+        bs=args.bs, workers=devices.at_most_the_cores(args.kernels), device=device,
     )  # fmt: skip
     count, dimensions = embedded.vectors.shape
     if args.json:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from datasets.image_set import ImageSet
 from metrics import Interval, parse
+from utilities.console import columns, padded
 from utilities.files import atomic_path
 
 ACCURACIES = ("linear_probe", "fewshot", "knn")
-NOTE = "in percent, with 95 % intervals over classes"
 OVER_IMAGES = "over images"  # in the protocol of a few-shot score of as many classes as ways
 
 
@@ -101,9 +101,14 @@ def write_by_class(path: Path, scores: Scores, prefix: str, images: ImageSet) ->
             writer.writerow([images.class_names[label], group, len(rows), *cells])
 
 
+def of_intervals(protocols: Mapping[str, str]) -> str:
+    """Return over what scores of these protocols have their intervals."""
+    over_images = any(OVER_IMAGES in protocol for protocol in protocols.values())
+    return "over classes" + f", few-shot {OVER_IMAGES} of the same classes" * over_images
+
+
 def _heading(scores: Scores) -> str:
-    over_images = any(OVER_IMAGES in protocol for protocol in scores.protocols.values())
-    return NOTE + (f", few-shot {OVER_IMAGES} of the same classes" if over_images else "")
+    return f"in percent, with 95 % intervals {of_intervals(scores.protocols)}"
 
 
 def _interval(name: str, scores: Scores) -> str:
@@ -113,9 +118,12 @@ def _interval(name: str, scores: Scores) -> str:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        "  ".join(
+            padded(cell, width, right=place > 0)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return "\n".join([lines[0], "-" * max(map(columns, lines)), *lines[1:]])

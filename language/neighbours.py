@@ -139,7 +139,7 @@ def visual(args: argparse.Namespace, images: Any, device: torch.device) -> Image
         embedder.to(device),
         transform=prepare.transform(),
         bs=args.bs,
-        workers=devices.workers(args.kernels),
+        workers=devices.at_most_the_cores(args.kernels),
         device=device,
     )
     settings = (*prepare, embedder.pooling)

@@ -134,6 +134,7 @@ def test_language_delay_counts_iterations(animals, tmp_path):
         ("--loss", "margin", "--loss_margin_nu", "0.1", "--optim", "sgd", "--scheduler", "cosine"),
         ("--data_sampler", "class_related", "--data_related_classes", "2", "--warmup", "1"),
         ("--data_sampler", "random", "--use_float16", "--augmentation", "adv"),
+        ("--data_class_replacement", "--bs", "16", "--loss", "margin", "--no_zero_init_last"),
         ("--language_control", "permuted", "--language_distill_dir", "forward"),
         ("--language_control", "uniform", "--augmentation", "big", "--tau", "1", "--gamma", "0.1"),
         ("--use_tv_split", "--tv_split_perc", "0.5", "--bs", "4", "--store_improvements"),

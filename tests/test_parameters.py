@@ -207,9 +207,9 @@ def test_a_published_command_parses():
         ("--max_steps 9 --n_epochs 3", "--max_steps 9 and --n_epochs 3 both set the length"),
         (
             "--data_class_replacement --data_sampler class_related",
-            "of --data_sampler class_random, not those of class_related",
+            "is for --data_sampler class_random; got --data_sampler class_related",
         ),
-        ("--data_class_replacement --data_sampler d2_coreset", "not those of d2_coreset"),
+        ("--data_class_replacement --data_sampler d2_coreset", "got --data_sampler d2_coreset"),
         ("--no_zero_init_last", "add --not_pretrained"),
         ("--loss simclr --xbm_size 64", "--loss simclr is not; use one of"),
         ("--data_pairs_threshold 1.5", "1.5 is out of range; it must be at least -1 and at most 1"),

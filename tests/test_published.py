@@ -60,6 +60,7 @@ def run_dry(source, tmp_path, caplog, *words):
 
 @pytest.mark.parametrize("command", PUBLISHED, ids=lambda command: command[2])
 def test_every_published_command_runs_dry(source, tmp_path, caplog, command):
+    assert {"--data_class_replacement", "--loss_multisimilarity_released"} <= set(command)
     scores = run_dry(source, tmp_path, caplog, *command)
     assert scores["train/loss_match"] > 0 and np.isfinite(scores["train/loss"])
     for metric in ("e_recall@1", "e_recall@2", "e_recall@4", "e_recall@10", "nmi", "f1"):

@@ -19,7 +19,6 @@ from torch import Tensor
 LOG = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-USUAL_WORKERS = 6  # the default of --kernels, as published
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -61,31 +60,45 @@ def choose(name: str = "auto", gpu: int = 0) -> torch.device:
 
 
 def set_up(
-    name: str, gpu: int = 0, *, deterministic: bool = False, compiled: bool = False
+    device: str, gpu: int = 0, *, deterministic: bool = False, compile: bool = False
 ) -> torch.device:
-    """Choose the device of a run.
+    """Choose the device of a run, and check that what the run needs works on it.
 
     Args:
+        device, gpu: as of ``choose``.
         deterministic: fail on operations that vary between runs.
-        compiled: raise ValueError if torch.compile does not work here; it needs a C++ compiler.
+        compile: torch.compile will be used.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    device = choose(name, gpu)
-    if device.type == "cpu" and name == "auto" and (idle := idle_driver()):
+    chosen = choose(device, gpu)
+    if chosen.type == "cpu" and device == "auto" and (idle := idle_driver()):
         LOG.warning("%s; computing on the CPU", idle)
+    if compile:
+        _check_compiler(chosen)
+    return chosen
+
+
+def at_most_the_cores(kernels: int) -> int:
+    """Return the number of loading processes of ``--kernels``."""
+    cores = os.cpu_count() or 1
+    if kernels > cores:
+        LOG.info("--kernels %d: loading with %d processes, one per core", kernels, cores)
+    return min(kernels, cores)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raise ValueError if torch.compile does not work here; it needs a compiler of C++."""
     try:
-        if compiled:
-            torch.compile(torch.neg)(torch.ones(2, device=device))
+        torch.compile(torch.neg)(torch.ones(2, device=device))
     except Exception as error:  # of torch, of Triton or of the compiler
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
             f"--compile does not work on this machine ({reason:.200}); install a C++ compiler, "
             "such as g++, or drop --compile"
         ) from error
-    return device
 
 
 def idle_driver() -> str | None:
@@ -109,14 +122,6 @@ def idle_driver() -> str | None:
 
 def _no_gpu(kind: str = "GPU") -> str:
     return idle_driver() or f"torch {torch.__version__} sees no {kind} on this machine"
-
-
-def workers(asked: int) -> int:
-    """Return the number of loading processes, at most one per core; warn if that is fewer."""
-    cores = os.cpu_count() or 1
-    if asked > cores and asked != USUAL_WORKERS:
-        LOG.warning("--kernels %d: using %d, one per core", asked, cores)
-    return min(asked, cores)
 
 
 def precision(name: str, device: torch.device) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from utilities.run_files import finished_flags
 
-# Values of flags that older runs lack, by an objective that has changed since.
-EARLIER = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lgslip")}
+# What older runs did that lack these flags; those of objectives that have changed since, by loss.
+EARLIER = {"data_class_replacement": False, "no_zero_init_last": False}
+EARLIER_OF = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lgslip")}
 
 # Flags that change where a run happens, not its results.
 PLACES = frozenset(
@@ -55,7 +56,7 @@ def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
 def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """List changed flags that shape a run, as ``--lr 0.1 (now 0.2)``; ``kept`` may lack some."""
     before, now = (json.loads(json.dumps(dict(flags), default=str)) for flags in (kept, asked))
-    before = EARLIER.get(before.get("loss"), {}) | before
+    before = EARLIER | EARLIER_OF.get(before.get("loss"), {}) | before
     if before.get("use_float16"):  # of older runs, which recorded what it meant on their device
         before["precision"] = "half"
     return [

@@ -36,16 +36,16 @@ def set_up(log_file: Path | None = None, *, quiet: bool = False) -> None:
     ]
     take_down()
     logging.captureWarnings(True)
-    console: logging.Handler = _TqdmHandler()
-    console.setFormatter(_ConsoleFormatter(shows_colours(sys.stderr)))
+    shown: logging.Handler = _TqdmHandler()
+    shown.setFormatter(_ConsoleFormatter(shows_colours(sys.stderr)))
     memory: logging.Handler = BufferingHandler(BUFFER)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        memory = _File(log_file, encoding="utf-8")
+        memory = _File(log_file, encoding="utf-8", errors="backslashreplace")
         memory.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         for record in early:
             memory.handle(record)
-    for handler in (console, memory):
+    for handler in (shown, memory):
         handler.addFilter(_ours_or_warning)
         root.addHandler(handler)
 

@@ -1,7 +1,9 @@
-"""Learning curves as a picture, and the panels that other pictures share."""
+"""Learning curves as a picture, and the panels and fonts that other pictures share."""
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 color="0.45",
             )
         panel.plot(epochs, values, marker="o", markersize=2.5, linewidth=1.4, color="C0")
-        label_panel(panel, f"{name}  (last {values[-1]:.4g})")
+        label_panel(panel, f"{drawable(name)}  (last {values[-1]:.4g})")
         panel.set_xlim(first - margin, last + margin)
     for panel in figure.axes[len(curves) :]:
         panel.set_visible(False)
@@ -75,10 +77,71 @@ def new_figure(width: float, height: float, **options: Any) -> Any:
     return figure
 
 
+def drawable(text: str) -> str:
+    """Return a text that matplotlib can draw without a warning.
+
+    A character that its font lacks is drawn in any font that has it: call this before the text is
+    handed to matplotlib. One that no font has is written as in Python, 花 as \\u82b1; signs that
+    only change how others look are left out.
+    """
+    import matplotlib
+
+    shown, usual = [], _characters(_file_of("sans-serif"))
+    for character in str(text):
+        if character.isspace() or ord(character) in usual:
+            shown.append(character)
+        elif family := _families().get(ord(character)):
+            fallbacks = matplotlib.rcParams["font.family"]
+            if family not in fallbacks:
+                matplotlib.rcParams["font.family"] = [*fallbacks, family]
+            shown.append(character)
+        elif unicodedata.category(character) != "Cf":
+            shown.append(character.encode("ascii", "backslashreplace").decode())
+    return "".join(shown)
+
+
+def font_file(text: str) -> str:
+    """Return the file of the font that ``drawable`` found for the first unusual character."""
+    unusual = (ord(c) for c in text if ord(c) not in _characters(_file_of("sans-serif")))
+    family = next((_families()[code] for code in unusual if code in _families()), "sans-serif")
+    return _file_of(family)
+
+
+def _file_of(family: str) -> str:
+    from matplotlib import font_manager
+
+    return str(font_manager.findfont(font_manager.FontProperties(family=[family])))
+
+
+@lru_cache(maxsize=1)  # nearly always of the same font
+def _characters(font: str) -> frozenset[int]:
+    """Return the code points that a font file has a glyph for; none if it cannot be scaled."""
+    from matplotlib import font_manager
+
+    try:
+        opened = font_manager.get_font(font)
+        return frozenset(opened.get_charmap()) if opened.scalable else frozenset()
+    except (OSError, RuntimeError):  # removed since matplotlib listed it, or of another format
+        return frozenset()
+
+
+@cache
+def _families() -> dict[int, str]:
+    """Return the first font at hand that has a glyph, for each code point."""
+    from matplotlib import font_manager
+
+    found: dict[int, str] = {}
+    for entry in font_manager.fontManager.ttflist:
+        if entry.style == "normal" and not entry.name.startswith("Last Resort"):
+            for code in _characters(entry.fname):
+                found.setdefault(code, entry.name)
+    return found
+
+
 def label_panel(panel: Any, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    panel.set_title(title, fontsize=9)
+    panel.set_title(title, fontsize=9, parse_math=False)
     panel.set_xlabel("epoch", fontsize=8)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     panel.tick_params(labelsize=7)

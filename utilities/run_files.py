@@ -8,6 +8,7 @@ from typing import Any
 BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
 FINISHED = "finished"  # in config.json: when the last file was written; None until then
 
+NUMBER = int | float | None
 Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 
 
@@ -24,16 +25,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a metrics.jsonl, oldest first, without a last line that was cut short."""
+    """Return the rows of a metrics.jsonl, oldest first, without a last line that was cut short.
+
+    Raises ValueError, which names the line, if another line is not what ``RunFolder`` writes.
+    """
     rows: list[Row] = []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
+    *lines, rest = text.split("\n")
+    for number, line in enumerate((*lines, *([rest] if rest.strip() else [])), start=1):
         try:
             row = json.loads(line)
-            int(row["epoch"])
-        except (ValueError, LookupError, TypeError) as error:
-            if number < len(lines):
+            wrong = [name for name, value in row.items() if not isinstance(value, NUMBER)]
+            after = rows[-1]["epoch"] if rows else -1
+            if wrong or type(row["epoch"]) is not int or row["epoch"] <= after:
+                raise ValueError(f"{wrong or row['epoch']} after epoch {after}")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            if number <= len(lines):
                 raise ValueError(f"{path} line {number} is damaged; remove the line") from error
         else:
             rows.append(row)

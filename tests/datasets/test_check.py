@@ -1,5 +1,6 @@
 """Checks of a dataset before it is trained on."""
 
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 from datasets import check, emoji
 from datasets.check import PUBLISHED, examine, main, report
 from tests.datasets import miniature
-from tests.datasets.captioned import pair, write
+from tests.datasets.captioned import pair, shard, write
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -123,6 +124,26 @@ def test_turned_images_are_a_note_that_names_them(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("in_shard", [False, True])
+def test_turned_images_with_captions_are_a_note(tmp_path, in_shard):
+    exif, files = Image.Exif(), {}
+    for number in range(6):
+        exif[0x0112] = 8 if number == 4 else 1
+        content = io.BytesIO()
+        Image.new("RGB", (9, 7)).save(content, "JPEG", exif=exif)
+        files |= {f"{number}.jpg": content.getvalue(), f"{number}.txt": b"cat %d" % number}
+    if in_shard:
+        shard(tmp_path / "pairs" / "a.tar", files)
+    for name, content in ({} if in_shard else files).items():
+        write(tmp_path / "pairs" / "a" / name, content)
+    found = examine("pairs", tmp_path)
+    name = "a.tar/4.jpg" if in_shard else "a/4.jpg"
+    assert found.problems == [] and found.counts["pairs"] == 6
+    assert found.notes == [
+        f"1 of 6 images are stored turned (EXIF); read upright\n    {name}: orientation 8"
+    ]
+
+
 def test_skipped_files_are_counted_by_ending_with_an_example(tmp_path):
     root = own(tmp_path)
     for name in ("class 0/a.txt", "class 1/b.txt", "class 1/.hidden", "class 2/Thumbs.db"):
@@ -138,7 +159,9 @@ def test_skipped_files_are_counted_by_ending_with_an_example(tmp_path):
     shutil.copy(root / "images" / "class 0" / "0.png", root / "images" / "loose.png")
     (problem,) = examine("mine", tmp_path).problems
     title, *lines = problem.splitlines()
-    assert title.startswith("skipped, though they may be wanted (HEIC")
+    assert title.startswith(
+        "skipped, though they may be wanted (for HEIC, pip install pillow-heif)"
+    )
     assert sorted(line.strip() for line in lines) == [
         ".heic (2), such as images/class 3/a.heic",
         ".svg (1), such as images/class 4/c.svg",

@@ -262,3 +262,11 @@ def odd_file(path, kind):
         path.mkdir()
     else:
         path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+
+
+@pytest.mark.parametrize("name", ["classes.json", "captions.json"])
+def test_half_a_character_in_a_json_file_is_refused(mine, name):
+    root = mine({"a": 2, "b": 2, "c": 2, "d": 2})
+    (root / name).write_text('{"a": {"name": "half an emoji \\ud83d"}}')
+    with pytest.raises(ValueError, match=rf"{name} is not JSON: .*surrogates not allowed"):
+        splits.read(root.name, root.parent)

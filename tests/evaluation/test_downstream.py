@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import metrics
@@ -196,7 +197,7 @@ def test_too_few_images_are_refused_without_a_model(digits, names, sizes, messag
     n_classes, *each = sizes
     train, test = map(of_classes, (digits.train, digits.test), [n_classes] * 2, each)
     few = Downstream("few", train, None, test, digits.class_names[:n_classes])
-    with pytest.raises(ValueError, match=f"--evaluations, {message}"):
+    with pytest.raises(ValueError, match=f"--evaluations on {message}"):
         check(names, few)
     check(["retrieval", "knn"], few)
 
@@ -248,3 +249,20 @@ def test_features_are_extracted_once(digits, tmp_path):
     second = evaluate(["linear_probe", "knn", "fewshot"], digits, cache=tmp_path)
     assert second["digits/linear_probe"] == first["digits/linear_probe"]
     assert len(list(tmp_path.glob("*/"))) == 2
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_unreadable_images_are_named_and_not_counted(tmp_path, caplog, part):
+    """Of folders that are split already, whose images no one has opened before."""
+    for name, shade in (("train", 10), ("test", 30)):
+        for number in range(3 * 4):
+            path = tmp_path / "split" / name / "abc"[number % 3] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), shade + 60 * (number % 3) + number).save(path)
+    for number in (0, 3):
+        (tmp_path / "split" / part / "a" / f"{number}.png").write_bytes(b"no image")
+    scores = evaluate(["knn", "linear_probe", "fewshot"], build("split", tmp_path), ways=3, shots=2)
+    counts = "n_train=10 n_test=12" if part == "train" else "n_train=12 n_test=10"
+    assert all(counts in protocol for protocol in scores.protocols.values())
+    assert f"{part}/a/0.png" in caplog.text
+    assert scores.by_class["split/knn@20"].isfinite().all()

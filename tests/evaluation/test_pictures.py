@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from evaluation import pictures
+from evaluation.contact_sheet import contact_sheet
+from evaluation.indexing import Hit
 from evaluation.report_classes import similarities
 from evaluation.report_retrieval import Retrieved, image_map, retrievals
 from tests.evaluation.conftest import make_report_data
@@ -39,10 +41,9 @@ def shown(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _strict():
-    """A warning of matplotlib is a flaw of a picture, but for signs that its font lacks."""
+    """A warning of matplotlib is a flaw of a picture."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
 
 
@@ -140,3 +141,33 @@ def test_shading_leaves_out_the_diagonal():
 def test_long_names_are_cut_and_lines_joined():
     assert pictures.shorten("a\n b\tc", 9) == "a b c"
     assert pictures.shorten("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize("name", ["花", "ทะเล ❤️", "caf\udce9 \U0001f9ff"])
+def test_names_in_any_script_are_drawn_without_a_warning(shown, tmp_path, name):
+    data = replace(
+        shown, name=name, class_names=[f"{name} {c}" for c in range(4)],
+        class_groups=[f"{name} {c % 2}" for c in range(4)],
+    )  # fmt: skip
+    pictures.retrieval_picture(data, retrievals(data, each=2, k=4), tmp_path / "retrieval.png")
+    pictures.similarity_picture(data, similarities(data), tmp_path / "similarities.png")
+    pictures.map_picture(data, image_map(data), tmp_path / "map.png")
+    views = np.zeros((1, 2, 8, 8, 3), np.uint8)
+    pictures.views_picture(views, [[name, f"{name} {name}"]], tmp_path / "views.png")
+    assert len(list(tmp_path.glob("*s.png"))) == 2
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("花", "\\u82b1.png"), ("Жук", "Жук.png")])
+def test_a_contact_sheet_names_files_in_any_script(tmp_path, monkeypatch, name, drawn):
+    path = tmp_path / f"{name}.png"
+    Image.new("RGB", (9, 9), "red").save(path)
+    texts, text = [], ImageDraw.ImageDraw.text
+
+    def noted(self, place, words, **options):
+        texts.append((words, options["font"].getname()[0]))
+        text(self, place, words, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    contact_sheet([path], [[Hit(1, 0.5, path)]], tmp_path / "sheet.png")
+    fonts = [font for words, font in texts if words == drawn]
+    assert len(fonts) == 2 and (drawn.isascii() or fonts[0] == "DejaVu Sans")

@@ -134,6 +134,20 @@ def test_an_evaluation_has_one_score(tmp_path):
     assert "untrained" not in Page(text).text
 
 
+@pytest.mark.parametrize(
+    ("protocol", "over"),
+    [
+        ("set exact", "over classes."),
+        ("set interval of the same 5 classes, over images, d=3",
+         "over classes, few-shot over images of the same classes."),
+    ],
+)  # fmt: skip
+def test_what_intervals_are_over_is_told(tmp_path, protocol, over):
+    intervals = {R1: (0.25, 0.75)}
+    _, text = report(tmp_path / "run", make(tmp_path), ROWS, {R1: protocol}, intervals)
+    assert f"Intervals are of 95 %, {over}" in Page(text).text
+
+
 def test_protocols_are_listed_once(tmp_path):
     protocols = {R1: "set exact", MAP: "set exact", RHO: "set centres"}
     _, text = report(tmp_path / "run", make(tmp_path), protocols=protocols)

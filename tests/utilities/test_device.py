@@ -99,15 +99,17 @@ def test_compile_is_refused_where_torch_finds_no_compiler(animals, tmp_path):
     assert "--compile does not work on this machine (InvalidCxxCompiler: No working C++" in line
 
 
-@pytest.mark.parametrize(("typed", "told"), [((), False), (("--kernels", "9"), True)])
-def test_loading_processes_are_at_most_the_cores_and_a_number_typed_is_answered(
-    typed, told, monkeypatch, caplog
+@pytest.mark.parametrize(("kernels", "used"), [(6, 2), (9, 2), (2, 2), (0, 0)])
+def test_loading_processes_are_at_most_the_cores_and_fewer_than_typed_are_told(
+    kernels, used, monkeypatch, caplog
 ):
+    caplog.set_level("INFO")
     monkeypatch.setattr(device.os, "cpu_count", lambda: 2)
-    args = main.parameters.parse(list(typed))
+    args = main.parameters.parse(["--kernels", str(kernels)])
     main.set_up(args)
-    assert args.kernels == 2
-    assert ("--kernels 9: using 2, one per core" in caplog.messages) == told
+    assert args.kernels == used
+    told = f"--kernels {kernels}: loading with 2 processes, one per core"
+    assert (told in caplog.messages) == (kernels > 2)
 
 
 def test_each_process_of_torchrun_takes_its_own(monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.runs import ROOT
-from utilities import files
+from utilities import checkpoint, files
 from utilities.files import (
     atomic_folder,
     atomic_path,
@@ -223,3 +223,21 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(OSError, match=r"a\.json is a named pipe; it must be a regular file"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+def test_a_pipe_or_device_that_a_flag_names_is_refused_unread(tmp_path, kind):
+    from architectures.weights import read_state_dict
+    from language.word_vectors import WordVectors
+    from language.words import from_json
+
+    path = tmp_path / "odd"
+    os.mkfifo(path) if kind == "named pipe" else path.symlink_to("/dev/zero")
+    for read in (
+        read_state_dict,
+        checkpoint.load,
+        WordVectors,
+        lambda path: from_json(path, ["a"]),
+    ):
+        with pytest.raises(OSError, match="odd"):
+            read(path)

@@ -74,6 +74,17 @@ def test_a_run_of_before_simclr_had_three_layers_differs(loss):
     assert differing(before, now | {"loss_simclr_layers": 2}) == []
 
 
+@pytest.mark.parametrize(
+    "words", [["--data_class_replacement"], ["--no_zero_init_last", "--not_pretrained"]]
+)
+def test_a_run_of_before_a_flag_was_there_did_without_it(words):
+    now = vars(parameters.parse(words))
+    flag = words[0].removeprefix("--")
+    before = {name: value for name, value in now.items() if name != flag}
+    assert differing(before, now) == [f"--{flag} False (now True)"]
+    assert differing(before, now | {flag: False}) == []
+
+
 def test_only_the_flag_skips(tmp_path, capsys):
     args = parsed(tmp_path)
     leave(tmp_path / "emoji" / "g_s0", args)

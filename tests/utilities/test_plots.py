@@ -2,12 +2,18 @@
 
 import itertools
 import math
+import warnings
 
+import matplotlib
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
-from utilities.plots import learning_curves
+from utilities import plots
+from utilities.plots import drawable, font_file, learning_curves
 from utilities.results.curves import COLOURS, MAX_GROUPS, Curve, Panel, curve, draw, panels
 from utilities.results.runs import Result, Run, by_group
 
@@ -178,3 +184,78 @@ def test_nothing_to_draw_and_too_much(tmp_path):
     with pytest.raises(ValueError, match=f"{MAX_GROUPS + 1} groups.*--groups"):
         draw([Panel("s", "%", many)], path)
     assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------
+# Characters that the font lacks
+# --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def fonts(monkeypatch):
+    """Matplotlib's list of fonts, which tests add to, and no memory of what they hold."""
+    matplotlib.rcParams["font.family"]  # matplotlib sets it up
+    monkeypatch.setitem(matplotlib.rcParams, "font.family", ["sans-serif"])
+    own = [entry for entry in font_manager.fontManager.ttflist if "DejaVu" in entry.name]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    plots._families.cache_clear()
+    yield font_manager.fontManager
+    plots._families.cache_clear()
+
+
+def write_font(path, characters, family="Made"):
+    """Write a font whose glyphs are triangles."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    pen.lineTo((0, 700))
+    pen.lineTo((700, 700))
+    pen.closePath()
+    names = [".notdef", *(f"g{ord(c)}" for c in characters)]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(c): f"g{ord(c)}" for c in characters})
+    font.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (800, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": family, "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("花", "\\u82b1"),
+        ("a ทะเล", "a \\u0e17\\u0e30\\u0e40\\u0e25"),
+        ("\U0001f9ff", "\\U0001f9ff"),
+        ("caf\udce9", "caf\\udce9"),  # a byte of a file name that is not UTF-8
+        ("❤\ufe0f\U000e0067", "❤\ufe0f"),
+        ("naïve ✓ Ж Ω\n", "naïve ✓ Ж Ω\n"),
+    ],
+)
+def test_a_character_without_a_font_is_written_as_in_python(fonts, text, shown):
+    assert drawable(text) == shown
+    assert drawable(drawable(text)) == drawable(text)
+    assert matplotlib.rcParams["font.family"] == ["sans-serif"]
+
+
+def test_a_font_at_hand_is_found_and_used(fonts, tmp_path, figures):
+    file = write_font(tmp_path / "made.ttf", "花木")
+    fonts.addfont(file)
+    (tmp_path / "no.ttf").write_text("no font")
+    fonts.ttflist.append(fonts.ttflist[-1].__class__(fname=str(tmp_path / "no.ttf"), name="No"))
+    assert drawable("花 and 木, 水") == "花 and 木, \\u6c34"
+    assert matplotlib.rcParams["font.family"] == ["sans-serif", "Made"]
+    assert font_file("a花") == str(file) and "DejaVu" in font_file("Ж")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learning_curves([{"epoch": 0, "花/nmi": 0.5}], tmp_path / "c.png")
+        draw([Panel("花", "%", {"木": SHORT, "水": SHORT})], tmp_path / "d.png")
+    assert shown(figures[0])[0].get_title() == "花/nmi  (last 0.5)"
+    legend = [text.get_text() for text in figures[1].legends[0].texts]
+    assert legend == ["木  (3 seeds)", "\\u6c34  (3 seeds)"]
+
+
+def test_dollars_in_a_name_are_no_formula(tmp_path, figures):
+    learning_curves([{"epoch": 0, "a$_$b": 0.5}], tmp_path / "c.png")
+    assert shown(figures[0])[0].get_title() == "a$_$b  (last 0.5)"

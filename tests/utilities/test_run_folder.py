@@ -110,7 +110,36 @@ def test_a_last_line_cut_short_is_dropped_and_an_inner_one_is_named(tmp_path):
     path.write_text('{"epoch": 0, "lo\n{"epoch": 1}\n')
     with pytest.raises(ValueError, match="line 1 is damaged"):
         read_rows(path)
+    path.write_bytes(b'{"epoch": 0}\n\0\0\0')  # as a power cut may leave it
+    assert read_rows(path) == [{"epoch": 0}]
     assert read_rows(tmp_path / "absent.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        '{"epoch": 1, "loss": 0.5',
+        '{"epoch": 1, "loss": "0.5"}',
+        '{"epoch": 1, "loss": [0.5]}',
+        '{"epoch": 1.5, "loss": 0.5}',
+        '{"epoch": true}',
+        '{"epoch": 0, "loss": 0.5}',  # again
+        '{"epo\x1fh": 1}',
+        '{"loss": 0.5}',
+        "[1, 2]",
+        "3",
+        "",
+        '{"epoch": 1, "\u2028": 0.5, ',
+        "[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("place", ["inner", "last"])
+def test_a_damaged_line_is_named(tmp_path, damaged, place):
+    path = tmp_path / "metrics.jsonl"
+    after = '{"epoch": 3}\n' if place == "inner" else ""
+    path.write_text(f'{{"epoch": 0}}\n{damaged}\n{after}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 2 is damaged; remove the line"):
+        read_rows(path)
 
 
 def test_config_says_what_ran(folder):

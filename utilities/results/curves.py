@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utilities.files import atomic_path
-from utilities.plots import label_panel, new_figure
+from utilities.plots import drawable, label_panel, new_figure
 from utilities.results.runs import Groups, is_fraction
 from utilities.results.significance import interval
 
@@ -98,7 +98,7 @@ def draw(panels: Sequence[Panel], path: Path, caption: str = "") -> None:
     columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)
     width = max(PANEL[0] * columns, 5.0)
-    entries = {group: f"{group}  ({n} seed{'s' * (n > 1)})" for group, n in seeds.items()}
+    entries = {group: f"{drawable(group)}  ({n} seed{'s' * (n > 1)})" for group, n in seeds.items()}
     beside = max(1, min(len(entries), int(width / (0.07 * max(map(len, entries.values())) + 0.7))))
     below = LINE * (math.ceil(len(entries) / beside) + bool(caption)) + 0.15
     height = PANEL[1] * lines + below
@@ -131,7 +131,7 @@ def draw(panels: Sequence[Panel], path: Path, caption: str = "") -> None:
         bottom, top = axis.get_ylim()
         axis.set_ylim(max(bottom, min(means) - reach), min(top, max(means) + reach))
         axis.set_ylabel(panel.unit, fontsize=8)
-        label_panel(axis, panel.heading)
+        label_panel(axis, drawable(panel.heading))
     for axis in figure.axes[len(panels) :]:
         axis.set_visible(False)
     figure.legend(
