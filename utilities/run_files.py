@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from utilities.files import read_json
+
 Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a run folder; ValueError if it is missing, damaged or without flags."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         dict(config["flags"])
     except OSError:
         raise ValueError(f"{folder} holds no run (no config.json)") from None
@@ -28,7 +30,7 @@ def read_rows(path: Path) -> list[Row]:
         try:
             row = json.loads(line)
             int(row["epoch"])
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             if number < len(lines):
                 raise ValueError(f"{path} line {number} is damaged; remove the line") from error
         else:
@@ -41,7 +43,7 @@ def finished_flags(folder: Path) -> dict[str, Any] | None:
     try:
         flags = read_config(folder)["flags"]
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        last = json.loads(lines[-1])
-    except (OSError, LookupError, ValueError):
+        epoch = json.loads(lines[-1])["epoch"]
+    except (OSError, LookupError, ValueError, TypeError, RecursionError):
         return None
-    return flags if last.get("epoch", -1) == flags.get("n_epochs") else None
+    return flags if epoch == flags.get("n_epochs") else None
