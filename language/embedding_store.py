@@ -114,7 +114,7 @@ class EmbeddingStore:
             places = {text: place for place, text in enumerate(dict.fromkeys(some))}
             embeds = embed_captions(encoder, list(places))
             if start == 0:  # before the others take hours
-                readability.check(encoder, list(places), embeds)
+                readability.check(encoder, list(places), embeds, "captions")
             rows = embeds.numpy()
             return rows[[places[text] for text in some]]
 
