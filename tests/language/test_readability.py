@@ -66,7 +66,9 @@ def test_word_vectors_tell_which_words_are_not_found(vectors):
     report = found(vectors, ["kit fox", "kit emu", "emu", "fox kit", "?!", "crane"])
     assert (report.unread, report.partly) == (["emu", "?!"], ["kit emu"])
     assert report.alike == [["kit fox", "fox kit"]]
-    with pytest.raises(ValueError, match=r"cannot read 4 of 6 names: .* or English names in classes"):
+    with pytest.raises(
+        ValueError, match=r"cannot read 4 of 6 names: .* or English names in classes"
+    ):
         check(vectors, ["kit fox", "kit emu", "emu", "fox kit", "?!", "crane"],
               vectors.encode(["kit fox", "kit emu", "emu", "fox kit", "?!", "crane"]))  # fmt: skip
 
