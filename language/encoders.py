@@ -211,7 +211,7 @@ def load_tokenizer(source: str, local_files_only: bool) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # padding on the left would shift the positions
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # made of the config alone
-        raise ValueError("it holds no tokenizer with words; save_pretrained of one writes it")
+        raise ValueError("its tokenizer has no words; save_pretrained one beside the weights")
     return tokenizer
 
 
