@@ -1,5 +1,6 @@
 """Loads a trained embedder from a run folder or a checkpoint file; nothing is downloaded."""
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from utilities.run_folder import RunFolder
 from utilities.structures import input_size
 
 # Fixed by a checkpoint: what the embedder is, and the input that it expects.
-EMBEDDER_FLAGS = ("arch", "embed_dim", "image_size", "augmentation")
+EMBEDDER_FLAGS = {"arch": str, "embed_dim": int, "image_size": int, "augmentation": str}
 # Taken from today's command line, not from training: where and whether something happens.
 COMMAND_FLAGS = (PLACES - {"source_path", "project"}) | {"savename"}
 
@@ -61,6 +62,12 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
         raise ValueError(
             f"checkpoint {file} lacks the flags {', '.join(missing)}; give the last.pt of a run"
         )
+    for flag, kind in EMBEDDER_FLAGS.items():
+        if not isinstance(flags[flag], kind):
+            raise ValueError(
+                f"checkpoint {file}: --{flag} must be of type {kind.__name__}; got "
+                f"{reprlib.repr(flags[flag])}; give the last.pt of a run"
+            )
     try:
         embedder = architectures.create(
             flags["arch"],

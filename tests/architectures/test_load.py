@@ -102,8 +102,11 @@ def rewrite(folder, **parts):
         ({**FLAGS, "arch": "test_vit"}, r"missing .* unexpected .*config.json"),
         ({**FLAGS, "arch": "tset_resnet"}, r"cannot be rebuilt: .*test_resnet"),
         ({"arch": "test_resnet"}, r"lacks the flags embed_dim, image_size"),
+        ({**FLAGS, "arch": ["test_resnet"]}, r"--arch must be of type str; got \['test_resnet'\]"),
+        ({**FLAGS, "embed_dim": "8"}, r"--embed_dim must be of type int; got '8'"),
+        ({**FLAGS, "image_size": {"a": 1}}, r"--image_size must be of type int; got {'a': 1}"),
     ],
-    ids=["embed_dim", "backbone", "unknown", "lacking"],
+    ids=["embed_dim", "backbone", "unknown", "lacking", "list", "text", "object"],
 )
 def test_flags_that_do_not_fit_the_weights(tmp_path, flags, says):
     save_run(tmp_path)
