@@ -3,6 +3,7 @@
 partners.npy       (N, k) int64 rows, nearest first; -1 where there is none
 similarities.npy   (N, k) float32 cosines; -inf where there is none
 about.json         settings of the embedding and the search, and the results
+entry.json         sizes and checksums of these files
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from utilities.disk_cache import CONTENTS, seal, verify
 from utilities.files import atomic_folder
 from utilities.run_folder import versions
 
@@ -48,6 +50,7 @@ def write(folder: Path, found: Partners) -> Partners:
     """Write a folder of partners, whole or not at all, and read it."""
     with atomic_folder(folder) as fresh:
         save(fresh, found)
+        seal(fresh)
     return read(folder)
 
 
@@ -69,6 +72,8 @@ def read(folder: Path, *, n: int | None = None, digest: str | None = None) -> Pa
             f"NAME --out {folder}"
         )
     try:
+        if (folder / CONTENTS).is_file():  # older folders have none
+            verify(folder)
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         if about["format"] > FORMAT:
             raise ValueError(f"format {about['format']} is newer than this version's {FORMAT}")
