@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import importlib
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import torch
 
 import main
 import metrics
-from evaluation import retrieve
+from evaluation import image_index, retrieve
 from tests import runs
 from tests.runs import RUN, assert_same_run, killed_at, output, rows_of, tiny_run, wait_for_an_epoch
 from utilities import checkpoint
@@ -227,3 +228,86 @@ def test_a_gpu_whose_memory_is_full_costs_no_finished_epoch(
     main.main([*words, "--resume", *(("--evaluate_on_cpu",) if name == "rank" else ())])
     main.main(tiny_run(animals, tmp_path / "whole", "--evaluation_metrics", "e_recall@1"))
     assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)
+
+
+@pytest.mark.parametrize("more", [(), ("--cache_images",)], ids=" ".join)
+def test_a_temporary_folder_whose_path_is_too_long_is_named(animals, tmp_path, more):
+    """Loading processes could not open their sockets, and the run waited forever."""
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    run = runs.start(tiny_run(animals, tmp_path, "--kernels", "2", *more), TMPDIR=str(folder))
+    line = error_of(run)
+    assert f"{folder} is too long" in line and "TMPDIR" in line and "--kernels 0" in line
+
+
+@pytest.fixture(scope="module")
+def trained(animals, tmp_path_factory):
+    """The folder of a run."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        main.main(tiny_run(animals, place, "--n_epochs", "1", "--no_train_metrics"))
+    return place / RUN
+
+
+def test_a_full_disk_leaves_the_index_as_it_was(animals, small_disk, trained, tmp_path, capsys):
+    pictures, where = tmp_path / "pictures", small_disk / "index"
+    shutil.copytree(animals / "animals" / "images" / "tabby", pictures)
+    words = ["index", str(pictures), "--checkpoint", str(trained), "--index", str(where)]
+    retrieve.main(words)
+    shutil.copytree(animals / "animals" / "images" / "eagle", pictures / "more")
+    with pytest.raises(OSError), (small_disk / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        retrieve.main(words)
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and "error: [Errno 28] No space left on device" in told
+    assert "Traceback" not in told and len(image_index.read_index(where).embedded.files) == 6
+    (small_disk / "ballast").unlink()
+    retrieve.main(words)
+    assert [path.name for path in where.iterdir()] == [image_index.INDEX]
+    assert len(image_index.read_index(where).embedded.files) == 12
+
+
+TOOLS = {  # module, what fails in it, and its words
+    "evaluation.retrieve": ("load_model", ["index", "x", "--checkpoint", "y", "--index", "z"]),
+    "language.neighbours": ("open_images", ["--dataset", "x"]),
+    "datasets.caption_index.__main__": ("build", ["x"]),
+    "datasets.openclipart.__main__": ("prepare", []),
+    "datasets.check": ("examine", ["x"]),
+    "utilities.search.__main__": (
+        "open_study",
+        ["--study", "s", "--space", "lr=0.1..0.2", "--", "--dataset", "x", "--source_path", "x"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "the memory of this machine is full"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "memory of the GPU"),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "was lost"),
+        (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+    ],
+    ids=["memory", "gpu", "worker", "files", "disk"],
+)
+@pytest.mark.parametrize("module", TOOLS)
+def test_commands_report_the_machine_in_one_line(
+    module, error, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    name, words = TOOLS[module]
+    command = importlib.import_module(module)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(command, name, fail)
+    with pytest.raises(SystemExit) as end:
+        command.main(words)
+    [line] = re.findall(r"error: .*", capsys.readouterr().err)
+    assert end.value.code == 2 and told in line and "--resume" not in line
