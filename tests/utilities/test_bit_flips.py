@@ -7,12 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets import caption_index
+from datasets.caption_set import CaptionSet
 from datasets.image_cache import cached
 from datasets.image_set import ImageSet
 from datasets.readable import find_faults
 from evaluation import image_index
 from evaluation.feature_cache import cached_features
 from language import pairing, partner_folder
+from tests.datasets.captioned import pair
 from tests.evaluation.conftest import Colour, to_tensor
 from tests.language.letters import Letters
 
@@ -123,3 +126,26 @@ def test_partners_in_a_folder_of_ones_own_are_refused(tmp_path, monkeypatch):
 
     expected = made.partners.tolist(), made.similarities.tolist(), made.about
     assert same_or_refused(tmp_path / "out", read, expected) >= 3 * len(PLACES)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_an_index_of_captions_is_made_anew(tmp_path, monkeypatch, caplog, writable):
+    """Beside the images, or in the cache if their folder cannot be written."""
+    root = tmp_path / "drawings"
+    for number in range(40):
+        pair(root / "a", f"{number}.jpg", f"caption {number}", seed=number)
+    if not writable:
+        monkeypatch.setattr(caption_index.os, "access", lambda path, mode: False)
+    index = caption_index.build(root)
+    whole, noticed = index.read_bytes(), 0
+    assert (index.parent == root) == writable
+    for place in range(8, len(whole) - 8, 97):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        index.write_bytes(flipped)
+        again = caption_index.build(root)
+        assert again.read_bytes() in (whole, flipped)
+        found = CaptionSet(root, again)  # a gap in the file may hold anything
+        assert sorted(found.captions) == sorted(f"caption {number}" for number in range(40))
+        noticed += again.read_bytes() == whole
+    assert noticed > 20 and "is damaged; making it again" in caplog.text
