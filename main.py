@@ -87,8 +87,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
         data = datasets.build(args)
-        described = datasets.describe(args, data)
-    datasets.refuse_changes(args, saved, described)
+        described = datasets.describe(args, data, resumed=saved)
     classes = getattr(data.train, "class_names", ())
     parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)
     embedder = architectures.build(args).to(device)
@@ -112,7 +111,6 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         n_classes=len(classes),
         embed_dim=args.embed_dim,
         feature_dim=embedder.feature_dim,
-        map_dim=embedder.map_dim,
         embedder=embedder,
         miner=miner,
         n_steps=length.n_steps,
@@ -247,8 +245,7 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any]
     for name in args.evaluation_metrics:
         metrics.parse(name)  # refuses an unknown one before anything is loaded
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
-    if args.dry_run:
-        args.wandb_mode = "disabled"  # nothing is sent
+    args.wandb_mode = "disabled" if args.dry_run else args.wandb_mode  # nothing is sent
     args.kernels = devices.at_most_the_cores(args.kernels)
     return devices.set_up(**pick(args, "device", "gpu", "deterministic", "compile")), chosen
 

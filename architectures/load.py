@@ -1,5 +1,6 @@
 """Loads a trained embedder from a run folder or a checkpoint file; nothing is downloaded."""
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,12 +58,18 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
             f"{', '.join(map(str, parts)) or 'nothing'}; give the last.pt of a run folder"
         )
     kinds = {**EMBEDDER_FLAGS, "dataset": str}
-    wrong = [flag for flag, kind in kinds.items() if type(flags.get(flag)) is not kind]
-    if wrong or not isinstance(parts.get("epoch", 0), int):
+    missing = [flag for flag in kinds if flags.get(flag) is None]
+    if missing:
         raise ValueError(
-            f"checkpoint {file} lacks {', '.join(f'--{flag}' for flag in wrong) or 'its epoch'}, "
-            "or has a value of another type; give the last.pt of a run"
+            f"checkpoint {file} lacks the flags {', '.join(missing)}; give the last.pt of a run"
         )
+    values = {**{f"--{flag}": flags[flag] for flag in kinds}, "epoch": parts.get("epoch", 0)}
+    for (name, value), kind in zip(values.items(), (*kinds.values(), int), strict=True):
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"checkpoint {file}: {name} must be of type {kind.__name__}; got "
+                f"{reprlib.repr(value)}; give the last.pt of a run"
+            )
     try:
         embedder = architectures.create(
             flags["arch"],

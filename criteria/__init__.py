@@ -93,6 +93,7 @@ def build(
             f"loss_{name}_",
             embed_dim=embed_dim,
             feature_dim=feature_dim,
+            map_dim=getattr(collaborators.get("embedder"), "map_dim", None),
             make=make,
             **collaborators,
         )

@@ -65,7 +65,6 @@ __all__ = [
     "loader",
     "preview",
     "recipe",
-    "refuse_changes",
     "searched_sets",
     "sizes",
     "source_folder",
@@ -109,8 +108,11 @@ def build_as_trained(
     return data
 
 
-def describe(args: argparse.Namespace, data: Data) -> Description:
-    """Describe the data of a run, and the files of words and partners that flags name."""
+def describe(args: argparse.Namespace, data: Data, resumed: Any = None) -> Description:
+    """Describe the data of a run, and the files of words and partners that flags name.
+
+    ValueError if the checkpoint ``resumed`` is of other data, and not ``--accept_changed_data``.
+    """
     named = {flag: getattr(args, flag) for flag in FILES}
     files = {
         flag: path
@@ -118,14 +120,11 @@ def describe(args: argparse.Namespace, data: Data) -> Description:
         if name and (path := Path(name).expanduser()).exists()
         if flag != "language_words" or path.is_file()
     }
-    return identity.describe(data, source_folder(args) / args.dataset, files)
-
-
-def refuse_changes(args: argparse.Namespace, saved: Any, now: Description) -> None:
-    """Raise ValueError if the data are not those of the checkpoint to resume from, if any."""
-    if saved is not None:
+    described = identity.describe(data, source_folder(args) / args.dataset, files)
+    if resumed is not None:
         accept = args.accept_changed_data
-        identity.refuse_changes(saved.get("data"), now, run=saved.folder, accept=accept)
+        identity.refuse_changes(resumed.get("data"), described, run=resumed.folder, accept=accept)
+    return described
 
 
 def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:

@@ -86,6 +86,7 @@ class CaptionSet:
         return row
 
     def caption(self, row: int) -> str:
+        """Return its caption; several are lines of one text."""
         return self._row(row, ("caption",))["caption"]
 
     def key(self, row: int) -> str:

@@ -266,17 +266,17 @@ def examine_words(model: str, source_path: Path, found: Findings) -> None:
     try:
         encoder = build_encoder(model, torch.device("cpu"))
         if caption_index.is_caption_set(found.root):
-            names = readability.sample(open_caption_set(found.root).captions)
+            what, names = "captions", readability.sample(open_caption_set(found.root).captions)
         else:
             _, parts = splits.read_layout(found.root.name, source_path)
-            names = [name for images in parts.values() for name in images.class_names]
-        report = readability.examine(encoder, names, encoder.encode(names))
+            what, names = "names", [n for images in parts.values() for n in images.class_names]
+        report = readability.examine(encoder, names, encoder.encode(names), what)
     except (OSError, ValueError) as error:
         found.problems.append(str(error))
         return
     if str(report):
         of = found.problems if report.too_many else found.notes
-        of.append(f"of {report.n:,} names or captions, the text encoder {model} {report}")
+        of.append(f"of {report.n:,} {what}, the text encoder {model} {report}")
 
 
 def _capped(title: str, lines: Iterable[str]) -> str:

@@ -55,6 +55,14 @@ def build_once(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
     if folder.exists():
         return
     source_path = folder.parent
+    try:
+        source_path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=source_path).close()
+    except OSError as error:
+        raise OSError(
+            f"the {folder.name} dataset cannot be built in {source_path} ({error.strerror}); give "
+            "another --source_path, or set XDG_CACHE_HOME"
+        ) from error
     with Entry("downloads", folder.name, "", root=source_path).locked():
         for place in (source_path, source_path / "downloads"):
             for left in place.glob(f".{folder.name}.*"):  # by a process that was killed

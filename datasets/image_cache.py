@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from datasets.caption_set import CaptionSet
 from datasets.image_set import ImageSet
+from datasets.loading import check_sockets
 from datasets.reading import READING, Decoded
 from datasets.transforms import resized_to, shrink
 from utilities import disk_cache
@@ -145,6 +146,7 @@ def _fill(images: S, shorter_side: int, workers: int, state: str, folder: Path) 
     )
     if needed > free:
         raise too_full
+    check_sockets(workers)
     loaded: Iterable[list[tuple[Tensor | None, str]]] = DataLoader(
         _Shrunk(images, shorter_side),
         batch_size=BATCH,

@@ -38,7 +38,7 @@ class Images(Protocol):
         """Return its class, >= 0; its row if there are no classes."""
 
     def caption(self, row: int) -> str | None:
-        """Return its caption, if it has one."""
+        """Return its caption, if it has one; several are lines of one text."""
 
 
 def open_row(images: Images, row: int) -> LazyImage:
@@ -61,7 +61,7 @@ class ImageSet:
     labels: NDArray[np.int64]  # (N,), in [0, C); every class has an image
     class_names: tuple[str, ...]  # (C,) words, such as "Black footed Albatross"
     class_groups: tuple[str, ...] = ()  # (C,) the class above each class; may be empty
-    captions: tuple[str, ...] = ()  # (N,) a sentence for each image; may be empty
+    captions: tuple[str, ...] = ()  # (N,) a sentence for each image, or a line each; may be empty
     queries: NDArray[np.bool_] | None = None  # (N,) query or gallery image; None: each is both
     reader: Reader | None = None  # reads the images instead of their files
 

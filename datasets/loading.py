@@ -10,8 +10,10 @@ import logging
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from multiprocessing.util import get_temp_dir
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -27,6 +29,8 @@ from utilities.captions import draw
 from utilities.interrupt import SIGNALS
 from utilities.seeding import derive, seed_worker
 from utilities.structures import Batch
+
+LONGEST_TEMP = 107 - len("/listener-abcdefgh")  # bytes; multiprocessing names sockets so
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +216,7 @@ def loader(
         workers: processes that load; 0 loads in this one.
         rank: this process, where several share each batch of ``batches`` equally.
     """
+    check_sockets(workers)
     return DataLoader(
         Views(image_set, transforms),
         batch_sampler=SeededBatches(batches, seed, rank),
@@ -222,6 +227,15 @@ def loader(
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(derive(seed, "loader")),
     )
+
+
+def check_sockets(workers: int) -> None:
+    """Raise OSError where loading processes would wait forever: a socket's path has a limit."""
+    if workers and len(os.fsencode(get_temp_dir())) > LONGEST_TEMP:
+        raise OSError(
+            f"the path of the temporary folder {tempfile.gettempdir()} is too long for the sockets "
+            "of loading processes; set TMPDIR to a shorter one, or use --kernels 0"
+        )
 
 
 def _start_worker(worker: int) -> None:

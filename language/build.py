@@ -71,7 +71,7 @@ def build_guide(
     encoder = build_encoder(args.language_model, device)
     if args.language_words == "captions":
         embeds = embed_captions(encoder, chosen.texts)
-        readability.check(encoder, chosen.texts, embeds)
+        readability.check(encoder, chosen.texts, embeds, "captions")
     else:
         embeds = _embed(encoder, chosen.texts, args.language_prompt)
     seed = derive(args.seed, "language_control")

@@ -58,6 +58,7 @@ class EmbeddingStore:
         self.prefix = f"{kind}_emb"
         self._digits = max(4, len(str(self.n_parts - 1)))  # names sort in the order of the rows
         self._open: dict[int, NDArray[np.float16]] = {}
+        self._damaged: set[int] = set()  # parts that were warned of
         if not (file := folder / "store.json").is_file():
             lines = json.dumps({"kind": kind, "rows": n, "part_rows": part_rows, **(about or {})})
             with atomic_path(file) as temporary:
@@ -114,7 +115,7 @@ class EmbeddingStore:
             places = {text: place for place, text in enumerate(dict.fromkeys(some))}
             embeds = embed_captions(encoder, list(places))
             if start == 0:  # before the others take hours
-                readability.check(encoder, list(places), embeds)
+                readability.check(encoder, list(places), embeds, "captions")
             rows = embeds.numpy()
             return rows[[places[text] for text in some]]
 
@@ -139,7 +140,9 @@ class EmbeddingStore:
             if rows.dtype != np.float16 or rows.ndim != 2 or len(rows) != stop - start:
                 raise ValueError(f"{rows.dtype} of shape {rows.shape}")
         except (OSError, ValueError, EOFError) as error:  # also without its checksum
-            LOG.warning("%s is damaged (%s); embedding its rows again", path, error)
+            if part not in self._damaged:
+                LOG.warning("%s is damaged (%s); embedding its rows again", path, error)
+            self._damaged.add(part)
             return None
         self._open[part] = rows
         return rows

@@ -55,7 +55,7 @@ class TransformerEncoder(TextEncoder):
     averaged over its tokens, even if its authors took the first token.
     """
 
-    def __init__(self, name: str, device: torch.device, *, bs: int = 128):
+    def __init__(self, name: str, device: torch.device, *, bs: int = 32):
         self.name = name
         self.device = device
         self.bs = bs
@@ -65,13 +65,17 @@ class TransformerEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         rows = torch.zeros(len(texts), self.dim)
-        # Texts of like length share a batch, so that little of it is padding.
-        order = sorted(
-            (row for row, text in enumerate(texts) if text.strip()), key=lambda row: len(texts[row])
-        )
-        for start in range(0, len(order), self.bs):
-            batch = order[start : start + self.bs]
-            rows[batch] = self._embed([texts[row] for row in batch])
+        # How a text is rounded depends on the shape of its batch. So that it does not depend on
+        # the other texts, nor a run on what the cache holds, batches have one size and one length.
+        by_length: dict[int, list[int]] = {}
+        for row, text in enumerate(texts):
+            if text.strip():
+                by_length.setdefault(len(self._tokens([text]).input_ids[0]), []).append(row)
+        for same in by_length.values():
+            for start in range(0, len(same), self.bs):
+                batch = same[start : start + self.bs]
+                full = batch + batch[-1:] * (self.bs - len(batch))
+                rows[batch] = self._embed([texts[row] for row in full])[: len(batch)]
         return unit_rows(rows, self.name)
 
     def unknown(self, texts: Sequence[str]) -> Tensor:
@@ -85,10 +89,8 @@ class TransformerEncoder(TextEncoder):
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:
         """Embed one batch of texts, none blank: (N, D) on the CPU, of any length."""
-        tokenizer, model, max_tokens = self._loaded
-        tokens = tokenizer(
-            texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
-        ).to(self.device)
+        _, model, _ = self._loaded
+        tokens = self._tokens(texts, padding=True, return_tensors="pt").to(self.device)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]  # (N, L), (N, L)
         if hasattr(model, "get_text_features"):
             features = model.get_text_features(input_ids=ids, attention_mask=mask)
@@ -97,6 +99,10 @@ class TransformerEncoder(TextEncoder):
         states = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, L, D)
         shown = mask.unsqueeze(-1)  # (N, L, 1)
         return ((states * shown).sum(dim=1) / shown.sum(dim=1)).cpu()
+
+    def _tokens(self, texts: list[str], **options: Any) -> Any:
+        tokenizer, _, max_tokens = self._loaded
+        return tokenizer(texts, truncation=True, max_length=max_tokens, **options)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, int]:
@@ -207,7 +213,7 @@ def load_tokenizer(source: str, local_files_only: bool) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # padding on the left would shift the positions
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # made of the config alone
-        raise ValueError("it holds no tokenizer with words; save_pretrained of one writes it")
+        raise ValueError("its tokenizer has no words; save_pretrained one beside the weights")
     return tokenizer
 
 

@@ -27,8 +27,9 @@ class Reader(Protocol):
 
 
 class Readability(NamedTuple):
-    """The names of N that an encoder reads badly."""
+    """The names, or captions, of N that an encoder reads badly."""
 
+    what: str  # "names" or "captions"
     n: int
     unread: list[str]  # of unknown tokens only
     partly: list[str]  # of some unknown tokens
@@ -36,6 +37,9 @@ class Readability(NamedTuple):
 
     @property
     def unreadable(self) -> list[str]:
+        """Those that are of no use; captions may be alike in groups, as long as these are small."""
+        if self.what == "captions":
+            return max([self.unread, *self.alike], key=len)
         return list(dict.fromkeys([*self.unread, *(name for some in self.alike for name in some)]))
 
     @property
@@ -46,18 +50,20 @@ class Readability(NamedTuple):
         """Count and name them; empty if there are none."""
         same = [" = ".join(map(repr, some[:SHOWN])) for some in self.alike]
         found = [
-            f"{what} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
-            for what, names in (
-                (f"knows no word of {len(self.unread)} names", [*map(repr, self.unread)]),
-                (f"knows a part of {len(self.partly)} names", [*map(repr, self.partly)]),
-                (f"cannot tell {sum(map(len, self.alike))} names apart", same),
+            f"{says} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
+            for says, names in (
+                (f"knows no word of {len(self.unread)}", [*map(repr, self.unread)]),
+                (f"knows a part of {len(self.partly)}", [*map(repr, self.partly)]),
+                (f"cannot tell {sum(map(len, self.alike))} apart", same),
             )
             if names
         ]
         return " and ".join(found)
 
 
-def examine(reader: Reader, names: Sequence[str], embeds: Tensor | None = None) -> Readability:
+def examine(
+    reader: Reader, names: Sequence[str], embeds: Tensor | None = None, what: str = "names"
+) -> Readability:
     """Return the names (N,) that ``reader`` does not know or cannot tell apart.
 
     Args:
@@ -77,6 +83,7 @@ def examine(reader: Reader, names: Sequence[str], embeds: Tensor | None = None) 
         for name, first in zip(names, same.byte().argmax(dim=1).tolist(), strict=True):
             alike.setdefault(first, []).append(name)
     return Readability(
+        what,
         len(names),
         [name for name, share in zip(names, shares, strict=True) if share == 1],
         [name for name, share in zip(names, shares, strict=True) if 0 < share < 1],
@@ -84,23 +91,27 @@ def examine(reader: Reader, names: Sequence[str], embeds: Tensor | None = None) 
     )
 
 
-def check(reader: Reader, names: Sequence[str], embeds: Tensor | None = None) -> None:
+def check(
+    reader: Reader, names: Sequence[str], embeds: Tensor | None = None, what: str = "names"
+) -> None:
     """Warn of names that cannot be read; raise ValueError if these are more than half."""
-    found = examine(reader, names, embeds)
+    found = examine(reader, names, embeds, what)
     if found.too_many:
         raise ValueError(
             f"the text encoder {reader.name} cannot read {len(found.unreadable)} of {found.n} "
-            f"names: it {found}; use another --language_model (--evaluation_language_model for "
-            "scores), or give English names in classes.json"
+            f"{what}: it {found}; use another --language_model "
+            + ("" if what == "captions" else "(--evaluation_language_model for scores), ")
+            + f"or English {what}{'' if what == 'captions' else ' in classes.json'}"
         )
     if str(found):
-        warnings.warn(f"of {found.n} names, the text encoder {reader.name} {found}", stacklevel=1)
+        warnings.warn(f"of {found.n} {what}, the text encoder {reader.name} {found}", stacklevel=1)
 
 
 def check_captions(reader: Reader, captions: Sequence[str]) -> None:
     """``check`` some of N images' captions."""
     some = sample(captions)
-    check(reader, some, reader.encode(some) if isinstance(reader, TextEncoder) else None)
+    embeds = reader.encode(some) if isinstance(reader, TextEncoder) else None
+    check(reader, some, embeds, "captions")
 
 
 def sample(captions: Sequence[str], most: int = 1000) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from language.pseudolabels import imagenet_names
 from utilities import checkpoint
 from utilities.trainer import Trainer
 
@@ -40,6 +42,8 @@ def write_animals(source):
     groups = {name: {"name": name, "group": name.split()[-1]} for name in ANIMALS}
     (source / "animals" / "classes.json").write_text(json.dumps(groups))
     words = sorted({word for name in ANIMALS for word in name.split()})
+    of_labels = {word for name in imagenet_names() for word in re.findall(r"[a-z]+", name.lower())}
+    words += sorted(of_labels.difference(words))  # for pseudolabels
     vectors = [f"{word} {' '.join(map(str, rng.normal(size=8)))}\n" for word in words]
     (source / "words.txt").write_text("".join(vectors))
     return source

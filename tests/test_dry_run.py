@@ -1,6 +1,9 @@
 """--dry_run: all of a run in small, of every kind of run, and nothing left behind."""
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 import main
 from tests import test_main_captions as with_captions
-from tests.runs import ANIMALS, tiny_run
+from tests.runs import ANIMALS, ROOT, tiny_run
 
 pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
 captioned = with_captions.source
@@ -89,3 +92,15 @@ def test_a_run_without_labels_can_be_dry(captioned, tmp_path, caplog, more):
     assert 0 <= scores["shades/features/e_recall@1"] <= 1 and np.isfinite(scores["train/loss"])
     assert "length: 5 epochs, 15 steps in total" in caplog.text
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", [("main.py",), ("-m", "utilities.search")], ids=" ".join)
+def test_help_writes_nothing(tmp_path, command):
+    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(tmp_path))
+    environment = os.environ | places | {"PYTHONPATH": str(ROOT)}
+    words = [str(ROOT / "main.py") if word == "main.py" else word for word in command]
+    subprocess.run(
+        [sys.executable, *words, "--help"],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    assert not list(tmp_path.iterdir())

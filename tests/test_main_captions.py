@@ -184,6 +184,43 @@ def test_captions_and_rows_are_those_of_the_first_view(source, tmp_path, monkeyp
             assert caption == f"a {list(COLOURS)[row % 3]} {THINGS[row // 3 % 3]} {row % 8}"
 
 
+@pytest.mark.parametrize(
+    "more", [("--loss", "clip"), ("--loss", "lgslip", "--data_sampler", "language_pairs")]
+)
+def test_of_several_captions_one_is_read_in_each_epoch(source, tmp_path, monkeypatch, more):
+    """And all of them guide and choose partners; a run with loading processes reads the same."""
+    several = tmp_path / "source"
+    shutil.copytree(source, several)
+    for file in (several / "drawings").rglob("*.json"):
+        caption = json.loads(file.read_text())["caption"]
+        file.write_text(json.dumps({"caption": [caption, f"the {caption}", f"{caption} again"]}))
+    read = main.criteria.CLIP.project
+    seen = []
+
+    def spy(self, views, batch):
+        seen.append((batch.rows.tolist(), batch.captions))
+        return read(self, views, batch)
+
+    monkeypatch.setattr(main.criteria.CLIP, "project", spy)
+    more = (*more, "--loss_clip_text", "frozen", "--language_distill_w", "1", "--n_epochs", "4")
+    runs = []
+    for kernels in ("0", "1"):
+        words = flags(several, tmp_path / kernels, *more, length=())
+        main.main([*words, "--kernels", kernels])
+        runs.append(seen.copy())
+        seen.clear()
+    assert runs[0] == runs[1] and len(runs[0]) == 12
+    of_rows = {}
+    for rows, captions in runs[0]:
+        for row, caption in zip(rows, captions, strict=True):
+            assert "\n" not in caption and caption.removeprefix("the ").split()[0] == "a"
+            of_rows.setdefault(row, set()).add(caption)
+    assert len(of_rows) == 24 and sum(map(len, of_rows.values())) > 40
+    kept = [checkpoint.load(run_folder(tmp_path / kernels) / "last.pt") for kernels in ("0", "1")]
+    for name, value in kept[0]["embedder"].items():
+        assert torch.equal(value, kept[1]["embedder"][name])
+
+
 def test_the_views_that_training_begins_with_are_drawn(source, tmp_path, monkeypatch):
     """And are those that it begins with: in the colours of the images, two to a row."""
     seen, drawn = batches_of(monkeypatch), []

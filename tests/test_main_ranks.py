@@ -1,5 +1,8 @@
 """main.py under torchrun: two processes end within rounding of one, and one of them writes."""
 
+import re
+import shlex
+
 import pytest
 import torch
 
@@ -44,7 +47,24 @@ def test_stopped_processes_save_once(animals, tmp_path):
     wait_for_an_epoch(run, folder)
     run.terminate()
     printed, _ = run.communicate(timeout=120)  # torchrun's own exit status is not 0
-    assert printed.count("stopped by SIGTERM; saved in") == 1, printed
+    [command] = re.findall(r"stopped by SIGTERM; saved in .* Resume with: (.*)", printed)
+    assert command == shlex.join([*run.args, "--resume"])  # torchrun's with its arguments
     saved = checkpoint.load(folder / "last.pt")
     assert 3 <= saved["trainer"]["iteration"] < 1200
     assert not any(path.name.startswith(".last") for path in folder.iterdir())
+
+
+def test_evaluation_makes_one_folder(animals, tmp_path):
+    main.main(tiny_run(animals, tmp_path, *FROZEN, "--n_epochs", "1"))
+    words = (
+        "--evaluate_only",
+        "--checkpoint",
+        str(tmp_path / RUN),
+        "--kernels",
+        "0",
+        "--no_report",
+    )
+    run = start([*words, "--save_path", str(tmp_path / "evaluated")], n_processes=3)
+    assert output(run).count("run folder") == 1
+    folders = [path.name for path in (tmp_path / "evaluated" / "animals").iterdir()]
+    assert folders == ["default_s0_evaluation"]

@@ -364,7 +364,7 @@ def test_a_file_may_be_empty(config, text):
         ("- lr", "--config must hold an object; got a list"),
         ("lr", "--config must hold an object; got a text"),
         ("lr: [", "--config is not valid YAML"),
-        ("lr: 1\nlr: 2", "--config is not valid YAML: the key 'lr' is there twice"),
+        ("lr: 1\nlr: 2", "--config is not valid YAML: the key 'lr' appears twice"),
         ("loss: &a margin\ngroup: *a", "--config is not valid YAML: an alias (*name) must be"),
         ("group: &a [*a]", "--config is not valid YAML: an alias (*name) must be"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nloss: [*b, *b]", "--config is not valid YAML: an alias"),
@@ -387,7 +387,7 @@ def test_refusals_name_the_file(config, text, says, capsys):
     [
         ("[" * 100_000, "--config is nested too deeply to be read. It holds flags, in lines such"),
         ('{"lr": ' + "[" * 900 + "]" * 900 + "}", "--lr takes one number or text; got [[[[[["),
-        ('{"lr": 1, "lr": 2}', "--config is not JSON: the key 'lr' is there twice"),
+        ('{"lr": 1, "lr": 2}', "--config is not JSON: the key 'lr' appears twice"),
         ("[]", "--config must hold an object; got a list"),
         ('{"flags": {"loss": ["margin"]}}', "--loss takes one number or text; got ['margin']"),
         ('{"flags": [1]}', "flags is not a flag"),

@@ -173,11 +173,11 @@ def read_json(file: Path, kind: type[dict] | type[list] = dict) -> Any:
 
 
 def distinct_keys(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Return a dict; raise ValueError if a key is there twice, of which json keeps the last."""
+    """Return a dict; raise ValueError if a key appears twice, of which json keeps the last."""
     content: dict[Any, Any] = {}
     for key, value in pairs:
         if key in content:
-            raise ValueError(f"the key {key!r} is there twice")
+            raise ValueError(f"the key {key!r} appears twice")
         content[key] = value
     return content
 

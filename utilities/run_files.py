@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utilities.files import read_json
+
 BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
 FINISHED = "finished"  # in config.json: when the last file was written; None until then
 
@@ -15,7 +17,7 @@ Row = dict[str, Any]  # {"epoch": int, score name: float or None}
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a run folder; ValueError if it is missing, damaged or without flags."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         dict(config["flags"])
     except OSError:
         raise ValueError(f"{folder} holds no run (no config.json)") from None

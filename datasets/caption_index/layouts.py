@@ -142,7 +142,7 @@ def dialect(file: Path) -> tuple[str, str]:
         encoding = "utf-16"
     elif b"\0" in head:
         raise ValueError("it must be in UTF-8, or in UTF-16 that begins with its mark")
-    first = head.decode(encoding, errors="replace").partition("\n")[0]
+    first = next(iter(head.decode(encoding, errors="replace").splitlines()), "")
 
     def known(separator: str) -> tuple[int, int]:
         cells = next(csv.reader([first], delimiter=separator), [])

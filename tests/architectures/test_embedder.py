@@ -131,7 +131,7 @@ def test_a_backbone_that_does_not_suit_is_refused_in_a_sentence(name, size, mess
 def test_a_vision_transformer_is_built_for_the_enlarged_images():
     args = SimpleNamespace(
         arch="vit_tiny_patch16_224", embed_dim=4, not_pretrained=True, weights=None,
-        image_size=56, augmentation="big",
+        image_size=56, augmentation="big", no_zero_init_last=False,
     )  # fmt: skip
     assert architectures.build(args)(images()).embeds.shape == (2, 4)  # 64 px
 

@@ -101,12 +101,17 @@ def rewrite(folder, **parts):
         ({**FLAGS, "embed_dim": 16}, r"embedding.weight \(8, \d+\) for \(16, \d+\)"),
         ({**FLAGS, "arch": "test_vit"}, r"missing .* unexpected .*config.json"),
         ({**FLAGS, "arch": "tset_resnet"}, r"cannot be rebuilt: .*test_resnet"),
-        ({"arch": "test_resnet"}, r"lacks --embed_dim, --image_size"),
-        ({**FLAGS, "arch": ["test_resnet"]}, r"lacks --arch, or has a value of another type"),
-        ({**FLAGS, "embed_dim": "8", "image_size": None}, r"lacks --embed_dim, --image_size"),
+        ({"arch": "test_resnet"}, r"lacks the flags embed_dim, image_size"),
+        ({**FLAGS, "arch": ["test_resnet"]}, r"--arch must be of type str; got \['test_resnet'\]"),
+        ({**FLAGS, "embed_dim": "8"}, r"--embed_dim must be of type int; got '8'"),
+        ({**FLAGS, "image_size": {"a": 1}}, r"--image_size must be of type int; got {'a': 1}"),
         ({**FLAGS, "image_size": -3}, r"cannot be rebuilt: .*cannot read images of -3"),
+        ({**FLAGS, "dataset": 3}, r"--dataset must be of type str; got 3"),
     ],
-    ids=["embed_dim", "backbone", "unknown", "lacking", "list", "text", "negative"],
+    ids=[
+        *("embed_dim", "backbone", "unknown", "lacking", "list", "text", "object", "negative"),
+        "dataset",
+    ],
 )
 def test_flags_that_do_not_fit_the_weights(tmp_path, flags, says):
     save_run(tmp_path)
@@ -147,7 +152,7 @@ def test_weights_that_do_not_fit_are_named_in_one_line(tmp_path, change, says):
 def test_an_epoch_that_is_no_number_is_refused(tmp_path):
     save_run(tmp_path)
     rewrite(tmp_path, epoch="four")
-    with pytest.raises(ValueError, match=r"last.pt lacks its epoch, or has"):
+    with pytest.raises(ValueError, match=r"last.pt: epoch must be of type int; got 'four'"):
         load_embedder(tmp_path)
 
 

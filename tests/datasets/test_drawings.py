@@ -32,6 +32,13 @@ def test_a_dataset_is_built_once_by_one_of_two(tmp_path):
     assert manifest == {"text": "drawn", **drawings.renderers()}
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()  # holds for root, too
+    for source_path in (tmp_path / "file", tmp_path / "file" / "datasets"):
+        with pytest.raises(OSError, match=f"mine .*{source_path} .*--source_path, or set XDG_C"):
+            drawings.build_once(source_path / "mine", fill)
+
+
 def test_an_interrupted_build_leaves_nothing_and_the_next_one_works(tmp_path):
     def interrupted(folder):
         fill(folder)

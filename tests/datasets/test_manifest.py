@@ -114,6 +114,13 @@ def test_what_spreadsheets_write_under_csv(root, separator, encoding):
     assert images.captions == ("höher, weiter; schneller",) * 8 and images.n_classes == 4
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_ends_of_lines(root, end):
+    file = table(root, plain())
+    file.write_bytes(file.read_text().replace("\n", end).encode())
+    assert len(read_manifest(file)["all"]) == 8
+
+
 def test_wide_characters_without_their_mark_are_refused(root):
     file = table(root, plain())
     file.write_bytes(file.read_text().encode("utf-16-le"))

@@ -306,6 +306,16 @@ def test_a_damaged_index_says_what_to_do(folder, run, where, damage, name):
         image_index.read_index(where)
 
 
+def test_a_disk_that_is_full_as_a_file_is_closed_is_noticed(tmp_path, monkeypatch):
+    """FAISS itself overlooks it."""
+    monkeypatch.setattr(image_index, "VECTORS", "/dev/full")
+    files = image_index.EmbeddedFiles([], np.zeros((0, 4), np.float32), {})
+    provenance = image_index.Provenance(tmp_path, tmp_path, 1, "", 4)
+    with pytest.raises(OSError, match=r"No space left on device while writing.*retrieval_index'"):
+        image_index.write_index(tmp_path, image_index.ImageIndex(provenance, files))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_index_of_another_version_says_what_to_do(folder, run, where, monkeypatch):
     monkeypatch.setattr(image_index, "FORMAT", 3)
     index(folder, run, where)

@@ -173,7 +173,7 @@ def test_errors_name_the_flag(args, train):
 def test_texts_without_embedding_are_named(args):
     args.language_words = "captions"
     captions = ("a fox", "zzz", "tench", "crane", "?")
-    with pytest.warns(UserWarning, match=r"knows no word of 2 names \('zzz', '\?'\)"):
+    with pytest.warns(UserWarning, match=r"knows no word of 2 \('zzz', '\?'\)"):
         guide = language.build_guide(args, Captioned(captions), CPU, refuse)
     assert guide.embeds[1].abs().sum() == 0
 

@@ -103,7 +103,10 @@ def test_a_flipped_byte_is_embedded_again(tmp_path, caplog, place, of):
 def test_a_part_without_its_checksum_is_embedded_again(tmp_path, caplog):
     filled(tmp_path)
     (tmp_path / "checksums" / "text_emb_0002").unlink()
-    assert store(tmp_path).missing() == [2] and "text_emb_0002.npy is damaged" in caplog.text
+    again = store(tmp_path)
+    for _ in range(3):  # as while waiting for other processes
+        assert again.missing() == [2]
+    assert caplog.text.count("text_emb_0002.npy is damaged") == 1
 
 
 def test_ranks_share_the_parts(tmp_path):

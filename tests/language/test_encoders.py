@@ -111,6 +111,22 @@ def test_rows_do_not_depend_on_batch_size_order_or_neighbours(folders, kind):
     assert not torch.allclose(rows[0], rows[2], atol=1e-3)
 
 
+@pytest.mark.parametrize("name", [*KINDS, "minilm"])
+def test_a_text_has_the_same_bits_whatever_it_is_embedded_with(folders, tmp_path, name):
+    """So that a cache that holds some of the texts gives what an empty one gives."""
+    source = name if name == "minilm" else str(folders / name)
+    words = VOCABULARY[4:]
+    texts = [*TEXTS, *words, *(f"{a} {b}" for a in words for b in words), "a " * 9, "emu"]
+    encoder = TransformerEncoder(source, CPU)
+    rows = encoder.encode(texts)
+    for some in (slice(0, 1), slice(7, 9), slice(3, 60, 5), slice(None, None, -1)):
+        assert torch.equal(encoder.encode(texts[some]), rows[list(range(len(texts)))[some]])
+    cold = encoders.build(source, CPU, tmp_path / "cold").encode(texts)
+    encoders.build(source, CPU, tmp_path / "warm").encode([texts[40], "cat", texts[3]])
+    warm = encoders.build(source, CPU, tmp_path / "warm").encode(texts)
+    assert torch.equal(cold, rows) and torch.equal(warm, rows)
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "gpt2", "clip"])
 def test_long_texts_are_cut_to_the_positions_of_the_model(folders, kind):
     """All of these models have 16 usable positions; the tokenizer knows no limit."""

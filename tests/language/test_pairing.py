@@ -224,6 +224,9 @@ def test_damaged_folders_are_named(tmp_path):
     find(toy(), Letters(), folder=folder)
     (folder / "entry.json").unlink()  # as of a folder that another tool wrote
     np.save(folder / "partners.npy", np.zeros((4, 1), np.int64))
+    with pytest.raises(ValueError, match=r"cannot read .* \(partners.npy has .* bytes"):
+        read(folder)
+    (folder / "entry.json").unlink()  # as in older folders
     with pytest.raises(ValueError, match=r"cannot read .* \(\(4, 1\) partners"):
         read(folder)
     (folder / "partners.npy").write_bytes(b"\x93NUMPY")

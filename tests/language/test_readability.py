@@ -57,8 +57,8 @@ def test_unknown_tokens_and_alike_names_of_a_model_of_words(bert):
         check(bert, names, bert.encode(names))
     (warning,) = [str(w.message) for w in caught]
     assert warning.endswith(
-        "knows no word of 2 names ('emu', 'ibis') and knows a part of 1 names ('red emu') and "
-        "cannot tell 2 names apart ('emu' = 'ibis')"
+        "knows no word of 2 ('emu', 'ibis') and knows a part of 1 ('red emu') and "
+        "cannot tell 2 apart ('emu' = 'ibis')"
     )
 
 
@@ -66,14 +66,29 @@ def test_word_vectors_tell_which_words_are_not_found(vectors):
     report = found(vectors, ["kit fox", "kit emu", "emu", "fox kit", "?!", "crane"])
     assert (report.unread, report.partly) == (["emu", "?!"], ["kit emu"])
     assert report.alike == [["kit fox", "fox kit"]]
-    with pytest.raises(ValueError, match=r"cannot read 4 of 6 names: .* or give English names in"):
+    with pytest.raises(
+        ValueError, match=r"cannot read 4 of 6 names: .* or English names in classes"
+    ):
         check(vectors, ["kit fox", "kit emu", "emu", "fox kit", "?!", "crane"],
               vectors.encode(["kit fox", "kit emu", "emu", "fox kit", "?!", "crane"]))  # fmt: skip
 
 
+def test_captions_may_be_alike_in_small_groups(vectors):
+    """Which are paraphrases to word vectors; one group of most captions is refused."""
+    captions = ["kit fox", "fox kit", "kit crane", "crane kit", "tench fox", "fox tench"]
+    embeds = vectors.encode(captions)
+    with pytest.warns(UserWarning, match="of 6 captions, .* cannot tell 6 apart"):
+        check(vectors, captions, embeds, "captions")
+    with pytest.raises(ValueError, match="cannot read 6 of 6 names"):
+        check(vectors, captions, embeds)
+    captions = ["kit 1", "kit 2", "kit 3", "fox"]
+    with pytest.raises(ValueError, match=r"cannot read 3 of 4 captions: .* or English captions$"):
+        check(vectors, captions, vectors.encode(captions), "captions")
+
+
 def test_half_is_warned_of_and_more_is_refused():
     names = ["fox", "owl", "1", "2"]
-    with pytest.warns(UserWarning, match=r"of 4 names, .* knows no word of 2 names \('1', '2'\)$"):
+    with pytest.warns(UserWarning, match=r"of 4 names, .* knows no word of 2 \('1', '2'\)$"):
         check(Letters(), names, Letters().encode(names))
     names[1] = "3"
     with pytest.raises(ValueError, match="cannot read 3 of 4"):
@@ -103,13 +118,13 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path, kind):
     """transformers makes one of the config, in which every word is unknown."""
     make_model(kind).save_pretrained(tmp_path)
     names = ["red fox", "crane", "tench", "emu"]
-    with pytest.raises(ValueError, match=r"it holds no tokenizer with words|cannot read 3 of 4"):
+    with pytest.raises(ValueError, match=r"its tokenizer has no words|cannot read 3 of 4"):
         check(encoder := encoders.build(str(tmp_path), CPU, None), names, encoder.encode(names))
 
 
 def test_a_tokenizer_without_words_is_refused_for_a_trained_reader(tmp_path):
     make_model("bert").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="it holds no tokenizer with words"):
+    with pytest.raises(ValueError, match="its tokenizer has no words"):
         Tokenizer(str(tmp_path))
 
 
@@ -117,9 +132,9 @@ def test_captions_are_sampled_by_line(bert):
     captions = ["a red fox\nemu ibis"] * 50 + ["old cat"] * 50
     tokenizer = Tokenizer(bert.name)
     for reader in (bert, tokenizer):
-        with pytest.warns(UserWarning, match=r"of 3 names, .* knows no word of 1 names \('emu i"):
+        with pytest.warns(UserWarning, match=r"of 3 captions, .* knows no word of 1 \('emu i"):
             check_captions(reader, captions)
-        with pytest.raises(ValueError, match="cannot read 2 of 3 names"):
+        with pytest.raises(ValueError, match="cannot read 2 of 3 captions"):
             check_captions(reader, [*captions[:50], *["ibis"] * 50])
         with warnings.catch_warnings():
             warnings.simplefilter("error")

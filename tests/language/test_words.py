@@ -57,7 +57,9 @@ def test_json_with_missing_classes_names_the_closest(tmp_path):
     ("table", "message"),
     [
         ("{", "is not JSON"),
-        (["cat"], "expected an object such as"),
+        ("[" * 100_000, "words.json is nested too deeply .*; expected an object such as"),
+        ('{"cat": "a", "cat": "b"}', "the key 'cat' appears twice"),
+        (["cat"], "must hold an object; got a list; expected an object such as"),
         ({}, "lacks 1 of 1 classes: 'cat'"),
         ({"cat": []}, "'cat' has \\[\\]; expected a word or a list of words"),
         ({"cat": ["a", 3]}, "expected a word or a list"),

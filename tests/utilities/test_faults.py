@@ -15,6 +15,16 @@ from utilities.faults import explained, explanation
             ("is killed by signal: Killed.", "--kernels", "--resume"),
         ),
         ("DataLoader worker (pid(s) 3, 4) exited unexpectedly", ("exited unexpectedly",)),
+        ("received 0 items of ancdata", ("ulimit -n", "--kernels", "--resume")),
+        (
+            "unable to open shared memory object </torch_7_8> in read-write mode: Too many open "
+            "files (24)",
+            ("ulimit -n", "--kernels"),
+        ),
+        (
+            "unable to write to file </torch_7_8>: No space left on device (28)",
+            ("--shm-size",),
+        ),
         (
             "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
             "dataloader's workers are out of shared memory. Please try to raise your shared memory "
@@ -28,6 +38,19 @@ def test_lost_workers_and_full_memory_are_explained(error, told):
     text = explanation(RuntimeError(error))
     assert all(part in text for part in told)
     assert "pid" not in text or "--shm-size" in text
+
+
+def test_an_error_in_a_loading_process_is_one_line():
+    text = (
+        "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        'last):\n  File "worker.py", line 375, in _worker_loop\n    data = fetch(index)\n'
+        "OSError: none of the images can be read\n"
+    )
+    with pytest.raises(OSError) as caught, explained():
+        raise OSError(text)
+    assert str(caught.value) == "none of the images can be read"
+    with pytest.raises(OSError, match=r"^Caught by hand$"), explained():
+        raise OSError("Caught by hand")
 
 
 def test_a_device_that_is_full():

@@ -207,7 +207,7 @@ def test_json_with_and_without_a_mark(tmp_path, encoding):
         (b'{"a": ' + b"1" * 5000 + b"}", "is not JSON"),
         (b"[" * 100_000, "is nested too deeply"),
         (b'{"a": ' * 100_000, "is nested too deeply"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "is not JSON: the key 'c' is there twice"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "is not JSON: the key 'c' appears twice"),
         (b"[]", "must hold an object; got a list"),
         (b"null", "must hold an object; got null"),
         (b'"text"', "must hold an object; got a text"),

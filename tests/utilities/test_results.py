@@ -326,6 +326,9 @@ def test_folders_without_a_run_are_left_out_and_named(runs, tmp_path, cli):
     assert f"{tmp_path / 'typo'} does not exist" in cli.refused(*runs, tmp_path / "typo")
     (runs[0] / "config.json").write_text("{")
     assert f"{runs[0]} holds no run (config.json:" in cli.refused(*runs)
+    for content in ("[" * 100_000, "[]", '{"flags": [1]}', '{"flags": {}, "flags": {}}'):
+        (runs[0] / "config.json").write_text(content)
+        assert f"{runs[0]} holds no run (config.json:" in cli.refused(*runs)
     (runs[0] / "config.json").write_text('{"flags": {"group": "g"}}')
     assert "lacks dataset, n_epochs, seed" in cli.refused(*runs)
 

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy.exc
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 import parameters
@@ -349,6 +352,24 @@ def test_a_killed_search_resumes_once_its_run_has_ended(lab, capsys):
 # main.py
 # --------------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("error", [StorageInternalError, sqlalchemy.exc.OperationalError])
+def test_a_full_disk_ends_a_search_in_one_line(lab, capsys, monkeypatch, error):
+    search.main(*command(lab, "--trials", "1"))
+    full = sqlite3.OperationalError("database or disk is full")
+
+    def fail(*_, **__):
+        if error is StorageInternalError:
+            raise StorageInternalError("in the commit") from full
+        raise error("INSERT", {}, full) from full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", fail)
+        told = refused(capsys, command(lab, "--trials", "2"))
+    assert "--storage" in told and "trials.db cannot be used (database or disk is full)" in told
+    search.main(*command(lab, "--trials", "2"))
+    assert "2 complete" in capsys.readouterr().out
+
+
 def test_main_py_is_searched(animals, tmp_path, capsys):
     """Two folds of four training classes; the score is one that no flag asks for."""
     fixed = tiny_run(animals, tmp_path, "--n_epochs", "1", "--bs", "4", report=True)
