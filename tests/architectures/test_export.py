@@ -258,7 +258,7 @@ def test_onnx_without_its_packages_or_too_large_is_refused(run, tmp_path, monkey
     refused(r"needs onnxscript; pip install onnx==.* onnxscript==")
 
 
-def test_command_line(run, tmp_path, capsys):
+def test_command_line(run, tmp_path, own_cache, capsys):
     arguments = ["--format", "safetensors", "--out", str(tmp_path / "out")]
     export.main(["--checkpoint", str(run / "last.pt"), *arguments])
     assert re.search(
