@@ -178,7 +178,9 @@ def _by_class(description: Description) -> dict[str, tuple[int, str]]:
     """Return number of images and digest of files by class; equal names are numbered."""
     seen: Counter[str] = Counter()
     found = {}
-    columns = (description.get(key, ()) for key in ("classes", "counts", "files"))
+    if "classes" not in description:
+        return {}
+    columns = (description[key] for key in ("classes", "counts", "files"))
     for name, n, files in zip(*columns, strict=True):
         seen[name] += 1
         found[name if seen[name] == 1 else f"{name} ({seen[name]})"] = n, files

@@ -10,6 +10,7 @@ from PIL import Image
 
 import main
 from tests.runs import ANIMALS, RUN, assert_same_run, killed_at, rows_of, tiny_run, write_animals
+from tests.test_main_captions import flags, write_source
 from utilities import checkpoint
 
 pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
@@ -178,6 +179,31 @@ def test_a_checkpoint_that_does_not_record_its_data_is_resumed_with_a_warning(
     checkpoint.save(file, parts)
     main.main(words)
     assert "does not record its data" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["caption", "image", "removed", "renamed"])
+def test_pairs_of_image_and_caption_are_compared_too(tmp_path, change):
+    """Also where the file is overwritten in place, which leaves its directory's time unchanged."""
+    source = tmp_path / "source"
+    source.mkdir()
+    write_source(source)
+    words = flags(
+        source, tmp_path, "--resume", "--checkpoint_every", "1", length=("--max_steps", "9")
+    )
+    with killed_at(4):
+        main.main(words)
+    image = next((source / "drawings").rglob("*.jpg"))
+    if change == "caption":
+        image.with_suffix(".json").write_text(json.dumps({"caption": "a navy cat"}))
+    elif change == "image":
+        picture(image)
+    else:
+        for file in (image, image.with_suffix(".json")):
+            file.unlink() if change == "removed" else file.rename(file.with_stem("renamed"))
+    with pytest.raises(ValueError, match="--resume: the data have changed since") as refusal:
+        main.main(words)
+    said = "23 images, 24 before" if change == "removed" else "images or captions were replaced"
+    assert f"train: {said}" in str(refusal.value)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import codecs
 import csv
-import hashlib
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -13,6 +12,7 @@ import pyarrow.parquet
 
 from datasets import folders
 from datasets.image_files import is_image_name
+from utilities.disk_cache import changes, digest
 from utilities.files import refuse_special
 
 MANIFESTS = (".parquet", ".csv", ".tsv")
@@ -21,6 +21,7 @@ CAPTION_COLUMNS = ("caption", "text", "title")
 LABEL_COLUMN = "label"
 KNOWN_COLUMNS = frozenset((*PATH_COLUMNS, *CAPTION_COLUMNS, LABEL_COLUMN, "split"))
 HEADER = 1 << 16  # bytes of a table that hold its header
+LOOKED_AT = 100_000  # files, of which a change in place is seen; half a second
 INDEX, SKIPPED = "index.arrow", "index_skipped.csv"
 
 
@@ -52,7 +53,11 @@ def layout(root: Path) -> str | None:
 
 
 def parts(root: Path, kind: str) -> tuple[dict[str, str], float]:
-    """Return {part: stamp}, sorted by name, and the time of the last change in seconds."""
+    """Return {part: stamp}, sorted by name, and the time of the last change in seconds.
+
+    Of the first ``LOOKED_AT`` pair files each is looked at; a file after them that is overwritten
+    leaves the time of its directory unchanged, and so is not seen.
+    """
     stamps: dict[str, str] = {}
     latest = 0.0
     with os.scandir(root) as entries:
@@ -62,10 +67,22 @@ def parts(root: Path, kind: str) -> tuple[dict[str, str], float]:
                 size = 0 if kind == "pairs" else status.st_size
                 stamps[entry.name] = f"{status.st_mtime_ns} {size}"
                 latest = max(latest, status.st_mtime)
-    if kind == "pairs" and holds_pairs(root):
-        # Its own time changes with the index that is written into it, so its names stand for it.
-        own = sorted(name for name in names(root) if name not in (INDEX, SKIPPED, *stamps))
-        stamps["."] = hashlib.sha256("\n".join(own).encode(errors="surrogateescape")).hexdigest()
+    if kind == "pairs":
+        own = {INDEX, SKIPPED, *stamps}
+        if holds_pairs(root):
+            # Its own time changes with the index written into it, so its names stand for it.
+            stamps["."] = digest(sorted(name for name in names(root) if name not in own))
+        left = LOOKED_AT
+        for part in sorted(stamps):
+            looked_at = [
+                (file.name, file.stat())
+                for file in islice(_files(root / part), left)
+                if part != "." or file.name not in own
+            ]
+            left -= len(looked_at)
+            latest = max([latest, *(status.st_ctime for _, status in looked_at)])
+            found = (f"{name} {changes(status)}" for name, status in sorted(looked_at))
+            stamps[part] += f" {digest(found)}"
     if kind == "manifests" and not stamps:
         file = next(root / name for name in sorted(names(root)) if is_manifest(name))
         raise ValueError(
@@ -82,6 +99,11 @@ def _is_part(entry: "os.DirEntry[str]", kind: str) -> bool:
     if kind == "shards":
         return entry.name.endswith(".tar")
     return is_manifest(entry.name) and None not in path_and_caption(Path(entry.path))
+
+
+def _files(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if entry.is_file())
 
 
 def names(folder: Path) -> Iterator[str]:

@@ -435,14 +435,19 @@ def test_only_what_is_new_or_changed_is_read_and_what_is_gone_goes(pairs, looked
     assert skipped(pairs) == {}
 
 
-def test_a_replaced_file_is_read_again_and_one_overwritten_in_place_by_a_recheck(pairs, looked):
+@pytest.mark.parametrize("n_looked_at", [0, 100_000])
+def test_a_replaced_file_is_read_again_and_one_overwritten_in_place_if_it_is_looked_at(
+    pairs, looked, monkeypatch, n_looked_at
+):
+    """At each start, or beyond the first files by a recheck."""
+    monkeypatch.setattr(layouts, "LOOKED_AT", n_looked_at)
     build(pairs)
     looked.clear()
     new = write(pairs / "birds" / "new", image_bytes(seed=7, size=(30, 20)))
     new.replace(pairs / "birds" / "b.jpg")  # as a download that ends does
     assert table_of(pairs)["width"] == [12, 30, 12]
     write(pairs / "cats" / "a.json", {"caption": "another cat"})
-    assert content(pairs)["cats/a.webp"] == "a cat"  # as the module's head says
+    assert content(pairs)["cats/a.webp"] == ("another cat" if n_looked_at else "a cat")
     build(pairs, recheck=True)
     assert content(pairs)["cats/a.webp"] == "another cat"
     assert [path.name for path in looked] == ["b.jpg", "a.webp"]
