@@ -245,7 +245,8 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any]
     for name in args.evaluation_metrics:
         metrics.parse(name)  # refuses an unknown one before anything is loaded
     trackers.refuse_missing(args.wandb_mode, args.tensorboard)
-    args.wandb_mode = "disabled" if args.dry_run else args.wandb_mode  # nothing is sent
+    if args.dry_run:
+        args.wandb_mode = "disabled"  # nothing is sent
     args.kernels = devices.at_most_the_cores(args.kernels)
     return devices.set_up(**pick(args, "device", "gpu", "deterministic", "compile")), chosen
 

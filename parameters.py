@@ -559,7 +559,7 @@ def summary(
     rows = [row for row in FLAGS["language guidance"] if row.name not in READ_ELSEWHERE]
     idle = flag_parser.changed(args, rows, flags)
     if idle and not args.language_distill_w:
-        guidance += f", so without effect: {' '.join(idle)}"
+        guidance += f", ignored without it: {' '.join(idle)}"
     typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flags.items()}
     lines = {
         **sizes,

@@ -1,4 +1,4 @@
-"""The memory layout of an embedder: channels_last, save for convolutions that it would corrupt."""
+"""Puts an embedder in channels_last, except for convolutions whose gradient oneDNN gets wrong."""
 
 from typing import Any
 

@@ -14,7 +14,7 @@ import csv
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -87,9 +87,16 @@ class Findings:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth knowing, no reason to stop
 
-    def add(self, what: str) -> None:
-        """Add a problem of one's own dataset; of a published one, which stays as it is, a note."""
-        (self.notes if self.published else self.problems).append(what)
+    @property
+    def own(self) -> list[str]:
+        """Problems of one's own dataset; of a published one, which stays as it is, notes."""
+        return self.notes if self.published else self.problems
+
+    def report(self, where: list[str], title: str, lines: Sequence[str]) -> None:
+        """Add the first of some lines under a title, if there are any, and their number."""
+        if lines:
+            more = [f"and {len(lines) - MOST:,} more"] if len(lines) > MOST else []
+            where.append("\n".join([title, *(f"    {line}" for line in [*lines[:MOST], *more])]))
 
     def below(self, path: Path) -> Path:
         return path.relative_to(self.root) if path.is_relative_to(self.root) else path
@@ -97,8 +104,9 @@ class Findings:
 
 def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
     """Check one dataset; test images are compared with train's if hashes are ``near``, in bits."""
-    found = Findings(source_path / name, name in PUBLISHED)
-    own = name in ("emoji", "openclipart") and drawings.is_own(found.root)
+    root = source_path / name
+    own = name in ("emoji", "openclipart") and drawings.is_own(root)
+    found = Findings(root, name in PUBLISHED and not own)
     try:
         if name in ("emoji", "openclipart") and not own:  # which are not built here
             if not found.root.exists():
@@ -110,7 +118,7 @@ def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
             _examine_labels(name, source_path, near, found)
     except (OSError, ValueError) as error:
         found.problems.append(str(error))
-    published = PUBLISHED.get(name, {}) if found.counts and not own else {}
+    published = PUBLISHED[name] if found.counts and found.published else {}
     if others := [what for what, count in published.items() if found.counts.get(what, 0) != count]:
         found.problems.append(f"counts differ from the published ones: {', '.join(others)}")
     return found
@@ -132,12 +140,10 @@ def _examine_labels(name: str, source_path: Path, near: int, found: Findings) ->
         counts["gallery images"] = len(test) - counts["queries"]
 
     faults = find_faults((path for images in present.values() for path in images.paths), root)
-    if faults:
-        reasons = [f"{path}: {why}" for path, why in faults.items()]
-        found.problems.append(_capped(f"{len(faults):,} images cannot be read", reasons))
+    reasons = [f"{path}: {why}" for path, why in faults.items()]
+    found.report(found.problems, f"{len(faults):,} images cannot be read", reasons)
     for images in present.values():
-        if lonely := _unmatched(images):
-            found.add(lonely)
+        _examine_unmatched(images, found)
     if (root / "images").is_dir() and "all" in laid_out and not labelled_manifest(root):
         _examine_skipped(found)
     seen = [path for images in (train, val) if images for path in images.paths]
@@ -145,17 +151,14 @@ def _examine_labels(name: str, source_path: Path, near: int, found: Findings) ->
     paths = sides[0] + sides[1]
     _examine_shapes(lambda row: found.below(paths[row]), paths.__getitem__, len(paths), found)
     same = same_files(sides[1], sides[0])
-    if same:
-        lines = [f"{found.below(path)} is {found.below(other)}" for path, other in same.items()]
-        found.add(_capped(f"{len(same):,} of {len(test):,} test images are files of train", lines))
+    lines = [f"{found.below(path)} is {found.below(other)}" for path, other in same.items()]
+    found.report(found.own, f"{len(same):,} of {len(test):,} test images are files of train", lines)
     sides[1] = [path for path in sides[1] if path not in same]
     if near >= 0 and all(sides):
         _compare(sides[0], sides[1], near, found)
     captions = [caption for images in present.values() for caption in images.captions]
     if captions:
-        counts["distinct captions"], odd = caption_oddities(captions)
-        for what in odd:
-            found.add(what)
+        _examine_texts(captions, found)
 
 
 def _examine_skipped(found: Findings) -> None:
@@ -166,11 +169,9 @@ def _examine_skipped(found: Findings) -> None:
         if kind not in (HIDDEN, FOLDER):
             line = f"{kind} ({count:,}), such as {found.below(rest.first[kind])}"
             lines[is_harmless(kind)].append(line)
-    if lines[True]:
-        found.notes.append(_capped("skipped, since they are not images", lines[True]))
-    if lines[False]:
-        title = "skipped, though they may be wanted (for HEIC, pip install pillow-heif)"
-        found.problems.append(_capped(title, lines[False]))
+    found.report(found.notes, "skipped, since they are not images", lines[True])
+    title = "skipped, though they may be wanted (for HEIC, pip install pillow-heif)"
+    found.report(found.problems, title, lines[False])
 
 
 def _examine_shapes(
@@ -187,24 +188,28 @@ def _examine_shapes(
         for row, header in about.items()
         if header.orientation > 1
     ]
-    if turned:
-        title = f"{len(turned):,} of {len(rows):,} images are stored turned (EXIF); read upright"
-        found.notes.append(_capped(title, turned))
+    title = f"{len(turned):,} of {len(rows):,} images are stored turned (EXIF); read upright"
+    found.report(found.notes, title, turned)
     extreme = [
         f"{name_of(row)}: {header.width} x {header.height}"
         for row, header in about.items()
         if header.ratio > MOST_EXTREME
     ]
-    if extreme:
-        title = (
-            f"{len(extreme):,} of {len(rows):,} images are over {MOST_EXTREME} times as long as "
-            "wide; evaluation sees their middle only"
-        )
-        found.add(_capped(title, extreme))
+    title = (
+        f"{len(extreme):,} of {len(rows):,} images are over {MOST_EXTREME} times as long as wide; "
+        "evaluation sees their middle only"
+    )
+    found.report(found.own, title, extreme)
 
 
-def _unmatched(images: ImageSet) -> str:
-    """Describe the images for which retrieval can find nothing; empty if there are none."""
+def _examine_texts(captions: Sequence[str], found: Findings) -> None:
+    found.counts["distinct captions"], odd = caption_oddities(captions)
+    for title, samples in odd:
+        found.report(found.own, title, samples)
+
+
+def _examine_unmatched(images: ImageSet, found: Findings) -> None:
+    """Report the images for which retrieval can find nothing."""
     rows = images.unmatched
     lines = [f"{images.class_names[images.labels[row]]} ({images.paths[row]})" for row in rows]
     what = (
@@ -212,7 +217,7 @@ def _unmatched(images: ImageSet) -> str:
         if images.queries is None
         else f"{len(rows):,} queries have no image of their class in the gallery"
     )
-    return _capped(f"{images.name}: {what}", lines) if lines else ""
+    found.report(found.own, f"{images.name}: {what}", lines)
 
 
 def _compare(train: Sequence[Path], test: Sequence[Path], near: int, found: Findings) -> None:
@@ -224,9 +229,9 @@ def _compare(train: Sequence[Path], test: Sequence[Path], near: int, found: Find
         near,
     )
     matches.sort(key=lambda match: (match.difference, match.distance, match.row))
-    for same, what, add in (
-        (True, "also appear in train", found.add),
-        (False, "look like one of train", found.notes.append),
+    for same, what, where in (
+        (True, "also appear in train", found.own),
+        (False, "look like one of train", found.notes),
     ):
         lines = [
             f"{match.distance} bits: {found.below(test[match.row])} and "
@@ -234,31 +239,23 @@ def _compare(train: Sequence[Path], test: Sequence[Path], near: int, found: Find
             for match in matches
             if match.same is same
         ]
-        if lines:
-            add(_capped(f"{len(lines):,} of {len(test):,} test images {what}", lines))
+        found.report(where, f"{len(lines):,} of {len(test):,} test images {what}", lines)
 
 
 def _examine_captions(found: Findings) -> None:
     images = open_caption_set(found.root)
     found.counts["pairs"] = len(images)
-    found.counts["distinct captions"], odd = caption_oddities(images.captions)
-    for what in odd:
-        found.add(what)
+    _examine_texts(images.captions, found)
     _examine_shapes(images.key, images.file, len(images), found)
     skipped = images.index.with_name(caption_index.SKIPPED)
     if not skipped.is_file():
         return
     with skipped.open(encoding="utf-8", newline="") as lines:
         rows = [(line["key"], line["reason"]) for line in csv.DictReader(lines)]
-    if rows:
-        kinds = Counter(reason.partition(":")[0] for _, reason in rows)
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        found.problems.append(
-            _capped(
-                f"skipped {len(rows):,} images ({counts}), listed in {skipped}",
-                [f"{key}: {reason}" for key, reason in rows],
-            )
-        )
+    kinds = Counter(reason.partition(":")[0] for _, reason in rows)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    title = f"skipped {len(rows):,} images ({counts}), listed in {skipped}"
+    found.report(found.problems, title, [f"{key}: {reason}" for key, reason in rows])
 
 
 def examine_words(model: str, source_path: Path, found: Findings) -> None:
@@ -279,17 +276,10 @@ def examine_words(model: str, source_path: Path, found: Findings) -> None:
         of.append(f"of {report.n:,} {what}, the text encoder {model} {report}")
 
 
-def _capped(title: str, lines: Iterable[str]) -> str:
-    """Return a title with the first lines under it, and how many more there are."""
-    lines = list(lines)
-    more = [f"and {len(lines) - MOST:,} more"] if len(lines) > MOST else []
-    return "\n".join([title, *(f"    {line}" for line in [*lines[:MOST], *more])])
-
-
 def report(name: str, found: Findings) -> str:
     text = [f"{name} in {found.root}"]
     if found.counts:
-        published = PUBLISHED.get(name, {})
+        published = PUBLISHED[name] if found.published else {}
         rows = [("", "found", "published" if published else "")]
         for what, count in found.counts.items():
             wanted = f"{published[what]:,}" if what in published else ""

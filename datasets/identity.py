@@ -8,20 +8,16 @@ compared by their sizes.
 
 import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from datasets.caption_set import CaptionSet
 from datasets.folders import listed
 from datasets.image_set import ImageSet
 from datasets.splits import Data
-from utilities.disk_cache import Entry, digest, digest_of_file, stamp
+from utilities.disk_cache import digest, digest_of_file, of_files
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +35,7 @@ def describe(data: Data, root: Path, files: Mapping[str, Path]) -> Description:
         files: files or folders of words, partners and the like, by the flag that names them.
     """
     paths = (path for part in data if isinstance(part, ImageSet) for path in part.paths)
-    contents = _contents(paths, root)
+    contents = of_files("contents", root, paths, digest_of_file, "read images")
     sets = zip(PARTS, data, strict=True)
     parts = {name: _describe(part, root, contents) for name, part in sets if part is not None}
     return {**parts, "files": {flag: _digest(path) for flag, path in files.items()}}
@@ -59,10 +55,10 @@ def changes(before: Description, now: Description) -> list[str]:
         if old and new:
             found += [f"{part}: {change}" for change in _changes(old, new)]
         elif old or new:
-            found.append(f"{part}: there are images {'now' if new else 'no longer'}")
+            found.append(f"{part}: the images were {'added' if new else 'removed'}")
     for flag in sorted(before["files"].keys() | now["files"].keys()):
         if before["files"].get(flag) != now["files"].get(flag):
-            found.append(f"--{flag} has another content")
+            found.append(f"--{flag} has different content")
     return found
 
 
@@ -154,7 +150,7 @@ def _changes(old: Description, new: Description) -> list[str]:
         ]
     before, now = _by_class(old), _by_class(new)
     if not before.keys() & now.keys():
-        return ["none of its classes is left"]
+        return ["all classes are different"]
     found = [f"the class {name} is gone" for name in before.keys() - now.keys()]
     found += [f"the class {name} is new" for name in now.keys() - before.keys()]
     for name in before.keys() & now.keys():
@@ -185,25 +181,6 @@ def _by_class(description: Description) -> dict[str, tuple[int, str]]:
         seen[name] += 1
         found[name if seen[name] == 1 else f"{name} ({seen[name]})"] = n, files
     return found
-
-
-def _contents(paths: Iterable[Path], root: Path) -> dict[Path, str]:
-    """Return digests of files, kept in the cache as long as their sizes and times stay."""
-    stamps = {path: stamp(path) for path in paths}
-    entry = Entry("contents", root.name, digest([str(root.resolve())]))
-    with entry.locked():
-        kept = entry.read_tensors()
-        known: dict[str, str] = json.loads(kept["contents"]) if kept else {}  # by stamp
-        new = [path for path, mark in stamps.items() if mark not in known]
-        if new:
-            title = f"{root.name}: read images"
-            found = thread_map(
-                digest_of_file, new, max_workers=os.cpu_count(), desc=title, unit="image",
-                tqdm_class=tqdm,
-            )  # fmt: skip
-            known |= {stamps[path]: content for path, content in zip(new, found, strict=True)}
-            entry.keep_tensors({"contents": json.dumps(known)})
-    return {path: known[mark] for path, mark in stamps.items()}
 
 
 def _place(path: Path, root: Path) -> str:

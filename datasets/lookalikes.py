@@ -7,7 +7,6 @@ images can agree if there is little to see, so those that are close are compared
 in which coloured thumbnails of 16 x 16 differ most.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
-from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from datasets.reading import as_image, open_image
+from utilities.progress import in_threads
 
 SIDE, LOWEST, SMALL = 32, 8, 16  # of the grey thumbnail, its frequencies, the coloured thumbnail
 SAME = 24  # of 255 levels: thumbnails of the same image differ by no more in any channel
@@ -48,15 +46,7 @@ class Match(NamedTuple):
 
 def appearances(paths: Sequence[Path], title: str) -> Appearances:
     """Return how image files look, with a progress bar called ``title``."""
-    found = thread_map(
-        _appearance,
-        paths,
-        max_workers=os.cpu_count(),
-        desc=title,
-        unit="image",
-        leave=False,
-        tqdm_class=tqdm,
-    )
+    found = in_threads(_appearance, paths, title)
     return Appearances(
         np.array([bits for bits, _ in found], dtype=np.uint64),
         np.array([small for _, small in found], dtype=np.uint8).reshape(len(found), SMALL**2 * 3),

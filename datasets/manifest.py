@@ -168,7 +168,11 @@ def _with_all_captions(file: Path, lines: Sequence[Line]) -> list[Line]:
         if before is line:
             continue
         captions = [*before.caption.split("\n"), line.caption]
-        if before[2:4] != line[2:4] or not all(captions) or line.caption in captions[:-1]:
+        if (
+            (before.label, before.split) != (line.label, line.split)
+            or not all(captions)
+            or line.caption in captions[:-1]
+        ):
             raise ValueError(
                 f"{file}, line {line.number}: {line.path} is on line {before.number} already"
                 + (f" as {before.path}" if before.path != line.path else "")

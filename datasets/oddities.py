@@ -1,16 +1,14 @@
-"""Finds what may be wrong with readable images and their captions, for ``datasets.check``."""
+"""Finds suspicious images and captions, for ``datasets.check``."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from datasets.reading import orientation
+from utilities.progress import in_threads
 
 LONG = 60  # words: about the 77 tokens that CLIP reads of a text
 OFTEN, SHARE = 10, 0.01  # images, and their share, from which a shared caption is boilerplate
@@ -42,8 +40,7 @@ def headers(
         except Exception:  # changed since it was found readable
             return Header(1, 1, 1)
 
-    workers = os.cpu_count()
-    return thread_map(header, rows, max_workers=workers, desc=title, leave=False, tqdm_class=tqdm)
+    return in_threads(header, rows, title)
 
 
 def same_files(paths: Iterable[Path], others: Iterable[Path]) -> dict[Path, Path]:
@@ -61,8 +58,8 @@ def identity(path: Path) -> tuple[int, int] | Path:
     return status.st_dev, status.st_ino
 
 
-def caption_oddities(captions: Sequence[str]) -> tuple[int, list[str]]:
-    """Return the number of distinct captions, and what is odd about some of them, with samples.
+def caption_oddities(captions: Sequence[str]) -> tuple[int, list[tuple[str, list[str]]]]:
+    """Return the number of distinct captions, and what is odd about some, each with samples.
 
     Empty ones are refused where they are read.
     """
@@ -86,7 +83,7 @@ def caption_oddities(captions: Sequence[str]) -> tuple[int, list[str]]:
     if n_long:
         samples = [f"{-words} words: {_shown(caption)}" for words, _, caption in long]
         title = f"{n_long:,} of {n:,} captions have over {LONG} words; text encoders cut them"
-        found.append("\n    ".join([f"{title} (CLIP's after 77 tokens)", *samples]))
+        found.append((f"{title} (CLIP's after 77 tokens)", samples))
     if len(often):
         places = often[:SAMPLES].tolist()
         samples = [f"{counts[at]:,} images: {_shown(captions[int(first[at])])}" for at in places]
@@ -94,7 +91,7 @@ def caption_oddities(captions: Sequence[str]) -> tuple[int, list[str]]:
             f"{len(often):,} texts are the caption of many images each "
             f"({counts[often].sum():,} of {n:,}), so they tell none of them apart"
         )
-        found.append("\n    ".join([title, *samples]))
+        found.append((title, samples))
     return len(distinct), found
 
 

@@ -1,18 +1,13 @@
 """Finds the image files that cannot be decoded, before training starts."""
 
-import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
-
-from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from datasets.folders import listed
 from datasets.image_set import ImageSet
 from datasets.reading import READING, open_image
-from utilities.disk_cache import Entry, digest, stamp
+from utilities.disk_cache import of_files
 from utilities.files import special_kind
 
 LOG = logging.getLogger(__name__)
@@ -33,26 +28,10 @@ def keep_readable(*sets: ImageSet, root: Path) -> list[ImageSet]:
 def find_faults(paths: Iterable[Path], root: Path) -> dict[Path, str]:
     """Return why images cannot be decoded, for those that cannot.
 
-    Results are cached for each ``root``, as long as a file's size and time of change stay.
+    Results are cached for each ``root``, as long as a file is not changed.
     """
-    stamps = {path: stamp(path) for path in paths}
-    entry = Entry("checked", root.name, digest([str(root.resolve()), str(READING)]))
-    with entry.locked():
-        kept = entry.read_tensors()  # one string: a long dict would be slow to load
-        faults: dict[str, str] = json.loads(kept["faults"]) if kept else {}  # by stamp
-        new = [path for path, mark in stamps.items() if mark not in faults]
-        if new:
-            found = thread_map(
-                fault,
-                new,
-                max_workers=os.cpu_count(),
-                desc=f"{root.name}: check images",
-                unit="image",
-                tqdm_class=tqdm,
-            )
-            faults |= {stamps[path]: why for path, why in zip(new, found, strict=True)}
-            entry.keep_tensors({"faults": json.dumps(faults)})
-    return {path: faults[mark] for path, mark in stamps.items() if faults[mark]}
+    found = of_files("checked", root, paths, fault, "check images", version=READING)
+    return {path: why for path, why in found.items() if why}
 
 
 def fault(path: Path) -> str:

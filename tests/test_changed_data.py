@@ -101,7 +101,7 @@ CHANGES = [
     (rename_a_class_folder, "the class barn owls is new"),
     (edit_classes_json, "the class owl is new"),
     (regroup_classes, "the groups of classes have changed"),
-    (edit_word_vectors, "--language_model has another content"),
+    (edit_word_vectors, "--language_model has different content"),
 ]
 
 
@@ -139,7 +139,7 @@ def test_a_file_of_words_is_a_part_of_the_data(source, tmp_path):
     more = ("--language_words", str(file), "--language_distill_w", "2")
     words = interrupted(source, tmp_path, *more)
     file.write_text(json.dumps({name: "tabby" for name in ANIMALS}))
-    with pytest.raises(ValueError, match="--language_words has another content"):
+    with pytest.raises(ValueError, match="--language_words has different content"):
         main.main(words)
 
 
@@ -280,4 +280,4 @@ def test_other_data_of_the_same_name_are_split_anew(source, tmp_path, caplog):
                 tuple(rng.integers(0, 255, 3)),
             )
     evaluate(other, tmp_path)
-    assert "train: none of its classes is left; test: none of its classes is left" in caplog.text
+    assert "train: all classes are different; test: all classes are different" in caplog.text

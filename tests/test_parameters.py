@@ -419,7 +419,7 @@ def test_flags_of_the_guidance_without_it_are_named():
         return parameters.summary(args, chosen, sizes, "cpu", "runs/a", (1, 1))
 
     typed = ("--language_words", "captions", "--language_temp", "2", "--language_prompt", "{}")
-    said = "guidance: none, so without effect: --language_words captions --language_temp 2.0"
+    said = "guidance: none, ignored without it: --language_words captions --language_temp 2.0"
     assert said in summary(*typed) and "--language_prompt" not in summary(*typed)
     assert "effect" not in summary() and "effect" not in summary(
         *typed, "--language_distill_w", "1"

@@ -1,4 +1,4 @@
-"""The captions of an image as one text, a line for each: most images have one.
+"""Stores the captions of an image as one text, one caption per line: most images have one.
 
 So a set of N images has N texts in memory, on disk and in fingerprints, whatever the number of
 captions.

@@ -1,4 +1,4 @@
-"""Standard streams that outlast what they lead to and print any text; and widths of text."""
+"""Keeps a closed or full console from ending a program, and measures text in columns."""
 
 import codecs
 import io
@@ -34,7 +34,7 @@ class _Lasting(io.FileIO):
 
 
 def outlast() -> None:
-    """Let printing never fail: after ``| head -1``, ``2>&-``, a closed terminal, on a full disk.
+    """Make printing never fail: after ``| head -1``, ``2>&-``, a closed terminal, on a full disk.
 
     Characters that the encoding lacks are written as ``readable`` does. Streams that are not the
     interpreter's own, such as those of a test or a notebook, stay.

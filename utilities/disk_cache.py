@@ -24,6 +24,7 @@ import filelock
 
 from utilities import checkpoint
 from utilities.files import atomic_folder, cache_folder
+from utilities.progress import in_threads
 from utilities.seeding import undisturbed
 
 LOG = logging.getLogger(__name__)
@@ -137,6 +138,34 @@ class Entry:
             "Set XDG_CACHE_HOME to a folder that can be written",
             *(self.folder.parent, error.strerror or error, self.name),
         )
+
+
+def of_files(
+    kind: str,
+    root: Path,
+    paths: Iterable[Path],
+    compute: Callable[[Path], str],
+    title: str,
+    *,
+    version: int = 0,
+) -> dict[Path, str]:
+    """Return a text about each file, computed once for as long as the file's ``stamp`` stays.
+
+    Args:
+        root: folder of the dataset; each has an entry.
+        version: of what ``compute`` returns.
+    """
+    stamps = {path: stamp(path) for path in paths}
+    entry = Entry(kind, root.name, digest([str(root.resolve()), str(version)]))
+    with entry.locked():
+        kept = entry.read_tensors()  # one string: a long dict would be slow to load
+        texts: dict[str, str] = json.loads(kept["texts"]) if kept else {}  # by stamp
+        new = [path for path, mark in stamps.items() if mark not in texts]
+        if new:
+            computed = in_threads(compute, new, f"{root.name}: {title}", leave=True)
+            texts |= {stamps[path]: text for path, text in zip(new, computed, strict=True)}
+            entry.keep_tensors({"texts": json.dumps(texts)})
+    return {path: texts[mark] for path, mark in stamps.items()}
 
 
 def seal(folder: Path, unhashed: Iterable[str] = ()) -> None:

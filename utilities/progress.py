@@ -1,23 +1,36 @@
 """One epoch of batches behind a progress bar: how many images, how fast, at what loss."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from utilities import distributed
 from utilities.device import DelayedValue
 from utilities.timing import Stopwatch
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def bar(**options: Any) -> tqdm:
     """Return a progress bar that vanishes at its end; the first process alone shows it."""
     hidden = {} if distributed.is_first() else {"disable": True}
     return tqdm(leave=False, **options, **hidden)
+
+
+def in_threads(
+    function: Callable[[T], R], items: Sequence[T], title: str, *, leave: bool = False
+) -> list[R]:
+    """Apply a function to each item, in a thread per core, behind a progress bar."""
+    workers = os.cpu_count()
+    return thread_map(
+        function, items, max_workers=workers, desc=title, unit="image", leave=leave, tqdm_class=tqdm
+    )
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""Batches, embeddings and triplets, which travel between the folders, and the size of the input."""
+"""The tensors passed between folders: batches, embeddings, triplets; and the size of the input."""
 
 from typing import NamedTuple
 
