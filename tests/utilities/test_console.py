@@ -96,6 +96,7 @@ def test_what_an_encoding_lacks_is_written_otherwise(encoding, shown):
 
 def test_the_log_file_takes_any_name(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # of pytest, which shows failures
     log.set_up(tmp_path / "log.txt")
     logging.getLogger("datasets").warning("skipped %s", FLOWER)
     assert "skipped 花 ± caf\\udce9" in (tmp_path / "log.txt").read_text(encoding="utf-8")
