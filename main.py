@@ -87,7 +87,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
         data = datasets.build(args)
-        described = datasets.describe(args, data, resumed=saved)
+        files = language.files(args, args.loss in parameters.CAPTION_LOSSES)
+        described = datasets.describe(args, data._asdict(), files, resumed=saved)
     classes = getattr(data.train, "class_names", ())
     parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)
     embedder = architectures.build(args).to(device)
@@ -138,6 +139,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         n_steps, n_epochs = length.shortened(dry_run.STEPS, len(batches))
     read_names = language.names_reader(device)
     session = evaluation.build(args, embedder, data, preparation, device, n_epochs, read_names)
+    others = {name: images for name, images in session.sets.items() if name not in described}
+    described |= datasets.describe(args, others, resumed=saved)
     embed = evaluation.embedding(args, embedder, preparation, device)
     feedback = datasets.feedback(args, data) if miner.adapt_every else None
 
@@ -173,7 +176,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
                 sampler.refresh(embedded.embeds, embedded.rows)
         embedder.train()
         embedder.train_backbone(epoch > args.warmup)
-        n_left = min(batches.left(epoch), n_steps - trainer.iteration)
+        n_left = max(0, min(batches.left(epoch), n_steps - trainer.iteration))
         for batch in progress.over(batches.of(epoch, n_left), n_left, f"epoch {epoch}/{n_epochs}"):
             if feedback is not None and trainer.iteration % miner.adapt_every == 0:
                 embedded = embed(feedback)

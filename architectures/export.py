@@ -128,7 +128,7 @@ def export(
     if "onnx" in formats:
         check_onnx(embedder)
     writers = {"onnx": _onnx, "safetensors": _safetensors, "torch_export": _torch_export}
-    with _beside(out) as folder:
+    with _beside(out.absolute()) as folder:
         text = json.dumps(about(trained), indent=2)
         (folder / "preprocessing.json").write_text(text + "\n", encoding="utf-8")
         shutil.copyfile(exported_preprocess.__file__, folder / "preprocess.py")

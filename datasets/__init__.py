@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from datasets import dry_run, identity
+from datasets import description, dry_run
 from datasets.batches import Batches
 from datasets.caption_index import is_caption_set
 from datasets.caption_set import CaptionSet
 from datasets.colour import finish
+from datasets.description import Description
 from datasets.downstream import Downstream, is_ours, labelled
 from datasets.downstream import build as build_downstream
-from datasets.identity import Description
 from datasets.image_cache import cached
 from datasets.image_set import Images, ImageSet
 from datasets.loading import loader, preview
@@ -38,8 +38,7 @@ MOST_WAITING = 0.2  # of an epoch, for images
 SPLIT = (
     "dataset", "use_tv_split", "tv_split_perc", "tv_split_by_samples", "cv_folds", "cv_fold", "seed"
 )  # fmt: skip
-# Flags that may name a file or folder that shapes a run.
-FILES = ("language_words", "language_model", "data_pairs_from", "data_pairs_checkpoint")
+
 
 __all__ = [
     "RECIPES",
@@ -87,43 +86,42 @@ def build(args: argparse.Namespace, classes: Mapping[str, Sequence[str]] | None 
 def build_as_trained(
     args: argparse.Namespace,
     flags: Mapping[str, Any],
-    description: Description | None,
+    trained: Description | None,
     checkpoint: Path,
 ) -> Data:
     """Return the images to evaluate a checkpoint on, in the classes that its training knew.
 
     Args:
-        flags, description: of its training; older checkpoints have no description.
+        flags, trained: of its training, and what described its data; None in older checkpoints.
 
     Raises:
-        ValueError: test classes were trained on, and not ``--accept_changed_data``.
+        ValueError: it was trained on some of them, and not ``--accept_changed_data``.
     """
     same = all(getattr(args, flag) == flags.get(flag) for flag in SPLIT)
-    data = build(args, identity.classes(description) if same and description else None)
-    if args.dataset == flags["dataset"]:
-        identity.refuse_trained_classes(
-            *(description, describe(args, data)),
-            checkpoint=checkpoint, accept=args.accept_changed_data,
-        )  # fmt: skip
+    data = build(args, description.classes(trained) if same and trained else None)
+    now = describe(args, data._asdict())
+    accept = args.accept_changed_data
+    description.refuse_trained(trained, now, checkpoint=checkpoint, accept=accept)
     return data
 
 
-def describe(args: argparse.Namespace, data: Data, resumed: Any = None) -> Description:
-    """Describe the data of a run, and the files of words and partners that flags name.
+def describe(
+    args: argparse.Namespace,
+    sets: Mapping[str, Any],
+    files: Mapping[str, Path] | None = None,
+    *,
+    resumed: Any = None,
+) -> Description:
+    """Describe sets of a run's images, and the files that flags name.
 
     ValueError if the checkpoint ``resumed`` is of other data, and not ``--accept_changed_data``.
     """
-    named = {flag: getattr(args, flag) for flag in FILES}
-    files = {
-        flag: path
-        for flag, name in named.items()
-        if name and (path := Path(name).expanduser()).exists()
-        if flag != "language_words" or path.is_file()
-    }
-    described = identity.describe(data, source_folder(args) / args.dataset, files)
+    described = description.describe(sets, source_folder(args), files or {})
     if resumed is not None:
         accept = args.accept_changed_data
-        identity.refuse_changes(resumed.get("data"), described, run=resumed.folder, accept=accept)
+        description.refuse_changes(
+            resumed.get("data"), described, run=resumed.folder, accept=accept
+        )
     return described
 
 
@@ -211,7 +209,7 @@ def searched_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
     return {
         name: dry_run.few(images, most) if most else images
         for name, images in sets.items()
-        if images is not None
+        if images
     }
 
 

@@ -37,7 +37,7 @@ class Batches:
 
     def left(self, epoch: int) -> int:
         """Return the number of batches that ``of`` will yield."""
-        return len(self) - self.done if epoch == self.epoch else len(self)
+        return max(0, len(self) - self.done) if epoch == self.epoch else len(self)
 
     def of(self, epoch: int, most: int | None = None) -> Iterator[Batch]:
         """Yield ``most`` batches of an epoch, or what is left of it if it was interrupted."""
@@ -47,7 +47,7 @@ class Batches:
         if epoch != self.epoch:
             self.epoch, self.done = epoch, 0
             self._start = copy.deepcopy(self.sampler.state_dict())
-        elif self.done == len(self):
+        elif self.done >= len(self):  # more, if images were removed since
             return
         self._seeded.epoch, self._seeded.skip = epoch - 1, self.done
         for batch in self.loader:

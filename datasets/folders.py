@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 OUTSIDE = "image outside the class folders"
 MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.parquet")
 
-_INDEX = re.compile(r"\d+([. _-])[ _]*(?=[^\W\d_])")  # of a class, before a letter
+_INDEX = re.compile(r"(\d+)([. _])[ _]*(?=[^\W\d_])")  # of a class, before a letter
 
 _TREES = {
     "cub200": ("images/001.Black_footed_Albatross/*.jpg", "…"),
@@ -91,12 +91,16 @@ def clean(folders: Sequence[str]) -> tuple[str, ...]:
     """Return the words of class folders: "001.Black_footed_Albatross" → "Black footed Albatross".
 
     A leading index before a letter is cut, unless that would make two names one: `001.` in any set,
-    `001_`, `001 ` or `001-` only where all names have an index ("3 wheeler" counts wheels).
+    `001_` or `001 ` only where all names have an index that is padded with zeros or counts them
+    ("3 wheeler" counts wheels, "12 oz can" ounces).
     """
     found = [_INDEX.match(folder) for folder in folders]
+    numbers = [match[1] for match in found if match]
+    counting = sorted(map(int, numbers)) in ([*range(len(folders))], [*range(1, len(folders) + 1)])
+    padded = len(numbers) == len(folders) and any(number.startswith("0") for number in numbers)
     cut = [
-        spaced(folder[match.end() :] if match and (all(found) or match[1] == ".") else folder)
-        for folder, match in zip(folders, found, strict=True)
+        spaced(folder[m.end() :] if m and (m[2] == "." or counting or padded) else folder)
+        for folder, m in zip(folders, found, strict=True)
     ]
     whole = [spaced(folder) for folder in folders]
     counts = [len({name.casefold() for name in names}) for names in (cut, whole)]

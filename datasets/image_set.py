@@ -109,7 +109,7 @@ class ImageSet:
         """The rows of each class, in ascending order: C arrays, none of them empty."""
         order = np.argsort(self.labels, kind="stable")
         ends = np.cumsum(np.bincount(self.labels, minlength=self.n_classes))
-        return tuple(np.split(order, ends[:-1]))
+        return tuple(np.split(order, ends[:-1]))[: self.n_classes]  # of no images, it is one part
 
     @property
     def unmatched(self) -> NDArray[np.int64]:

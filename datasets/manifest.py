@@ -29,6 +29,7 @@ from datasets.oddities import identity
 from utilities.captions import join
 from utilities.files import json_name
 
+MISSING = ("nan", "<na>", "#n/a", "n/a", "null")  # as tables write a value that is not there
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "caption")
 SPLITS = ("train", "val", "test", "query", "gallery")
@@ -98,7 +99,7 @@ def _lines(file: Path) -> Iterator[Line]:
                 raise ValueError(
                     f"{file}, line {number}: the {name} is empty; fill it in or remove the line"
                 )
-        if values["label"].casefold() == "nan":
+        if values["label"].casefold() in MISSING:
             raise ValueError(
                 f"{file}, line {number}: the label {values['label']!r} stands for a missing value; "
                 "fill it in or remove the line. A class of this name needs another label, and its "

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,14 +77,18 @@ def load(
                 "has captions instead; use --evaluation_datasets to choose a checkpoint"
             )
         return Data(open_caption_set(root), None, None)
+    if classes and tv_split_by_samples:  # val holds other images of the classes of train
+        classes = {part: names for part, names in classes.items() if part != "val"}
     train, val, test = read_splits(name, source_path, classes)
-    if cv_folds and not classes:
-        if val is not None:
+    if cv_folds and val is None:
+        train, val = fold(train, cv_folds, cv_fold)
+    elif cv_folds and val is not None:
+        if not classes:
             raise ValueError(
                 f"cv_folds holds out classes of train in turn, but the manifest in {root} names "
                 "validation images of its own; let them be train"
             )
-        train, val = fold(train, cv_folds, cv_fold)
+        val = replace(val, name=_fold_name(train, cv_folds, cv_fold))
     elif use_tv_split and val is None:
         train, val = hold_out(train, tv_split_perc, by_samples=tv_split_by_samples, seed=seed)
     return Data(train, val, test)
@@ -182,12 +187,12 @@ def split(
 
 
 def _by_names(images: ImageSet, classes: Mapping[str, Sequence[str]]) -> Splits | None:
-    """Return the classes of these names; None if names are equal, or none is left of a part."""
+    """Return the classes of these names; None if names are equal, or none of test is left."""
     number = {name: label for label, name in enumerate(images.class_names)}
     kept = {
         part: [number[name] for name in names if name in number] for part, names in classes.items()
     }
-    if len(number) < images.n_classes or not all(kept.values()):
+    if len(number) < images.n_classes or not kept["test"]:
         return None
     known = {name for names in classes.values() for name in names}
     if new := [name for name in images.class_names if name not in known]:
@@ -195,7 +200,7 @@ def _by_names(images: ImageSet, classes: Mapping[str, Sequence[str]]) -> Splits 
     parts = {
         part: images.of_classes(labels, f"{images.name}.{part}") for part, labels in kept.items()
     }
-    return Splits(parts["train"], parts.get("val"), parts["test"])
+    return Splits(parts["train"], parts.get("val") or None, parts["test"])
 
 
 def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageSet]:
@@ -218,8 +223,12 @@ def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageS
         )
     folds = np.array_split(np.arange(train.n_classes), cv_folds)
     others = np.concatenate([part for number, part in enumerate(folds) if number != cv_fold])
-    name = f"{train.name.removesuffix('.train')}.fold{cv_fold}of{cv_folds}"
+    name = _fold_name(train, cv_folds, cv_fold)
     return train.of_classes(others, train.name), train.of_classes(folds[cv_fold], name)
+
+
+def _fold_name(train: ImageSet, cv_folds: int, cv_fold: int) -> str:
+    return f"{train.name.removesuffix('.train')}.fold{cv_fold}of{cv_folds}"
 
 
 def hold_out(

@@ -53,6 +53,7 @@ __all__ = [
 LOG = logging.getLogger(__name__)
 
 VIEWS = "views.png"  # in the run folder
+PARTS = ("train", "val", "test")  # of a downstream dataset
 N_DRAWN = 12  # tuples in the picture of views
 
 EmbedNames = Callable[[str, Sequence[str]], Tensor]  # text encoder, class names -> (C, D)
@@ -112,7 +113,9 @@ def build(
         return scores
 
     at_end = evaluate_features if downstream else None
-    return EvaluationSession(evaluator, at_end, every=args.evaluate_every, n_epochs=n_epochs)
+    others = {f"{d.name}.{part}": getattr(d, part) for d in downstream for part in PARTS}
+    every = args.evaluate_every
+    return EvaluationSession(evaluator, at_end, others, every=every, n_epochs=n_epochs)
 
 
 def _language_model(args: argparse.Namespace) -> str | None:

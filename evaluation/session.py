@@ -26,9 +26,11 @@ class EvaluationSession:
     Args:
         evaluator: retrieval on the run's sets; checkpoints are chosen by the first.
         downstream: scores frozen features at the end of the run.
+        others: sets that ``downstream`` reads, by name.
         n_epochs: of the run; the last is always evaluated.
 
     Attributes:
+        sets: all that is evaluated, by name.
         untrained, scores: before training, and of the last evaluation.
     """
 
@@ -36,12 +38,14 @@ class EvaluationSession:
         self,
         evaluator: Evaluator,
         downstream: Callable[[], Scores] | None,
+        others: Mapping[str, Any] | None = None,
         *,
         every: int = 1,
         n_epochs: int = 0,
     ) -> None:
         self.evaluator = evaluator
         self.downstream = downstream
+        self.sets = {**evaluator.sets, **(others or {})}
         self.every = every
         self.n_epochs = n_epochs
         self.untrained = Scores({}, {})

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from language import encoders, pseudolabels, readability, words
+from language import ENCODERS, SOURCES, encoders, pseudolabels, readability, words
 from language.guide import LanguageGuide
 from language.pairing import find, identity, image_embedder, rows_of
 from language.partner_folder import Partners, read
@@ -50,6 +50,30 @@ class Classified(Captioned, Protocol):
 def build_encoder(name: str, device: torch.device) -> TextEncoder:
     """Return the text encoder that ``--language_model`` names; its embeddings are kept on disk."""
     return encoders.build(name, device, cache_folder() / "text")
+
+
+def files(args: argparse.Namespace, reads_captions: bool) -> dict[str, Path]:
+    """Return the files and folders of words, models and partners that shape a run, by their flags.
+
+    Args:
+        reads_captions: the objective does, by ``--language_model``.
+    """
+    guided = bool(args.language_distill_w)
+    paired = args.data_sampler == "language_pairs"
+    by_language = paired and args.data_pairs_by == "language"
+    reads_words = guided or reads_captions or by_language or args.data_sampler == "class_related"
+    named = {
+        "language_words": args.language_words if guided else None,
+        "language_model": args.language_model if reads_words else None,
+        "evaluation_language_model": args.evaluation_language_model,
+        "data_pairs_from": args.data_pairs_from if paired else None,
+        "data_pairs_checkpoint": args.data_pairs_checkpoint if paired else None,
+    }
+    known = {*ENCODERS, *SOURCES, None}
+    found = {flag: Path(name).expanduser() for flag, name in named.items() if name not in known}
+    if "data_pairs_checkpoint" in found and found["data_pairs_checkpoint"].is_dir():
+        found["data_pairs_checkpoint"] /= "last.pt"
+    return {flag: path for flag, path in found.items() if path.exists()}
 
 
 def build_guide(

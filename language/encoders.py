@@ -20,6 +20,7 @@ from language import ENCODERS
 from language.cache import CachedEncoder
 from language.text_encoder import TextEncoder, unit_rows
 from language.word_vectors import SUFFIXES, WordVectors
+from utilities.disk_cache import digest, stamp
 from utilities.registry import closest_first
 
 T = TypeVar("T")
@@ -196,12 +197,8 @@ def _read_from_hub(name: str, model_id: str, read: Callable[[str, bool], T]) -> 
 
 
 def _describe(folder: Path) -> str:
-    """A text that changes with the path, size or modification time of any file in ``folder``."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    return repr(
-        (str(folder.absolute()), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-    )
+    """Return a text that changes with any file in ``folder``."""
+    return digest(map(stamp, sorted(path for path in folder.rglob("*") if path.is_file())))
 
 
 def load_tokenizer(source: str, local_files_only: bool) -> Any:

@@ -181,6 +181,89 @@ def test_a_checkpoint_that_does_not_record_its_data_is_resumed_with_a_warning(
     assert "does not record its data" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("more", "change", "said"),
+    [
+        (("--evaluation_datasets", "shades"), "pixels", "shades: images of the class coral"),
+        (("--evaluation_datasets", "shades"), "class", "shades: the class coral is gone"),
+        (
+            ("--evaluations", "knn", "--evaluation_datasets", "shades"),
+            "pixels",
+            "images of the class coral",
+        ),
+    ],
+)
+def test_so_are_the_images_of_evaluation(tmp_path, more, change, said):
+    source = tmp_path / "source"
+    source.mkdir()
+    write_source(source)
+    words = flags(source, tmp_path, "--resume", "--checkpoint_every", "1", *more)
+    with killed_at(1):
+        main.main(words)
+    folder = source / "shades" / "images" / "coral"
+    if change == "class":
+        shutil.rmtree(folder)
+    else:
+        picture(folder / "0.jpg")
+    with pytest.raises(ValueError, match="--resume: the data have changed since") as refusal:
+        main.main(words)
+    assert said in str(refusal.value)
+
+
+def test_lines_of_a_manifest_in_another_order_are_seen(source, tmp_path):
+    root = source / "animals"
+    lines = [f"{path.relative_to(root)},{path.parent.name}" for path in root.glob("images/*/*.jpg")]
+    manifest = root / "manifest.csv"
+    manifest.write_text("\n".join(["path,label", *sorted(lines)]) + "\n")
+    words = interrupted(source, tmp_path, "--data_sampler", "random")
+    mixed = sorted(lines, key=lambda line: (line.split("_")[-1], line))  # in order within a class
+    manifest.write_text("\n".join(["path,label", *mixed]) + "\n")
+    with pytest.raises(ValueError, match="the images are in another order"):
+        main.main(words)
+
+
+def test_images_of_a_table_of_captions_are_compared_by_content(source, tmp_path):
+    root = tmp_path / "source" / "pairs"
+    root.mkdir(parents=True)
+    lines = ["path,caption"]
+    for number in range(12):
+        picture(root / f"{number}.bmp", (number, 9, 9))  # all of one size
+        lines.append(f"{number}.bmp,a {ANIMALS[number % 8]}")
+    (root / "table.csv").write_text("\n".join(lines) + "\n")
+    words = flags(source, tmp_path, "--resume", "--checkpoint_every", "1", "--dataset", "pairs")
+    place = words.index("--evaluation_datasets")
+    del words[place : place + 2]
+    words += ["--evaluation_datasets", "animals"]
+    with killed_at(1):
+        main.main(words)
+    picture(root / "3.bmp", (200, 9, 9))
+    with pytest.raises(ValueError, match="train: images or captions were replaced or renamed"):
+        main.main(words)
+
+
+def test_files_that_nothing_reads_are_not_compared(source, tmp_path, monkeypatch):
+    """Words without guidance; a folder that only has the name of an encoder."""
+    words = interrupted(source, tmp_path)
+    edit_word_vectors(source)
+    (tmp_path / "minilm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    main.main([*words, "--language_model", str(source / "words.txt")])
+    assert rows_of(tmp_path / RUN)[-1]["epoch"] == 2
+
+
+@pytest.mark.parametrize("sampler", ["class_random", "random"])
+def test_a_smaller_set_is_accepted(source, tmp_path, sampler):
+    more = ("--checkpoint_every", "1", "--resume", "--data_sampler", sampler)
+    words = tiny_run(source, tmp_path, *more)
+    with killed_at(5):
+        main.main(words)
+    for folder in animals_of(source).iterdir():
+        for path in sorted(folder.iterdir())[2:]:
+            path.unlink()
+    main.main([*words, "--accept_changed_data"])
+    assert rows_of(tmp_path / RUN)[-1]["epoch"] == 2
+
+
 @pytest.mark.parametrize("change", ["caption", "image", "removed", "renamed"])
 def test_pairs_of_image_and_caption_are_compared_too(tmp_path, change):
     """Also where the file is overwritten in place, which leaves its directory's time unchanged."""
@@ -210,7 +293,7 @@ def test_pairs_of_image_and_caption_are_compared_too(tmp_path, change):
 # --evaluate_only
 # --------------------------------------------------------------------------------------------------
 def evaluate(source, tmp_path, *more):
-    folder = tmp_path / RUN
+    [folder] = (tmp_path / "animals").iterdir()
     only = ["--evaluate_only", "--checkpoint", str(folder), "--save_path", str(tmp_path / "again")]
     return main.main([*only, "--source_path", str(source), *more])
 
@@ -236,13 +319,70 @@ def test_a_class_that_is_gone_is_named(source, tmp_path, caplog):
     assert f"test: the class {tested[0]} is gone" in caplog.text
 
 
-def test_held_out_classes_stay_held_out(source, tmp_path):
-    split = ("--use_tv_split", "--tv_split_perc", "0.5", "--bs", "4")
+HELD_OUT = [
+    ("--use_tv_split", "--tv_split_perc", "0.5", "--bs", "4"),
+    ("--use_tv_split", "--tv_split_by_samples", "--tv_split_perc", "0.5"),
+    ("--cv_folds", "2", "--cv_fold", "1", "--bs", "4"),
+]
+
+
+@pytest.mark.parametrize("split", HELD_OUT, ids=" ".join)
+def test_what_was_held_out_stays_held_out(source, tmp_path, caplog, split):
     scores = main.main(tiny_run(source, tmp_path, *split))
+    parts = [name for name in scores if name.startswith(("val/", "test/"))]
+    expected = {name: scores[name] for name in parts}
+    assert any(name.startswith("val/") for name in parts)
+    measured = [line for line in caplog.text.splitlines() if line.startswith("measured on")]
+    caplog.clear()
+    again = evaluate(source, tmp_path)
+    assert {name: again[name] for name in parts} == expected
+    assert "differ" not in caplog.text
+    assert all(line in caplog.text for line in measured)  # of the same sets, under their names
     add_a_class(source)
     again = evaluate(source, tmp_path)
-    parts = [name for name in scores if name.startswith(("val/", "test/"))]
-    assert parts and {name: again[name] for name in parts} == {name: scores[name] for name in parts}
+    assert {name: again[name] for name in parts} == expected
+
+
+@pytest.mark.parametrize("split", HELD_OUT, ids=" ".join)
+def test_trained_images_do_not_validate(source, tmp_path, split):
+    main.main(tiny_run(source, tmp_path))
+    with pytest.raises(ValueError, match="was trained on images or classes to evaluate: val: "):
+        evaluate(source, tmp_path, *split)
+    evaluate(source, tmp_path, *split, "--accept_changed_data")
+
+
+def renamed_class(source):
+    tested = animals_of(source, "kit fox")
+    tested.rename(source / "away")
+    animals_of(source, "barn owl").rename(animals_of(source, "kit fox"))
+
+
+def moved_images(source):
+    for path in list(animals_of(source, "barn owl").iterdir())[:5]:
+        path.rename(animals_of(source, "kit fox") / f"moved_{path.name}")
+
+
+@pytest.mark.parametrize("change", [renamed_class, moved_images])
+@pytest.mark.parametrize("name", ["animals", "beasts"])
+def test_trained_images_are_not_tested_on_under_any_name(source, tmp_path, change, name):
+    """Nor as another --dataset."""
+    main.main(tiny_run(source, tmp_path))
+    data = checkpoint.load(tmp_path / RUN / "last.pt")["data"]
+    assert "barn owl" in data["train"]["classes"] and "kit fox" in data["test"]["classes"]
+    change(source)
+    (source / "animals").rename(source / name)
+    with pytest.raises(ValueError, match="was trained on images or classes to evaluate: test: kit"):
+        evaluate(source, tmp_path, "--dataset", name)
+
+
+def test_test_classes_alone_are_evaluated(source, tmp_path):
+    scores = main.main(tiny_run(source, tmp_path))
+    for name in checkpoint.load(tmp_path / RUN / "last.pt")["data"]["train"]["classes"]:
+        shutil.rmtree(animals_of(source, name))
+    again = evaluate(source, tmp_path)
+    parts = [name for name in scores if name.startswith("test/")]
+    assert {name: again[name] for name in parts} == {name: scores[name] for name in parts}
+    assert not any(name.startswith("train/") for name in again)
 
 
 def test_trained_classes_are_not_tested_on(source, tmp_path, caplog):
@@ -260,13 +400,11 @@ def test_trained_classes_are_not_tested_on(source, tmp_path, caplog):
     manifest(ANIMALS[:4])
     main.main(tiny_run(source, tmp_path))
     manifest(ANIMALS[:5])
-    with pytest.raises(
-        ValueError, match=r"was trained on 1 of the 5 classes to evaluate: snowy owl"
-    ):
+    with pytest.raises(ValueError, match=r"was trained on images or .*: test: snowy owl; evaluate"):
         evaluate(source, tmp_path)
     caplog.set_level(logging.WARNING)
     evaluate(source, tmp_path, "--accept_changed_data")
-    assert "the data have changed since" in caplog.text
+    assert "the data differ from those" in caplog.text
 
 
 def test_other_data_of_the_same_name_are_split_anew(source, tmp_path, caplog):

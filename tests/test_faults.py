@@ -101,7 +101,9 @@ def test_a_loading_process_that_is_killed_ends_the_run(animals, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_to_all_processes_saves_and_stops(animals, tmp_path, number):
     """As job schedulers send it; the loading processes leave it to the run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
     run = start(animals, tmp_path, "--kernels", "2", "--n_epochs", "2000")
+    signal.signal(signal.SIGHUP, before)
     wait_for_an_epoch(run, tmp_path / RUN)
     loading = children(run)
     for process in (*loading, run.pid):

@@ -4,10 +4,13 @@ So a set of N images has N texts in memory, on disk and in fingerprints, whateve
 captions.
 """
 
+import re
 from typing import Any
 
 from utilities.files import json_name
 from utilities.seeding import derive
+
+_PRINTED = re.compile(r"""\s*\[\s*(['"]).*\1\s*\]\s*""", re.DOTALL)  # of Python or pandas
 
 
 def join(value: object, name: str) -> str:
@@ -20,6 +23,11 @@ def join(value: object, name: str) -> str:
         place = " in a list" if texts is value else ""
         raise ValueError(
             f"{name} must be a text or a list of texts; got {json_name(wrong[0])}{place}"
+        )
+    if printed := [text for text in texts if _PRINTED.fullmatch(text)]:
+        raise ValueError(
+            f"{name} must be a text or a list of texts; got a list that was printed as text, "
+            f"{printed[0]:.40}; write a list, or a line for each caption"
         )
     # Without null characters and halves of characters, which cannot be stored or embedded.
     plain = (text.encode("utf-8", "replace").decode().replace("\0", " ") for text in texts)

@@ -241,8 +241,8 @@ class Run:
             self._draw_curves()
         self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
         self.trackers.finish()
-        self._before.unlink(missing_ok=True)
         self.folder.mark_finished()
+        self._before.unlink(missing_ok=True)
 
     def write(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Write an epoch's scores to the metrics files, curves and trackers."""

@@ -64,9 +64,9 @@ def parts(root: Path, kind: str) -> tuple[dict[str, str], float]:
         for entry in entries:
             if not entry.name.startswith(".") and _is_part(entry, kind):
                 status = entry.stat()
-                size = 0 if kind == "pairs" else status.st_size
-                stamps[entry.name] = f"{status.st_mtime_ns} {size}"
-                latest = max(latest, status.st_mtime)
+                # The time of any change of a directory also changes with its name and rights.
+                stamps[entry.name] = str(status.st_mtime_ns) if kind == "pairs" else changes(status)
+                latest = max(latest, status.st_mtime if kind == "pairs" else status.st_ctime)
     if kind == "pairs":
         own = {INDEX, SKIPPED, *stamps}
         if holds_pairs(root):

@@ -102,7 +102,8 @@ def read_manifest(root: Path, part: str, find: Find) -> Iterator[Look]:
 
     def lines() -> Iterator[tuple[str | None, Any]]:
         for batch in _read_columns(file, path_column, caption_column):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            for path, captions in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                yield path and os.path.normpath(path), captions  # "./a.jpg" is "a.jpg"
 
     try:
         # Captions of one path may lie anywhere in the table: only those of such paths are held.
@@ -260,6 +261,8 @@ def _read_columns(file: Path, path: str, caption: str) -> Iterator[pa.RecordBatc
             kind = table.schema_arrow.field(column).type
             listing = pa.types.is_list(kind) or pa.types.is_large_list(kind)
             inner = kind.value_type if listing and column == caption else kind
+            if pa.types.is_dictionary(inner):  # categories of pandas
+                inner = inner.value_type
             if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)):
                 raise ValueError(
                     f"the column `{column}` of the manifest {file} holds {kind}, expected text; "

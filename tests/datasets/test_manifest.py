@@ -162,6 +162,8 @@ def test_numbers_are_the_same_labels_in_every_column(root, kind):
         ("label", float("nan"), "line 1: the label is empty; fill it in"),
         ("label", None, "line 1: the label is empty"),
         ("label", "nan", "line 1: the label 'nan' stands for a missing value"),
+        ("label", "<NA>", "line 1: the label '<NA>' stands for a missing value"),
+        ("label", "#N/A", "line 1: the label '#N/A' stands for a missing value"),
         ("label", ["a"], "line 1: the label must be a text or a number; got a list"),
         ("path", {"bytes": b""}, "line 1: the path must be a text or a number; got an object"),
         ("caption", 3.5, "line 1: the caption must be a text or a list of texts; got a number"),

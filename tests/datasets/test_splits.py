@@ -43,7 +43,12 @@ def test_class_names_become_words(folder, words):
         (("001.jack", "002.jack", "003.plug"), ("001.jack", "002.jack", "003.plug")),
         (("1.Cat", "2.cat"), ("1.Cat", "2.cat")),
         (("001_red_fox", "002_kit_fox"), ("red fox", "kit fox")),
-        (("001 fox", "2-crane", "03._tench"), ("fox", "crane", "tench")),
+        (("001 fox", "2_crane", "03._tench"), ("fox", "crane", "tench")),
+        (("0_fox", "1_crane", "2_tench"), ("fox", "crane", "tench")),
+        (("12 oz can", "24 oz bottle"), ("12 oz can", "24 oz bottle")),
+        (("100_dollars", "200_euros"), ("100 dollars", "200 euros")),
+        (("1-propanol", "2-butanol"), ("1-propanol", "2-butanol")),
+        (("2019 ford", "2020 bmw"), ("2019 ford", "2020 bmw")),
         (("3 wheeler", "4 wheeler", "tram"), ("3 wheeler", "4 wheeler", "tram")),
         (("1.花", "2.草"), ("花", "草")),
         (("a_b", "a b", "1.c"), ("a b", "a b", "c")),  # alike before the index is cut

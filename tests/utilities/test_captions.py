@@ -37,3 +37,10 @@ def test_each_caption_is_drawn_as_often():
     assert set(drawn) == {"a", "b", "c"} and min(drawn.values()) > 150
     assert draw("a\nb\nc", 1, 2) == draw("a\nb\nc", 1, 2)
     assert draw("only", 0) == "only" and draw("", 0) == ""
+
+
+@pytest.mark.parametrize("text", ["['a', 'b']", '["a fox"]', " ['it\\'s a fox'] "])
+def test_a_list_that_was_printed_as_text_is_no_caption(text):
+    with pytest.raises(ValueError, match=r"caption must be a text .*; got a list that was printed"):
+        join(text, "caption")
+    assert join("[a fox] and 'a cat'", "caption") == "[a fox] and 'a cat'"

@@ -17,6 +17,13 @@ def _in_the_foreground():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True)
+def _not_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_only_noted(number):
     before = [signal.getsignal(other) for other in SIGNALS]
