@@ -100,8 +100,12 @@ def build_as_trained(
     same = all(getattr(args, flag) == flags.get(flag) for flag in SPLIT)
     data = build(args, description.classes(trained) if same and trained else None)
     now = describe(args, data._asdict())
-    accept = args.accept_changed_data
-    description.refuse_trained(trained, now, checkpoint=checkpoint, accept=accept)
+    description.refuse_trained(
+        *(trained, now),
+        checkpoint=checkpoint,
+        accept=args.accept_changed_data,
+        same_dataset=args.dataset == flags["dataset"],
+    )
     return data
 
 

@@ -96,12 +96,17 @@ def refuse_changes(
 
 
 def refuse_trained(
-    before: Description | None, now: Description, *, checkpoint: Path, accept: bool
+    before: Description | None,
+    now: Description,
+    *,
+    checkpoint: Path,
+    accept: bool,
+    same_dataset: bool,
 ) -> None:
     """Raise ValueError if a checkpoint was trained on images or classes to evaluate.
 
-    Not by images that were evaluated during its training, too. With ``accept`` that is a warning,
-    like any other difference from the data of its training.
+    Images that were evaluated during its training, too, do not count. With ``accept`` that is a
+    warning, as is any other difference if it is to be the ``same_dataset``.
     """
     if before is None:
         LOG.info("%s does not record its data; classes are split as they are today", checkpoint)
@@ -115,8 +120,9 @@ def refuse_trained(
             of_images = np.repeat(new["classes"], new["counts"])
             seen = np.isin(new["contents"], trained["contents"])
             seen &= ~np.isin(new["contents"], old.get("contents", ()))
-            both[part] = {*of_images[seen].tolist(), *(named if part == "test" else ())}
-            both[part] &= set(new["classes"])
+            both[part] = set(of_images[seen].tolist())
+            if part == "test" and same_dataset:  # in val, train may have other images of a class
+                both[part] |= named & set(new["classes"])
     if any(both.values()):
         message = f"{checkpoint} was trained on images or classes to evaluate: " + "; ".join(
             f"{part}: {listed(sorted(names), MOST)}" for part, names in both.items() if names
@@ -127,7 +133,8 @@ def refuse_trained(
                 "--accept_changed_data"
             )
         LOG.warning("%s", message)
-    if found := changes(before, {part: now.get(part) for part in PARTS}):
+    found = changes(before, {part: now.get(part) for part in PARTS})
+    if found and same_dataset:
         LOG.warning("the data differ from those %s was trained with: %s", checkpoint,
                     _listing(found))  # fmt: skip
 

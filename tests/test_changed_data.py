@@ -375,6 +375,16 @@ def test_trained_images_are_not_tested_on_under_any_name(source, tmp_path, chang
         evaluate(source, tmp_path, "--dataset", name)
 
 
+def test_other_images_of_a_name_may_be_tested_on_in_another_dataset(source, tmp_path, caplog):
+    main.main(tiny_run(source, tmp_path))
+    for name in ("aardvark", "ant", "barn owl", "eagle"):  # the last two as trained classes
+        for number in range(3):
+            colour = (number, len(name), 77)
+            picture(source / "beasts" / "images" / name / f"{number}.png", colour)
+    scores = evaluate(source, tmp_path, "--dataset", "beasts")
+    assert any(name.startswith("test/") for name in scores) and "differ" not in caplog.text
+
+
 def test_test_classes_alone_are_evaluated(source, tmp_path):
     scores = main.main(tiny_run(source, tmp_path))
     for name in checkpoint.load(tmp_path / RUN / "last.pt")["data"]["train"]["classes"]:
