@@ -106,6 +106,8 @@ def run(flags, place, moment=None, after=None):
             setattr(owner, name, replace(getattr(owner, name)))
         main.main(flags)
         code = 0
+    except SystemExit as end:  # as of a run that is finished
+        code = end.code or 0
     except BaseException:
         traceback.print_exc()
     finally:
