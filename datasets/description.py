@@ -37,10 +37,18 @@ def describe(sets: Mapping[str, Any], source: Path, files: Mapping[str, Path]) -
         sets: by name; None for one that the run does not have. Those of libraries are left out.
         source: folder of the datasets.
     """
+    paths: dict[Path, list[Path]] = {}  # by the folder of their dataset: each is looked up once
+    for images in sets.values():
+        if isinstance(images, ImageSet):
+            root = source / images.name.partition(".")[0]
+            paths.setdefault(root, []).extend(images.paths)
+    contents: dict[Path, str] = {}
+    for root, of_root in paths.items():
+        contents |= of_files("contents", root, of_root, digest_of_file, "read images")
     described: Description = {}
     for name, images in sets.items():
         if isinstance(images, ImageSet):
-            described[name] = _labelled(images, source)
+            described[name] = _labelled(images, source, contents)
         elif isinstance(images, CaptionSet):
             described[name] = _captioned(images)
         elif images is None:
@@ -144,9 +152,7 @@ def _listing(changes: list[str]) -> str:
     return "; ".join(changes[:MOST]) + more
 
 
-def _labelled(images: ImageSet, source: Path) -> Description:
-    root = source / images.name.partition(".")[0]
-    contents = of_files("contents", root, images.paths, digest_of_file, "read images")
+def _labelled(images: ImageSet, source: Path, contents: Mapping[Path, str]) -> Description:
     texts = [f"{_place(path, source)} {contents[path]}" for path in images.paths]
     in_classes = np.concatenate(images.rows_by_class) if len(images) else np.empty(0, np.int64)
     values = [int(contents[images.paths[row]][:15], 16) for row in in_classes]

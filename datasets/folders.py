@@ -150,8 +150,8 @@ def read_class_folders(root: Path) -> ImageSet:
 def class_files(folder: Path) -> tuple[dict[str, list[Path]], Listing]:
     """Return the images of each class folder, and a listing of all that is skipped.
 
-    Images in folders inside a class folder are of its class; those beside the class folders are of
-    none. Raises ValueError if a name is not in UTF-8.
+    Images in folders inside a class folder belong to its class; those outside class folders are
+    skipped. Raises ValueError if a name is not in UTF-8.
     """
     folders = [path for path in visible(folder) if path.is_dir()]
     listings = {path: image_files(path) for path in folders}

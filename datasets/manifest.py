@@ -25,9 +25,8 @@ import pyarrow.parquet
 from datasets.caption_index.layouts import columns, dialect, plain_column
 from datasets.folders import described, listed
 from datasets.image_set import ImageSet
-from datasets.oddities import identity
 from utilities.captions import join
-from utilities.files import json_name
+from utilities.files import file_id, json_name
 
 MISSING = ("nan", "<na>", "#n/a", "n/a", "null")  # as tables write a value that is not there
 REQUIRED = ("path", "label")
@@ -164,7 +163,7 @@ def _with_all_captions(file: Path, lines: Sequence[Line]) -> list[Line]:
     """
     first: dict[object, Line] = {}
     for line in lines:
-        place = identity(line.path)
+        place = file_id(line.path) or line.path
         before = first.setdefault(place, line)
         if before is line:
             continue

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.reading import orientation
+from utilities.files import file_id
 from utilities.progress import in_threads
 
 LONG = 60  # words: about the 77 tokens that CLIP reads of a text
@@ -45,17 +46,8 @@ def headers(
 
 def same_files(paths: Iterable[Path], others: Iterable[Path]) -> dict[Path, Path]:
     """Return the paths that are the same file as one of the others, under whatever name."""
-    known = {identity(other): other for other in others}
-    return {path: known[file] for path in paths if (file := identity(path)) in known}
-
-
-def identity(path: Path) -> tuple[int, int] | Path:
-    """Return what two paths of one file share; links are followed."""
-    try:
-        status = path.stat()
-    except OSError:
-        return path
-    return status.st_dev, status.st_ino
+    known = {file_id(other) or other: other for other in others}
+    return {path: known[file] for path in paths if (file := file_id(path) or path) in known}
 
 
 def caption_oddities(captions: Sequence[str]) -> tuple[int, list[tuple[str, list[str]]]]:

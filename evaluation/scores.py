@@ -112,7 +112,7 @@ def _heading(scores: Scores) -> str:
 
 
 def _interval(name: str, scores: Scores) -> str:
-    """Return ``[57.31, 60.77]``; empty if there is no interval, or none can be known (NaN)."""
+    """Return ``[57.31, 60.77]``; empty if there is no interval or it is NaN."""
     low, high = scores.intervals.get(name, (math.nan, math.nan))
     return "" if math.isnan(low) else f"[{number(name, low)}, {number(name, high)}]"
 

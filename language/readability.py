@@ -47,7 +47,7 @@ class Readability(NamedTuple):
         return 2 * len(self.unreadable) > self.n
 
     def __str__(self) -> str:
-        """Count and name them; empty if there are none."""
+        """Return their number and names; empty if there are none."""
         same = [" = ".join(map(repr, some[:SHOWN])) for some in self.alike]
         found = [
             f"{says} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"

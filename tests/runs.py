@@ -49,6 +49,16 @@ def write_animals(source):
     return source
 
 
+def odd_file(path, kind):
+    """Make what is no regular file: a named pipe, a folder, a device or a broken link."""
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+
+
 def tiny_run(source, save_path, *more, report=False):
     """Return the flags of a run of seconds: timm's test network from scratch at 32 px.
 

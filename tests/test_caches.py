@@ -162,7 +162,7 @@ def test_a_caption_that_is_overwritten_is_read_again_when_all_files_are_checked(
 
 
 def test_a_shard_of_other_pictures(tmp_path, own_cache):
-    """The index lies beside the shards; pictures kept under the same keys are of other bytes."""
+    """The index lies beside the shards, and the same keys hold other pictures."""
 
     def shard(greys, write=lambda path, save: save(path)):
         write_pictures(tmp_path / "source", greys, write)

@@ -117,6 +117,15 @@ def special_kind(path: Path) -> str:
     return "" if mode == stat.S_IFREG else SPECIAL.get(mode, "special file")
 
 
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return what all names of a file or folder share, links followed; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def refuse_special(path: Path) -> None:
     """Raise OSError, which names it, if ``path`` is something else than a regular file."""
     if kind := special_kind(path):

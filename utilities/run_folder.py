@@ -20,7 +20,7 @@ from typing import IO, Any
 import torch
 
 from utilities.device import describe
-from utilities.files import atomic_path, take_lock
+from utilities.files import atomic_path, file_id, take_lock
 from utilities.finished import attempts, folders_of
 from utilities.run_files import FINISHED, Row, read_rows
 
@@ -106,7 +106,7 @@ class RunFolder:
     def lock(self) -> None:
         """Keep other processes out until this one ends; OSError if another has it."""
         path = self.path.resolve()
-        self._place = _place(self.path)
+        self._place = file_id(self.path)
         if path in _LOCKS:  # this process's own
             return
         _LOCKS[path] = take_lock(
@@ -117,7 +117,7 @@ class RunFolder:
 
     def check_there(self) -> None:
         """Raise OSError if the folder was removed or replaced, as by an unmounted share."""
-        if self._place != _place(self.path):
+        if self._place != file_id(self.path):
             raise OSError(
                 f"run folder {self.path} was removed, or its disk has disappeared; once it is "
                 "back, continue with --resume"
@@ -172,15 +172,6 @@ class RunFolder:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-
-
-def _place(path: Path) -> tuple[int, int] | None:
-    """Return what identifies a folder whatever its name, if it exists."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _now() -> str:

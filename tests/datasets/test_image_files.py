@@ -20,6 +20,7 @@ from datasets.image_files import (
 )
 from datasets.readable import fault
 from datasets.reading import read_image
+from tests.runs import odd_file
 from utilities.files import special_kind
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -253,15 +254,6 @@ def test_a_file_beside_the_images_that_is_no_regular_file_is_refused(mine, name,
     with pytest.raises((OSError, ValueError), match=f"{name} is a {kind}; it must be a regular"):
         splits.read(root.name, root.parent)
     assert f"{name} is a {kind}" in check.examine(root.name, root.parent).problems[0]
-
-
-def odd_file(path, kind):
-    if kind == "named pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
 
 
 @pytest.mark.parametrize("name", ["classes.json", "captions.json"])

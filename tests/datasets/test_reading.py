@@ -1,7 +1,6 @@
 """Images as they should be seen: upright, in 8 bits of RGB, with bounded work."""
 
 import io
-import os
 import struct
 import zlib
 
@@ -18,6 +17,7 @@ from datasets.readable import fault, find_faults
 from datasets.reading import MOST_EXTREME, Jpeg, Pixels, in_rgb, open_image, read_image
 from datasets.transforms import shrink, train_views
 from evaluation.pictures import thumbnails
+from tests.runs import odd_file
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -303,12 +303,7 @@ def test_a_wide_image_within_bounds_is_resized_whole(tmp_path):
 @pytest.mark.parametrize("kind", ["named pipe", "device", "folder", "broken link"])
 def test_what_is_no_regular_file_is_refused_unread(tmp_path, kind):
     path = tmp_path / "a.jpg"
-    if kind == "named pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    odd_file(path, kind)
     for read in (open_image, read_image):
         with pytest.raises(OSError, match=rf"cannot read the image .*a\.jpg: {kind}"):
             read(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import ROOT
+from tests.runs import ROOT, odd_file
 from utilities import checkpoint, files
 from utilities.files import (
     atomic_folder,
@@ -145,12 +145,7 @@ def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
 def test_what_is_no_regular_file_is_refused_unread(tmp_path, kind):
     path = tmp_path / "a.json"
     refuse_special(path)  # where nothing is, opening it says so
-    if kind == "named pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    odd_file(path, kind)
     with pytest.raises(OSError, match=rf"a\.json is a {kind}; it must be a regular file"):
         refuse_special(path)
     (tmp_path / "b").write_text("text")
