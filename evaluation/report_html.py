@@ -1,26 +1,20 @@
 """``report.html``: a run on one page that opens from disk, without network, all images included.
 
-The page is a Jinja template that escapes its values, and its policy admits only the script that it
-was built with: class names and paths are often folder names, which anyone can choose. Its size is
-at most ``MAX_BYTES`` for any N: images are encoded to fit, sections are cut.
+Its size is at most ``MAX_BYTES`` for any N: images are encoded to fit, sections are cut.
 """
 
-import base64
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 import evaluation.report_images as images
 from evaluation.pictures import map_picture, retrieval_picture, shorten, similarity_picture
+from evaluation.render import render
 from evaluation.report_classes import class_scores, pulled_pairs, similarities
 from evaluation.report_data import ReportData
-from evaluation.report_images import NAME_LENGTH
 from evaluation.report_retrieval import N_NEIGHBOURS, image_map, retrievals
 from evaluation.scores import is_fraction, number, of_intervals
 from metrics import Interval
@@ -31,8 +25,6 @@ TABLE_CLASSES = 1000  # half with the lowest and half with the highest scores
 CURVES = 40
 CURVE_POINTS = 200
 FLAG_LENGTH = 200
-
-PAGE = Path(__file__).with_name("page")
 
 
 def write_report(
@@ -71,7 +63,10 @@ def write_report(
     names = [name for name in (rows[0] if rows else {}) if name != "epoch"]
     scores = _scores(names, rows, intervals or {})
     classes = class_scores(data)
-    page = _render(
+    page = render(
+        "page.html",
+        ["style.css"],
+        "script.js",
         title=folder.resolve().name,
         shown=data,
         scores=scores,
@@ -100,25 +95,6 @@ def write_report(
     with atomic_path(written["report"]) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return written
-
-
-def _render(**values: Any) -> str:
-    for part, file in (("style", "style.css"), ("script", "script.js")):
-        values[part] = (PAGE / file).read_text(encoding="utf-8")
-        hashed = base64.b64encode(hashlib.sha256(values[part].encode()).digest())
-        values[f"{part}_hash"] = f"sha256-{hashed.decode()}"
-    environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "name": lambda text: shorten(text, NAME_LENGTH),
-        "breakable": lambda text: Markup("/<wbr>").join(str(text).split("/")),
-        "percent": lambda value: _number(100 * value, ".1f"),
-        "cosine": lambda value: _number(value, ".2f"),
-        "signed": lambda value: _number(value, "+.1f"),
-    }
-    return environment.get_template("page.html").render(**values)
 
 
 def _scores(
@@ -207,7 +183,3 @@ def _flags(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             plain = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
             lines.append((str(name), shorten(plain, FLAG_LENGTH)))
     return lines
-
-
-def _number(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, form)

@@ -18,6 +18,7 @@ from evaluation.pictures import (
     shorten,
     thumbnails,
 )
+from evaluation.render import NAME_LENGTH
 from evaluation.report_classes import Pulled, Similarities
 from evaluation.report_data import ReportData
 from evaluation.report_retrieval import ImageMap, Retrieved
@@ -25,7 +26,6 @@ from evaluation.report_retrieval import ImageMap, Retrieved
 GRID_IMAGE = (112, 8192)  # px and bytes
 PAIR_IMAGE = (56, 3072)
 MAP_IMAGE = (48, 1536)
-NAME_LENGTH = 60  # of class names, in characters
 INK = (64, 120, 184)  # of the matrices; its opacity is the value, on light and dark pages alike
 
 

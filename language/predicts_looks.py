@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST = 5  # items; of four, leaving one out leaves three pairs
+NEAR = 0.01  # share of the other images that count as visual neighbours
+BLOCK = 1024  # images compared with all others at a time
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -64,6 +66,46 @@ def image_similarities(features: Floats, labels: Ints) -> Floats:
     means -= means.mean(axis=0)
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     return means @ means.T
+
+
+class Partners(NamedTuple):
+    """The image with the nearest caption, for each of N images."""
+
+    nearest: Ints  # (N,); of equally near captions a random one
+    cosines: Floats  # (N,) of the two captions
+    places: Floats  # (N,) the visual place of ``nearest`` among the others, 1 to N - 1
+
+    def above(self, threshold: float) -> tuple[float, float]:
+        """Return the share of images whose partner's caption has at least this cosine.
+
+        And of these, the share whose partner is a visual neighbour, among the most similar 1 % of
+        the images; NaN for none.
+        """
+        kept = self.cosines >= threshold
+        near = self.places <= max(1, NEAR * (len(kept) - 1))
+        return float(kept.mean()), float(near[kept].mean()) if kept.any() else float("nan")
+
+
+def partners(words: Floats, features: Floats, seed: int = 0) -> Partners:
+    """Return the partners of N images, of caption embeddings (N, D) and image features (N, F).
+
+    Images are compared as in ``image_similarities``.
+    """
+    images = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    images = images - images.mean(axis=0)
+    images /= np.maximum(np.linalg.norm(images, axis=1, keepdims=True), 1e-12)
+    rng = np.random.default_rng(seed)
+    found = []
+    for start in range(0, len(words), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(words)))
+        own = (rows - start, rows)
+        by_words, by_looks = words[rows] @ words.T, images[rows] @ images.T
+        by_words[own] = by_looks[own] = -np.inf
+        nearest = _one_of_the_largest(by_words, rng)
+        looked = by_looks[rows - start, nearest][:, None]
+        place = (by_looks > looked).sum(axis=1) + ((by_looks == looked).sum(axis=1) + 1) / 2
+        found.append((nearest, by_words[rows - start, nearest], place))
+    return Partners(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def looks(sims: Floats) -> Looks:
@@ -157,8 +199,13 @@ def nearest_other(sims: Floats, rng: np.random.Generator) -> Ints:
     """Return (C,), the most similar other item of each; of equally similar ones a random one."""
     others = np.array(sims, np.float32)
     np.fill_diagonal(others, -np.inf)
-    best = others == others.max(axis=1, keepdims=True)
-    return np.where(best, rng.random(others.shape, np.float32), -1).argmax(axis=1)
+    return _one_of_the_largest(others, rng)
+
+
+def _one_of_the_largest(table: Floats, rng: np.random.Generator) -> Ints:
+    """Return the column of the largest value of each row, a random one of several."""
+    best = table == table.max(axis=1, keepdims=True)
+    return np.where(best, rng.random(table.shape, np.float32), -1).argmax(axis=1)
 
 
 def _product(first: Floats, second: Floats) -> float:

@@ -12,6 +12,7 @@ from language.predicts_looks import (
     looks,
     nearest_other,
     p_value,
+    partners,
     permutations,
     predict,
 )
@@ -139,6 +140,29 @@ def test_image_similarities_are_cosines_of_centred_class_means():
     np.testing.assert_allclose(image_similarities(features, labels), wanted)
     scaled = features * rng.uniform(0.5, 2, size=(9, 1))
     np.testing.assert_allclose(image_similarities(scaled, labels), wanted)
+
+
+@pytest.mark.parametrize("block", [3, 100])
+def test_partners_are_those_of_a_scalar_loop(block, monkeypatch):
+    monkeypatch.setattr(predicts_looks, "BLOCK", block)
+    rng = np.random.default_rng(0)
+    words, features = rng.normal(size=(11, 5)), rng.normal(size=(11, 4)) + 2
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    found = partners(words, features)
+    seen = image_similarities(features, np.arange(11))
+    for item in range(11):
+        others = [other for other in range(11) if other != item]
+        near = max(others, key=lambda other: words[item] @ words[other])
+        assert found.nearest[item] == near
+        assert found.cosines[item] == pytest.approx(words[item] @ words[near])
+        more = sum(seen[item, other] > seen[item, near] for other in others)
+        assert found.places[item] == more + 1
+    threshold = float(np.median(found.cosines))
+    kept, near = found.above(threshold)
+    rows = [row for row in range(11) if found.cosines[row] >= threshold]
+    assert kept == len(rows) / 11
+    assert near == np.mean([found.places[row] <= 1 for row in rows])  # 1 % of 10, at least one
+    assert found.above(2)[0] == 0 and np.isnan(found.above(2)[1])
 
 
 def test_too_few_items_are_refused():

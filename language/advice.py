@@ -1,0 +1,209 @@
+"""Advises which words to guide by, or to guide by none, from how far words predict looks.
+
+Every number below is of emoji: 622 training classes, efficientnet_lite0 at 64 px, MiniLM, whose
+names guide training to more reasonable mistakes (docs/emoji_benchmark.md).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from language.predicts_looks import Partners, Prediction, jackknife_error, p_value
+
+# A correlation that chance reaches less often than this is not chance: 200 permutations resolve
+# 0.005, and the choice among many words is already accounted for.
+SURE = 0.01
+# Correlation from which words are worth an extra loss. Emoji's names have 0.17. With half of them
+# permuted 0.04 is left, and a class's nearest name says nothing: its visual rank is 263 of 621.
+WORTH = 0.05
+# If chance reaches this once in a hundred times, there are too few classes to tell: names as good
+# as emoji's would not stand out. It is reached from about 20 classes down.
+GOOD = 0.15
+# Fewer images blur the mean of a class: of emoji's 0.17, two leave 0.15 and one leaves 0.10.
+FEW_IMAGES = 2
+# Two correlations differ if the jackknife of their difference says so, in standard errors.
+CLEAR = 1.96
+# Pairs are worth pulling together if at least this share of partners are visual neighbours, which
+# 1 % are by chance. On openclipart that is so from cosine 0.7 on, where language pairs caught up
+# with one image twice; without a threshold, 0.42, they were behind (docs/self_supervision.md).
+ALIKE = 0.5
+THRESHOLDS = (-1.0, 0.5, 0.6, 0.7, 0.8, 0.9)
+FEWEST_KEPT = 0.1  # share of images that must keep a partner
+
+VERDICTS = {
+    "yes": "Yes: words predict looks here",
+    "hardly": "Hardly: words predict looks better than chance, but too little to teach",
+    "no": "No: words do not predict looks here",
+    "unknown": "Too few to tell",
+}
+
+
+class Candidate(NamedTuple):
+    """Words that can guide, and how far they predict looks."""
+
+    words: str  # of --language_words
+    model: str  # of --language_model
+    prompt: str  # of --language_prompt; "" for captions, which take none
+    prediction: Prediction
+    more: str = ""  # other flags that it needs
+
+    @property
+    def flags(self) -> str:
+        prompt = f' --language_prompt "{self.prompt}"' if self.prompt else ""
+        more = f" {self.more}" if self.more else ""
+        return f"--language_words {self.words} --language_model {self.model}{prompt}{more}"
+
+
+class Advice(NamedTuple):
+    verdict: str  # of VERDICTS
+    chosen: int  # place of the candidate whose words to use
+    sentences: tuple[str, ...]  # the first is the verdict
+    flags: str  # to be pasted; "" to train without words
+
+
+def choose(candidates: Sequence[Candidate]) -> int:
+    """Return the first candidate that the best is not clearly better than: simple words first."""
+    found = [candidate.prediction for candidate in candidates]
+    best = max(found, key=lambda one: one.excess)
+    return next(
+        place
+        for place, one in enumerate(found)
+        if best.excess - one.excess <= CLEAR * jackknife_error(best.without - one.without)
+    )
+
+
+def verdict(found: Sequence[Prediction], chosen: int) -> str:
+    """Return the key of ``VERDICTS`` for the words ``chosen`` among others."""
+    one = found[chosen]
+    if p_value(found, chosen) <= SURE:
+        return "yes" if one.excess >= WORTH else "hardly"
+    return "unknown" if bound(one) >= GOOD else "no"
+
+
+def bound(one: Prediction) -> float:
+    """Return the correlation that permuted words exceed once in a hundred times."""
+    return float(np.quantile(one.chance - one.chance.mean(), 0.99))
+
+
+def of_classes(
+    candidates: Sequence[Candidate], *, images_per_class: float, codes: Sequence[str] = ()
+) -> Advice:
+    """Advise on the words of classes.
+
+    Args:
+        candidates: the simplest first.
+        images_per_class: median number that looks were measured on.
+        codes: names that are codes, as of ``find_codes``.
+    """
+    found = [candidate.prediction for candidate in candidates]
+    chosen = choose(candidates)
+    one, key = found[chosen], verdict(found, chosen)
+    n = len(one.places)
+    said = [f"{VERDICTS[key]}: {_measured(one, p_value(found, chosen))}."]
+    if key == "yes":
+        said += [
+            "Expect more reasonable mistakes, while Recall@1 may drop: on emoji, with a correlation "
+            "of 0.17, it dropped by 0.7 points. Choose the weight on validation classes, and train "
+            "once with --language_control permuted to see what the words themselves add.",
+        ]
+        best = max(range(len(found)), key=lambda place: found[place].excess)
+        if best != chosen:
+            said.append(
+                f"{_named(candidates[best])} correlates at {found[best].correlation:.2f}, which is "
+                "not clearly better."
+            )
+    elif key == "unknown":
+        said.append(
+            f"Permuted words reach {bound(one):.2f} with {n} classes, so even names as good as "
+            "emoji's (0.17) would not stand out. Train with and without words, and compare on "
+            "validation classes."
+        )
+    else:
+        said.append("Train without words (--language_distill_w 0), or write better ones.")
+    if 2 * len(codes) > n:
+        said.append(
+            f"{len(codes)} of {n} names are codes ({', '.join(map(repr, codes[:2]))}, ...): put "
+            "names that people use into classes.json."
+        )
+    if images_per_class < FEW_IMAGES:
+        said.append(
+            "Most classes have one image here, which blurs the measure: of emoji's 0.17, one image "
+            "a class leaves 0.10."
+        )
+    use = key == "yes"
+    start = "--language_distill_w 7.5 --language_shift 0"
+    return Advice(key, chosen, tuple(said), f"{start} {candidates[chosen].flags}" if use else "")
+
+
+def of_captions(candidates: Sequence[Candidate], partners: Partners) -> Advice:
+    """Advise on pairs of images by their captions; ``partners`` are of the candidate chosen."""
+    found = [candidate.prediction for candidate in candidates]
+    chosen = choose(candidates)
+    key = verdict(found, chosen)
+    said = [f"{VERDICTS[key]}: {_measured(found[chosen], p_value(found, chosen), 'caption')}."]
+    threshold = next(
+        (
+            least
+            for least in THRESHOLDS
+            if partners.above(least)[1] >= ALIKE and partners.above(least)[0] >= FEWEST_KEPT
+        ),
+        None,
+    )
+    model = candidates[chosen].model
+    flags = f"--data_sampler language_pairs --language_model {model}"
+    if key != "yes":
+        said.append("Pair each image with itself instead (--data_sampler augmented_pairs).")
+        return Advice(key, chosen, tuple(said), "")
+    if threshold is None:
+        said.append(
+            f"But partners rarely look alike: no threshold up to {THRESHOLDS[-1]:g} leaves "
+            f"{FEWEST_KEPT:.0%} of the images with a partner of which half are visual neighbours. "
+            "Compare with one image twice (--data_sampler augmented_pairs) before you rely on them."
+        )
+        return Advice(key, chosen, tuple(said), flags)
+    kept, near = partners.above(threshold)
+    if threshold > -1:
+        flags += f" --data_pairs_threshold {threshold:g}"
+        said.append(
+            f"Keep pairs whose captions have a cosine of {threshold:g} or more: {near:.0%} of those "
+            f"partners are visual neighbours, against {partners.above(-1)[1]:.0%} of all. "
+            f"{kept:.0%} of the images keep a partner."
+        )
+    else:
+        said.append(f"{near:.0%} of the partners are visual neighbours; no threshold is needed.")
+    return Advice(key, chosen, tuple(said), flags)
+
+
+def find_codes(names: Sequence[str]) -> list[str]:
+    """Return the names that are codes: no word of letters is left without what most names share.
+
+    "class 017" and "SKU 4711" are codes among their like, "n02084071" always; a word has three
+    letters or more.
+    """
+    words = [re.findall(r"[^\W_]+", name.casefold()) for name in names]
+    counts = Counter(word for some in words for word in {*some})
+    shared = {word for word, count in counts.items() if 2 * count > len(names) > 2}
+    return [
+        name
+        for name, some in zip(names, words, strict=True)
+        if not any(len(word) > 2 and word.isalpha() and word not in shared for word in some)
+    ]
+
+
+def _measured(one: Prediction, p: float, what: str = "class") -> str:
+    of = "classes" if what == "class" else "images"
+    owner = "the class whose words are nearest" if what == "class" else "the image whose caption is nearest"
+    chance = float(np.median(one.chance_places))
+    return (
+        f"their rank correlation over pairs of {of} is {one.correlation:.2f} ± "
+        f"{CLEAR * one.error:.2f} (p {p:.3f}), and {owner} has a median visual rank of "
+        f"{one.place:.0f} of {len(one.places) - 1:,} ({chance:.0f} by chance)"
+    )
+
+
+def _named(candidate: Candidate) -> str:
+    prompt = f' in "{candidate.prompt}"' if candidate.prompt else ""
+    return f"{candidate.words}{prompt} with {candidate.model}"
