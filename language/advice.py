@@ -102,12 +102,12 @@ def of_classes(
     chosen = choose(candidates)
     one, key = found[chosen], verdict(found, chosen)
     n = len(one.places)
-    said = [f"{VERDICTS[key]}: {_measured(one, p_value(found, chosen))}."]
+    said = [f"{VERDICTS[key]}.", _measured(one, p_value(found, chosen))]
     if key == "yes":
         said += [
-            "Expect more reasonable mistakes, while Recall@1 may drop: on emoji, with a correlation "
-            "of 0.17, it dropped by 0.7 points. Choose the weight on validation classes, and train "
-            "once with --language_control permuted to see what the words themselves add.",
+            "Expect more reasonable mistakes. Recall@1 may drop: on emoji, whose names correlate at "
+            "0.17, it dropped by 0.7 points. Choose the weight on validation classes, and compare "
+            "with a run without words and one with --language_control permuted.",
         ]
         best = max(range(len(found)), key=lambda place: found[place].excess)
         if best != chosen:
@@ -143,7 +143,7 @@ def of_captions(candidates: Sequence[Candidate], partners: Partners) -> Advice:
     found = [candidate.prediction for candidate in candidates]
     chosen = choose(candidates)
     key = verdict(found, chosen)
-    said = [f"{VERDICTS[key]}: {_measured(found[chosen], p_value(found, chosen), 'caption')}."]
+    said = [f"{VERDICTS[key]}.", _measured(found[chosen], p_value(found, chosen), "captions")]
     threshold = next(
         (
             least
@@ -168,13 +168,31 @@ def of_captions(candidates: Sequence[Candidate], partners: Partners) -> Advice:
     if threshold > -1:
         flags += f" --data_pairs_threshold {threshold:g}"
         said.append(
-            f"Keep pairs whose captions have a cosine of {threshold:g} or more: {near:.0%} of those "
-            f"partners are visual neighbours, against {partners.above(-1)[1]:.0%} of all. "
+            f"Pair images whose captions have a cosine of {threshold:g} or more: {near:.0%} of "
+            f"these partners are visual neighbours, against {partners.above(-1)[1]:.0%} of all. "
             f"{kept:.0%} of the images keep a partner."
         )
     else:
         said.append(f"{near:.0%} of the partners are visual neighbours; no threshold is needed.")
     return Advice(key, chosen, tuple(said), flags)
+
+
+def too_few(n: int, what: str = "classes") -> Advice:
+    """Advise where nothing can be measured."""
+    return Advice("unknown", -1, (f"{VERDICTS['unknown']}: there are {n} training {what}.",), "")
+
+
+def unreadable(what: str = "names") -> Advice:
+    """Advise where no encoder reads most names or captions."""
+    return Advice(
+        "no",
+        -1,
+        (
+            f"No: no text encoder reads most of the {what}.",
+            f"Name another --language_model, or write English {what}.",
+        ),
+        "",
+    )
 
 
 def find_codes(names: Sequence[str]) -> list[str]:
@@ -193,14 +211,17 @@ def find_codes(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _measured(one: Prediction, p: float, what: str = "class") -> str:
-    of = "classes" if what == "class" else "images"
-    owner = "the class whose words are nearest" if what == "class" else "the image whose caption is nearest"
-    chance = float(np.median(one.chance_places))
+def _measured(one: Prediction, p: float, what: str = "names") -> str:
+    of, owner = (
+        ("classes", "class whose words are")
+        if what == "names"
+        else ("images", "image whose caption is")
+    )
+    by_chance = float(np.median(one.chance_places))
     return (
-        f"their rank correlation over pairs of {of} is {one.correlation:.2f} ± "
-        f"{CLEAR * one.error:.2f} (p {p:.3f}), and {owner} has a median visual rank of "
-        f"{one.place:.0f} of {len(one.places) - 1:,} ({chance:.0f} by chance)"
+        f"Over pairs of {of}, words and looks have a rank correlation of {one.correlation:.2f} ± "
+        f"{CLEAR * one.error:.2f} (p {p:.3f}). The {owner} nearest is, in the median, "
+        f"number {one.place:.0f} of {len(one.places) - 1:,} by looks; by chance {by_chance:.0f}."
     )
 
 

