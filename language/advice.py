@@ -105,8 +105,8 @@ def of_classes(
     said = [f"{VERDICTS[key]}.", _measured(one, p_value(found, chosen))]
     if key == "yes":
         said += [
-            "Expect more reasonable mistakes. Recall@1 may drop: on emoji, whose names correlate at "
-            "0.17, it dropped by 0.7 points. Choose the weight on validation classes, and compare "
+            "Expect more reasonable mistakes. Recall@1 may drop: on emoji, with a correlation of "
+            "0.17, it dropped by 1.7 points. Choose the weight on validation classes, and compare "
             "with a run without words and one with --language_control permuted.",
         ]
         best = max(range(len(found)), key=lambda place: found[place].excess)
