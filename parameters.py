@@ -375,10 +375,12 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("language_model", text, None,
          "minilm (offline), clip, bert, roberta_l, mpnet, a Hugging Face id, a local folder, or a "
          "file of word vectors (.txt, .vec)"),
-    Flag("language_words", OneOf(("classnames", "pseudolabels", "captions"), ".json"), None,
-         "classnames, pseudolabels, captions, or a JSON file {class: word or words}"),
+    Flag("language_words", OneOf(("classnames", "names+tags", "descriptions", "names+descriptions",
+                                  "pseudolabels", "captions"), ".json"), None,
+         "classnames, names+tags, descriptions, names+descriptions (all of classes.json), "
+         "pseudolabels, captions, or a JSON file {class: word or words}"),
     Flag("language_prompt", text, "a photo of a {}",
-         "prompt around each word {}; captions take none"),
+         "prompt around each word {}; descriptions and captions take none"),
     Flag("language_pseudoclass_topk", Number(int, 1, 1000), 5,
          "k, ImageNet names per class or image"),
     Flag("language_pseudoclass_level", OneOf(("class", "sample")), "class",

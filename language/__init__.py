@@ -11,7 +11,9 @@ ENCODERS = {
     "roberta_l": "roberta-large",
     "mpnet": "sentence-transformers/all-mpnet-base-v2",
 }
-SOURCES = ("classnames", "pseudolabels", "captions")  # of words; or the path of a JSON file
+SOURCES = (  # of words; or the path of a JSON file
+    "classnames", "names+tags", "descriptions", "names+descriptions", "pseudolabels", "captions",
+)  # fmt: skip
 LEVELS = ("class", "sample")  # of pseudolabels
 AVERAGES = ("logits", "probabilities")  # over the images of a class, for pseudolabels
 CONTROLS = {

@@ -40,6 +40,10 @@ class Classified(Captioned, Protocol):
     @property
     def class_names(self) -> Sequence[str]: ...  # (C,)
     @property
+    def class_descriptions(self) -> Sequence[Sequence[str]]: ...  # (C,), or () if there are none
+    @property
+    def class_tags(self) -> Sequence[Sequence[str]]: ...  # (C,), or () if there are none
+    @property
     def labels(self) -> NDArray: ...  # (N,) int64 in [0, C)
     @property
     def paths(self) -> Sequence[Path]: ...  # (N,)
@@ -97,7 +101,8 @@ def build_guide(
         embeds = embed_captions(encoder, chosen.texts)
         readability.check(encoder, chosen.texts, embeds, "captions")
     else:
-        embeds = _embed(encoder, chosen.texts, args.language_prompt)
+        prompt = args.language_prompt if words.is_prompted(args.language_words) else "{}"
+        embeds = _embed(encoder, chosen.texts, prompt)
     seed = derive(args.seed, "language_control")
     return from_flags(LanguageGuide, args, "language_", embeds=embeds, words=chosen, seed=seed)
 
@@ -149,7 +154,7 @@ def class_word_embeds(
     encoder: TextEncoder, class_names: Sequence[str], prompt: str = words.PROMPT
 ) -> Tensor:
     """Return (C, D) unit rows, the embedding of each class's name in the prompt."""
-    return _embed(encoder, words.with_prompt(class_names, prompt), prompt)
+    return _embed(encoder, class_names, prompt)
 
 
 def partners(
@@ -182,7 +187,7 @@ def partners(
 def _choose_words(
     args: argparse.Namespace, train: Captioned, classify: Callable[[], Tensor]
 ) -> Words:
-    source, prompt = args.language_words, args.language_prompt
+    source = args.language_words
     if source == "captions":
         if not train.captions:
             raise ValueError(
@@ -195,8 +200,6 @@ def _choose_words(
             f"--language_words {source} are words of classes, {train.name} has captions instead; "
             "use --language_words captions"
         )
-    if source == "classnames":
-        return words.collect([[name] for name in train.class_names], "class", prompt=prompt)
     if source == "pseudolabels":
         fingerprint = digest(
             [args.language_pseudoclass_model, str(train.reading), *map(stamp, train.paths)]
@@ -212,14 +215,12 @@ def _choose_words(
         level = args.language_pseudoclass_level
         names = pseudolabels.imagenet_names()
         items = [[names[i] for i in item] for item in classes.tolist()]
-        return words.collect(items, "row" if level == "sample" else level, prompt=prompt)
-    return words.from_json(Path(source).expanduser(), train.class_names, prompt=prompt)
+        return words.collect(items, "row" if level == "sample" else level)
+    return words.collect(words.of_classes(source, train), "class")
 
 
 def _embed(encoder: TextEncoder, texts: Sequence[str], prompt: str) -> Tensor:
-    """(N, D) unit rows of texts in their prompt, whose words the encoder must be able to read."""
-    embeds = encoder.encode(texts)
-    before, _, after = prompt.partition("{}")
-    bare = [text[len(before) : len(text) - len(after)] for text in texts]
-    readability.check(encoder, bare, embeds)
+    """(N, D) unit rows of texts in the prompt, which the encoder must be able to read."""
+    embeds = encoder.encode(words.with_prompt(texts, prompt))
+    readability.check(encoder, texts, embeds)
     return embeds

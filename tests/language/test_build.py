@@ -36,6 +36,8 @@ class Classified:
     paths: tuple[Path, ...]
     captions: tuple[str, ...] = ()
     class_names: tuple[str, ...] = CLASS_NAMES
+    class_descriptions: tuple[tuple[str, ...], ...] = ()
+    class_tags: tuple[tuple[str, ...], ...] = ()
     labels: Any = None
     name: str = "animals"
     reading: int = 1
@@ -100,7 +102,10 @@ def test_no_guide_without_a_weight(args, train):
 def test_class_names_with_their_prompt(args, train):
     args.language_prompt = "photo {}"
     guide = language.build_guide(args, train, CPU, refuse)
-    assert texts_of(args, train) == [["photo kit fox"], ["photo tench"], ["photo crane"]]
+    assert texts_of(args, train) == [["kit fox"], ["tench"], ["crane"]]
+    encoder = language.build_encoder(args.language_model, CPU)
+    read = encoder.encode([f"photo {name}" for name in CLASS_NAMES])
+    torch.testing.assert_close(guide.class_words, read)
     args.data_sampler = "class_related"
     inputs = language.sampler_inputs(args, train, CPU, refuse)
     torch.testing.assert_close(guide.class_words, inputs["class_words"])
