@@ -104,6 +104,11 @@ def _groups(nearest: Nearest) -> dict[str, list[int]]:
     certain = np.flatnonzero(nearest.cosines >= np.median(nearest.cosines))
     by_place = certain[np.lexsort((-nearest.cosines[certain], nearest.places[certain]))].tolist()
     few = min(EXAMPLES, len(by_place) // 2)
+    # A pair whose words are nearest to each other is shown once.
+    pairs = {frozenset((item, int(nearest.other[item]))): item for item in reversed(by_place)}
+    by_place = [
+        item for item in by_place if pairs[frozenset((item, int(nearest.other[item])))] == item
+    ]
     every = np.unique(np.linspace(0, n - 1, min(n, MOST_ITEMS)).astype(int)).tolist()
     return {"agree": by_place[:few], "differ": by_place[::-1][:few], "all": every}
 

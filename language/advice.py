@@ -24,6 +24,9 @@ WORTH = 0.05
 GOOD = 0.15
 # Fewer images blur the mean of a class: of emoji's 0.17, two leave 0.15 and one leaves 0.10.
 FEW_IMAGES = 2
+# Share of the images that an ImageNet classifier must give one class half of the probability or
+# more for its names to mean something. It is 0.16 on emoji, where pseudolabels gained nothing.
+KNOWN = 0.5
 # Two correlations differ if the jackknife of their difference says so, in standard errors.
 CLEAR = 1.96
 # Pairs are worth pulling together if at least this share of partners are visual neighbours, which
@@ -33,6 +36,7 @@ ALIKE = 0.5
 THRESHOLDS = (-1.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 FEWEST_KEPT = 0.1  # share of images that must keep a partner
 
+START = "--language_distill_w 7.5 --language_shift 0"  # as in docs/emoji_benchmark.md
 VERDICTS = {
     "yes": "Yes: words predict looks here",
     "hardly": "Hardly: words predict looks better than chance, but too little to teach",
@@ -48,13 +52,11 @@ class Candidate(NamedTuple):
     model: str  # of --language_model
     prompt: str  # of --language_prompt; "" for captions, which take none
     prediction: Prediction
-    more: str = ""  # other flags that it needs
 
     @property
     def flags(self) -> str:
         prompt = f' --language_prompt "{self.prompt}"' if self.prompt else ""
-        more = f" {self.more}" if self.more else ""
-        return f"--language_words {self.words} --language_model {self.model}{prompt}{more}"
+        return f"--language_words {self.words} --language_model {self.model}{prompt}"
 
 
 class Advice(NamedTuple):
@@ -78,9 +80,11 @@ def choose(candidates: Sequence[Candidate]) -> int:
 def verdict(found: Sequence[Prediction], chosen: int) -> str:
     """Return the key of ``VERDICTS`` for the words ``chosen`` among others."""
     one = found[chosen]
-    if p_value(found, chosen) <= SURE:
-        return "yes" if one.excess >= WORTH else "hardly"
-    return "unknown" if bound(one) >= GOOD else "no"
+    if p_value(found, chosen) > SURE:
+        return "unknown" if bound(one) >= GOOD else "no"
+    if one.excess < WORTH:
+        return "hardly"
+    return "yes" if one.excess > CLEAR * one.error else "unknown"
 
 
 def bound(one: Prediction) -> float:
@@ -89,40 +93,51 @@ def bound(one: Prediction) -> float:
 
 
 def of_classes(
-    candidates: Sequence[Candidate], *, images_per_class: float, codes: Sequence[str] = ()
+    candidates: Sequence[Candidate],
+    *,
+    images_per_class: float,
+    codes: Sequence[str] = (),
+    pseudolabels: str = "",
+    sure: float = 0.0,
 ) -> Advice:
-    """Advise on the words of classes.
+    """Advise on what is written about classes.
 
     Args:
-        candidates: the simplest first.
+        candidates: the simplest first; none if no encoder reads them.
         images_per_class: median number that looks were measured on.
         codes: names that are codes, as of ``find_codes``.
+        pseudolabels: the flags that use them; empty without a classifier.
+        sure: share of the images that the classifier is sure of.
     """
-    found = [candidate.prediction for candidate in candidates]
-    chosen = choose(candidates)
-    one, key = found[chosen], verdict(found, chosen)
-    n = len(one.places)
-    said = [f"{VERDICTS[key]}.", _measured(one, p_value(found, chosen))]
+    if not candidates:
+        key, chosen, said = "no", -1, ["No: no text encoder reads most of the names."]
+    else:
+        found = [candidate.prediction for candidate in candidates]
+        chosen = choose(candidates)
+        key, p = verdict(found, chosen), p_value(found, chosen)
+        said = [f"{VERDICTS[key]}.", _measured(found[chosen], p)]
     if key == "yes":
-        said += [
+        said.append(
             "Expect more reasonable mistakes. Recall@1 may drop: on emoji, with a correlation of "
             "0.17, it dropped by 1.7 points. Choose the weight on validation classes, and compare "
-            "with a run without words and one with --language_control permuted.",
-        ]
-        best = max(range(len(found)), key=lambda place: found[place].excess)
-        if best != chosen:
+            "with a run without words and one with --language_control permuted."
+        )
+        best = max(candidates, key=lambda candidate: candidate.prediction.excess)
+        if best is not candidates[chosen]:
             said.append(
-                f"{_named(candidates[best])} correlates at {found[best].correlation:.2f}, which is "
-                "not clearly better."
+                f"{_named(best)} correlates at {best.prediction.correlation:.2f}, which is not "
+                "clearly better."
             )
     elif key == "unknown":
+        said.append(_too_few(found[chosen]))
+    elif pseudolabels and sure >= KNOWN:
         said.append(
-            f"Permuted words reach {bound(one):.2f} with {n} classes, so even names as good as "
-            "emoji's (0.17) would not stand out. Train with and without words, and compare on "
-            "validation classes."
+            f"Pseudolabels may do better: the classifier is sure of {sure:.0%} of the images. "
+            "Compare with a run without words."
         )
     else:
         said.append("Train without words (--language_distill_w 0), or write better ones.")
+    n = len(candidates[chosen].prediction.places) if candidates else 0
     if 2 * len(codes) > n:
         said.append(
             f"{len(codes)} of {n} names are codes ({', '.join(map(repr, codes[:2]))}, ...): put "
@@ -133,13 +148,35 @@ def of_classes(
             "Most classes have one image here, which blurs the measure: of emoji's 0.17, one image "
             "a class leaves 0.10."
         )
-    use = key == "yes"
-    start = "--language_distill_w 7.5 --language_shift 0"
-    return Advice(key, chosen, tuple(said), f"{start} {candidates[chosen].flags}" if use else "")
+    flags = ""
+    if key == "yes":
+        flags = f"{START} {candidates[chosen].flags}"
+    elif key in ("no", "hardly") and pseudolabels and sure >= KNOWN:
+        flags = f"{START} {pseudolabels}"
+    return Advice(key, chosen, tuple(said), flags)
 
 
-def of_captions(candidates: Sequence[Candidate], partners: Partners) -> Advice:
-    """Advise on pairs of images by their captions; ``partners`` are of the candidate chosen."""
+def _too_few(one: Prediction) -> str:
+    advised = "Train with and without words, and compare on validation classes."
+    n = len(one.places)
+    if bound(one) >= GOOD:
+        return (
+            f"With {n} classes permuted words reach {bound(one):.2f}, so even names as good as "
+            f"emoji's (0.17) would not stand out. {advised}"
+        )
+    return (
+        f"The interval reaches 0: the correlation rests on a few of the {n} classes, and new ones "
+        f"may not show it. {advised}"
+    )
+
+
+def of_captions(candidates: Sequence[Candidate], partners: Partners | None) -> Advice:
+    """Advise on pairs of images by their captions; ``partners`` are of the candidate chosen.
+
+    There are none of either if no encoder reads the captions.
+    """
+    if partners is None:
+        return Advice("no", -1, ("No: no text encoder reads most of the captions.",), "")
     found = [candidate.prediction for candidate in candidates]
     chosen = choose(candidates)
     key = verdict(found, chosen)
@@ -182,24 +219,11 @@ def too_few(n: int, what: str = "classes") -> Advice:
     return Advice("unknown", -1, (f"{VERDICTS['unknown']}: there are {n} training {what}.",), "")
 
 
-def unreadable(what: str = "names") -> Advice:
-    """Advise where no encoder reads most names or captions."""
-    return Advice(
-        "no",
-        -1,
-        (
-            f"No: no text encoder reads most of the {what}.",
-            f"Name another --language_model, or write English {what}.",
-        ),
-        "",
-    )
-
-
 def find_codes(names: Sequence[str]) -> list[str]:
     """Return the names that are codes: no word of letters is left without what most names share.
 
-    "class 017" and "SKU 4711" are codes among their like, "n02084071" always; a word has three
-    letters or more.
+    "class 017" and "SKU 4711" are codes among their like, "n02084071" always. A word has three
+    letters or more, or some that are not of English.
     """
     words = [re.findall(r"[^\W_]+", name.casefold()) for name in names]
     counts = Counter(word for some in words for word in {*some})
@@ -207,7 +231,10 @@ def find_codes(names: Sequence[str]) -> list[str]:
     return [
         name
         for name, some in zip(names, words, strict=True)
-        if not any(len(word) > 2 and word.isalpha() and word not in shared for word in some)
+        if not any(
+            word.isalpha() and (len(word) > 2 or not word.isascii()) and word not in shared
+            for word in some
+        )
     ]
 
 

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import architectures
 import datasets
-from architectures.load import load_or_create
 from datasets import openclipart, splits
 from datasets.caption_index import is_caption_set
 from datasets.caption_set import CaptionSet, open_caption_set
@@ -55,6 +55,7 @@ TOP = 5  # pseudolabels of a class, as --language_pseudoclass_topk
 # What fits into a minute on two cores, at about 450 images per second at 64 px.
 PIXELS = 30_000_000  # of all images that are embedded: 7,324 of 64 px, 597 of 224 px
 PER_CLASS = 6  # more images hardly move the mean of a class: see advice.FEW_IMAGES
+ENOUGH = 2000  # images in all, where classes are few and may be broad
 FEWEST_PER_CLASS = 4  # where there are too many classes, some are left out
 MOST_ITEMS = 1000  # compared with all others, 200 times
 CLASSIFIED = 600  # images for pseudolabels, or one for each class
@@ -73,10 +74,9 @@ class Compare(NamedTuple):
 
     words: str
     model: str
-    prompt: str
+    prompt: str  # "" for those that take none
     texts: list[str]  # (C,) for the page
     sims: NDArray[np.floating]  # (C, C)
-    more: str = ""
 
 
 class Measured(NamedTuple):
@@ -105,7 +105,7 @@ def draw(images: ImageSet | CaptionSet, most: int, seed: int) -> Sample:
         of = f"{len(rows):,} of {len(images):,} images with captions"
         return Sample(Subset(images, rows), np.arange(len(rows)), of)
     n_classes = min(images.n_classes, MOST_ITEMS, max(1, most // FEWEST_PER_CLASS))
-    each = min(PER_CLASS, max(1, most // n_classes))
+    each = max(1, min(most, max(PER_CLASS * n_classes, ENOUGH)) // n_classes)
     classes = np.sort(rng.permutation(images.n_classes)[:n_classes])
     chosen = [rng.permutation(images.rows_by_class[c])[:each] for c in classes]
     kept = images.subset(np.sort(np.concatenate(chosen)), f"{images.name}.check")
@@ -119,16 +119,12 @@ def draw(images: ImageSet | CaptionSet, most: int, seed: int) -> Sample:
 def open_embedder(
     dataset: str, arch: str | None, image_size: int | None, captions: bool
 ) -> tuple[Any, Preprocessing, str]:
-    """Return the embedder, the preprocessing of its input, and its name.
+    """Return an embedder with ImageNet weights, the preprocessing of its input, and its name.
 
-    ``arch`` is one of main.py's --arch, or a run; None for the recipe's, or the packaged one if the
-    recipe's weights cannot be had.
+    Without ``arch`` it is the recipe's, or the packaged one if the recipe's weights cannot be had.
     """
     recipe = datasets.recipe(dataset, captions)
     size = image_size or recipe.image_size
-    if arch and Path(arch).exists():
-        embedder, name, flags = load_or_create(arch)
-        return embedder, preprocessing_of(embedder, flags), name
     name = arch or recipe.arch
     try:
         embedder = architectures.create(name, image_size=size)
@@ -165,60 +161,65 @@ def embed(
 
 
 def words_of_classes(
-    images: ImageSet,
-    known: Mapping[str, TextEncoder],
-    encoders: Mapping[str, TextEncoder],
-    device: torch.device,
-) -> Iterator[Compare]:
-    """Yield the words of classes at hand, the simplest first; ``known`` encoders read the names."""
-    for items, source, more in _sources(images, device):
-        for model, encoder in (known if source == "classnames" else encoders).items():
-            for prompt in PROMPTS:
-                found = words.collect(items, "class", prompt=prompt)
-                guide = LanguageGuide(encoder.encode(found.texts), found)
-                every = torch.arange(len(items))
-                sims = guide.similarity(Batch((), every, every)).numpy()
-                texts = ["; ".join(some) for some in items]
-                yield Compare(source, model, prompt, texts, sims, more)
-    if images.captions:
+    images: ImageSet, encoders: Mapping[str, TextEncoder]
+) -> Iterator[tuple[Compare, readability.Readability]]:
+    """Yield what is written about classes, the simplest first, and what its encoder reads of it."""
+    for source, kind in words.WRITTEN.items():
+        if len(words.by_name_alone(source, images)) == images.n_classes:
+            continue  # the same as the names
+        items = words.of_classes(source, images)
         for model, encoder in encoders.items():
-            embeds = embed_captions(encoder, images.captions).numpy()
-            sums = np.zeros((images.n_classes, embeds.shape[1]))
-            np.add.at(sums, images.labels, embeds)
-            means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-            first = [images.captions[rows[0]].split("\n")[0] for rows in images.rows_by_class]
-            yield Compare("captions", model, "", first, means @ means.T)
+            for prompt in PROMPTS if kind.prompted else ("",):
+                yield compared_by(source, model, encoder, items, prompt)
+    for model, encoder in encoders.items() if images.captions else ():
+        embeds = embed_captions(encoder, images.captions).numpy()
+        sums = np.zeros((images.n_classes, embeds.shape[1]))
+        np.add.at(sums, images.labels, embeds)
+        means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        first = [images.captions[rows[0]].split("\n")[0] for rows in images.rows_by_class]
+        some = readability.sample(images.captions)
+        read = readability.examine(encoder, some, encoder.encode(some), "captions")
+        yield Compare("captions", model, "", first, means @ means.T), read
 
 
-def _sources(images: ImageSet, device: torch.device) -> Iterator[tuple[list[list[str]], str, str]]:
-    """Yield the texts of each class, the value of --language_words, and other flags."""
-    yield [[name] for name in images.class_names], "classnames", ""
-    if labels := pseudolabels(images, device):
-        yield labels, "pseudolabels", f"--language_pseudoclass_model {PACKAGED}"
+def compared_by(
+    source: str, model: str, encoder: TextEncoder, items: Sequence[Sequence[str]], prompt: str
+) -> tuple[Compare, readability.Readability]:
+    """Return the similarities of classes as ``--language_words`` compares them in training."""
+    found = words.collect(items, "class")
+    embeds = encoder.encode(words.with_prompt(found.texts, prompt or "{}"))
+    every = torch.arange(len(items))
+    sims = LanguageGuide(embeds, found).similarity(Batch((), every, every)).numpy()
+    texts = ["; ".join(some) for some in items]
+    read = readability.examine(encoder, found.texts, embeds)
+    return Compare(source, model, prompt, texts, sims), read
 
 
-def pseudolabels(images: ImageSet, device: torch.device) -> list[list[str]]:
-    """Return the ImageNet names of each class by a few images; [] without a classifier."""
+def pseudolabels(images: ImageSet, device: torch.device) -> tuple[list[list[str]], float]:
+    """Return the ImageNet names of each class, and the share of images that are surely one of them.
+
+    A few images of each class are classified. Nothing is returned without a classifier.
+    """
     try:
         classifier = architectures.classifier(PACKAGED)
     except FileNotFoundError:
-        return []
+        return [], 0.0
     each = max(1, CLASSIFIED // images.n_classes)
     rows = np.concatenate([rows[:each] for rows in images.rows_by_class])
     some = images.subset(np.sort(rows), f"{images.name}.pseudolabels")
     transform = preprocessing_of(classifier, None).transform()
+    workers = devices.at_most_the_cores(6)
+
+    def classify() -> dict[str, Tensor]:
+        model = classifier.model.to(device)
+        return {"logits": predict(model, some, transform, workers=workers, device=device)}
+
     fingerprint = digest([PACKAGED, str(images.reading), *map(stamp, some.paths)])
-    logits = Entry("pseudolabels", some.name, fingerprint).tensors(
-        lambda: {
-            "logits": predict(
-                classifier.model.to(device), some, transform,
-                workers=devices.at_most_the_cores(6), device=device,
-            )
-        }
-    )["logits"]  # fmt: skip
+    logits = Entry("pseudolabels", some.name, fingerprint).tensors(classify)["logits"]
+    sure = logits.softmax(dim=1).amax(dim=1) >= 0.5
     names = imagenet_names()
     best = top_classes(logits, torch.as_tensor(some.labels), topk=TOP)
-    return [[names[i] for i in item] for item in best.tolist()]
+    return [[names[i] for i in item] for item in best.tolist()], float(sure.float().mean())
 
 
 def of_classes(
@@ -229,26 +230,42 @@ def of_classes(
     seed: int,
 ) -> Measured:
     """Compare the words of classes with the mean features of their images."""
-    names = images.class_names
-    read = {m: readability.examine(e, names, e.encode(names)) for m, e in encoders.items()}
-    known = {model: encoder for model, encoder in encoders.items() if not read[model].too_many}
-    notes = {model: _reading(found) for model, found in read.items()}
     if images.n_classes < predicts_looks.FEWEST:
-        return Measured(advice.too_few(images.n_classes), notes)
-    compared = [*words_of_classes(images, known, encoders, device)]
-    if not compared:
-        return Measured(advice.unreadable(), notes)
+        return Measured(advice.too_few(images.n_classes), {})
+    found, notes = [], {}
+    for one, read in words_of_classes(images, encoders):
+        if str(read) and one.prompt in ("", PROMPTS[0]):
+            notes[f"{one.words}, {one.model}"] = f"of {read.n:,} {read.what}, it {read}"
+        if not read.too_many:  # which training refuses
+            found.append(one)
+    labels, sure = pseudolabels(images, device)
+    made = [
+        compared_by("pseudolabels", model, encoder, labels, prompt)[0]
+        for model, encoder in encoders.items()
+        for prompt in PROMPTS
+        if labels
+    ]
+    if labels:
+        notes["pseudolabels"] = (
+            f"{PACKAGED} is sure of {sure:.0%} of the images. They are made from looks, so their "
+            "correlation says little"
+        )
     looks = predicts_looks.looks(predicts_looks.image_similarities(features, images.labels))
-    candidates = predictions(compared, looks, seed)
+    candidates = predictions(found + made, looks, seed)
     given = advice.of_classes(
-        candidates,
+        candidates[: len(found)],
         images_per_class=float(np.median(np.bincount(images.labels))),
-        codes=advice.find_codes(names),
+        codes=advice.find_codes(images.class_names),
+        pseudolabels=candidates[len(found)].flags if made else "",
+        sure=sure,
     )
-    one, near = compared[given.chosen], candidates[given.chosen].prediction
+    place = max(given.chosen, 0)
+    if not candidates:
+        return Measured(given, notes)
+    one, near = (found + made)[place], candidates[place].prediction
     cosines = one.sims[np.arange(len(near.nearest)), near.nearest]
     rows = [rows.tolist() for rows in images.rows_by_class]
-    nearest = Nearest(names, one.texts, rows, near.nearest, cosines, near.places)
+    nearest = Nearest(images.class_names, one.texts, rows, near.nearest, cosines, near.places)
     return Measured(given, notes, candidates, nearest)
 
 
@@ -261,7 +278,9 @@ def of_captions(
     read = {
         m: readability.examine(e, some, e.encode(some), "captions") for m, e in encoders.items()
     }
-    notes = {model: _reading(found) for model, found in read.items()}
+    notes = {
+        model: f"of {found.n:,} captions, it {found}" for model, found in read.items() if str(found)
+    }
     distinct, odd = caption_oddities(texts)
     notes["captions"] = "; ".join([f"{distinct:,} of {len(texts):,} differ", *(t for t, _ in odd)])
     if len(texts) < predicts_looks.FEWEST:
@@ -272,7 +291,7 @@ def of_captions(
         if not read[model].too_many
     }
     if not embeds:
-        return Measured(advice.unreadable("captions"), notes)
+        return Measured(advice.of_captions([], None), notes)
     rows = np.random.default_rng(derive(seed, "compared")).permutation(len(texts))[:MOST_ITEMS]
     compared = [
         Compare("captions", model, "", [], found[rows] @ found[rows].T)
@@ -284,14 +303,12 @@ def of_captions(
     candidates = predictions(compared, looks, seed)
     model = compared[advice.choose(candidates)].model
     pairs = predicts_looks.partners(embeds[model], features, seed)
+    same = np.mean([texts[row] == texts[other] for row, other in enumerate(pairs.nearest)])
+    notes["partners"] = f"{same:.0%} have the same caption"
     given = advice.of_captions(candidates, pairs)
     each = [[row] for row in range(len(texts))]
     nearest = Nearest(texts, texts, each, pairs.nearest, pairs.cosines, pairs.places)
     return Measured(given, notes, candidates, nearest, pairs)
-
-
-def _reading(found: readability.Readability) -> str:
-    return f"of {found.n:,} {found.what}, it {found}" if str(found) else f"reads all {found.what}"
 
 
 def predictions(
@@ -303,7 +320,7 @@ def predictions(
     )
     found = [predicts_looks.predict(one.sims, looks, orders, seed) for one in compared]
     return [
-        Candidate(one.words, one.model, one.prompt, prediction, one.more)
+        Candidate(one.words, one.model, one.prompt, prediction)
         for one, prediction in zip(compared, found, strict=True)
     ]
 
@@ -311,7 +328,7 @@ def predictions(
 def rows_of(candidates: Sequence[Candidate]) -> list[Compared]:
     """Return the candidates as rows of the table."""
     rows = []
-    for source, model, prompt, one, _ in candidates:
+    for source, model, prompt, one in candidates:
         low, high = np.quantile(one.chance, CHANCE).tolist()
         chance = (low, high)
         by_chance = float(np.median(one.chance_places))
@@ -323,7 +340,7 @@ def rows_of(candidates: Sequence[Candidate]) -> list[Compared]:
 
 
 def printed(rows: Sequence[Compared], chosen: int) -> list[str]:
-    """Return the table as lines, best first; a star marks the words that are advised."""
+    """Return the table as lines, best first; a star marks the words that are judged."""
     lines = [("", "words", "encoder", "prompt", "correlation", "by chance", "rank", "by chance")]
     for place in sorted(range(len(rows)), key=lambda place: -rows[place].correlation):
         row = rows[place]
@@ -373,7 +390,7 @@ def check(args: argparse.Namespace) -> str:
         what, untouched = ("image", "images"), ""
     facts = [
         f"{sample.of}{untouched}",
-        f"looks by {arch} at {prepare.image_size} px, which was not trained on these images",
+        f"looks by {arch} at {prepare.image_size} px, with ImageNet weights",
     ]
     rows = rows_of(found.candidates)
     out = args.out or Path(f"words_{args.dataset}.html")
