@@ -14,6 +14,10 @@ ENCODERS = {
 SOURCES = (  # of words; or the path of a JSON file
     "classnames", "names+tags", "descriptions", "names+descriptions", "pseudolabels", "captions",
 )  # fmt: skip
+SEVERAL = {  # texts of one item
+    "ranks": "texts of the same rank are compared, and their similarities averaged",
+    "mean": "the embeddings of an item's texts are averaged, and the means compared",
+}
 LEVELS = ("class", "sample")  # of pseudolabels
 AVERAGES = ("logits", "probabilities")  # over the images of a class, for pseudolabels
 CONTROLS = {

@@ -1,7 +1,7 @@
 """The words of classes and images: names, tags, descriptions, ImageNet pseudolabels, captions, or a
 JSON file.
 
-Every item (a class or an image) has K words, best first; words of the same rank are compared.
+Every item (a class or an image) has one or several words, best first.
 """
 
 import reprlib
@@ -109,6 +109,11 @@ def of_classes(source: str, images: Named) -> list[list[str]]:
 def is_prompted(source: str) -> bool:
     """Return whether the texts of a source go into ``--language_prompt``; sentences do not."""
     return source != "captions" and (source not in WRITTEN or WRITTEN[source].prompted)
+
+
+def is_described(source: str) -> bool:
+    """Return whether a source reads more of ``classes.json`` than names."""
+    return source in WRITTEN and bool(WRITTEN[source].key)
 
 
 def by_name_alone(source: str, images: Named) -> list[str]:

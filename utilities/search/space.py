@@ -1,6 +1,7 @@
 """The search space: what each flag is drawn from, and how a draw becomes a command line."""
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -51,7 +52,8 @@ class CommandLine:
             if self.flags[name].nargs == 0:
                 found += [f"--{name}"] if text == "on" else []
             elif self.flags[name].nargs is not None:
-                found += [f"--{name}", *text.split()]
+                first, *others = shlex.split(text) or [""]
+                found += [f"--{name}", first, *others] if others else [f"--{name}={first}"]
             else:
                 found += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
         return found
@@ -63,7 +65,7 @@ class CommandLine:
         for dest, value in flags.items():
             if isinstance(value, bool):
                 value = "on" if value else "off"
-            texts[names[dest]] = " ".join(map(str, value)) if isinstance(value, list) else value
+            texts[names[dest]] = shlex.join(map(str, value)) if isinstance(value, list) else value
         return self.words({name: str(value) for name, value in texts.items()})
 
 
