@@ -32,6 +32,7 @@ class Compared(NamedTuple):
     words: str  # of --language_words
     model: str  # of --language_model
     prompt: str  # "" for none
+    option: str  # another flag, or ""
     correlation: float
     error: float  # half of its 95 % interval
     chance: tuple[float, float]  # between which 99 % of permuted words lie

@@ -51,12 +51,14 @@ class Candidate(NamedTuple):
     words: str  # of --language_words
     model: str  # of --language_model
     prompt: str  # of --language_prompt; "" for captions, which take none
+    option: str  # another flag of theirs, or ""
     prediction: Prediction
 
     @property
     def flags(self) -> str:
         prompt = f' --language_prompt "{self.prompt}"' if self.prompt else ""
-        return f"--language_words {self.words} --language_model {self.model}{prompt}"
+        option = f" {self.option}" if self.option else ""
+        return f"--language_words {self.words} --language_model {self.model}{prompt}{option}"
 
 
 class Advice(NamedTuple):
@@ -254,4 +256,5 @@ def _measured(one: Prediction, p: float, what: str = "names") -> str:
 
 def _named(candidate: Candidate) -> str:
     prompt = f' in "{candidate.prompt}"' if candidate.prompt else ""
-    return f"{candidate.words}{prompt} with {candidate.model}"
+    option = f" ({candidate.option})" if candidate.option else ""
+    return f"{candidate.words}{prompt} with {candidate.model}{option}"

@@ -75,6 +75,7 @@ class Compare(NamedTuple):
     words: str
     model: str
     prompt: str  # "" for those that take none
+    option: str  # another flag, or ""
     texts: list[str]  # (C,) for the page
     sims: NDArray[np.floating]  # (C, C)
 
@@ -162,37 +163,57 @@ def embed(
 
 def words_of_classes(
     images: ImageSet, encoders: Mapping[str, TextEncoder]
-) -> Iterator[tuple[Compare, readability.Readability]]:
-    """Yield what is written about classes, the simplest first, and what its encoder reads of it."""
+) -> Iterator[tuple[str, list[Compare], readability.Readability]]:
+    """Yield what is written about classes, the simplest first, and what its encoder reads of it.
+
+    Nothing is compared if the encoder cannot read most of it, which training refuses.
+    """
     for source, kind in words.WRITTEN.items():
         if len(words.by_name_alone(source, images)) == images.n_classes:
             continue  # the same as the names
         items = words.of_classes(source, images)
         for model, encoder in encoders.items():
             for prompt in PROMPTS if kind.prompted else ("",):
-                yield compared_by(source, model, encoder, items, prompt)
+                yield f"{source}, {model}", *compared_by(source, model, encoder, items, prompt)
     for model, encoder in encoders.items() if images.captions else ():
+        some = readability.sample(images.captions)
+        read = readability.examine(encoder, some, encoder.encode(some), "captions")
         embeds = embed_captions(encoder, images.captions).numpy()
         sums = np.zeros((images.n_classes, embeds.shape[1]))
         np.add.at(sums, images.labels, embeds)
         means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
         first = [images.captions[rows[0]].split("\n")[0] for rows in images.rows_by_class]
-        some = readability.sample(images.captions)
-        read = readability.examine(encoder, some, encoder.encode(some), "captions")
-        yield Compare("captions", model, "", first, means @ means.T), read
+        compared = Compare("captions", model, "", "", first, means @ means.T)
+        yield f"captions, {model}", [] if read.too_many else [compared], read
 
 
 def compared_by(
     source: str, model: str, encoder: TextEncoder, items: Sequence[Sequence[str]], prompt: str
-) -> tuple[Compare, readability.Readability]:
-    """Return the similarities of classes as ``--language_words`` compares them in training."""
+) -> tuple[list[Compare], readability.Readability]:
+    """Return the similarities of classes as training compares their words.
+
+    Options are tried with the first prompt: ``centre`` removes what a prompt adds.
+    """
     found = words.collect(items, "class")
     embeds = encoder.encode(words.with_prompt(found.texts, prompt or "{}"))
-    every = torch.arange(len(items))
-    sims = LanguageGuide(embeds, found).similarity(Batch((), every, every)).numpy()
-    texts = ["; ".join(some) for some in items]
     read = readability.examine(encoder, found.texts, embeds)
-    return Compare(source, model, prompt, texts, sims), read
+    texts = ["; ".join(some) for some in items]
+    every = torch.arange(len(items))
+    batch = Batch((), every, every)
+    options: dict[str, dict[str, Any]] = {"": {}}
+    if prompt != PROMPTS[1]:
+        options["--language_centre"] = {"centre": True}
+        if max(map(len, items)) > 1:
+            options["--language_several mean"] = {"several": "mean"}
+    compared = [
+        Compare(
+            source, model, prompt, option, texts,
+            LanguageGuide(embeds, found, **arguments).similarity(batch).numpy(),
+        )
+        for option, arguments in options.items()
+        if not read.too_many
+    ]  # fmt: skip
+    return compared, read
 
 
 def pseudolabels(images: ImageSet, device: torch.device) -> tuple[list[list[str]], float]:
@@ -232,18 +253,18 @@ def of_classes(
     """Compare the words of classes with the mean features of their images."""
     if images.n_classes < predicts_looks.FEWEST:
         return Measured(advice.too_few(images.n_classes), {})
-    found, notes = [], {}
-    for one, read in words_of_classes(images, encoders):
-        if str(read) and one.prompt in ("", PROMPTS[0]):
-            notes[f"{one.words}, {one.model}"] = f"of {read.n:,} {read.what}, it {read}"
-        if not read.too_many:  # which training refuses
-            found.append(one)
+    found: list[Compare] = []
+    notes: dict[str, str] = {}
+    for source, compared, read in words_of_classes(images, encoders):
+        found += compared
+        if str(read):  # the same for all prompts, or nearly
+            notes.setdefault(source, f"of {read.n:,} texts, the encoder {read}")
     labels, sure = pseudolabels(images, device)
     made = [
-        compared_by("pseudolabels", model, encoder, labels, prompt)[0]
+        one
         for model, encoder in encoders.items()
-        for prompt in PROMPTS
         if labels
+        for one in compared_by("pseudolabels", model, encoder, labels, PROMPTS[0])[0]
     ]
     if labels:
         notes["pseudolabels"] = (
@@ -294,7 +315,7 @@ def of_captions(
         return Measured(advice.of_captions([], None), notes)
     rows = np.random.default_rng(derive(seed, "compared")).permutation(len(texts))[:MOST_ITEMS]
     compared = [
-        Compare("captions", model, "", [], found[rows] @ found[rows].T)
+        Compare("captions", model, "", "", [], found[rows] @ found[rows].T)
         for model, found in embeds.items()
     ]
     looks = predicts_looks.looks(
@@ -320,28 +341,33 @@ def predictions(
     )
     found = [predicts_looks.predict(one.sims, looks, orders, seed) for one in compared]
     return [
-        Candidate(one.words, one.model, one.prompt, prediction)
+        Candidate(one.words, one.model, one.prompt, one.option, prediction)
         for one, prediction in zip(compared, found, strict=True)
     ]
 
 
-def rows_of(candidates: Sequence[Candidate]) -> list[Compared]:
-    """Return the candidates as rows of the table."""
-    rows = []
-    for source, model, prompt, one in candidates:
-        low, high = np.quantile(one.chance, CHANCE).tolist()
-        chance = (low, high)
-        by_chance = float(np.median(one.chance_places))
-        half = advice.CLEAR * one.error
-        rows.append(
-            Compared(source, model, prompt, one.correlation, half, chance, one.place, by_chance)
-        )
-    return rows
+def row_of(candidate: Candidate) -> Compared:
+    """Return a candidate as a row of the table."""
+    one = candidate.prediction
+    low, high = np.quantile(one.chance, CHANCE).tolist()
+    return Compared(
+        words=candidate.words,
+        model=candidate.model,
+        prompt=candidate.prompt,
+        option=candidate.option.removeprefix("--language_"),
+        correlation=one.correlation,
+        error=advice.CLEAR * one.error,
+        chance=(low, high),
+        place=one.place,
+        chance_place=float(np.median(one.chance_places)),
+    )
 
 
 def printed(rows: Sequence[Compared], chosen: int) -> list[str]:
     """Return the table as lines, best first; a star marks the words that are judged."""
-    lines = [("", "words", "encoder", "prompt", "correlation", "by chance", "rank", "by chance")]
+    lines = [
+        ("", "words", "encoder", "prompt", "", "correlation", "by chance", "rank", "by chance")
+    ]
     for place in sorted(range(len(rows)), key=lambda place: -rows[place].correlation):
         row = rows[place]
         prompt = f'"{row.prompt}"' if row.prompt else "-"
@@ -349,11 +375,12 @@ def printed(rows: Sequence[Compared], chosen: int) -> list[str]:
         chance = f"{row.chance[0]:.3f} to {row.chance[1]:.3f}"
         ranks = f"{row.place:,.0f}", f"{row.chance_place:,.0f}"
         star = "*" if place == chosen else ""
-        lines.append((star, row.words, row.model, prompt, correlation, chance, *ranks))
+        names = star, row.words, row.model, prompt, row.option
+        lines.append((*names, correlation, chance, *ranks))
     widths = [max(map(console.columns, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(
-            console.padded(cell, width, right=at >= 4)
+            console.padded(cell, width, right=at >= 5)
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -392,7 +419,7 @@ def check(args: argparse.Namespace) -> str:
         f"{sample.of}{untouched}",
         f"looks by {arch} at {prepare.image_size} px, with ImageNet weights",
     ]
-    rows = rows_of(found.candidates)
+    rows = [row_of(candidate) for candidate in found.candidates]
     out = args.out or Path(f"words_{args.dataset}.html")
     write_page(
         out,

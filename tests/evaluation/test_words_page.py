@@ -10,8 +10,8 @@ from evaluation.words_page import EXAMPLES, MOST_ITEMS, Compared, Nearest, write
 from tests.evaluation.test_report_html import HOSTILE, Page
 
 ROWS = [
-    Compared("classnames", "minilm", "{}", 0.2, 0.05, (-0.1, 0.1), 7.0, 20.0),
-    Compared("captions", "mpnet", "", -0.3, 0.05, (-0.05, 0.1), 1234.0, 2000.0),
+    Compared("classnames", "minilm", "{}", "centre", 0.2, 0.05, (-0.1, 0.1), 7.0, 20.0),
+    Compared("captions", "mpnet", "", "", -0.3, 0.05, (-0.05, 0.1), 1234.0, 2000.0),
 ]
 
 
@@ -58,11 +58,14 @@ def test_the_page_shows_the_advice_the_table_and_the_pairs(tmp_path):
     page = Page(text)
     compared, agree, differ, every = page.tables
     assert [row[0] for row in compared[1:]] == ["classnames", "captions"]
-    assert compared[1][3].split() == ["0.20", "±", "0.05"] and "1,234" in compared[2]
+    assert compared[1][3] == "centre"
+    assert compared[1][4].split() == ["0.20", "±", "0.05"] and "1,234" in compared[2]
     assert "Yes: it may." in page.text and '--language_prompt "{}"' in page.text
     assert len(every) == 13 and "All classes" in page.text
     # Of the six classes that are most certain, three pairs, each once: near ones and far ones.
-    assert [row[1] for row in agree[1:]] == ["class 000", "class 002", "class 004"][: len(agree) - 1]
+    assert [row[1] for row in agree[1:]] == ["class 000", "class 002", "class 004"][
+        : len(agree) - 1
+    ]
     assert [row[-1] for row in differ[1:]] == sorted((row[-1] for row in differ[1:]), reverse=True)
     for table in (agree, differ):
         pairs = [frozenset((row[1], row[3])) for row in table[1:]]
@@ -75,7 +78,9 @@ def test_pictures_are_in_the_page_and_unreadable_ones_left_out(tmp_path):
     sources = [about["src"] for tag, about in page.tags if tag == "img"]
     assert sources and all(src.startswith("data:image/webp;base64,") for src in sources)
     assert sorted(images.asked) == list(range(24))  # each is read once
-    assert not [tag for tag, about in page.tags if tag == "script" or about.get("href", "#")[0] == "h"]
+    assert not [
+        tag for tag, about in page.tags if tag == "script" or about.get("href", "#")[0] == "h"
+    ]
 
 
 def test_names_and_words_are_escaped(tmp_path):

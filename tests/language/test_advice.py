@@ -23,8 +23,8 @@ def prediction(correlation, *, n=100, spread=0.01, error=0.01, place=20.0, seed=
     )
 
 
-def candidate(correlation, words="classnames", prompt="{}", model="minilm", **known):
-    return Candidate(words, model, prompt, prediction(correlation, **known))
+def candidate(correlation, words="classnames", prompt="{}", model="minilm", option="", **known):
+    return Candidate(words, model, prompt, option, prediction(correlation, **known))
 
 
 def advised(*candidates, images_per_class=6.0, **more):
