@@ -111,7 +111,10 @@ def _centred(embeds: Tensor, index: Tensor) -> Tensor:
     rest = embeds - counts.to(embeds) @ embeds / max(int(counts.sum()), 1)
     rest = torch.where(filled.unsqueeze(1), rest, 0)
     if rest.norm(dim=1).amax() < ROUNDING:
-        raise ValueError("centre leaves nothing of words that all have the same embedding")
+        raise ValueError(
+            "centre leaves nothing of words that all have the same embedding; drop it, or give "
+            "classes words that differ"
+        )
     return F.normalize(rest, dim=1, eps=ROUNDING)
 
 
