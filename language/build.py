@@ -52,19 +52,25 @@ def build_encoder(name: str, device: torch.device) -> TextEncoder:
     return encoders.build(name, device, cache_folder() / "text")
 
 
+def reads_words(args: argparse.Namespace) -> bool:
+    """Return whether a term of the loss reads words."""
+    free = args.language_proxy_vectors == "free"
+    return bool(args.language_distill_w or (args.language_proxy_w and not free))
+
+
 def files(args: argparse.Namespace, reads_captions: bool) -> dict[str, Path]:
     """Return the files and folders of words, models and partners that shape a run, by their flags.
 
     Args:
         reads_captions: the objective does, by ``--language_model``.
     """
-    guided = bool(args.language_distill_w)
+    guided = reads_words(args)
     paired = args.data_sampler == "language_pairs"
     by_language = paired and args.data_pairs_by == "language"
-    reads_words = guided or reads_captions or by_language or args.data_sampler == "class_related"
+    embedded = guided or reads_captions or by_language or args.data_sampler == "class_related"
     named = {
         "language_words": args.language_words if guided else None,
-        "language_model": args.language_model if reads_words else None,
+        "language_model": args.language_model if embedded else None,
         "evaluation_language_model": args.evaluation_language_model,
         "data_pairs_from": args.data_pairs_from if paired else None,
         "data_pairs_checkpoint": args.data_pairs_checkpoint if paired else None,
@@ -79,7 +85,7 @@ def files(args: argparse.Namespace, reads_captions: bool) -> dict[str, Path]:
 def build_guide(
     args: argparse.Namespace, train: Captioned, device: torch.device, classify: Callable[[], Tensor]
 ) -> LanguageGuide | None:
-    """Return the guide that the language flags ask for; None at ``--language_distill_w 0``.
+    """Return the guide that the language flags ask for; None if no term reads words.
 
     Args:
         classify: computes the (N, 1000) logits of the training images by
@@ -89,7 +95,7 @@ def build_guide(
         ValueError: the images have no such words, or a flag's value is unknown.
         FileNotFoundError: the encoder or the file of words is not there.
     """
-    if not args.language_distill_w:
+    if not reads_words(args):
         return None
     chosen = _choose_words(args, train, classify)
     encoder = build_encoder(args.language_model, device)

@@ -62,10 +62,10 @@ class LanguageGuide:
 
     @property
     def class_words(self) -> Tensor | None:
-        """(C, D) unit mean of each class's own words under every control; None at row level."""
+        """(C, D) unit mean of each class's words, permuted under that control; None of images."""
         if self.words.level != "class":
             return None
-        return F.normalize(self.embeds.cpu()[self.words.index].mean(dim=1), dim=1)
+        return F.normalize(self.embeds[self.index].mean(dim=1), dim=1)
 
 
 def _cyclic_permutation(n: int, seed: int) -> Tensor:
