@@ -105,7 +105,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     batches = datasets.batches(args, data.train, sampler, n_views, pin=device.type != "cpu")
     length = Length.of(args.max_steps, args.n_epochs, len(batches))
 
-    # The objective: L = L_DML + w L_match.
+    # The objective: L = L_DML + w L_match + lambda L_proxy.
     miner = batchminer.build(args)
     criterion = criteria.build(
         args,
@@ -116,15 +116,20 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         miner=miner,
         n_steps=length.n_steps,
         **language.caption_readers(args, data.train, device),
-    ).to(device)
+    )
     distill = criteria.build_distillation(args)
+    dim = args.embed_dim if criterion.reads == "embeds" else embedder.feature_dim
+    proxies = criteria.build_proxies(args, guide and guide.class_words, len(classes), dim)
     if args.compile:
         embedder.compile()
-    objective = criteria.Objective(embedder, criterion, guide, distill, args.language_distill_w)
+    objective = criteria.Objective(
+        *(embedder, criterion, guide, distill, args.language_distill_w),
+        *(proxies, args.language_proxy_w),
+    ).to(device)
 
     lr = optimization.scaled_lr(args.lr, args.bs, args.lr_base_bs)
     groups = embedder.param_groups(lr, args.fc_lr, args.decay, decay_norms=not args.no_norm_decay)
-    groups += criterion.param_groups(lr)
+    groups += criterion.param_groups(lr) + (proxies.param_groups() if proxies else [])
     flags = "optim", "decay", "scheduler", "tau", "gamma", "warmup_steps", "warmup_lr", "final_lr"
     optimizer, scheduler = optimization.build(
         groups, lr=lr, n_steps=length.n_steps, steps_per_epoch=len(batches), **pick(args, *flags)
@@ -150,6 +155,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     )
     progress = Progress()
     parts: dict[str, Any] = {"embedder": embedder, "criterion": criterion, "trainer": trainer}
+    if proxies:
+        parts["proxies"] = proxies
     current = run.Run(
         folder,
         run.State(device, **parts, batches=batches, progress=progress),

@@ -370,7 +370,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("loss_declip_nns_queue_size", count, 16384,
          "texts in the queue; keep it well below the number of images, or a caption finds itself"),
 ),
-"language guidance": (  # L = L_DML + w L_match
+"language guidance": (  # L = L_DML + w L_match + lambda L_proxy
     Flag("language_distill_w", nonnegative, 0.0, "w, weight of the distillation; 0: no guidance"),
     Flag("language_model", text, None,
          "minilm (offline), clip, bert, roberta_l, mpnet, a Hugging Face id, a local folder, or a "
@@ -398,6 +398,13 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("language_temp", positive, 1.0, "T, temperature of both distributions"),
     Flag("language_distill_dir", OneOf(("backward", "forward")), "backward",
          "backward: KL(images || words), as published; forward: the reverse"),
+    Flag("language_proxy_w", nonnegative, 0.0,
+         "lambda, weight of a softmax over class vectors that a learned map reads from words; 0: "
+         "none"),
+    Flag("language_proxy_vectors", OneOf(("words", "free")), "words",
+         "class vectors: read from words, or free of them, as a control"),
+    Flag("language_proxy_scale", positive, 16.0, "scale of the cosines, an inverse temperature"),
+    Flag("language_proxy_lr", nonnegative, 1e-3, "learning rate of the map or the free vectors"),
     Flag("language_delay", natural, 0, "iterations before guidance starts"),
     Flag("language_control", OneOf(("none", "permuted", "uniform")), "none",
          "control that removes the effect of words: permuted (words of another class) or uniform "
@@ -443,6 +450,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "K of a class-disjoint cross-validation (Musgrave et al., A Metric Learning Reality "
          "Check, ECCV 2020): one of K parts is held out for validation; 0: none"),
     Flag("cv_fold", natural, 0, "number of the part to hold out, from 0 to K - 1"),
+    Flag("train_classes", natural, 0,
+         "train on as many of the training classes, drawn by --seed, for a learning curve; 0: all"),
 ),
 "Weights & Biases, TensorBoard": (  # W&B's key comes from the environment or `wandb login`
     Flag("wandb_mode", OneOf(("online", "offline", "disabled")), "disabled",
@@ -561,23 +570,26 @@ def summary(
         sizes: size of each image set, by name.
         length: optimizer steps and epochs.
     """
-    guidance = "none"
-    if args.language_distill_w:
-        guidance = f"{args.language_distill_w:g} x L_match, {args.language_words} embedded by "
-        guidance += args.language_model
+    terms = {"L_match": args.language_distill_w, "L_proxy": args.language_proxy_w}
+    guidance = " + ".join(f"{weight:g} x {term}" for term, weight in terms.items() if weight)
+    free = args.language_proxy_w and args.language_proxy_vectors == "free"
+    if args.language_distill_w or (guidance and not free):
+        guidance += f", {args.language_words} embedded by {args.language_model}"
+    if free:
+        guidance += ", class vectors free of words"
     if args.language_control != "none":
         guidance += f", {args.language_control} as a control"
     flags, why = chosen
     read = READ_ELSEWHERE + READ_BY_RELATED * (args.data_sampler == "class_related")
     rows = [row for row in FLAGS["language guidance"] if row.name not in read]
     idle = flag_parser.changed(args, rows, flags)
-    if idle and not args.language_distill_w:
-        guidance += f", ignored without it: {' '.join(idle)}"
+    if idle and not guidance:
+        guidance = f"none, ignored without it: {' '.join(idle)}"
     typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flags.items()}
     lines = {
         **sizes,
         "embedder": f"{args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
-        "objective": f"{args.loss}; guidance: {guidance}",
+        "objective": f"{args.loss}; guidance: {guidance or 'none'}",
         "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views",
         "length": f"{length[1]:,} epochs, {length[0]:,} steps in total, lr {args.lr:g}",
         "device": device,
@@ -716,10 +728,14 @@ def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 def check_objective(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse objective flags that have no effect or cannot be combined."""
-    if args.language_control != "none" and not args.language_distill_w:
+    free = args.language_proxy_vectors == "free"
+    if free and not args.language_proxy_w:
+        parser.error("--language_proxy_vectors free needs --language_proxy_w; set it, such as 0.03")
+    reads_words = args.language_distill_w or (args.language_proxy_w and not free)
+    if args.language_control != "none" and not reads_words:
         parser.error(
-            f"--language_control {args.language_control} replaces the words of the guidance, which "
-            "--language_distill_w 0 turns off; set a weight, such as 7.5"
+            f"--language_control {args.language_control} replaces words, which no term reads; set "
+            "--language_distill_w, such as 7.5, or --language_proxy_w, such as 0.03"
         )
     for prompt in args.language_prompt:
         if prompt.count("{}") != 1:

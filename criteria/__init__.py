@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 from utilities.registry import Component, exporter, from_flags, lookup
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .base import Criterion
     from .language_distillation import LanguageDistillation
+    from .language_proxies import LanguageProxies
 
 
 def _row(file: str, name: str, needs: str = "") -> Component:
@@ -65,6 +68,7 @@ __getattr__ = exporter(
         "pair_criterion": _row("base", "PairCriterion"),
         "memory": _row("xbm", "CrossBatchMemory"),
         "distillation": _row("language_distillation", "LanguageDistillation"),
+        "proxies": _row("language_proxies", "LanguageProxies"),
         "objective": _row("objective", "Objective"),
     },
 )
@@ -116,3 +120,31 @@ def build_distillation(args: argparse.Namespace) -> "LanguageDistillation":
     from .language_distillation import LanguageDistillation
 
     return from_flags(LanguageDistillation, args, "language_")
+
+
+def build_proxies(
+    args: argparse.Namespace, class_words: "Tensor | None", n_classes: int, dim: int
+) -> "LanguageProxies | None":
+    """Build L_proxy from ``--language_proxy_*``; None at ``--language_proxy_w 0``.
+
+    Args:
+        class_words: (C, D_text) unit rows, or None if the guidance has no words of classes.
+        dim: of what it classifies, the embeddings or the features.
+
+    Raises:
+        ValueError: there are no words of classes.
+    """
+    if not args.language_proxy_w:
+        return None
+    from .language_proxies import LanguageProxies
+
+    if args.language_proxy_vectors == "free" or args.language_control == "uniform":
+        class_words = None
+    elif class_words is None:
+        raise ValueError(
+            f"--language_proxy_w {args.language_proxy_w:g} reads class vectors from the words of "
+            f"classes, but --language_words {args.language_words} are words of images; use "
+            "classnames, or --language_proxy_vectors free"
+        )
+    sizes = {"n_classes": n_classes, "embed_dim": dim, "class_words": class_words}
+    return from_flags(LanguageProxies, args, "language_proxy_", **sizes)

@@ -1,5 +1,7 @@
-"""The whole loss of a training step as one module: L = L_DML + w L_match of a batch: Roth et al.,
-Integrating Language Guidance into Vision-based Deep Metric Learning, CVPR 2022.
+"""The whole loss of a training step as one module, L = L_DML + w L_match + λ L_proxy of a batch.
+
+L_match is from Roth et al., Integrating Language Guidance into Vision-based Deep Metric Learning,
+CVPR 2022; ``language_proxies`` explains L_proxy.
 """
 
 from typing import NamedTuple
@@ -13,13 +15,14 @@ from utilities.structures import Batch
 
 from .base import Criterion
 from .language_distillation import LanguageDistillation
+from .language_proxies import LanguageProxies
 
 
 class Outcome(NamedTuple):
     """The result of an ``Objective``'s forward pass."""
 
     loss: Tensor  # scalar of the whole batch; its gradient is this process's part
-    terms: dict[str, Tensor]  # its summands, detached: "loss_dml", "loss_match"
+    terms: dict[str, Tensor]  # its summands, detached: "loss_dml", "loss_match", "loss_proxy"
     embeds: Tensor  # (B, D), detached, of the first view, of all processes in order of rank
     rows: Tensor  # (B,) int64, of these
 
@@ -41,6 +44,8 @@ class Objective(nn.Module):
         guide: similarities of words; None: no guidance.
         distill: L_match; required with a guide.
         weight: w.
+        proxies: L_proxy, if any.
+        proxy_weight: λ.
     """
 
     def __init__(
@@ -50,6 +55,8 @@ class Objective(nn.Module):
         guide: LanguageGuide | None = None,
         distill: LanguageDistillation | None = None,
         weight: float = 0.0,
+        proxies: LanguageProxies | None = None,
+        proxy_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if guide is not None and distill is None:
@@ -59,6 +66,8 @@ class Objective(nn.Module):
         self.guide = guide
         self.distill = distill
         self.weight = weight
+        self.proxies = proxies
+        self.proxy_weight = proxy_weight
 
     def forward(self, batch: Batch, guided: bool = True) -> Outcome:
         """Return the loss of the batch of which this is the process's share."""
@@ -75,11 +84,16 @@ class Objective(nn.Module):
             loss = self.criterion.compute(views, whole)
             embeds = views[0].embeds
         terms = {"loss_dml": loss.detach()}
-        if self.guide is not None and self.distill is not None and guided:
+        if guided and (self.weight or self.proxies is not None):
             read = embeds if self.criterion.reads == "embeds" else gather(views[0].features)
-            match = self.distill(read, self.guide.similarity(whole), whole.labels)
-            terms["loss_match"] = match.detach()
-            loss = loss + self.weight * match
+            if self.weight and self.guide is not None and self.distill is not None:
+                match = self.distill(read, self.guide.similarity(whole), whole.labels)
+                terms["loss_match"] = match.detach()
+                loss = loss + self.weight * match
+            if self.proxies is not None:
+                proxy = self.proxies(read, whole.labels)
+                terms["loss_proxy"] = proxy.detach()
+                loss = loss + self.proxy_weight * proxy
         return Outcome(loss, terms, embeds.detach(), whole.rows)
 
 

@@ -36,7 +36,8 @@ MOST_WAITING = 0.2  # of an epoch, for images
 
 # Flags that decide which classes a run trains on.
 SPLIT = (
-    "dataset", "use_tv_split", "tv_split_perc", "tv_split_by_samples", "cv_folds", "cv_fold", "seed"
+    "dataset", "use_tv_split", "tv_split_perc", "tv_split_by_samples", "cv_folds", "cv_fold",
+    "train_classes", "seed",
 )  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def build_as_trained(
     Raises:
         ValueError: it was trained on some of them, and not ``--accept_changed_data``.
     """
-    same = all(getattr(args, flag) == flags.get(flag) for flag in SPLIT)
+    same = all(getattr(args, flag) == flags.get(flag, 0) for flag in SPLIT)
     data = build(args, description.classes(trained) if same and trained else None)
     now = describe(args, data._asdict())
     description.refuse_trained(

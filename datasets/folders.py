@@ -189,16 +189,12 @@ def described(root: Path, classes: Sequence[str], known: Collection[str] = ()) -
     about = read_json(file) if os.path.lexists(file) else {}
     if unknown := sorted(set(about) - {*classes, *known}):
         LOG.warning("%s describes classes that do not exist: %s", file, listed(unknown))
-    entries = [_entry(file, name, about.get(name, {})) for name in classes]
+    entries = [(name, _entry(file, name, about.get(name, {}))) for name in classes]
     names = tuple(
-        _text(file, folder, entry, "name") or cleaned
-        for entry, folder, cleaned in zip(entries, classes, clean(classes), strict=True)
+        _text(file, *entry, "name") or folder
+        for entry, folder in zip(entries, clean(classes), strict=True)
     )
-    groups = tuple(
-        group
-        for entry, folder in zip(entries, classes, strict=True)
-        if (group := _text(file, folder, entry, "group"))
-    )
+    groups = tuple(group for entry in entries if (group := _text(file, *entry, "group")))
     if groups and len(groups) < len(classes):
         raise ValueError(
             f"{file} gives a group to {len(groups)} of {len(classes)} classes; give one to each or "
@@ -213,14 +209,9 @@ def described(root: Path, classes: Sequence[str], known: Collection[str] = ()) -
             "them names in classes.json",
             *(root, len(alike), listed(alike)),
         )
-
-    def several(key: str) -> tuple[tuple[str, ...], ...]:
-        found = tuple(
-            _texts(file, folder, entry, key) for entry, folder in zip(entries, classes, strict=True)
-        )
-        return found if any(found) else ()
-
-    return About(names, groups, several("description"), several("tags"))
+    descriptions = tuple(_texts(file, *entry, "description") for entry in entries)
+    tags = tuple(_texts(file, *entry, "tags") for entry in entries)
+    return About(names, groups, *(found if any(found) else () for found in (descriptions, tags)))
 
 
 def _entry(file: Path, name: str, entry: object) -> dict[str, Any]:

@@ -69,6 +69,7 @@ RECIPES = {
         evaluate_every=3,  # evaluating both halves takes two thirds of an epoch
         evaluation_metrics=(
             *(*_RECALLS, "mAP@R", "nmi", "wrong_word_similarity@10", "wrong_group_share@10"),
+            *("word_recall@1", "word_recall@10", "word_mAP", "named@1"),
         ),
         evaluation_language_model="minilm",
     ),

@@ -55,6 +55,7 @@ def load(
     tv_split_by_samples: bool = False,
     cv_folds: int = 0,
     cv_fold: int = 0,
+    train_classes: int = 0,
     seed: int = 0,
 ) -> Data:
     """Return the images of a dataset, with validation images if some are to be held out.
@@ -64,6 +65,8 @@ def load(
             classes are left out. Without effect on lists and manifests.
         use_tv_split: hold out training images (``hold_out``), unless a manifest names some.
         cv_folds, cv_fold: hold out a fold of the training classes (``fold``); 0 for no folds.
+        train_classes: train on as many of the remaining classes, drawn by the seed; 0 for all. The
+            draws of one seed contain each other.
 
     Raises:
         FileNotFoundError: as ``read_splits``.
@@ -75,6 +78,10 @@ def load(
             raise ValueError(
                 f"{'cv_folds' if cv_folds else 'use_tv_split'} holds out classes, --dataset {name} "
                 "has captions instead; use --evaluation_datasets to choose a checkpoint"
+            )
+        if train_classes:
+            raise ValueError(
+                f"train_classes draws classes, --dataset {name} has captions instead; leave it out"
             )
         return Data(open_caption_set(root), None, None)
     if classes and tv_split_by_samples:  # val holds other images of the classes of train
@@ -91,6 +98,8 @@ def load(
         val = replace(val, name=_fold_name(train, cv_folds, cv_fold))
     elif use_tv_split and val is None:
         train, val = hold_out(train, tv_split_perc, by_samples=tv_split_by_samples, seed=seed)
+    if train_classes:
+        train = draw_classes(train, train_classes, seed)
     return Data(train, val, test)
 
 
@@ -229,6 +238,17 @@ def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageS
 
 def _fold_name(train: ImageSet, cv_folds: int, cv_fold: int) -> str:
     return f"{train.name.removesuffix('.train')}.fold{cv_fold}of{cv_folds}"
+
+
+def draw_classes(train: ImageSet, n: int, seed: int = 0) -> ImageSet:
+    """Return ``n`` random classes of a set, the first of one order for each seed."""
+    if not 2 <= n <= train.n_classes:
+        raise ValueError(
+            f"train_classes must be from 2 to {train.n_classes}, the training classes of "
+            f"{train.name}, or 0 for all; got {n}"
+        )
+    order = np.random.default_rng(derive(seed, "training classes")).permutation(train.n_classes)
+    return train.of_classes(order[:n], train.name)
 
 
 def hold_out(

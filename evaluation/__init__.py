@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from evaluation.preprocessing import Preprocessing, preprocessing, preprocessing
 from evaluation.retrieval import EVALTYPES, run
 from evaluation.scores import Scores, listing, table, write_by_class
 from evaluation.session import EvaluationSession
+from evaluation.word_map import FEWEST
+from evaluation.word_search import WordSearch, can_fit
 from utilities import device as devices
 from utilities import distributed
 from utilities.files import cache_folder
@@ -80,6 +82,7 @@ def build(
         sets = datasets.searched_sets(args, data)
         model = _language_model(args)
         words = {name: embed_names(model, s.class_names) for name, s in sets.items() if model}
+        word_search = _word_search(args, data, words, partial(embed_names, model or ""))
     for dataset in downstream:
         check(protocols, dataset)  # before training
     common: dict[str, Any] = {
@@ -92,7 +95,7 @@ def build(
     }
     transform = preparation.transform()
     evaluator = Evaluator(
-        *(embedder, sets, transform, words),
+        *(embedder, sets, transform, words, word_search),
         metrics=args.evaluation_metrics,
         evaltypes=args.evaltypes,
         block_bytes=int(args.eval_memory * 2**30),
@@ -115,7 +118,7 @@ def build(
     at_end = evaluate_features if downstream else None
     others = {f"{d.name}.{part}": getattr(d, part) for d in downstream for part in PARTS}
     every = args.evaluate_every
-    return EvaluationSession(evaluator, at_end, others, every=every, n_epochs=n_epochs)
+    return EvaluationSession(evaluator, at_end, others, every=every, n_epochs=n_epochs, cache=cache)
 
 
 def _language_model(args: argparse.Namespace) -> str | None:
@@ -123,11 +126,34 @@ def _language_model(args: argparse.Namespace) -> str | None:
 
     Metrics read words by the evaluation's encoder, so that runs with other guidance are comparable.
     """
-    if any(metrics.parse(name).needs == "class_words" for name in args.evaluation_metrics):
+    parsed = map(metrics.parse, args.evaluation_metrics)
+    if any(metric.needs == "class_words" or metric.words_by for metric in parsed):
         return args.evaluation_language_model
     if args.language_distill_w and not args.no_report and not args.evaluate_only:
         return args.language_model
     return None
+
+
+def _word_search(
+    args: argparse.Namespace,
+    data: datasets.Data,
+    words: Mapping[str, Tensor],
+    embed: Callable[[Sequence[str]], Tensor],
+) -> WordSearch | None:
+    """Return the search by words that metrics ask for; None without, or without enough classes."""
+    names = [name for name in args.evaluation_metrics if metrics.parse(name).words_by]
+    if not names or not isinstance(data.train, datasets.ImageSet) or data.test is None:
+        return None
+    if not can_fit(data.train):
+        LOG.warning(
+            "%s are left out: a map from words to images needs at least %d training classes with "
+            "different names",
+            *(", ".join(names), FEWEST),
+        )
+        return None
+    if "train" not in words:
+        words = {**words, "train": embed(data.train.class_names)}
+    return WordSearch(data.train, words, names, seed=args.seed)
 
 
 def embedding(

@@ -1,6 +1,7 @@
 """The retrieval that a run evaluates again and again."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,8 +9,13 @@ from torch import Tensor, nn
 import metrics as scoring
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
+from evaluation.feature_cache import cached_features
 from evaluation.retrieval import refuse_one_sided, run
 from evaluation.scores import Scores
+from evaluation.word_search import WordSearch
+from utilities import distributed
+
+MOST_KEPT = 20_000  # images of a set whose features are kept: 160 MB of ResNet50
 
 
 class Evaluator:
@@ -18,6 +24,7 @@ class Evaluator:
     Args:
         sets: by the name that goes before a score, as in ``test/embeds/e_recall@1``.
         class_words: (C, D) unit rows for each set whose words a metric reads.
+        word_search: scores the metrics of words, on all sets but the one that it is fitted on.
         metrics, options: arguments of ``evaluation.retrieval.run``.
 
     Attributes:
@@ -34,6 +41,7 @@ class Evaluator:
         sets: Mapping[str, ImageSet],
         transform: Transform,
         class_words: Mapping[str, Tensor],
+        word_search: WordSearch | None = None,
         *,
         metrics: list[str],
         **options: Any,
@@ -45,15 +53,45 @@ class Evaluator:
         self.sets = dict(sets)
         self.transform = transform
         self.class_words = dict(class_words)
+        self.word_search = word_search
         self.options = {"metrics": metrics, **options}
         self.embeds: dict[str, tuple[Tensor, Tensor]] = {}  # (M, D) and (M,) int64
 
-    def __call__(self) -> Scores:
-        """Return the scores of all sets as ``<set>/<evaltype>/<metric>``, with their protocols."""
+    def __call__(self, cache: Path | None = None) -> Scores:
+        """Return the scores of all sets as ``<set>/<evaltype>/<metric>``, with their protocols.
+
+        Features are kept in the folder ``cache`` and read from there; None keeps none.
+        """
         scores = Scores({}, {})
+        searched = {}
         for name, images in self.sets.items():
             options = {"class_words": self.class_words.get(name), **self.options}
-            found, features = run(self.embedder, images, self.transform, **options)
+            kept = cache if len(images) <= MOST_KEPT else None
+            found, features = run(self.embedder, images, self.transform, cache=kept, **options)
             scores.add(found, f"{name}/")
             self.embeds[name] = features.embeds, features.rows
+            searched[name] = getattr(features, self.options["evaltypes"][0]), features.rows
+        if self.word_search is not None:
+            self._search_by_words(self.word_search, searched, scores, cache)
         return scores
+
+    def _search_by_words(
+        self,
+        search: WordSearch,
+        searched: dict[str, tuple[Tensor, Tensor]],
+        scores: Scores,
+        cache: Path | None,
+    ) -> None:
+        """Fit the map on the training images, which may be none of the sets, and add its scores."""
+        if "train" in searched:
+            embeds, rows = searched.pop("train")
+        else:
+            options = {key: self.options[key] for key in ("bs", "workers", "device", "precision")}
+            images = self.embedder, search.train, self.transform
+            kept = cache if len(search.train) <= MOST_KEPT else None
+            features = cached_features(*images, cache=kept, **options)
+            embeds, rows = getattr(features, self.options["evaltypes"][0]), features.rows
+        if distributed.is_first():
+            search.fit(embeds, rows)
+            for name, embedded in searched.items():
+                scores.add(search.scores(name, self.sets[name], *embedded), f"{name}/")

@@ -45,7 +45,7 @@ def cached_features(
                 embedder_digest or digest_of_embedder(embedder),
                 digest_of_transform(transform),
                 digest_of_images(images),
-                f"{precision} on {torch.device(device).type}",
+                f"{precision} on {torch.device(device).type}, {bs} at a time",
             ]
         )
         entry = Entry(cache.name, images.name, fingerprint, root=cache.parent)

@@ -4,7 +4,8 @@ A set with separate queries (``ImageSet.queries``), such as In-Shop, is searched
 only its other images are the gallery.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 import metrics as scoring
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
-from evaluation.extract import Features, extract
+from evaluation.extract import Features
+from evaluation.feature_cache import cached_features
 from evaluation.scores import Scores
 from metrics import Gallery, Queries
 from metrics.search import BLOCK_BYTES
@@ -64,10 +66,17 @@ def score(
     gallery: Gallery, names: Sequence[str], *, set_name: str, block_bytes: int = BLOCK_BYTES
 ) -> Scores:
     """Compute valid metrics of a gallery; ``set_name`` begins their protocols."""
+    values, per_query = scoring.measure(names, gallery, block_bytes=block_bytes)
+    return summarise(values, per_query, gallery, set_name)
+
+
+def summarise(
+    values: Mapping[str, float], per_query: Mapping[str, Tensor], gallery: Gallery, set_name: str
+) -> Scores:
+    """Return scores with their protocols, intervals and values by class."""
     protocols = {}
     n, d = gallery.embeds.shape
     n_queries = "" if gallery.queries is None else f"q={len(gallery.queries.labels)} "
-    values, per_query = scoring.measure(names, gallery, block_bytes=block_bytes)
     for name in values:
         metric = scoring.parse(name)
         distance = "cosine" if metric.cosine else "euclidean"
@@ -101,16 +110,18 @@ def run(
     precision: str = "fp32",
     seed: int = 0,
     block_bytes: int = BLOCK_BYTES,
+    cache: Path | None = None,
 ) -> tuple[Scores, Features]:
     """Embed a set once and score it, as ``<evaltype>/<metric>`` such as ``embeds/e_recall@1``.
 
     Args:
-        metrics: names as ``metrics`` parses them.
+        metrics: names as ``metrics`` parses them; those of words are skipped.
         evaltypes: outputs of the embedder to score, of ``EVALTYPES``.
         class_words: (C, Dw) unit rows, for the metrics that compare the words of classes.
         search_device: where images are compared; None: ``device``.
         seed: of the run; k-means starts from it.
         block_bytes: memory that the search may take at a time.
+        cache: folder in which features are kept, and read from if they are there.
 
     Returns:
         the scores and the features that they were computed from. Processes that train together
@@ -121,11 +132,12 @@ def run(
             groups that are missing; the set has queries and no gallery, or the other way round.
     """
     refuse_one_sided(image_set)
+    metrics = [name for name in metrics if not scoring.parse(name).words_by]
     scoring.validate(metrics, class_words, image_set.class_groups or None)
     check_evaltypes(evaltypes)
-    extracted = extract(
+    extracted = cached_features(
         *(embedder, image_set, transform),
-        bs=bs, workers=workers, device=device, precision=precision, shared=True,
+        cache=cache, bs=bs, workers=workers, device=device, precision=precision,
     )  # fmt: skip
     scores = Scores({}, {})
     if not distributed.is_first():

@@ -28,6 +28,7 @@ class EvaluationSession:
         downstream: scores frozen features at the end of the run.
         others: sets that ``downstream`` reads, by name.
         n_epochs: of the run; the last is always evaluated.
+        cache: folder in which features before training are kept, since many runs start from them.
 
     Attributes:
         sets: all that is evaluated, by name.
@@ -42,12 +43,14 @@ class EvaluationSession:
         *,
         every: int = 1,
         n_epochs: int = 0,
+        cache: Path | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.downstream = downstream
         self.sets = {**evaluator.sets, **(others or {})}
         self.every = every
         self.n_epochs = n_epochs
+        self.cache = cache
         self.untrained = Scores({}, {})
         self.scores = Scores({}, {})
         self.before: Embedded | None = None  # of the first set, before training
@@ -70,7 +73,7 @@ class EvaluationSession:
             if self.before is None and self.chosen_by:
                 LOG.warning("the embeddings before training are gone; the report goes without them")
         else:
-            self.untrained = self.scores = self._evaluate(last=not self.n_epochs)
+            self.untrained = self.scores = self._evaluate(last=not self.n_epochs, cache=self.cache)
             self.before = self.evaluator.embeds.get(self.chosen_by or "")
             run.record_untrained(self.untrained, self.before)
         return self.untrained
@@ -83,8 +86,8 @@ class EvaluationSession:
         self.scores = self._evaluate(last)
         return self.scores
 
-    def _evaluate(self, last: bool) -> Scores:
-        scores = self.evaluator()
+    def _evaluate(self, last: bool, cache: Path | None = None) -> Scores:
+        scores = self.evaluator(cache)
         if last and self.downstream is not None:
             scores.add(self.downstream())
         return scores

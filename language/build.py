@@ -61,6 +61,12 @@ def build_encoder(name: str, device: torch.device) -> TextEncoder:
     return encoders.build(name, device, cache_folder() / "text")
 
 
+def reads_words(args: argparse.Namespace) -> bool:
+    """Return whether a term of the loss reads words."""
+    free = args.language_proxy_vectors == "free"
+    return bool(args.language_distill_w or (args.language_proxy_w and not free))
+
+
 def files(
     args: argparse.Namespace, train: Captioned, reads_captions: bool
 ) -> dict[str, Path | list[str]]:
@@ -75,14 +81,14 @@ def files(
     Raises:
         ValueError: the classes have no such words.
     """
-    guided = bool(args.language_distill_w)
+    guided = reads_words(args)
     paired = args.data_sampler == "language_pairs"
     by_language = paired and args.data_pairs_by == "language"
     of_classes = guided or args.data_sampler == "class_related"
-    reads_words = of_classes or reads_captions or by_language
+    embedded = of_classes or reads_captions or by_language
     named = {
         "language_words": args.language_words if of_classes else None,
-        "language_model": args.language_model if reads_words else None,
+        "language_model": args.language_model if embedded else None,
         "evaluation_language_model": args.evaluation_language_model,
         "data_pairs_from": args.data_pairs_from if paired else None,
         "data_pairs_checkpoint": args.data_pairs_checkpoint if paired else None,
@@ -101,7 +107,7 @@ def files(
 def build_guide(
     args: argparse.Namespace, train: Captioned, device: torch.device, classify: Callable[[], Tensor]
 ) -> LanguageGuide | None:
-    """Return the guide that the language flags ask for; None at ``--language_distill_w 0``.
+    """Return the guide that the language flags ask for; None if no term reads words.
 
     Args:
         classify: computes the (N, 1000) logits of the training images by
@@ -111,7 +117,7 @@ def build_guide(
         ValueError: the images have no such words, or a flag's value is unknown.
         FileNotFoundError: the encoder or the file of words is not there.
     """
-    if not args.language_distill_w:
+    if not reads_words(args):
         return None
     chosen = _choose_words(args, train, classify)
     return _guide(args, args.language_words, chosen, device)
@@ -132,7 +138,8 @@ def sampler_inputs(
         of_images = args.language_words in ("pseudolabels", "captions")
         source = "classnames" if of_images else args.language_words
         chosen = words.collect(words.of_classes(source, train), "class")
-        return {"class_words": _guide(args, source, chosen, device).class_words}
+        uncontrolled = argparse.Namespace(**{**vars(args), "language_control": "none"})
+        return {"class_words": _guide(uncontrolled, source, chosen, device).class_words}
     if args.data_sampler == "language_pairs":
         found = partners(args, train, device, visual)
         return {"partners": found.partners, "similarities": found.similarities}

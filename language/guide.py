@@ -63,9 +63,10 @@ class LanguageGuide:
             embeds, index = words.means(embeds), torch.arange(len(index)).unsqueeze(1)
         self.embeds = _centred(embeds, index) if centre else embeds  # (U or n_items, D)
         self.constant = _mean_similarity(self.embeds, index) if control == "uniform" else None
-        self.index = index
+        self.order = torch.arange(len(index))  # whose words each item has
         if control == "permuted":
-            self.index = index[_cyclic_permutation(len(index), seed)]
+            self.order = _cyclic_permutation(len(index), seed)
+        self.index = index[self.order]
 
     @torch.no_grad()
     def similarity(self, batch: Batch) -> Tensor:
@@ -86,14 +87,14 @@ class LanguageGuide:
 
     @property
     def class_words(self) -> Tensor | None:
-        """(C, D) unit mean of each class's own words under every control; None at row level.
+        """(C, D) unit mean of each class's words, permuted under that control; None of images.
 
         Centred if the guide is. Rows of words without an embedding are zero.
         """
         if self.words.level != "class":
             return None
         embeds = self.embeds.cpu()
-        return embeds if self.several == "mean" else self.words.means(embeds)
+        return (embeds if self.several == "mean" else self.words.means(embeds))[self.order]
 
 
 def _cyclic_permutation(n: int, seed: int) -> Tensor:
@@ -111,7 +112,10 @@ def _centred(embeds: Tensor, index: Tensor) -> Tensor:
     rest = embeds - counts.to(embeds) @ embeds / max(int(counts.sum()), 1)
     rest = torch.where(filled.unsqueeze(1), rest, 0)
     if rest.norm(dim=1).amax() < ROUNDING:
-        raise ValueError("centre leaves nothing of words that all have the same embedding")
+        raise ValueError(
+            "centre leaves nothing of words that all have the same embedding; drop it, or give "
+            "classes words that differ"
+        )
     return F.normalize(rest, dim=1, eps=ROUNDING)
 
 

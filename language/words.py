@@ -39,7 +39,7 @@ class Words:
         n_items, k = self.index.shape
         counts = torch.full((n_items,), k) if self.counts is None else self.counts
         sums = torch.zeros(n_items, embeds.shape[1])
-        for rank in range(k):  # one after the other: N images have few texts, but long ones
+        for rank in range(k):  # one at a time: all are K times the rows of N images
             sums += embeds[self.index[:, rank]] * (rank < counts)[:, None]
         return F.normalize(sums, dim=1)
 

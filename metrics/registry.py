@@ -30,6 +30,8 @@ class Metric:
     log: bool = False  # whether the logarithm of the mean is reported
     signed: bool = False  # whether @k may be negative
     fraction: bool = True  # printed in percent
+    # Of metrics of search by words: whether the names of classes or the images are the queries.
+    words_by: Literal["words", "images"] | None = None
     k: int = 0
     cosine: bool = False  # instead of euclidean distance
 
@@ -64,6 +66,10 @@ METRICS: dict[str, Metric] = {
         semantic.wrong_word_similarity, needs="class_words", reads="wrong"
     ),
     "wrong_group_share@k": Metric(semantic.wrong_group_share, needs="class_groups", reads="wrong"),
+    # of search by words
+    "word_recall@k": Metric(retrieval.recall, words_by="words", cosine=True),
+    "word_mAP": Metric(retrieval.average_precision, words_by="words", cosine=True),
+    "named@k": Metric(retrieval.recall, words_by="images", cosine=True),
     # of the space
     "intra_distance": _intra,
     "inter_distance": _inter,

@@ -179,7 +179,12 @@ def test_a_published_command_parses():
         ("--n_epochs 99999999999", "is too large"),
         ("--seed 4294967296", "4294967296 is too large; it must be at most 4,294,967,295"),
         ("--bs 1.5", "'1.5' is not a whole number"),
-        ("--language_control permuted", "--language_distill_w 0"),
+        ("--language_control permuted", "--language_distill_w, such as 7.5, or --language_proxy_w"),
+        ("--language_proxy_vectors free", "--language_proxy_w; set it, such as 0.03"),
+        (
+            "--language_control permuted --language_proxy_w 0.1 --language_proxy_vectors free",
+            "replaces words, which no term reads",
+        ),
         ("--language_pseudoclass --language_words captions", "is given, too; drop one"),
         ("--language_words nope", "nope is unknown; known, closest first: captions, classnames, "),
         ("--language_words classname --language_distill_w 1", "closest first: classnames, "),

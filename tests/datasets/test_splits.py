@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import datasets
+from datasets import splits
 from datasets.caption_set import CaptionSet
 from datasets.folders import clean, read_class_folders
-from datasets.splits import fold, hold_out, read
+from datasets.splits import draw_classes, fold, hold_out, read
 from tests.datasets.captioned import pair
 from tests.datasets.conftest import load, save_image
 
@@ -364,7 +365,7 @@ def test_flags_reach_the_split_and_are_named_in_errors(cub200):
         use_tv_split=True,
         tv_split_perc=0.6,
         tv_split_by_samples=True,
-        **{"cv_folds": 0, "cv_fold": 0, "seed": 0},
+        **{"cv_folds": 0, "cv_fold": 0, "train_classes": 0, "seed": 0},
     )
     data = datasets.build(flags)
     assert data.val is not None and (len(data.train), len(data.val)) == (4, 2)
@@ -373,6 +374,26 @@ def test_flags_reach_the_split_and_are_named_in_errors(cub200):
         ValueError, match=r"^--cv_folds 3 leaves fewer than 2 of 2 training classes"
     ):
         datasets.build(flags)
+
+
+def test_training_classes_are_drawn_by_the_seed_and_contain_each_other(twenty):
+    few, more = draw_classes(twenty, 4), draw_classes(twenty, 7)
+    assert few.n_classes == 4 and more.n_classes == 7
+    assert set(few.class_names) < set(more.class_names) < set(twenty.class_names)
+    assert all(len(rows) == 5 for rows in few.rows_by_class) and few.name == twenty.name
+    assert draw_classes(twenty, 4).paths == few.paths
+    assert draw_classes(twenty, 4, seed=1).class_names != few.class_names
+    for n in (1, 21):
+        with pytest.raises(ValueError, match=rf"train_classes must be from 2 to 20, .* got {n}"):
+            draw_classes(twenty, n)
+
+
+def test_training_classes_are_drawn_beside_those_held_out(mine, tmp_path):
+    mine(dict.fromkeys("abcdefghijkl", 2))
+    data = splits.load("mine", tmp_path, use_tv_split=True, tv_split_perc=0.67, train_classes=2)
+    assert data.train.n_classes == 2 and data.val.n_classes == 2
+    assert not {*data.train.class_names} & {*data.val.class_names, *data.test.class_names}
+    assert data.test.class_names == tuple("ghijkl")
 
 
 def test_a_share_that_empties_a_part_is_refused(twenty):

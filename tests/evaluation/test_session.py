@@ -1,6 +1,7 @@
 """What a run evaluates and when."""
 
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ class Evaluator:
         self.sets = {"val": None, "test": None}
         self.options = {"evaltypes": ["features", "embeds"]}
         self.calls = 0
+        self.caches = []
         self.embeds = {}
 
-    def __call__(self):
+    def __call__(self, cache):
         self.calls += 1
+        self.caches.append(cache)
         self.embeds = {"val": (torch.full((2, 3), float(self.calls)), torch.arange(2))}
         return Scores({"val/features/e_recall@1": float(self.calls)}, {})
 
@@ -31,7 +34,8 @@ def session(every, n_epochs):
         probes.append(1)
         return Scores({"digits/knn@20": 0.5}, {"digits/knn@20": "digits.downstream"})
 
-    return EvaluationSession(Evaluator(), downstream, every=every, n_epochs=n_epochs), probes
+    options = {"every": every, "n_epochs": n_epochs, "cache": Path("kept")}
+    return EvaluationSession(Evaluator(), downstream, **options), probes
 
 
 class Run:
@@ -54,6 +58,8 @@ def test_every_few_epochs_and_features_at_the_end():
     assert [bool(scores) for scores in found] == [False, True, False, True, True]
     assert found[-1] == {"val/features/e_recall@1": 4.0, "digits/knn@20": 0.5} and len(probes) == 1
     assert "digits.downstream" in evaluated.conclusion()
+    # Features change with every step; only those before training are worth keeping.
+    assert evaluated.evaluator.caches == [Path("kept"), None, None, None]
 
 
 def test_a_run_without_epochs_evaluates_all_before_training():

@@ -148,6 +148,9 @@ def test_written_words_guide_loss_and_batches_alike(args, train, source, several
     args.data_sampler, args.language_distill_w = "class_related", 0
     inputs = language.sampler_inputs(args, train, CPU, refuse)
     torch.testing.assert_close(inputs["class_words"], guide.class_words)
+    args.language_control = "permuted"  # is of the loss alone
+    again = language.sampler_inputs(args, train, CPU, refuse)["class_words"]
+    torch.testing.assert_close(again, guide.class_words)
     assert language.files(args, train, False)["language_words"] == ["\n".join(of) for of in texts]
     args.data_sampler = "class_random"
     assert "language_words" not in language.files(args, train, False)

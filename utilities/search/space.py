@@ -49,13 +49,14 @@ class CommandLine:
         found: list[str] = []
         for name, value in chosen.items():
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
-            if self.flags[name].nargs == 0:
+            nargs = self.flags[name].nargs
+            values = [text] if nargs is None else shlex.split(text)
+            if nargs == 0:
                 found += [f"--{name}"] if text == "on" else []
-            elif self.flags[name].nargs is not None:
-                first, *others = shlex.split(text) or [""]
-                found += [f"--{name}", first, *others] if others else [f"--{name}={first}"]
+            elif len(values) == 1 and values[0].startswith("-"):
+                found += [f"--{name}={values[0]}"]
             else:
-                found += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+                found += [f"--{name}", *values]
         return found
 
     def words_of(self, flags: Mapping[str, Any]) -> list[str]:

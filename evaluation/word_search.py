@@ -1,0 +1,127 @@
+"""Search by words: names of classes look for their images, and images for their names.
+
+A ``WordMap`` takes names to the space of the images. It is fitted on training classes, and judged
+on the names and images of classes that training never saw.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import metrics as scoring
+from datasets.image_set import ImageSet
+from evaluation.retrieval import summarise
+from evaluation.scores import Scores
+from evaluation.word_map import FEWEST, WordMap, fit
+from metrics import Gallery, Queries
+
+WORDS, PERMUTED = "words", "permuted_words"  # in the place of an evaltype
+PERMUTATIONS = 5
+
+
+class WordSearch:
+    """Fits a map from words to images on training classes, and scores it on others.
+
+    Beside it stands a control: the mean over ``PERMUTATIONS`` fits, with the same penalties, on
+    training classes that have each other's names.
+
+    Args:
+        train: the images to fit on.
+        words: (C, D_text) unit rows by set, the embedded names of its classes; "train" among them.
+        metrics: names of metrics of words, as ``metrics`` parses them.
+        seed: of the permutations, and of the folds that penalties are chosen by.
+
+    Attributes:
+        map: of the last ``fit``.
+        controls: beside it.
+    """
+
+    def __init__(
+        self, train: ImageSet, words: Mapping[str, Tensor], metrics: Sequence[str], *, seed: int = 0
+    ) -> None:
+        self.train = train
+        self.words = words
+        self.metrics = list(metrics)
+        self.seed = seed
+        rng = np.random.default_rng(seed)
+        self.permutations = [_in_one_cycle(train.n_classes, rng) for _ in range(PERMUTATIONS)]
+        self.map: WordMap | None = None
+        self.controls: list[WordMap] = []
+
+    def fit(self, embeds: Tensor, rows: Tensor) -> None:
+        """Fit the map and its controls to embeddings (M, D) of training images ``rows`` (M,)."""
+        present, labels = torch.from_numpy(self.train.labels)[rows].unique(return_inverse=True)
+        units, words = F.normalize(embeds.cpu(), dim=1), self.words["train"].cpu()
+        self.map = fit(words[present], units, labels, seed=self.seed)
+        self.controls = [
+            fit(words[permutation][present], units, labels, self.map.penalties)
+            for permutation in self.permutations
+        ]
+
+    def scores(self, name: str, images: ImageSet, embeds: Tensor, rows: Tensor) -> Scores:
+        """Return the scores of a set by the map and by the controls, as ``words/<metric>``.
+
+        Args:
+            name: of the set in ``words``.
+            embeds: (M, D), of the images ``rows`` (M,) of the set.
+        """
+        assert self.map is not None  # by ``fit``
+        found = Scores({}, {})
+        for kind, maps in ((WORDS, [self.map]), (PERMUTED, self.controls)):
+            queries = [fitted(self.words[name].cpu()).to(embeds.device) for fitted in maps]
+            found.add(by_words(images, embeds, rows, queries, self.metrics), f"{kind}/")
+        return found
+
+
+def by_words(
+    images: ImageSet,
+    embeds: Tensor,
+    rows: Tensor,
+    queries: Sequence[Tensor],
+    metrics: Sequence[str],
+) -> Scores:
+    """Score C names in the space of the images against a set's embeddings.
+
+    Classes of one name are one class, since no words can tell them apart.
+
+    Args:
+        queries: (C, D) for each of several maps, whose scores are averaged.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(images.class_names))}
+    named = torch.tensor([numbers[name] for name in images.class_names])  # (C,)
+    first = [images.class_names.index(name) for name in numbers]
+    labels = named[torch.from_numpy(images.labels)[rows]]
+    classes = torch.arange(len(numbers))
+    scores = Scores({}, {})
+    for asking in ("words", "images"):
+        names = [name for name in metrics if scoring.parse(name).words_by == asking]
+        per_query = []
+        for of_map in queries if names else ():
+            texts, looking = of_map[first], Queries(embeds, labels)
+            gallery = (
+                Gallery(embeds, labels, queries=Queries(texts, classes))
+                if asking == "words"
+                else Gallery(texts, classes, queries=looking)
+            )
+            per_query.append(scoring.per_query(names, gallery))
+        if names:
+            means = {name: torch.stack([of[name] for of in per_query]).mean(0) for name in names}
+            values = {name: float(means[name].nanmean()) for name in names}
+            scores.add(summarise(values, means, gallery, images.name))
+    return scores
+
+
+def _in_one_cycle(n: int, rng: np.random.Generator) -> Tensor:
+    """Return a random permutation of n classes in one cycle, so that none keeps its place."""
+    cycle = rng.permutation(n)
+    permutation = np.empty(n, np.int64)
+    permutation[cycle] = np.roll(cycle, -1)
+    return torch.from_numpy(permutation)
+
+
+def can_fit(train: ImageSet) -> bool:
+    """Return whether there are enough differently named classes to fit a map."""
+    return len(set(train.class_names)) >= FEWEST
