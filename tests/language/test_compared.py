@@ -11,10 +11,9 @@ from tests.language.letters import Letters
 
 
 def classes(**more):
-    names = ("fox", "owl", "bear")
+    known = {"name": "set", "class_names": ("fox", "owl", "bear"), "labels": np.array([0, 2, 1, 2])}
     empty = {"class_descriptions": (), "class_tags": (), "captions": ()}
-    labels = np.array([0, 2, 1, 2])
-    return SimpleNamespace(name="set", class_names=names, labels=labels, **empty | more)
+    return SimpleNamespace(**known | empty | more)
 
 
 def named(compared):
