@@ -5,6 +5,7 @@ on the names and images of classes that training never saw.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,20 @@ from evaluation.word_map import FEWEST, WordMap, fit
 from metrics import Gallery, Queries
 
 WORDS, PERMUTED = "words", "permuted_words"  # in the place of an evaltype
+
+
+class Names(NamedTuple):
+    """The U names of C classes. Classes of one name are one, since no words tell them apart."""
+
+    of: Tensor  # (C,) int64, the number of each class's name
+    first: Tensor  # (U,) int64, the first class of each name
+
+    @classmethod
+    def of_classes(cls, class_names: Sequence[str]) -> "Names":
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(class_names))}
+        first = {name: label for label, name in reversed([*enumerate(class_names)])}
+        of = torch.tensor([numbers[name] for name in class_names])
+        return cls(of, torch.tensor([first[name] for name in numbers]))
 
 
 class WordSearch:
@@ -80,13 +95,11 @@ def by_words(
 ) -> Scores:
     """Score C names in the space of the images, (C, D) ``queries``, against a set's embeddings.
 
-    Classes of one name are one class, since no words can tell them apart.
+    Classes of one name are one class, and share its value in ``by_class``.
     """
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(images.class_names))}
-    named = torch.tensor([numbers[name] for name in images.class_names])  # (C,)
-    first = torch.tensor([images.class_names.index(name) for name in numbers])
-    labels = named[torch.from_numpy(images.labels)[rows]]
-    texts, classes = queries[first.to(queries.device)], torch.arange(len(numbers))
+    named = Names.of_classes(images.class_names)
+    labels = named.of[torch.from_numpy(images.labels)[rows]]
+    texts, classes = queries[named.first.to(queries.device)], torch.arange(len(named.first))
     galleries = {
         "words": Gallery(embeds, labels, queries=Queries(texts, classes)),
         "images": Gallery(texts, classes, queries=Queries(embeds, labels)),
@@ -96,6 +109,7 @@ def by_words(
         names = [name for name in metrics if scoring.parse(name).words_by == asking]
         if names:
             scores.add(score(gallery, names, set_name=images.name))
+    scores.by_class = {name: values[named.of] for name, values in scores.by_class.items()}
     return scores
 
 
