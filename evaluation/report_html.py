@@ -140,6 +140,7 @@ def _scores(
         scores.append(
             {
                 "name": name,
+                "meaning": _meaning(name),
                 "untrained": number(name, untrained),
                 "trained": number(name, trained),
                 "interval": "" if "–" in bounds else " – ".join(bounds),
@@ -147,6 +148,14 @@ def _scores(
             }
         )
     return scores
+
+
+def _meaning(name: str) -> str:
+    """Return what a score of search by words is; empty for other scores."""
+    _, kind, metric = ("", "", *name.split("/"))[-3:]
+    if kind not in (WORDS, PERMUTED):
+        return ""
+    return meaning(metric) + (", by chance" if kind == PERMUTED else "")
 
 
 def _word_scores(names: Iterable[str], scores: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The names that a report shows, with the images that they find by a map from words to images."""
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 import metrics
 from evaluation.report_data import ReportData
 from evaluation.report_retrieval import best_median_worst, ranked
-from evaluation.word_search import Names
+from evaluation.word_search import DistinctNames
 
 N_NAMES = 4  # each of the best, of the median and of the worst
 N_FOUND = 8  # images
@@ -45,52 +47,84 @@ class WordFinds(NamedTuple):
     magnets: list[Magnet]  # of most names first; of one name alone, left out
 
 
+class Names:
+    """The U names of a set, compared with its N images."""
+
+    def __init__(self, data: ReportData) -> None:
+        assert data.word_queries is not None and data.word_gallery is not None
+        names = DistinctNames.among(data.class_names)
+        self.first = names.first  # (U,), the first class of each
+        self.queries = F.normalize(data.word_queries[names.first].float(), dim=1)  # (U, D)
+        self.images = F.normalize(data.word_gallery.float(), dim=1)  # (N, D)
+        self.labels = names.of[data.labels]  # (N,), the number of each image's name
+        asked = metrics.Queries(self.queries, torch.arange(len(self.queries)))
+        gallery = metrics.Gallery(self.images, self.labels, queries=asked)
+        scores = metrics.per_query(["c_mAP", "c_recall@1"], gallery)
+        self.precision = scores["c_mAP"]  # (U,), NaN for a name without an image
+        self.wrong = (scores["c_recall@1"] == 0).nonzero()[:, 0]  # (W,), first image is wrong
+
+    def search(self, number: int, k: int) -> NameSearch:
+        """Return what a name finds."""
+        right = self.labels == number
+        order = ranked((self.images @ self.queries[number])[None], right[None])[0]
+        hits = right[order]
+        return NameSearch(
+            label=int(self.first[number]),
+            average_precision=float(self.precision[number]),
+            first_hit=1 + int(hits.int().argmax()),
+            found=order[:k].tolist(),
+            right=hits[:k].tolist(),
+        )
+
+    def first_wrong(self) -> Tensor:
+        """Return (W,) int64: the image that comes first for each name of ``wrong``."""
+        nearest = [torch.empty(0, dtype=torch.int64)]
+        for numbers in self.wrong.split(BLOCK):
+            own = self.labels == numbers[:, None]
+            cosines = self.queries[numbers] @ self.images.T
+            nearest.append(cosines.masked_fill(own, -torch.inf).argmax(dim=1))
+        return torch.cat(nearest)
+
+
 def word_finds(data: ReportData, each: int = N_NAMES, k: int = N_FOUND) -> WordFinds | None:
     """Return what the names of the classes find, None without a search by words.
 
     Names of equal average precision are spread over groups, then ordered by the seed. A class
     without an image has no name to search by, and classes of one name are one class.
     """
-    if data.word_queries is None or data.word_gallery is None:
+    if data.word_queries is None:
         return None
-    named = Names.of_classes(data.class_names)
-    queries = F.normalize(data.word_queries[named.first].float(), dim=1)  # (U, D)
-    images = F.normalize(data.word_gallery.float(), dim=1)  # (N, D)
-    labels = named.of[data.labels]  # (N,), numbers of names
-
-    asked = metrics.Queries(queries, torch.arange(len(queries)))
-    scores = metrics.per_query(
-        ["c_mAP", "c_recall@1"], metrics.Gallery(images, labels, queries=asked)
-    )
-    precision, recall = scores["c_mAP"], scores["c_recall@1"]
-
-    def search(number: int) -> NameSearch:
-        right = labels == number
-        order = ranked((images @ queries[number])[None], right[None])[0]
-        hits = right[order]
-        return NameSearch(
-            *(int(named.first[number]), float(precision[number]), 1 + int(hits.int().argmax())),
-            *(order[:k].tolist(), hits[:k].tolist()),
-        )
-
-    chosen = _chosen(data, named, precision, each)
-    searches = {name: [search(number) for number in numbers] for name, numbers in chosen.items()}
-
-    wrong = (recall == 0).nonzero()[:, 0]  # (W,)
-    first = _first_wrong(queries, images, labels, wrong)  # (W,), rows
-    pairs = list(zip(named.first[wrong].tolist(), named.first[labels[first]].tolist(), strict=True))
-    counts = Counter(found for _, found in pairs)
+    names = Names(data)
+    searches = {
+        place: [names.search(number, k) for number in numbers]
+        for place, numbers in _chosen(data, names, each).items()
+    }
+    asking = names.first[names.wrong].tolist()
+    found = names.first[names.labels[names.first_wrong()]].tolist()
+    instead = list(zip(asking, found, strict=True))
     magnets = [
-        Magnet(found, [asking for asking, other in pairs if other == found])
-        for found, count in counts.most_common(N_MAGNETS)
+        Magnet(label, [name for name, other in instead if other == label])
+        for label, count in Counter(found).most_common(N_MAGNETS)
         if count > 1
     ]
     in_group, by_chance = None, 0.0
     if data.class_groups:
-        in_group = sum(data.class_groups[a] == data.class_groups[b] for a, b in pairs)
-        by_chance = _group_by_chance(data, named, labels, wrong)
-    n_names = int((~precision.isnan()).sum())
-    return WordFinds(n_names, searches, len(wrong), in_group, by_chance, magnets)
+        in_group = sum(data.class_groups[a] == data.class_groups[b] for a, b in instead)
+        by_chance = _group_by_chance(data, names)
+    n_names = int((~names.precision.isnan()).sum())
+    return WordFinds(n_names, searches, len(instead), in_group, by_chance, magnets)
+
+
+def names_at(data: ReportData, percentiles: Sequence[float], k: int = N_FOUND) -> list[NameSearch]:
+    """Return the names at these percentiles of average precision, from 0 to 100.
+
+    Of equal names the first in the alphabet counts as the lower.
+    """
+    names = Names(data)
+    numbers = (~names.precision.isnan()).nonzero()[:, 0].tolist()
+    numbers.sort(key=lambda n: (float(names.precision[n]), data.class_names[int(names.first[n])]))
+    places = [round(percentile / 100 * (len(numbers) - 1)) for percentile in percentiles]
+    return [names.search(numbers[place], k) for place in places]
 
 
 def meaning(metric: str) -> str:
@@ -104,36 +138,29 @@ def meaning(metric: str) -> str:
     }[kind.removeprefix("c_").removeprefix("e_")]
 
 
-def _chosen(data: ReportData, named: Names, precision: Tensor, each: int) -> dict[str, list[int]]:
+def _chosen(data: ReportData, names: Names, each: int) -> dict[str, list[int]]:
     """Return the numbers of the names to show."""
-    order = torch.randperm(len(precision), generator=data.generator("names"))
-    numbers = order[~precision[order].isnan()].tolist()
+    precision = names.precision.tolist()
+    order = torch.randperm(len(precision), generator=data.generator("names")).tolist()
+    numbers = [number for number in order if not math.isnan(precision[number])]
     groups = data.class_groups or [""] * len(data.class_names)
     seen: Counter[tuple[float, str]] = Counter()
-    turns = {}  # how many of the same precision and group come before a name
+    turns = {}  # how many names of the same precision and group come before
     for number in numbers:
-        alike = float(precision[number]), groups[int(named.first[number])]
+        alike = precision[number], groups[int(names.first[number])]
         turns[number] = seen[alike]
         seen[alike] += 1
-    ascending = sorted(numbers, key=lambda number: (float(precision[number]), turns[number]))
-    descending = sorted(numbers, key=lambda number: (-float(precision[number]), turns[number]))
+    ascending = sorted(numbers, key=lambda number: (precision[number], turns[number]))
+    descending = sorted(numbers, key=lambda number: (-precision[number], turns[number]))
     return best_median_worst(ascending, descending, lambda names, n: names[:n], each)
 
 
-def _first_wrong(queries: Tensor, images: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-    """Return (W,) int64: the nearest image of another class to each of the names ``asked`` (W,)."""
-    nearest = [torch.empty(0, dtype=torch.int64)]
-    for numbers in asked.split(BLOCK):
-        cosines = queries[numbers] @ images.T
-        nearest.append(cosines.masked_fill(labels == numbers[:, None], -torch.inf).argmax(dim=1))
-    return torch.cat(nearest)
-
-
-def _group_by_chance(data: ReportData, named: Names, labels: Tensor, asked: Tensor) -> float:
-    """Return for how many of the names ``asked`` any image of another class is of their group."""
-    groups = [data.class_groups[label] for label in named.first.tolist()]
+def _group_by_chance(data: ReportData, names: Names) -> float:
+    """Return for how many of the wrong names any image of another class is of their group."""
+    groups = [data.class_groups[label] for label in names.first.tolist()]
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     of = torch.tensor([numbers[group] for group in groups])  # (U,)
-    own = labels.bincount(minlength=len(of)).double()  # images of each name
-    mates = of[labels].bincount(minlength=len(numbers)).double()[of] - own
-    return float((mates / (len(labels) - own))[asked].sum())
+    own = names.labels.bincount(minlength=len(of)).double()  # images of each name
+    in_group = of[names.labels].bincount(minlength=len(numbers)).double()[of]
+    shares = (in_group - own) / (len(names.labels) - own)
+    return float(shares[names.wrong].sum())

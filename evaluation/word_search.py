@@ -22,14 +22,14 @@ from metrics import Gallery, Queries
 WORDS, PERMUTED = "words", "permuted_words"  # in the place of an evaltype
 
 
-class Names(NamedTuple):
+class DistinctNames(NamedTuple):
     """The U names of C classes. Classes of one name are one, since no words tell them apart."""
 
     of: Tensor  # (C,) int64, the number of each class's name
     first: Tensor  # (U,) int64, the first class of each name
 
     @classmethod
-    def of_classes(cls, class_names: Sequence[str]) -> "Names":
+    def among(cls, class_names: Sequence[str]) -> "DistinctNames":
         numbers = {name: number for number, name in enumerate(dict.fromkeys(class_names))}
         first = {name: label for label, name in reversed([*enumerate(class_names)])}
         of = torch.tensor([numbers[name] for name in class_names])
@@ -97,7 +97,7 @@ def by_words(
 
     Classes of one name are one class, and share its value in ``by_class``.
     """
-    named = Names.of_classes(images.class_names)
+    named = DistinctNames.among(images.class_names)
     labels = named.of[torch.from_numpy(images.labels)[rows]]
     texts, classes = queries[named.first.to(queries.device)], torch.arange(len(named.first))
     galleries = {
