@@ -59,6 +59,8 @@ class ReportData:
             if given is not None and len(given) != n_classes:
                 found = f"{field} has {len(given)} rows for {n_classes} classes"
                 raise ValueError(f"{self.name}: {found}")
+        if (self.word_queries is None) != (self.word_gallery is None):
+            raise ValueError(f"{self.name}: word_queries and word_gallery come together")
         if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < n_classes:
             raise ValueError(f"{self.name}: labels must be in [0, {n_classes})")
 

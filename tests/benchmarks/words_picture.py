@@ -7,12 +7,15 @@ so that the picture shows what is usual as well as what works.
 """
 
 import argparse
+import io
 import textwrap
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
 import datasets
 import evaluation
@@ -23,6 +26,7 @@ from evaluation.pictures import RIGHT, named, squared, thumbnails
 from evaluation.report_data import ReportData
 from evaluation.report_words import NameSearch, names_at
 from evaluation.scores import number
+from evaluation.word_search import PERMUTED, WORDS
 from utilities.plots import new_figure
 
 METRICS = ["word_recall@1", "word_recall@10", "word_mAP", "named@1"]
@@ -32,22 +36,15 @@ TILE = 96  # px
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate the run, draw the picture and print its scores."""
+    """Evaluate the run, draw the picture and print its caption."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run, or a checkpoint")
     parser.add_argument("--out", type=Path, default=Path("docs/words.png"), help="(%(default)s)")
     args = parser.parse_args(argv)
     data, scores = evaluate(args.run)
-    searches = names_at(data, PERCENTILES, N_SHOWN)
-    picture(data, dict(zip(PERCENTILES, searches, strict=True)), args.out)
-    for search, percentile in zip(searches, PERCENTILES, strict=True):
-        print(
-            f"{percentile:g} %: {data.class_names[search.label]}, average precision "
-            f"{100 * search.average_precision:.1f}, first right image at {search.first_hit}"
-        )
-    for name, value in scores.items():
-        print(name, number(name, value), [number(name, end) for end in scores.intervals[name]])
-    print(f"saved to {args.out}")
+    searches = dict(zip(PERCENTILES, names_at(data, PERCENTILES, N_SHOWN), strict=True))
+    picture(data, searches, args.out)
+    print(f"{caption(data, scores)}\nsaved to {args.out}")
 
 
 def evaluate(run: Path) -> tuple[ReportData, evaluation.Scores]:
@@ -67,34 +64,57 @@ def evaluate(run: Path) -> tuple[ReportData, evaluation.Scores]:
     return session.report_data(args.seed), scores
 
 
-def picture(data: ReportData, searches: dict[float, NameSearch], path: Path) -> None:
-    """Draw a name to a line, and on its right the images that it finds; hits in a solid frame."""
+def caption(data: ReportData, scores: evaluation.Scores) -> str:
+    """Return what the picture shows, and the scores over all names."""
+    if data.names_seen:
+        raise ValueError(f"{data.name}: {data.names_seen} of its class names were trained on")
+
+    def share(metric: str) -> str:
+        name = f"test/{WORDS}/{metric}"
+        low, high = (number(name, end) for end in scores.intervals[name])
+        by_chance = number(name, scores[f"test/{PERMUTED}/{metric}"])
+        return f"{number(name, scores[name])} % [{low}, {high}] ({by_chance} % with permuted words)"
+
+    at = ", ".join(f"{percentile}" for percentile in PERCENTILES)
+    return (
+        f"Names of classes never trained on, with the {N_SHOWN} drawings that each finds first, "
+        f"hits framed green: names at the percentiles {at} of average precision. Of all names, "
+        f"{share('word_recall@1')} find a right drawing first, {share('word_recall@10')} among "
+        f"the first ten; the mean average precision is {share('word_mAP')}."
+    )
+
+
+def picture(data: ReportData, searches: Mapping[int, NameSearch], path: Path) -> None:
+    """Draw each name in a line with the images that it finds."""
     from matplotlib.patches import Rectangle
 
     wanted = [row for search in searches.values() for row in search.found]
     images = dict(zip(wanted, thumbnails((data.paths[row] for row in wanted), TILE), strict=True))
-    width, height = 1.06 * N_SHOWN + 2.7, 1.08 * len(searches) + 0.02
-    figure = new_figure(0.8 * width, 0.8 * height)
-    figure.set_facecolor("white")
+    width, height = 2.65 + 1.06 * N_SHOWN + 0.04, 1.08 * len(searches) + 0.04
+    figure = new_figure(0.8 * width, 0.8 * height, facecolor="white")
     panel = figure.add_axes((0, 0, 1, 1))
     panel.axis("off")
     for line, (percentile, search) in enumerate(searches.items()):
         y = 1.08 * line + 0.05
         name = "\n".join(textwrap.wrap(named(data.class_names[search.label], 60), 21)[:2])
-        panel.text(2.45, y + 0.42, name, fontsize=10.5, ha="right", va="center", parse_math=False)
-        below = f"better than {percentile:g} % of names"
-        panel.text(2.45, y + 0.9, below, fontsize=6.5, ha="right", va="center", color="0.35")
+        aligned: dict[str, Any] = {"ha": "right", "parse_math": False}
+        panel.text(2.5, y + 0.52, name, fontsize=11, va="bottom", linespacing=1, **aligned)
+        below = f"better than {percentile} % of names"
+        panel.text(2.5, y + 0.62, below, fontsize=7, va="top", color="0.35", **aligned)
         for place, (row, right) in enumerate(zip(search.found, search.right, strict=True)):
             x = 2.65 + 1.06 * place
             if (image := images[row]) is not None:
-                panel.imshow(squared(image), extent=(x, x + 1, y + 1, y), interpolation="lanczos")
-            frame = Rectangle(
-                (x, y), 1, 1, fill=False, edgecolor=RIGHT if right else "0.75",
-                linewidth=2.6 if right else 0.8,
-            )  # fmt: skip
-            panel.add_patch(frame)
+                inside = (x + 0.05, x + 0.95, y + 0.95, y + 0.05)
+                panel.imshow(squared(image), extent=inside, interpolation="lanczos")
+            colour, thick = (RIGHT, 2.6) if right else ("0.8", 0.8)
+            panel.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=colour, linewidth=thick))
     panel.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
-    figure.savefig(path, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=110)
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(palette=image.quantize(256)).save(
+        path, optimize=True
+    )  # dithered: a quarter of the bytes
 
 
 if __name__ == "__main__":
