@@ -24,6 +24,7 @@ from evaluation.report_retrieval import ImageMap, Retrieved
 from evaluation.report_words import NameSearch
 
 GRID_IMAGE = (112, 8192)  # px and bytes
+FOUND_IMAGE = (112, 4096)  # of what names find
 PAIR_IMAGE = (56, 3072)
 MAP_IMAGE = (48, 1536)
 NAME_LENGTH = 60  # of class names, in characters
@@ -35,7 +36,8 @@ def query_tiles(
 ) -> dict[str, list[tuple[Retrieved, list[dict[str, Any]]]]]:
     """Return each query with its tiles, its own first; ``source`` is empty if unreadable."""
     shown = [query for found in queries.values() for query in found]
-    sources = _sources_of(data, [row for query in shown for row in (query.row, *query.neighbours)])
+    wanted = [row for query in shown for row in (query.row, *query.neighbours)]
+    sources = _sources_of(data, wanted, *GRID_IMAGE)
 
     def tile(query: Retrieved, place: int, row: int) -> dict[str, Any]:
         right = bool(data.labels[row] == data.labels[query.row])
@@ -56,7 +58,7 @@ def name_tiles(
 ) -> dict[str, list[tuple[NameSearch, list[dict[str, Any]]]]]:
     """Return each name with the tiles of what it finds, as ``query_tiles`` without its own."""
     shown = [search for found in searches.values() for search in found]
-    sources = _sources_of(data, [row for search in shown for row in search.found])
+    sources = _sources_of(data, [row for search in shown for row in search.found], *FOUND_IMAGE)
 
     def tiles(search: NameSearch) -> list[dict[str, Any]]:
         found = enumerate(zip(search.found, search.right, strict=True), 1)
@@ -75,9 +77,9 @@ def _tile(data: ReportData, row: int, right: bool, role: str, source: str) -> di
     return {"source": source, **about}
 
 
-def _sources_of(data: ReportData, rows: Iterable[int]) -> dict[int, str]:
+def _sources_of(data: ReportData, rows: Iterable[int], side: int, most: int) -> dict[int, str]:
     wanted = list(dict.fromkeys(rows))
-    sources = _sources((data.paths[row] for row in wanted), *GRID_IMAGE)
+    sources = _sources((data.paths[row] for row in wanted), side, most)
     return dict(zip(wanted, sources, strict=True))
 
 
