@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 import datasets
@@ -27,6 +26,7 @@ from evaluation.report_data import ReportData
 from evaluation.report_words import NameSearch, names_at
 from evaluation.scores import number
 from evaluation.word_search import PERMUTED, WORDS
+from main import set_up
 from utilities.plots import new_figure
 
 METRICS = ["word_recall@1", "word_recall@10", "word_mAP", "named@1"]
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data, scores = evaluate(args.run)
     searches = dict(zip(PERCENTILES, names_at(data, PERCENTILES, N_SHOWN), strict=True))
     picture(data, searches, args.out)
-    print(f"{caption(data, scores)}\nsaved to {args.out}")
+    print(f"{caption(scores)}\nsaved to {args.out}")
 
 
 def evaluate(run: Path) -> tuple[ReportData, evaluation.Scores]:
@@ -53,21 +53,24 @@ def evaluate(run: Path) -> tuple[ReportData, evaluation.Scores]:
     defaults = vars(parameters.build_parser().parse_args([]))
     asked = {"evaluation_metrics": METRICS, "no_train_metrics": True, "evaluations": ["retrieval"]}
     args = Namespace(**evaluation_flags(trained, defaults, asked))
-    datasets.fill_by_recipe(args)
+    device, _ = set_up(args)
     data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
-    device = torch.device("cpu")
-    preparation = evaluation.preprocessing_of(trained.embedder, vars(args))
-    session = evaluation.build(
-        *(args, trained.embedder, data, preparation, device, 0, language.names_reader(device))
-    )
+    embedder = trained.embedder.to(device)
+    preparation = evaluation.preprocessing_of(embedder, vars(args))
+    read_names = language.names_reader(device)
+    session = evaluation.build(args, embedder, data, preparation, device, 0, read_names)
     scores = session.evaluate_if_due(0)
-    return session.report_data(args.seed), scores
+    shown = session.report_data(args.seed)
+    if session.chosen_by != "test" or shown.word_queries is None or shown.names_seen:
+        raise ValueError(
+            f"{run} has no test classes that unseen names search; give a run on a labelled "
+            "dataset, without validation classes"
+        )
+    return shown, scores
 
 
-def caption(data: ReportData, scores: evaluation.Scores) -> str:
+def caption(scores: evaluation.Scores) -> str:
     """Return what the picture shows, and the scores over all names."""
-    if data.names_seen:
-        raise ValueError(f"{data.name}: {data.names_seen} of its class names were trained on")
 
     def share(metric: str) -> str:
         name = f"test/{WORDS}/{metric}"
