@@ -119,7 +119,7 @@ class EvaluationSession:
         search, by_words = evaluator.word_search, dict[str, Any]()
         if search is not None and search.map is not None and name in evaluator.searched:
             by_words = {
-                "word_queries": search.map(search.words[name]),
+                "word_queries": search.map(search.words[name].cpu()),
                 "word_gallery": evaluator.searched[name],
                 "names_seen": len({*images.class_names} & {*search.train.class_names}),
             }

@@ -49,7 +49,7 @@ def test_the_mean_over_names_is_the_score():
     data = with_words((4, 3, 5, 2, 6, 4, 3))
     images = image_set("made.test", data.labels.tolist(), data.class_names)
     rows = torch.arange(len(data.labels))
-    score = by_words(images, data.word_gallery, rows, data.word_queries, ["word_mAP"])["word_mAP"]
+    score = by_words(images, data.word_gallery, rows, [data.word_queries], ["word_mAP"])["word_mAP"]
     shown = word_finds(data, each=3)
     found = [s.average_precision for searches in shown.searches.values() for s in searches]
     assert shown.n_names == len(found) == 7 and sum(found) / 7 == pytest.approx(score)
