@@ -39,8 +39,8 @@ class ReportData:
     # (N,) bool, True for separate queries, whose gallery is the other images; None: each image is
     # a query and has all others as its gallery.
     queries: Tensor | None = None
-    # Search by words, or none: (C, D'') float32, where the map puts the name of each class among
-    # the images (N, D''), which are compared with it by cosine.
+    # Search by words, or none: (C, D'') float32, the query that the map makes of each class's name,
+    # and (N, D'') the images, which are compared with it by cosine.
     word_queries: Tensor | None = None
     word_gallery: Tensor | None = None
     names_seen: int = 0  # class names that the map was fitted on, too
