@@ -16,7 +16,9 @@ from evaluation.render import render
 from evaluation.report_classes import class_scores, pulled_pairs, similarities
 from evaluation.report_data import ReportData
 from evaluation.report_retrieval import N_NEIGHBOURS, image_map, retrievals
+from evaluation.report_words import N_ASIDE, meaning, word_finds
 from evaluation.scores import is_fraction, number, of_intervals
+from evaluation.word_search import PERMUTED, WORDS
 from metrics import Interval
 from utilities.files import atomic_path
 
@@ -49,7 +51,7 @@ def write_report(
         picture without content (no class has two images, there is only one class) is left out.
     """
     queries, matrices = retrievals(data), similarities(data)
-    points, pulled = image_map(data), pulled_pairs(data)
+    points, pulled, finds = image_map(data), pulled_pairs(data), word_finds(data)
     written = {}
     if any(queries.values()):
         written["retrieval"] = folder / "retrieval.png"
@@ -77,6 +79,10 @@ def write_report(
         curves=_curves(names, rows),
         k=N_NEIGHBOURS,
         queries=images.query_tiles(data, queries),
+        finds=finds,
+        name_tiles=images.name_tiles(data, finds.searches) if finds else {},
+        word_scores=_word_scores(names, scores) if finds else [],
+        n_aside=N_ASIDE,
         matrices=images.matrix_images(matrices),
         similarities=matrices,
         pulled=pulled,
@@ -110,6 +116,7 @@ def _scores(
         scores.append(
             {
                 "name": name,
+                "meaning": _meaning(name),
                 "untrained": number(name, untrained),
                 "trained": number(name, trained),
                 "interval": "" if "–" in bounds else " – ".join(bounds),
@@ -117,6 +124,31 @@ def _scores(
             }
         )
     return scores
+
+
+def _meaning(name: str) -> str:
+    """Return what a score of search by words is; empty for other scores."""
+    _, kind, metric = ("", "", *name.split("/"))[-3:]
+    if kind not in (WORDS, PERMUTED):
+        return ""
+    return meaning(metric) + (", by chance" if kind == PERMUTED else "")
+
+
+def _word_scores(names: Iterable[str], scores: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Return the scores of search by words in the first set, each with that of permuted words."""
+    formatted = {score["name"]: score for score in scores}
+    paths = [name.rsplit("/", 2) for name in names]
+    searched = [(first, metric) for first, kind, metric in paths if kind == WORDS]
+    return [
+        {
+            "metric": metric,
+            "meaning": meaning(metric),
+            "words": formatted[f"{name}/{WORDS}/{metric}"],
+            "permuted": formatted[f"{name}/{PERMUTED}/{metric}"],
+        }
+        for name, metric in searched
+        if name == searched[0][0]
+    ]
 
 
 def _by_protocol(names: Iterable[str], protocols: Mapping[str, str]) -> dict[str, list[str]]:

@@ -91,6 +91,7 @@ RUN_ELSEWHERE = {  # commands that are not run here, and who runs them
     "utilities.completion": "tests/utilities/test_completion.py",
     "utilities.flags": "tests/test_prose.py",
     "tests.benchmarks.readme_picture": "test_the_picture_of_the_readme_is_drawn",
+    "tests.benchmarks.words_picture": "tests/test_main_words.py",
 }
 ASSIGNMENT = re.compile(r"""\w+=(\(.*\)|"[^"]*"|'[^']*'|\S*)$""")
 
@@ -360,7 +361,7 @@ def test_commands_stand_where_they_are_run(page):
 BENCHMARKS = [
     f"tests.benchmarks.{path.stem}"
     for path in sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
-    if "ArgumentParser" in path.read_text() and path.stem != "readme_picture"
+    if "ArgumentParser" in path.read_text() and not path.stem.endswith("_picture")
 ]
 
 
