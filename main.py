@@ -142,8 +142,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     n_steps, n_epochs = length
     if args.dry_run:
         n_steps, n_epochs = length.shortened(dry_run.STEPS, len(batches))
-    read_names = language.names_reader(device)
-    session = evaluation.build(args, embedder, data, preparation, device, n_epochs, read_names)
+    words = language.NamesReader(device), architectures.build_image_tower, lambda: criterion
+    session = evaluation.build(args, embedder, data, preparation, device, n_epochs, *words)
     others = {name: images for name, images in session.sets.items() if name not in described}
     described |= datasets.describe(args, others, resumed=saved)
     embed = evaluation.embedding(args, embedder, preparation, device)
@@ -218,8 +218,10 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
-    read_names = language.names_reader(device)
-    session = evaluation.build(args, embedder, data, preparation, device, 0, read_names)
+    readers = language.caption_readers(args, data.train, device)
+    text_side = partial(criteria.load_text_side, args, trained.criterion, embedder, readers)
+    words = language.NamesReader(device), architectures.build_image_tower, text_side
+    session = evaluation.build(args, embedder, data, preparation, device, 0, *words)
 
     name = parameters.run_name(args, usual=f"{trained.file.parent.name}_evaluation")
     place = Path(args.save_path), args.dataset, name

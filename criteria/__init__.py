@@ -1,6 +1,7 @@
 """Every objective: what the embeddings of a batch should look like."""
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from utilities.registry import Component, exporter, from_flags, lookup
@@ -113,6 +114,33 @@ def build(
     from .xbm import CrossBatchMemory
 
     return from_flags(CrossBatchMemory, args, "xbm_", criterion=criterion, embed_dim=embed_dim)
+
+
+def load_text_side(
+    args: argparse.Namespace, state: Any, embedder: Any, readers: Mapping[str, Any]
+) -> "Criterion | None":
+    """Return the trained objective of ``--loss`` if it reads captions, for its two sides.
+
+    Args:
+        state: the part "criterion" of a checkpoint, if it holds one.
+        embedder: whose features it projects.
+        readers: tokenizer and encoder, as for ``build``.
+
+    Raises:
+        ValueError: the state is of another objective.
+    """
+    if state is None or "captions" not in lookup(CRITERIA, args.loss, "--loss").needs:
+        return None
+    sizes = {"embed_dim": args.embed_dim, "feature_dim": embedder.feature_dim}
+    criterion = build(args, **sizes, **readers)
+    try:
+        criterion.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the checkpoint's text side does not fit --loss {args.loss} and its tokenizer "
+            f"--language_model {args.language_model}; leave out these flags or the metrics of words"
+        ) from error
+    return criterion
 
 
 def build_distillation(args: argparse.Namespace) -> "LanguageDistillation":

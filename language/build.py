@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from language import ENCODERS, SOURCES, encoders, pseudolabels, readability, words
 from language.guide import LanguageGuide
+from language.image_features import image_features
 from language.pairing import find, identity, image_embedder, rows_of
 from language.partner_folder import Partners, read
 from language.search import Options
@@ -128,9 +130,19 @@ def sampler_inputs(
     return {}
 
 
-def names_reader(device: torch.device) -> Callable[[str, Sequence[str]], Tensor]:
-    """Return a function from a text encoder's name and C names, without prompt, to (C, D) rows."""
-    return lambda model, names: class_word_embeds(build_encoder(model, device), names, "{}")
+@dataclass(frozen=True)
+class NamesReader:
+    """Reads names, in a prompt or without, by any text encoder."""
+
+    device: torch.device
+
+    def __call__(self, model: str, names: Sequence[str], prompt: str = "{}") -> Tensor:
+        """Return (C, D) unit rows of C names."""
+        return class_word_embeds(build_encoder(model, self.device), names, prompt)
+
+    def image_features(self, model: str, images: Tensor) -> Tensor | None:
+        """Return what ``language.image_features`` does, by the image tower beside an encoder."""
+        return image_features(model, images)
 
 
 def caption_readers(

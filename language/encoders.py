@@ -115,7 +115,7 @@ class TransformerEncoder(TextEncoder):
     @cached_property
     def _loaded(self) -> tuple[Any, Any, int]:
         """Tokenizer, model in evaluation mode on the device, and the most tokens that it reads."""
-        tokenizer, model, missing = read_source(self.name, self.source, _load)
+        tokenizer, model, missing = read_source(self.name, self.source, load)
         random = [key for key in missing if "pooler" not in key]  # which RoBERTa and others lack
         if random:
             raise ValueError(
@@ -233,8 +233,8 @@ def unknown_share(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tens
     return torch.tensor(shares, dtype=torch.float32)
 
 
-def _load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:
-    """Tokenizer, model and the names of weights that the checkpoint lacks."""
+def load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:
+    """Load tokenizer, model and the names of weights that the checkpoint lacks."""
     from transformers import AutoModel
 
     tokenizer = load_tokenizer(source, local_files_only)
