@@ -20,8 +20,8 @@ LOG = logging.getLogger(__name__)
 
 ZERO_SHOT, TEXT_SIDE = "zero_shot", "text_side"  # in the place of an evaltype
 PROMPT = "a photo of a {}"  # as published with CLIP
-# Least cosine of one image by two towers of the same weights. A ViT-B/32 of random weights loses 2e-7
-# with weights in half precision, 3e-8 with GELU's tanh approximation, and 5e-5 with QuickGELU.
+# Least cosine of one image by two towers of the same weights. A ViT-B/32 of random weights loses
+# 2e-7 with weights in half precision, 3e-8 with GELU's tanh approximation, 5e-5 with QuickGELU.
 SAME = 0.99999
 AT_ONCE = 4096  # images that are projected together
 
