@@ -25,7 +25,7 @@ INDICES = ("auto", "flat", "ivf")  # of the search for partners
 _EXPORTED = {
     "language.build": (
         "build_encoder", "build_guide", "caption_readers", "class_word_embeds", "files",
-        "names_reader", "partners", "sampler_inputs",
+        "names_reader", "partners", "query_embeds", "sampler_inputs",
     ),
     "language.guide": ("LanguageGuide",),
     "language.pairing": ("ImageEmbedder", "image_embedder"),
