@@ -23,6 +23,7 @@ from evaluation.scores import Scores, listing, table, write_by_class
 from evaluation.session import EvaluationSession
 from evaluation.tower_search import ImageTower, NamesReader, TowerSearch, text_side, zero_shot
 from evaluation.word_map import FEWEST
+from evaluation.word_map_file import StoredMap
 from evaluation.word_search import WordSearch, can_fit
 from utilities import device as devices
 from utilities import distributed
@@ -127,8 +128,17 @@ def build(
 
     at_end = evaluate_features if downstream else None
     others = {f"{d.name}.{part}": getattr(d, part) for d in downstream for part in PARTS}
-    every = args.evaluate_every
-    return EvaluationSession(evaluator, at_end, others, every=every, n_epochs=n_epochs, cache=cache)
+
+    def stored_map() -> StoredMap | None:
+        if word_search is None or word_search.map is None:
+            return None
+        output = args.evaltypes[0]
+        return word_search.stored(model or "", output, args.arch, preparation, embedder)
+
+    return EvaluationSession(
+        *(evaluator, at_end, others, stored_map),
+        every=args.evaluate_every, n_epochs=n_epochs, cache=cache,
+    )  # fmt: skip
 
 
 def _language_model(args: argparse.Namespace, data: datasets.Data) -> str | None:

@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import metrics as scoring
 from datasets.image_set import ImageSet
+from evaluation.feature_cache import digest_of_embeddings
+from evaluation.preprocessing import Preprocessing
 from evaluation.retrieval import score
 from evaluation.scores import Scores
 from evaluation.word_map import FEWEST, WordMap, fit
+from evaluation.word_map_file import StoredMap, probes_of
 from metrics import Gallery, Queries
 
 WORDS, PERMUTED = "words", "permuted_words"  # in the place of an evaltype
@@ -34,6 +37,7 @@ class WordSearch:
 
     Attributes:
         map: of the last ``fit``.
+        n_classes: that it was fitted to.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class WordSearch:
         cycle = np.random.default_rng(seed).permutation(train.n_classes)
         self.permutation = torch.empty(train.n_classes, dtype=torch.int64)
         self.permutation[cycle] = torch.from_numpy(np.roll(cycle, -1))  # none keeps its own
+        self.n_classes = 0
         self.map: WordMap | None = None
         self.control: WordMap | None = None
 
@@ -56,6 +61,7 @@ class WordSearch:
         sums = torch.zeros(self.train.n_classes, embeds.shape[1], dtype=torch.float64)
         sums.index_add_(0, labels, F.normalize(embeds.cpu().double(), dim=1))
         means = (sums / counts[:, None])[read]
+        self.n_classes = int(read.sum())
         words = self.words["train"]
         self.map = fit(words[read], means)
         self.control = fit(words[self.permutation][read], means)
@@ -73,6 +79,30 @@ class WordSearch:
             queries = fitted(self.words[name]).to(embeds.device)
             found.add(by_words(images, embeds, rows, queries, self.metrics), f"{kind}/")
         return found
+
+    def stored(
+        self,
+        language_model: str,
+        output: str,
+        arch: str,
+        preprocessing: Preprocessing,
+        embedder: nn.Module,
+    ) -> StoredMap:
+        """Return the fitted map with what it was fitted with, to be kept beside a checkpoint.
+
+        Args:
+            language_model: the text encoder of ``words``.
+            output: of the embedder, that the map was fitted to.
+        """
+        assert self.map is not None  # by ``fit``
+        return StoredMap(
+            self.map,
+            language_model,
+            output,
+            self.n_classes,
+            digest_of_embeddings(arch, preprocessing, embedder),
+            probes_of(self.train.class_names, self.words["train"]),
+        )
 
 
 def by_words(

@@ -25,7 +25,7 @@ INDICES = ("auto", "flat", "ivf")  # of the search for partners
 _EXPORTED = {
     "language.build": (
         "NamesReader", "build_encoder", "build_guide", "caption_readers", "class_word_embeds",
-        "files", "partners", "sampler_inputs",
+        "files", "partners", "query_embeds", "sampler_inputs",
     ),
     "language.guide": ("LanguageGuide",),
     "language.pairing": ("ImageEmbedder", "image_embedder"),

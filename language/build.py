@@ -170,6 +170,13 @@ def class_word_embeds(
     return _embed(encoder, words.with_prompt(class_names, prompt), prompt)
 
 
+def query_embeds(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """Return (N, D) unit rows of what someone looks for, which the encoder must be able to read."""
+    embeds = encoder.encode(texts)
+    readability.check_queries(encoder, texts, embeds)
+    return embeds
+
+
 def partners(
     args: argparse.Namespace,
     train: Captioned,
