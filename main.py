@@ -115,7 +115,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         embedder=embedder,
         miner=miner,
         n_steps=length.n_steps,
-        **language.caption_readers(args, data.train, device),
+        **language.caption_readers(args, data.train.captions, device),
     )
     distill = criteria.build_distillation(args)
     dim = args.embed_dim if criterion.reads == "embeds" else embedder.feature_dim
@@ -218,8 +218,8 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
-    readers = language.caption_readers(args, data.train, device)
-    text_side = partial(criteria.load_text_side, args, trained.criterion, embedder, readers)
+    readers = language.caption_readers(args, data.train.captions, device)
+    text_side = partial(criteria.load_text_side, args, trained, readers)
     words = language.NamesReader(device), architectures.build_image_tower, text_side
     session = evaluation.build(args, embedder, data, preparation, device, 0, *words)
 

@@ -117,30 +117,31 @@ def build(
 
 
 def load_text_side(
-    args: argparse.Namespace, state: Any, embedder: Any, readers: Mapping[str, Any]
+    args: argparse.Namespace, trained: Any, readers: Mapping[str, Any]
 ) -> "Criterion | None":
     """Return the trained objective of ``--loss`` if it reads captions, for its two sides.
 
     Args:
-        state: the part "criterion" of a checkpoint, if it holds one.
-        embedder: whose features it projects.
+        trained: as ``architectures.load`` returns it; None too if it holds no such objective.
         readers: tokenizer and encoder, as for ``build``.
 
     Raises:
-        ValueError: the state is of another objective.
+        ValueError: a flag of the objective is not that of its training.
     """
-    if state is None or "captions" not in lookup(CRITERIA, args.loss, "--loss").needs:
+    needs = lookup(CRITERIA, trained.flags.get("loss", args.loss), "--loss").needs
+    if trained.criterion is None or "captions" not in needs:
         return None
-    sizes = {"embed_dim": args.embed_dim, "feature_dim": embedder.feature_dim}
+    for flag, value in trained.flags.items():
+        read = flag == "language_model" or flag.startswith("loss")
+        if read and getattr(args, flag, value) != value:
+            raise ValueError(
+                f"--{flag} must be {value}, as the text side of {trained.file} was trained; got "
+                f"{getattr(args, flag)}; leave --{flag} out"
+            )
+    sizes = {"embed_dim": args.embed_dim, "feature_dim": trained.embedder.feature_dim}
     criterion = build(args, **sizes, **readers)
-    try:
-        criterion.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the checkpoint's text side does not fit --loss {args.loss} and its tokenizer "
-            f"--language_model {args.language_model}; leave out these flags or the metrics of words"
-        ) from error
-    return criterion
+    criterion.load_state_dict(trained.criterion)
+    return criterion.eval()
 
 
 def build_distillation(args: argparse.Namespace) -> "LanguageDistillation":

@@ -123,11 +123,18 @@ class CLIP(Criterion):
                 images, texts = images.index_select(0, rows), texts.index_select(0, rows)
         return F.normalize(images, dim=1), F.normalize(texts, dim=1)
 
+    @full_precision
     def embed_images(self, features: Tensor) -> Tensor:
         """Return x (B, D) of features (B, F) as evaluation embeds them."""
         with evaluating(self):
             projected = self.projection(features.to(self.log_scale))
         return F.normalize(projected, dim=1)
+
+    @property
+    def text_reader(self) -> Tokenizer | TextEncoder:
+        """What reads the words of texts: the trained tower's tokenizer, or the frozen encoder."""
+        reader = self.reader
+        return reader.tokenizer if isinstance(reader, TrainedReader) else reader.encoder
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return t (N, D) of texts as evaluation embeds them; zero for a text that is not known."""

@@ -73,6 +73,10 @@ class DeCLIPNNS(Criterion):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         return self.clip.embed_texts(texts)
 
+    @property
+    def text_reader(self) -> Any:
+        return self.clip.text_reader
+
     def after_step(self, embedder: nn.Module) -> None:
         self.clip.after_step(embedder)
 

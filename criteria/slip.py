@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from utilities.structures import Batch, Embedding
 
 from .base import Criterion, at_least_float32, evaluating, require_at_least
+from .self_supervised import full_precision
 
 
 class SLIP(Criterion):
@@ -56,6 +57,10 @@ class SLIP(Criterion):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         return self.clip.embed_texts(texts)
 
+    @property
+    def text_reader(self) -> Any:
+        return self.clip.text_reader
+
     def after_step(self, embedder: nn.Module) -> None:
         self.clip.after_step(embedder)
         self.simclr.after_step(embedder)
@@ -92,6 +97,7 @@ class LGSLIP(SLIP):
         of_captions = self.clip.compute([views[0]._replace(features=first)], batch)
         return of_captions + self.ssl_weight * self.simclr.loss(first, second)
 
+    @full_precision
     def embed_images(self, features: Tensor) -> Tensor:
         with evaluating(self):
             projected = self.simclr.projector(features.to(self.clip.log_scale))

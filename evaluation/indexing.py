@@ -49,6 +49,7 @@ class SearchModel:
     arch: str
     checkpoint: Path
     epoch: int
+    space: str = "embeds"  # of ``evaluation.image_index.SPACES``
 
     @cached_property
     def digest(self) -> str:
@@ -57,7 +58,8 @@ class SearchModel:
 
     def provenance(self, folder: Path) -> Provenance:
         """Return the provenance of an index of ``folder`` by this model."""
-        return Provenance(folder, self.checkpoint, self.epoch, self.digest, self.embedder.embed_dim)
+        dim = self.embedder.embed_dim
+        return Provenance(folder, self.checkpoint, self.epoch, self.digest, dim, self.space)
 
 
 class Changes(NamedTuple):

@@ -4,8 +4,9 @@
     python -m evaluation.retrieve query IMAGE ... --index DIR --k 10 --save found.png
     python -m evaluation.retrieve query --words "red panda" --index DIR
 
-Indexing a folder again embeds only new and changed images. ``evaluation.image_index`` describes
-the files in DIR.
+Words are read by the map beside the checkpoint, or by the text side that a run trained on captions:
+index for that with ``--space words``. Indexing a folder again embeds only new and changed images.
+``evaluation.image_index`` describes the files in DIR.
 """
 
 import argparse
@@ -13,21 +14,27 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+import criteria
 import language
-from architectures.load import checkpoint_file, load_embedder
+import parameters
+from architectures.load import Trained, checkpoint_file, load_embedder
 from datasets import description
 from evaluation import word_map_file
 from evaluation.contact_sheet import contact_sheet
-from evaluation.image_index import ImageIndex, check_provenance, printable, read_index
+from evaluation.image_index import SPACES, ImageIndex, check_provenance, printable, read_index
 from evaluation.indexing import SearchModel, build_index, embed_queries, search
 from evaluation.preprocessing import preprocessing
 from evaluation.queries import queries_of, vectors_of
+from evaluation.tower_search import AmongTexts
 from evaluation.word_map import FEWEST
+from language import readability
 from utilities import checkpoint, console, faults, log
 from utilities import device as devices
 from utilities.files import special_kind
@@ -46,6 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--checkpoint", type=Path, required=True, metavar="RUN",
         help="a run folder, whose last.pt is used, or a checkpoint file",
+    )  # fmt: skip
+    index.add_argument(
+        "--space", choices=SPACES, default="embeds",
+        help="; ".join(f"{name}: {what}" for name, what in SPACES.items()) + " (default: embeds)",
     )  # fmt: skip
     index.add_argument("--bs", type=int, default=112, help="images at a time (default: 112)")
     index.add_argument(
@@ -102,22 +113,41 @@ def main(argv: Sequence[str] | None = None) -> None:
         (run_index if args.command == "index" else run_query)(args, device)
 
 
-def load_model(run: Path) -> SearchModel:
-    """Load the embedder of a run folder or a checkpoint, as its run evaluated it."""
+def load_model(run: Path, space: str = "embeds") -> SearchModel:
+    """Load the embedder of a run folder or a checkpoint, as its run evaluated it.
+
+    Raises:
+        ValueError: the space is "words", and the run trained no text side.
+    """
     trained = load_embedder(run)
+    flags = trained.flags
     return SearchModel(
-        trained.embedder,
-        preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std),
-        trained.flags.get("precision", "fp32"),
-        trained.flags["arch"],
+        trained.embedder if space == "embeds" else among_texts(trained),
+        preprocessing(flags, trained.embedder.mean, trained.embedder.std),
+        flags.get("precision", "fp32"),
+        flags["arch"],
         trained.file.resolve(),
         trained.epoch,
+        space,
     )
+
+
+def among_texts(trained: Trained) -> AmongTexts:
+    """Return an embedder into the space that a run on captions shares with its text side."""
+    args = argparse.Namespace(**vars(parameters.build_parser().parse_args([])) | trained.flags)
+    readers = language.caption_readers(args, (), torch.device("cpu"))
+    criterion = criteria.load_text_side(args, trained, readers)
+    if criterion is None:
+        raise ValueError(
+            f"--space words is of runs that train a text side, which --loss {args.loss} of "
+            f"{trained.file} does not; leave it out"
+        )
+    return AmongTexts(trained.embedder, criterion)
 
 
 def run_index(args: argparse.Namespace, device: torch.device) -> None:
     (provenance, embedded), changes = build_index(
-        *(args.folder, load_model(args.checkpoint), args.index),
+        *(args.folder, load_model(args.checkpoint, args.space), args.index),
         bs=args.bs, workers=devices.at_most_the_cores(args.kernels), device=device,
     )  # fmt: skip
     count, dimensions = embedded.vectors.shape
@@ -141,13 +171,22 @@ def run_query(args: argparse.Namespace, device: torch.device) -> None:
     check_query(args)
     index = read_index(args.index)
     none = np.zeros((0, index.provenance.embed_dim), np.float32)
+    among_words = index.provenance.space == "words"
+    if among_words and (args.map or args.language_model):
+        raise ValueError(
+            f"the index {args.index} is of the space of its run's own words, which needs no --map "
+            "and no --language_model; leave them out"
+        )
     # Words come first: they are read in less time than an embedder is loaded, and may not need one.
-    words = read_words(args, index, device) if args.words else none
+    words = read_words(args, index, device) if args.words and not among_words else none
     images = none
-    if args.images:
-        model = load_model(args.checkpoint or index.provenance.checkpoint)
+    if args.images or among_words:
+        model = load_model(args.checkpoint or index.provenance.checkpoint, index.provenance.space)
         check_provenance(index.provenance, model.provenance(index.provenance.folder), args.index)
-        images = embed_queries(args.images, model, device=device)
+        if args.images:
+            images = embed_queries(args.images, model, device=device)
+        if args.words and among_words:
+            words = read_among_texts(args.words, model.embedder.criterion)
     queries = queries_of(args.images, args.words)
     weight = 0.5 if args.words_weight is None else args.words_weight
     found = search(vectors_of(queries, images, words, weight), index, k=args.k)
@@ -217,10 +256,21 @@ def read_words(
     return stored.map(language.query_embeds(encoder, args.words)).numpy()
 
 
+@torch.no_grad()
+def read_among_texts(words: Sequence[str], criterion: Any) -> NDArray[np.float32]:
+    """Return (W, D) unit rows of words by the text side that a run has trained."""
+    embeds: Tensor = criterion.embed_texts(words)
+    readability.check_queries(criterion.text_reader, words, embeds.cpu())
+    return embeds.cpu().numpy()
+
+
 def why_no_map(run: Path) -> str:
     """Return why a run or checkpoint has no map, or the command that makes one."""
     file = checkpoint_file(run)
-    described = checkpoint.load(file).get("data")
+    content = checkpoint.load(file)
+    if "captions" in criteria.CRITERIA[content["flags"].get("loss", "multisimilarity")].needs:
+        return f"or an index by {file} that was made with --space words: index the folder again"
+    described = content.get("data")
     names = {*description.classes(described).get("train", ())} if described else set()
     if described and len(names) < FEWEST:
         return (

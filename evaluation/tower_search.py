@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from datasets.image_set import ImageSet
 from evaluation.scores import Scores
 from evaluation.word_search import by_words
+from utilities.structures import Embedding
 
 LOG = logging.getLogger(__name__)
 
@@ -142,3 +143,24 @@ def text_side(criterion: Any, metrics: Sequence[str], device: torch.device) -> T
         return None
     criterion.to(device)
     return TowerSearch(TEXT_SIDE, criterion.embed_texts, criterion.embed_images, metrics)
+
+
+class AmongTexts(nn.Module):
+    """An embedder whose embeddings are those that an objective compares with its texts.
+
+    Args:
+        embedder: images (B, 3, H, W) -> ``Embedding``.
+        criterion: ``TwoSided``, trained on the features of ``embedder``.
+    """
+
+    def __init__(self, embedder: Any, criterion: Any) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.criterion = criterion
+        self.mean, self.std = embedder.mean, embedder.std
+        probe = torch.zeros(1, embedder.feature_dim)
+        self.embed_dim = criterion.embed_images(probe).shape[1]
+
+    def forward(self, images: Tensor) -> Embedding:
+        embedding: Embedding = self.embedder(images)
+        return embedding._replace(embeds=self.criterion.embed_images(embedding.features))

@@ -146,18 +146,22 @@ class NamesReader:
 
 
 def caption_readers(
-    args: argparse.Namespace, train: Captioned, device: torch.device
+    args: argparse.Namespace, captions: Sequence[str], device: torch.device
 ) -> dict[str, Callable]:
-    """Return functions that make what ``criteria`` read captions with: tokenizer and encoder."""
+    """Return functions that make what ``criteria`` read captions with: tokenizer and encoder.
+
+    Args:
+        captions: which they must be able to read.
+    """
 
     def tokenizer(length: int) -> Tokenizer:
         reader = Tokenizer(args.language_model, length)
-        readability.check_captions(reader, train.captions)
+        readability.check_captions(reader, captions)
         return reader
 
     def encoder() -> TextEncoder:
         reader = build_encoder(args.language_model, device)
-        readability.check_captions(reader, train.captions)
+        readability.check_captions(reader, captions)
         return reader
 
     return {"tokenizer": tokenizer, "encoder": encoder}

@@ -126,6 +126,8 @@ def check_queries(reader: Reader, texts: Sequence[str], embeds: Tensor) -> None:
 def check_captions(reader: Reader, captions: Sequence[str]) -> None:
     """``check`` some of N images' captions."""
     some = sample(captions)
+    if not some:
+        return
     embeds = reader.encode(some) if isinstance(reader, TextEncoder) else None
     check(reader, some, embeds, "captions")
 

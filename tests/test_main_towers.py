@@ -3,11 +3,16 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import main
+from architectures.load import load_embedder
+from datasets.image_set import ImageSet
+from evaluation import retrieve
+from evaluation.extract import extract
 from evaluation.tower_search import TEXT_SIDE, ZERO_SHOT
 from tests import test_main_captions as captions
 from tests.architectures import towers
@@ -106,3 +111,76 @@ def test_an_objective_without_texts_goes_without(source, tmp_path):  # noqa: F81
     more += ("--evaluation_language_model", "nobody/offline")
     scores = main.main(captions.flags(source, tmp_path, *more))
     assert not any("word" in name for name in scores)
+
+
+@pytest.mark.parametrize("loss", ["clip", "lgslip"])
+def test_words_search_an_index_in_the_space_of_a_runs_own_words(source, tmp_path, capsys, loss):  # noqa: F811
+    """As brute force finds, by hand from what the run saved."""
+    more = ["--loss", loss, *captions.texts_of(source, "clip")]
+    if loss == "lgslip":
+        more += ["--data_sampler", "language_pairs", "--loss_clip_text", "frozen"]
+        more += ["--language_model", str(source / "words.txt")]
+    main.main(captions.flags(source, tmp_path, *more))
+    run, index = captions.run_folder(tmp_path), ("--index", str(tmp_path / "index"))
+    photos = source / "shades" / "images"
+    options = ("--checkpoint", str(run), "--kernels", "0", "--space", "words")
+    retrieve.main(["index", str(photos), *options, *index])
+    capsys.readouterr()
+    retrieve.main(["query", "--words", "red fox", "--words", "teal", *index, "--json"])
+    found = json.loads(capsys.readouterr().out)
+
+    trained = load_embedder(run)
+    model = retrieve.load_model(run, "words")
+    criterion = model.embedder.criterion
+    paths = sorted(photos.rglob("*.jpg"))
+    images = ImageSet("photos", tuple(paths), np.zeros(len(paths), np.int64), ("",))
+    transform = model.preprocessing.transform()
+    features = extract(trained.embedder, images, transform, workers=0).features
+    with torch.no_grad():
+        if loss == "clip":
+            projected = features @ trained.criterion["projection.weight"].T
+        else:
+            projected = criterion.simclr.projector(features)
+        texts = criterion.embed_texts(["red fox", "teal"])
+    sims = texts @ F.normalize(projected, dim=1).T
+    assert [query["words"] for query in found] == ["red fox", "teal"]
+    for query, row in zip(found, sims, strict=True):
+        cosines = [hit["similarity"] for hit in query["neighbours"]]
+        assert cosines == pytest.approx(row.topk(10).values.tolist(), abs=1e-5)
+        for hit in query["neighbours"]:
+            of_hit = row[[str(path) for path in paths].index(hit["path"])]
+            assert hit["similarity"] == pytest.approx(float(of_hit), abs=1e-5)
+    retrieve.main(["query", str(paths[0]), "--words", "teal", *index, "--json"])
+    assert json.loads(capsys.readouterr().out)[0]["words"] == "teal"
+
+
+def refusal(capsys, *words):
+    with pytest.raises(SystemExit):
+        retrieve.main([*map(str, words)])
+    return capsys.readouterr().err
+
+
+def test_what_cannot_be_searched_by_a_runs_own_words_is_refused(source, tmp_path, capsys):  # noqa: F811
+    main.main(captions.flags(source, tmp_path))
+    text = ("--loss", "clip", *captions.texts_of(source, "clip"), "--savename", "clip")
+    main.main(captions.flags(source, tmp_path, *text))
+    folder, photos = tmp_path / "drawings", source / "few" / "images"
+    index = ("--index", tmp_path / "index")
+    options = ("index", photos, "--kernels", "0", "--checkpoint")
+    told = refusal(capsys, *options, folder / "default_s0", *index, "--space", "words")
+    assert "--space words is of runs that train a text side, which --loss simclr" in told
+    retrieve.main([*map(str, (*options, folder / "clip", *index))])
+    told = refusal(capsys, "query", "--words", "teal", *index)
+    assert "clip/last.pt that was made with --space words" in told
+    told = refusal(capsys, *options, folder / "clip", *index, "--space", "words")
+    assert "embeds differently" in told
+    other = ("--index", tmp_path / "words")
+    retrieve.main([*map(str, (*options, folder / "clip", *other, "--space", "words"))])
+    told = refusal(capsys, "query", "--words", "teal", *other, "--language_model", "minilm")
+    assert "which needs no --map and no --language_model" in told
+    told = refusal(capsys, "query", "--words", "zyzzyva", *other)
+    assert "--words 'zyzzyva'" in told and "knows none of these words" in told
+    with pytest.raises(ValueError, match="--loss_clip_tokens must be 6, as the text side of"):
+        main.main(["--evaluate_only", "--checkpoint", str(folder / "clip"), "--no_report",
+                   "--save_path", str(tmp_path), "--source_path", str(source),
+                   "--loss_clip_tokens", "7", "--evaluation_metrics", "word_mAP"])  # fmt: skip

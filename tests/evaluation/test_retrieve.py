@@ -319,10 +319,10 @@ def test_a_disk_that_is_full_as_a_file_is_closed_is_noticed(tmp_path, monkeypatc
 
 
 def test_an_index_of_another_version_says_what_to_do(folder, run, where, monkeypatch):
-    monkeypatch.setattr(image_index, "FORMAT", 3)
+    monkeypatch.setattr(image_index, "FORMAT", 4)
     index(folder, run, where)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 3 is newer than this version's 2"):
+    with pytest.raises(ValueError, match="format 4 is newer than this version's 3"):
         image_index.read_index(where)
     shutil.rmtree(where)
     monkeypatch.setattr(image_index, "READING", 1)  # turned images as they are stored
