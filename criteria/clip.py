@@ -132,7 +132,7 @@ class CLIP(Criterion):
 
     @property
     def text_reader(self) -> Tokenizer | TextEncoder:
-        """What reads the words of texts: the trained tower's tokenizer, or the frozen encoder."""
+        """The tokenizer of the trained tower, or the frozen encoder, which tell what they can read."""
         reader = self.reader
         return reader.tokenizer if isinstance(reader, TrainedReader) else reader.encoder
 
