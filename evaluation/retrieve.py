@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 
 import language
 from architectures.load import checkpoint_file, load_embedder
-from datasets import description
 from evaluation import word_map_file
 from evaluation.contact_sheet import contact_sheet
 from evaluation.image_index import ImageIndex, check_provenance, printable, read_index
 from evaluation.indexing import SearchModel, build_index, embed_queries, search
 from evaluation.preprocessing import preprocessing
 from evaluation.queries import queries_of, vectors_of
-from evaluation.word_map import FEWEST
 from utilities import checkpoint, console, faults, log
 from utilities import device as devices
 from utilities.files import special_kind
@@ -202,10 +200,11 @@ def read_words(
     args: argparse.Namespace, index: ImageIndex, device: torch.device
 ) -> NDArray[np.float32]:
     """Return (W, D) unit rows: where images that ``--words`` describe should be in the index."""
-    run = args.checkpoint or index.provenance.checkpoint
-    file = args.map or word_map_file.map_file(checkpoint_file(run))
+    made_by = checkpoint_file(args.checkpoint or index.provenance.checkpoint)
+    file = args.map or word_map_file.map_file(made_by)
     if not args.map and not file.is_file():
-        raise FileNotFoundError(f"--words needs a map from words to images, {why_no_map(run)}")
+        data = checkpoint.load(made_by).get("data")
+        raise FileNotFoundError(f"--words: {word_map_file.why_none(made_by, data)}")
     stored = word_map_file.read(file)
     stored.check_embedder(
         *(index.provenance.digest, file, f"those that made the index {args.index}"),
@@ -215,19 +214,6 @@ def read_words(
     encoder = language.build_encoder(name, device)
     stored.check_encoder(encoder.encode([*stored.probes]), name, file)
     return stored.map(language.query_embeds(encoder, args.words)).numpy()
-
-
-def why_no_map(run: Path) -> str:
-    """Return why a run or checkpoint has no map, or the command that makes one."""
-    file = checkpoint_file(run)
-    described = checkpoint.load(file).get("data")
-    names = {*description.classes(described).get("train", ())} if described else set()
-    if described and len(names) < FEWEST:
-        return (
-            f"which {file} cannot have: it was trained on {len(names)} classes with different "
-            f"names, and {FEWEST} are the fewest"
-        )
-    return f"and there is none beside {file}; make it: {word_map_file.COMMAND.format(run)}"
 
 
 if __name__ == "__main__":
