@@ -200,11 +200,13 @@ def read_words(
     args: argparse.Namespace, index: ImageIndex, device: torch.device
 ) -> NDArray[np.float32]:
     """Return (W, D) unit rows: where images that ``--words`` describe should be in the index."""
-    made_by = checkpoint_file(args.checkpoint or index.provenance.checkpoint)
-    file = args.map or word_map_file.map_file(made_by)
-    if not args.map and not file.is_file():
-        data = checkpoint.load(made_by).get("data")
-        raise FileNotFoundError(f"--words: {word_map_file.why_none(made_by, data)}")
+    file = args.map
+    if not file:
+        made_by = checkpoint_file(args.checkpoint or index.provenance.checkpoint)
+        file = word_map_file.map_file(made_by)
+        if not file.is_file():
+            data = checkpoint.load(made_by).get("data")
+            raise FileNotFoundError(f"--words: {word_map_file.why_none(made_by, data)}")
     stored = word_map_file.read(file)
     stored.check_embedder(
         *(index.provenance.digest, file, f"those that made the index {args.index}"),

@@ -198,5 +198,6 @@ def test_without_a_map_the_query_says_how_to_make_one_or_why_there_is_none(place
     for data, classes in (({"train": {"classes": ["a", "b"]}}, 2), ({"train": {"captions": 1}}, 0)):
         checkpoint.save(run / "last.pt", {**parts, "data": data})
         assert f"was trained on {classes} classes with different names" in refusal(capsys, *query)
+    (run / "last.pt").unlink()
     moved = ("--map", place / "run" / "last.words.safetensors")
     assert "query" in run_command(capsys, *query, *moved)
