@@ -132,7 +132,7 @@ class CLIP(Criterion):
 
     @property
     def text_reader(self) -> Tokenizer | TextEncoder:
-        """The tokenizer of the trained tower, or the frozen encoder, which tell what they can read."""
+        """The tokenizer of the trained tower or the frozen encoder; knows what it can read."""
         reader = self.reader
         return reader.tokenizer if isinstance(reader, TrainedReader) else reader.encoder
 

@@ -25,7 +25,6 @@ import criteria
 import language
 import parameters
 from architectures.load import Trained, checkpoint_file, load_embedder
-from datasets import description
 from evaluation import word_map_file
 from evaluation.contact_sheet import contact_sheet
 from evaluation.image_index import SPACES, ImageIndex, check_provenance, printable, read_index
@@ -33,7 +32,6 @@ from evaluation.indexing import SearchModel, build_index, embed_queries, search
 from evaluation.preprocessing import preprocessing
 from evaluation.queries import queries_of, vectors_of
 from evaluation.tower_search import AmongTexts
-from evaluation.word_map import FEWEST
 from language import readability
 from utilities import checkpoint, console, faults, log
 from utilities import device as devices
@@ -241,10 +239,16 @@ def read_words(
     args: argparse.Namespace, index: ImageIndex, device: torch.device
 ) -> NDArray[np.float32]:
     """Return (W, D) unit rows: where images that ``--words`` describe should be in the index."""
-    run = args.checkpoint or index.provenance.checkpoint
-    file = args.map or word_map_file.map_file(checkpoint_file(run))
-    if not args.map and not file.is_file():
-        raise FileNotFoundError(f"--words needs a map from words to images, {why_no_map(run)}")
+    file = args.map
+    if not file:
+        made_by = checkpoint_file(args.checkpoint or index.provenance.checkpoint)
+        file = word_map_file.map_file(made_by)
+        if not file.is_file():
+            content = checkpoint.load(made_by)
+            why = word_map_file.why_none(made_by, content.get("data"))
+            if "captions" in criteria.CRITERIA[content["flags"].get("loss", "margin")].needs:
+                why = f"{made_by} has a text side of its own; index the folder with --space words"
+            raise FileNotFoundError(f"--words: {why}")
     stored = word_map_file.read(file)
     stored.check_embedder(
         *(index.provenance.digest, file, f"those that made the index {args.index}"),
@@ -262,22 +266,6 @@ def read_among_texts(words: Sequence[str], criterion: Any) -> NDArray[np.float32
     embeds: Tensor = criterion.embed_texts(words)
     readability.check_queries(criterion.text_reader, words, embeds.cpu())
     return embeds.cpu().numpy()
-
-
-def why_no_map(run: Path) -> str:
-    """Return why a run or checkpoint has no map, or the command that makes one."""
-    file = checkpoint_file(run)
-    content = checkpoint.load(file)
-    if "captions" in criteria.CRITERIA[content["flags"].get("loss", "multisimilarity")].needs:
-        return f"or an index by {file} that was made with --space words: index the folder again"
-    described = content.get("data")
-    names = {*description.classes(described).get("train", ())} if described else set()
-    if described and len(names) < FEWEST:
-        return (
-            f"which {file} cannot have: it was trained on {len(names)} classes with different "
-            f"names, and {FEWEST} are the fewest"
-        )
-    return f"and there is none beside {file}; make it: {word_map_file.COMMAND.format(run)}"
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from datasets import description
+from datasets.description import Description
 from evaluation.feature_cache import digest_of_tensors
-from evaluation.word_map import WordMap
+from evaluation.word_map import FEWEST, WordMap
 from utilities.disk_cache import digest
 from utilities.files import atomic_path
 
@@ -76,6 +78,23 @@ def probes_of(names: Sequence[str], embeds: Tensor) -> dict[str, Tensor]:
 def map_file(checkpoint: Path) -> Path:
     """Return the place of the map beside a checkpoint: last.words.safetensors for last.pt."""
     return checkpoint.with_name(checkpoint.stem + SUFFIX)
+
+
+def why_none(checkpoint: Path, data: Description | None) -> str:
+    """Return why there is no map beside a checkpoint, or the command that makes one.
+
+    Args:
+        data: the checkpoint's description of them; None in older checkpoints.
+    """
+    names = {*description.classes(data).get("train", ())} if data else set()
+    if data and len(names) < FEWEST:
+        return (
+            f"{checkpoint} was trained on {len(names)} classes with different names, and a map "
+            f"from words to images needs at least {FEWEST}"
+        )
+    return f"there is no map from words to images beside {checkpoint}; make it: " + COMMAND.format(
+        checkpoint
+    )
 
 
 def write(file: Path, stored: StoredMap) -> None:

@@ -130,6 +130,17 @@ class TransformerEncoder(TextEncoder):
         return tokenizer, model, _max_tokens(tokenizer, model)
 
 
+def encoder_source(name: str) -> str:
+    """Return what transformers loads an encoder from elsewhere: an id, a folder or ``package:...``.
+
+    ValueError for word vectors, which it cannot load.
+    """
+    if name not in ENCODERS and name.endswith(SUFFIXES):
+        raise ValueError(f"{name} holds word vectors, which transformers does not read")
+    source = ENCODERS.get(name, name)
+    return source if source.startswith("package:") else str(resolve(name))
+
+
 def resolve(name: str) -> Path | str:
     """Return the folder of a local or packaged model, or the id of one on the hub."""
     source = ENCODERS.get(name, name)

@@ -167,3 +167,5 @@ def assert_same_run(folder, whole):
         if part != "flags":
             assert same(last[part], expected[part]), part
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    for path in whole.glob("*.safetensors"):
+        assert (folder / path.name).read_bytes() == path.read_bytes()

@@ -171,7 +171,7 @@ def test_what_cannot_be_searched_by_a_runs_own_words_is_refused(source, tmp_path
     assert "--space words is of runs that train a text side, which --loss simclr" in told
     retrieve.main([*map(str, (*options, folder / "clip", *index))])
     told = refusal(capsys, "query", "--words", "teal", *index)
-    assert "clip/last.pt that was made with --space words" in told
+    assert "clip/last.pt has a text side of its own; index the folder with --space words" in told
     told = refusal(capsys, *options, folder / "clip", *index, "--space", "words")
     assert "embeds differently" in told
     other = ("--index", tmp_path / "words")

@@ -193,10 +193,11 @@ def test_without_a_map_the_query_says_how_to_make_one_or_why_there_is_none(place
     run = save_run(tmp_path / "run")  # the same weights
     query = asked(place, "--words", "fox", "--checkpoint", run)
     said = refusal(capsys, *query)
-    assert f"none beside {run / 'last.pt'}; make it: python -m evaluation.words --check" in said
+    assert f"beside {run / 'last.pt'}; make it: python -m evaluation.words --checkpoint" in said
     parts = checkpoint.load(run / "last.pt")
     for data, classes in (({"train": {"classes": ["a", "b"]}}, 2), ({"train": {"captions": 1}}, 0)):
         checkpoint.save(run / "last.pt", {**parts, "data": data})
         assert f"was trained on {classes} classes with different names" in refusal(capsys, *query)
+    (run / "last.pt").unlink()
     moved = ("--map", place / "run" / "last.words.safetensors")
     assert "query" in run_command(capsys, *query, *moved)
