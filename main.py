@@ -115,7 +115,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         embedder=embedder,
         miner=miner,
         n_steps=length.n_steps,
-        **language.caption_readers(args, data.train, device),
+        **language.caption_readers(args, data.train.captions, device),
     )
     distill = criteria.build_distillation(args)
     dim = args.embed_dim if criterion.reads == "embeds" else embedder.feature_dim
@@ -142,8 +142,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     n_steps, n_epochs = length
     if args.dry_run:
         n_steps, n_epochs = length.shortened(dry_run.STEPS, len(batches))
-    read_names = language.names_reader(device)
-    session = evaluation.build(args, embedder, data, preparation, device, n_epochs, read_names)
+    words = language.NamesReader(device), architectures.build_image_tower, lambda: criterion
+    session = evaluation.build(args, embedder, data, preparation, device, n_epochs, *words)
     others = {name: images for name, images in session.sets.items() if name not in described}
     described |= datasets.describe(args, others, resumed=saved)
     embed = evaluation.embedding(args, embedder, preparation, device)
@@ -202,7 +202,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         current.record(epoch, scores)
 
     if distributed.is_first():
-        pictures = session.report(folder, config)
+        pictures = session.report(folder, config, current.last)
         current.finish([folder.path / evaluation.VIEWS, *pictures])
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))
     return scores
@@ -218,8 +218,10 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
-    read_names = language.names_reader(device)
-    session = evaluation.build(args, embedder, data, preparation, device, 0, read_names)
+    readers = language.caption_readers(args, data.train.captions, device)
+    text_side = partial(criteria.load_text_side, args, trained, readers)
+    words = language.NamesReader(device), architectures.build_image_tower, text_side
+    session = evaluation.build(args, embedder, data, preparation, device, 0, *words)
 
     name = parameters.run_name(args, usual=f"{trained.file.parent.name}_evaluation")
     place = Path(args.save_path), args.dataset, name
@@ -229,7 +231,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     scores = session.evaluate_if_due(0)
     current.write(trained.epoch, scores)
     if distributed.is_first():
-        current.finish(session.report(folder, vars(args)))
+        current.finish(session.report(folder, vars(args), trained.file))
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))
     return dict(scores)
 

@@ -418,8 +418,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("evaluation_metrics", text, None,
          "recall@k precision@k R_precision mAP mAP@R mAP_1000 mAP_c mAP_lim MRR nmi ami f1 "
          "group_recall@k wrong_word_similarity@k wrong_group_share@k intra_distance inter_distance "
-         "intra_over_inter alignment uniformity rho_spectrum@m; prefix e_ for Euclidean distance "
-         "(default), c_ for cosine", nargs="+"),
+         "intra_over_inter alignment uniformity rho_spectrum@m; word_recall@k word_mAP named@k "
+         "(search by words); prefix e_ for Euclidean distance (default), c_ for cosine (default: "
+         "by dataset; runs guided by class names also search by words)", nargs="+"),
     Flag("eval_memory", positive, 1.0, "memory limit of the neighbour search, GiB"),
     Flag("evaluations", OneOf(EVALUATIONS), ["retrieval"],
          "retrieval (at each evaluation); linear_probe, fewshot, knn (of frozen features, at the "
@@ -434,7 +435,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "objective reads)", nargs="+"),
     Flag("evaluate_every", count, None, "epochs between evaluations; the last is always evaluated"),
     Flag("evaluation_language_model", text, None,
-         "text encoder of the semantic scores; use the same one for runs to be compared"),
+         "text encoder of the semantic scores and of search by words; use the same one for runs to "
+         "be compared"),
     Flag("no_train_metrics", switch, False, "do not evaluate the training images"),
     Flag("no_test_metrics", switch, False, "do not evaluate the test images"),
     Flag("evaluate_on_cpu", switch, False, "search neighbours on the CPU"),

@@ -1,6 +1,7 @@
 """Images to embeddings: any timm backbone by a name such as ``resnet50_frozen_normalize``."""
 
 import argparse
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,15 +9,18 @@ from pathlib import Path
 from torch import nn
 
 from architectures.embedder import Embedder
+from architectures.image_tower import ImageTower, has_text_tower, image_tower
 from architectures.layout import lay_out
 from architectures.naming import ArchitectureName
 from architectures.weights import Classifier, backbone, classifier
 from utilities.structures import input_size
 
 __all__ = [
-    "ArchitectureName", "Classifier", "Embedder", "build", "build_classifier", "classifier",
-    "create",
+    "ArchitectureName", "Classifier", "Embedder", "ImageTower", "build", "build_classifier",
+    "build_image_tower", "classifier", "create",
 ]  # fmt: skip
+
+LOG = logging.getLogger(__name__)
 
 
 def create(
@@ -71,6 +75,22 @@ def build(args: argparse.Namespace) -> Embedder:
 def build_classifier(args: argparse.Namespace) -> Classifier:
     with _speaking_of(f"--language_pseudoclass_model {args.language_pseudoclass_model}"):
         return classifier(args.language_pseudoclass_model)
+
+
+def build_image_tower(args: argparse.Namespace) -> ImageTower | None:
+    """Return the image tower of CLIP or SigLIP that ``--arch`` names; None if it names another.
+
+    None too, with a warning that says why, if its projection cannot be used.
+    """
+    if not has_text_tower(args.arch):
+        return None
+    try:
+        if args.not_pretrained:
+            raise ValueError("with --not_pretrained it has no trained projection")
+        return image_tower(args.arch, Path(args.weights) if args.weights else None)
+    except (LookupError, ValueError, OSError) as error:
+        LOG.warning("zero_shot scores of --arch %s are left out: %s", args.arch, error)
+        return None
 
 
 def _start_at_one(backbone: nn.Module) -> None:

@@ -7,9 +7,10 @@ torch_export  embedder.pt2: the same for ``torch.export.load``
 safetensors   backbone.safetensors for timm, embedding.safetensors (the linear layer after it) and
               load_backbone.py, which embeds pictures with both
 
-preprocess.py turns a picture into the input, by preprocessing.json. Files are moved into DIR once
-all of them, read back, agree with the embedder on pictures: of the run's dataset, if it is there,
-or of --pictures.
+preprocess.py turns a picture into the input, by preprocessing.json. If there is a map from words
+beside the checkpoint, words.safetensors holds it, and find_by_words.py finds pictures with it by
+transformers. Files are moved into DIR once all of them, read back, agree with the embedder on
+pictures: of the run's dataset, if it is there, or of --pictures.
 """
 
 import argparse
@@ -32,13 +33,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import datasets
+import language
 from architectures.embedder import Embedder
 from architectures.load import Trained, load_embedder
 from architectures.naming import ArchitectureName
 from architectures.weights import timm_options
-from evaluation import exported_preprocess
+from evaluation import exported_preprocess, word_map_file
+from evaluation.exported_words import ExportedWords, write_words
+from evaluation.feature_cache import digest_of_embeddings
 from evaluation.preprocessing import preprocessing
 from evaluation.sample_pictures import Pictures, sample_pictures
+from language.encoders import encoder_source
 from utilities import console, faults
 
 FORMATS = ("onnx", "safetensors", "torch_export")
@@ -107,12 +112,17 @@ class ToEmbeds(nn.Module):
 
 
 def export(
-    trained: Trained, formats: Sequence[str], out: Path, pictures: Sequence[Path] = ()
+    trained: Trained,
+    formats: Sequence[str],
+    out: Path,
+    pictures: Sequence[Path] = (),
+    words: ExportedWords | None = None,
 ) -> tuple[list[Checked], str]:
     """Write ``formats`` and what prepares pictures into the folder ``out``, beside what is there.
 
     Args:
         pictures: files or folders to compare with; none for those of the run's dataset.
+        words: a map that finds pictures by words, if there is one.
 
     Returns:
         the files with their differences, and the source of the pictures.
@@ -142,6 +152,9 @@ def export(
                     written.append(Checked(path, *_difference(found, wanted)))
                 except Exception as error:  # each library raises its own
                     raise _explained(error, name) from error
+            if words is not None:
+                path, found, cosines = write_words(words, folder, wanted)
+                written.append(Checked(path, *_difference(found, cosines)))
     return [checked._replace(path=out / checked.path.name) for checked in written], chosen.source
 
 
@@ -194,6 +207,28 @@ def about(trained: Trained) -> dict[str, Any]:
         "embed_dim": trained.embedder.embed_dim,
         "normalised": trained.embedder.normalize,
     }
+
+
+def words_of(trained: Trained) -> ExportedWords:
+    """Return the map beside a checkpoint, ready to be exported.
+
+    Raises:
+        ValueError, OSError: there is none, or it is damaged, does not fit the checkpoint, or reads
+            words by what transformers cannot load.
+    """
+    file = word_map_file.map_file(trained.file)
+    if not file.is_file():
+        raise FileNotFoundError(word_map_file.why_none(trained.file, trained.data))
+    stored = word_map_file.read(file)
+    prepare = preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std)
+    digest = digest_of_embeddings(trained.flags["arch"], prepare, trained.embedder)
+    again = f"fit another: {word_map_file.COMMAND.format(trained.file)}"
+    stored.check_embedder(digest, file, f"those of {trained.file}", again)
+    source = encoder_source(stored.language_model)
+    encoder = language.build_encoder(stored.language_model, torch.device("cpu"))
+    texts = encoder.encode([*stored.probes])
+    stored.check_encoder(texts, stored.language_model, file)
+    return ExportedWords(stored, file, source, stored.map(texts))
 
 
 def check_onnx(embedder: nn.Module) -> None:
@@ -344,13 +379,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--out must be a folder; got the file {args.out}")
     formats = FORMATS if args.format == "all" else (args.format,)
     with faults.reported(parser.error):
-        written, source = export(load_embedder(args.checkpoint), formats, args.out, args.pictures)
+        trained = load_embedder(args.checkpoint)
+        words, why = None, ""
+        try:
+            words = words_of(trained)
+        except (OSError, ValueError) as error:
+            why = str(error)
+        written, source = export(trained, formats, args.out, args.pictures, words)
     print(f"compared with the checkpoint on {N_PICTURES} pictures: {source}")
     for path, difference, cosine in written:
         print(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs by at most {difference:.1e} "
             f"(tolerance {TOLERANCE:.0e}), cosine at least {cosine:.6f}"
         )
+    if why:
+        print(f"without search by words: {why}")
 
 
 if __name__ == "__main__":

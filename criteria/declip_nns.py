@@ -67,6 +67,16 @@ class DeCLIPNNS(Criterion):
             self.queue.push(texts)
         return loss
 
+    def embed_images(self, features: Tensor) -> Tensor:
+        return self.clip.embed_images(features)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return self.clip.embed_texts(texts)
+
+    @property
+    def text_reader(self) -> Any:
+        return self.clip.text_reader
+
     def after_step(self, embedder: nn.Module) -> None:
         self.clip.after_step(embedder)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32, require_at_least
+from .base import Criterion, at_least_float32, evaluating, require_at_least
+from .self_supervised import full_precision
 
 
 class SLIP(Criterion):
@@ -50,6 +51,16 @@ class SLIP(Criterion):
         of_captions = self.clip.compute(views[:1], batch)
         return of_captions + self.ssl_weight * self.simclr.compute(views[-2:], batch)
 
+    def embed_images(self, features: Tensor) -> Tensor:
+        return self.clip.embed_images(features)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return self.clip.embed_texts(texts)
+
+    @property
+    def text_reader(self) -> Any:
+        return self.clip.text_reader
+
     def after_step(self, embedder: nn.Module) -> None:
         self.clip.after_step(embedder)
         self.simclr.after_step(embedder)
@@ -85,3 +96,9 @@ class LGSLIP(SLIP):
         first, second = (self.simclr.projector(at_least_float32(v.features)) for v in views)
         of_captions = self.clip.compute([views[0]._replace(features=first)], batch)
         return of_captions + self.ssl_weight * self.simclr.loss(first, second)
+
+    @full_precision
+    def embed_images(self, features: Tensor) -> Tensor:
+        with evaluating(self):
+            projected = self.simclr.projector(features.to(self.clip.log_scale))
+        return self.clip.embed_images(projected)

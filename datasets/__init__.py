@@ -21,7 +21,7 @@ from datasets.downstream import build as build_downstream
 from datasets.image_cache import cached
 from datasets.image_set import Images, ImageSet
 from datasets.loading import loader, preview
-from datasets.recipes import RECIPES, Recipe, fill, recipe
+from datasets.recipes import RECIPES, Recipe, fill, recipe, search_by_words
 from datasets.splits import Data, load
 from datasets.transforms import eval_transform, train_views
 from utilities import distributed
@@ -131,9 +131,13 @@ def describe(
 
 
 def fill_by_recipe(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Set unset flags to the recipe of ``--dataset``; return the values set and its reason."""
+    """Set unset flags to the recipe of ``--dataset``; return the values set and its reason.
+
+    A guided run on classes with names also searches by words, unless its metrics are chosen.
+    """
     chosen = recipe(args.dataset, is_caption_set(source_folder(args) / args.dataset))
-    return fill(args, chosen), chosen.why
+    filled = fill(args, chosen)
+    return filled | search_by_words(args, filled), chosen.why
 
 
 def decoded(args: argparse.Namespace, data: Data, shorter_side: int) -> Data:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+# Of search by words, in the default set of guided runs on classes with names.
+WORD_METRICS = ("word_recall@1", "word_recall@10", "word_mAP", "named@1")
 _RECALLS = ("e_recall@1", "e_recall@2", "e_recall@4", "e_recall@10")
 
 
@@ -69,7 +71,7 @@ RECIPES = {
         evaluate_every=3,  # evaluating both halves takes two thirds of an epoch
         evaluation_metrics=(
             *(*_RECALLS, "mAP@R", "nmi", "wrong_word_similarity@10", "wrong_group_share@10"),
-            *("word_recall@1", "word_recall@10", "word_mAP", "named@1"),
+            *WORD_METRICS,
         ),
         evaluation_language_model="minilm",
     ),
@@ -107,6 +109,32 @@ RECIPES = {
 def recipe(name: str, captions: bool = False) -> Recipe:
     """Return the recipe of a dataset; an unknown name is a user's own dataset."""
     return RECIPES.get(name, OWN_CAPTIONS if captions else OWN_IMAGES)
+
+
+def search_by_words(flags: Any, filled: dict[str, Any]) -> dict[str, Any]:
+    """Let a run that class names guide search by words, unless its metrics were chosen.
+
+    Names that guide nothing may say nothing. The encoder of the guidance reads them if it was
+    chosen and that of the evaluation was not: none of the recipe's own metrics reads words then.
+
+    Args:
+        flags: of the run, filled by its recipe.
+        filled: what the recipe filled.
+
+    Returns:
+        the flags that were changed.
+    """
+    guided = flags.language_distill_w or flags.language_proxy_w
+    searched = "evaluation_metrics" in filled and "retrieval" in flags.evaluations
+    own = filled.get("evaluation_metrics", ())
+    if not guided or not searched or flags.language_words != "classnames" or "word_mAP" in own:
+        return {}
+    changed: dict[str, Any] = {"evaluation_metrics": [*own, *WORD_METRICS]}
+    if "evaluation_language_model" in filled and "language_model" not in filled:
+        changed["evaluation_language_model"] = flags.language_model
+    for flag, value in changed.items():
+        setattr(flags, flag, value)
+    return changed
 
 
 def fill(flags: Any, recipe: Recipe) -> dict[str, Any]:

@@ -21,19 +21,22 @@ from evaluation.preprocessing import Preprocessing, preprocessing, preprocessing
 from evaluation.retrieval import EVALTYPES, run
 from evaluation.scores import Scores, listing, table, write_by_class
 from evaluation.session import EvaluationSession
+from evaluation.tower_search import ImageTower, NamesReader, TowerSearch, text_side, zero_shot
 from evaluation.word_map import FEWEST
+from evaluation.word_map_file import StoredMap
 from evaluation.word_search import WordSearch, can_fit
 from utilities import device as devices
 from utilities import distributed
 from utilities.files import cache_folder
+from utilities.structures import input_size
 
 __all__ = [
     "EVALTYPES",
     "VIEWS",
-    "EmbedNames",
     "EvaluationSession",
     "Evaluator",
     "Features",
+    "NamesReader",
     "Preprocessing",
     "Scores",
     "build",
@@ -58,8 +61,6 @@ VIEWS = "views.png"  # in the run folder
 PARTS = ("train", "val", "test")  # of a downstream dataset
 N_DRAWN = 12  # tuples in the picture of views
 
-EmbedNames = Callable[[str, Sequence[str]], Tensor]  # text encoder, class names -> (C, D)
-
 
 def build(
     args: argparse.Namespace,
@@ -68,21 +69,31 @@ def build(
     preparation: Preprocessing,
     device: torch.device,
     n_epochs: int,
-    embed_names: EmbedNames,
+    embed_names: NamesReader,
+    build_image_tower: Callable[[argparse.Namespace], ImageTower | None],
+    load_text_side: Callable[[], Any],
 ) -> EvaluationSession:
     """Return the evaluation that the flags describe: of ``data``, or of other datasets they name.
 
     Args:
         n_epochs: of the run; 0 evaluates once.
         embed_names: reads the names of classes, for metrics and reports that need words.
+        build_image_tower: returns the image tower of CLIP that the backbone was, if it was one.
+        load_text_side: returns the run's objective, which may have a text side.
     """
     protocols = [name for name in args.evaluations if name != "retrieval"]
     with distributed.first_rank_first():
         downstream = datasets.downstream_sets(args)
         sets = datasets.searched_sets(args, data)
-        model = _language_model(args)
+        model = _language_model(args, data)
         words = {name: embed_names(model, s.class_names) for name, s in sets.items() if model}
         word_search = _word_search(args, data, words, partial(embed_names, model or ""))
+        tower_searches: list[TowerSearch] = []
+        if sets and (of_words := _of_words(args)):
+            trained = text_side(load_text_side(), of_words, device)
+            tower = build_image_tower(args)
+            published = _zero_shot(args, tower, sets, embed_names) if tower else None
+            tower_searches = [search for search in (published, trained) if search]
     for dataset in downstream:
         check(protocols, dataset)  # before training
     common: dict[str, Any] = {
@@ -95,7 +106,7 @@ def build(
     }
     transform = preparation.transform()
     evaluator = Evaluator(
-        *(embedder, sets, transform, words, word_search),
+        *(embedder, sets, transform, words, word_search, tower_searches),
         metrics=args.evaluation_metrics,
         evaltypes=args.evaltypes,
         block_bytes=int(args.eval_memory * 2**30),
@@ -117,17 +128,27 @@ def build(
 
     at_end = evaluate_features if downstream else None
     others = {f"{d.name}.{part}": getattr(d, part) for d in downstream for part in PARTS}
-    every = args.evaluate_every
-    return EvaluationSession(evaluator, at_end, others, every=every, n_epochs=n_epochs, cache=cache)
+
+    def stored_map() -> StoredMap | None:
+        if word_search is None or word_search.map is None:
+            return None
+        output = args.evaltypes[0]
+        return word_search.stored(model or "", output, args.arch, preparation, embedder)
+
+    return EvaluationSession(
+        *(evaluator, at_end, others, stored_map),
+        every=args.evaluate_every, n_epochs=n_epochs, cache=cache,
+    )  # fmt: skip
 
 
-def _language_model(args: argparse.Namespace) -> str | None:
+def _language_model(args: argparse.Namespace, data: datasets.Data) -> str | None:
     """Return the encoder of class names; None if neither a metric nor the report reads them.
 
     Metrics read words by the evaluation's encoder, so that runs with other guidance are comparable.
     """
-    parsed = map(metrics.parse, args.evaluation_metrics)
-    if any(metric.needs == "class_words" or metric.words_by for metric in parsed):
+    parsed = list(map(metrics.parse, args.evaluation_metrics))
+    fitted = data.test is not None and any(metric.words_by for metric in parsed)
+    if fitted or any(metric.needs == "class_words" for metric in parsed):
         return args.evaluation_language_model
     if args.language_distill_w and not args.no_report and not args.evaluate_only:
         return args.language_model
@@ -141,7 +162,7 @@ def _word_search(
     embed: Callable[[Sequence[str]], Tensor],
 ) -> WordSearch | None:
     """Return the search by words that metrics ask for; None without, or without enough classes."""
-    names = [name for name in args.evaluation_metrics if metrics.parse(name).words_by]
+    names = _of_words(args)
     if not names or not isinstance(data.train, datasets.ImageSet) or data.test is None:
         return None
     if not can_fit(data.train):
@@ -154,6 +175,29 @@ def _word_search(
     if "train" not in words:
         words = {**words, "train": embed(data.train.class_names)}
     return WordSearch(data.train, words, names, seed=args.seed)
+
+
+def _zero_shot(
+    args: argparse.Namespace,
+    tower: ImageTower,
+    sets: Mapping[str, datasets.ImageSet],
+    embed_names: NamesReader,
+) -> TowerSearch | None:
+    """Return the search by CLIP's own towers; None if no flag names the text tower."""
+    side, own = input_size(args.image_size, args.augmentation), tower.images.shape[-1]
+    if side != own:
+        LOG.warning(
+            "zero_shot scores are at %d px, but the weights of --arch %s are made for %d px",
+            *(side, args.arch, own),
+        )
+    flags = "evaluation_language_model", "language_model"
+    names = {tuple(images.class_names) for images in sets.values()}
+    models = {flag: getattr(args, flag) for flag in flags}
+    return zero_shot(tower, models, names, _of_words(args), embed_names)
+
+
+def _of_words(args: argparse.Namespace) -> list[str]:
+    return [name for name in args.evaluation_metrics if metrics.parse(name).words_by]
 
 
 def embedding(

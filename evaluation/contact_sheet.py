@@ -1,6 +1,6 @@
 """Draws queries with the images that they find, for ``python -m evaluation.retrieve``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -8,44 +8,58 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets.reading import read_image
 from evaluation.image_index import printable
 from evaluation.indexing import Hit
+from evaluation.queries import Query
 from utilities.files import atomic_path
 from utilities.plots import drawable, font_file
 
 TILE, GAP, LABEL = 160, 10, 34  # px: an image, the space between two, the text below
 PER_LINE = 10  # neighbours in a line
+SIZES = (24, 18, 14, 11)  # px, of words in the place of an image, the largest that fits
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def contact_sheet(images: Sequence[Path], found: Sequence[Sequence[Hit]], path: Path) -> None:
+def contact_sheet(queries: Sequence[Query], found: Sequence[Sequence[Hit]], path: Path) -> None:
     """Draw each query, framed, with its neighbours to the right, and write them to a PNG.
 
-    An image that has vanished since it was indexed is an empty tile.
+    Words stand in the place of an image, or below the one that they are mixed with. An image that
+    has vanished since it was indexed is an empty tile.
     """
     columns = min(PER_LINE, max(map(len, found)))
     lines = [max(1, -(-len(hits) // columns)) for hits in found]
     width, height = TILE + GAP, TILE + LABEL + GAP
     sheet = Image.new("RGB", (width * (columns + 1) + 2 * GAP, height * sum(lines) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(12)
 
-    def tile(path: Path, left: int, top: int, title: str) -> None:
+    def tile(image: Path, left: int, top: int, title: str, name: str = "") -> None:
         draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill="#eeeeee")
         try:
-            image = read_image(path)
+            picture = read_image(image)
         except OSError:
             title += "  (gone)"
         else:
-            image = image.resize([max(1, TILE * side // max(image.size)) for side in image.size])
-            sheet.paste(image, (left + (TILE - image.width) // 2, top + (TILE - image.height) // 2))
-        name = drawable(printable(path.name))
-        name_font = font if name.isascii() else ImageFont.truetype(font_file(name), 12)
-        while name_font.getlength(name) > TILE:
+            size = [max(1, TILE * side // max(picture.size)) for side in picture.size]
+            place = (left + (TILE - size[0]) // 2, top + (TILE - size[1]) // 2)
+            sheet.paste(picture.resize(size), place)
+        label(left, top, title, name or image.name)
+
+    def label(left: int, top: int, title: str, name: str = "") -> None:
+        name = drawable(printable(name))
+        font = _font(name, 12)
+        while font.getlength(name) > TILE:
             name = name[:-2] + "…"
-        draw.text((left, top + TILE + 3), title, fill="black", font=font)
-        draw.text((left, top + TILE + 17), name, fill="#666666", font=name_font)
+        draw.text((left, top + TILE + 3), title, fill="black", font=_font(title, 12))
+        draw.text((left, top + TILE + 17), name, fill="#666666", font=font)
 
     top = GAP
-    for image, hits, n_lines in zip(images, found, lines, strict=True):
-        tile(image, GAP, top, "query")
+    for query, hits, n_lines in zip(queries, found, lines, strict=True):
+        if query.image is None:
+            middle = (GAP + TILE // 2, top + TILE // 2)
+            text, font = _fitting(query.words or "")
+            draw.multiline_text(middle, text, fill="black", font=font, anchor="mm", align="center")
+            label(GAP, top, "query")
+        else:
+            tile(query.image, GAP, top, "query", f"+ {query.words}" if query.words else "")
         frame = (GAP - 3, top - 3, GAP + TILE + 2, top + TILE + 2)
         draw.rectangle(frame, outline="#1f77b4", width=3)
         for place, hit in enumerate(hits):
@@ -55,3 +69,36 @@ def contact_sheet(images: Sequence[Path], found: Sequence[Sequence[Hit]], path: 
         top += height * n_lines
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def _font(text: str, size: int) -> Font:
+    """Return a font that has the characters of a ``drawable`` text."""
+    if text.isascii():
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(font_file(text), size)
+
+
+def _fitting(words: str) -> tuple[str, Font]:
+    """Return words in lines that fit into a tile, and their font; what is too long is cut."""
+    words = drawable(printable(words))
+    for size in SIZES:
+        font = _font(words, size)
+        lines = [*_lines(words, font, TILE - 2 * GAP)]
+        most = (TILE - 2 * GAP) * 2 // (3 * size)
+        if len(lines) <= most:
+            break
+    else:
+        lines = [*lines[: most - 1], "…"]
+    return "\n".join(lines), font
+
+
+def _lines(words: str, font: Font, width: int) -> Iterator[str]:
+    """Break words into lines of at most ``width`` pixels, between words or within a long one."""
+    line = ""
+    for word in words.split():
+        for piece in (f" {word}",) if font.getlength(word) <= width else (" ", *word):
+            if font.getlength((line + piece).strip()) > width:
+                yield line
+                line = ""
+            line = (line + piece).lstrip()
+    yield line

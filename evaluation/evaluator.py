@@ -1,6 +1,6 @@
 """The retrieval that a run evaluates again and again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from datasets.loading import Transform
 from evaluation.feature_cache import cached_features
 from evaluation.retrieval import refuse_one_sided, run
 from evaluation.scores import Scores
+from evaluation.tower_search import TowerSearch
 from evaluation.word_search import WordSearch
 from utilities import distributed
 
@@ -25,6 +26,7 @@ class Evaluator:
         sets: by the name that goes before a score, as in ``test/embeds/e_recall@1``.
         class_words: (C, D) unit rows for each set whose words a metric reads.
         word_search: scores the metrics of words, on all sets but the one that it is fitted on.
+        tower_searches: score these metrics too, by text towers; on the same sets.
         metrics, options: arguments of ``evaluation.retrieval.run``.
 
     Attributes:
@@ -43,6 +45,7 @@ class Evaluator:
         transform: Transform,
         class_words: Mapping[str, Tensor],
         word_search: WordSearch | None = None,
+        tower_searches: Sequence[TowerSearch] = (),
         *,
         metrics: list[str],
         **options: Any,
@@ -55,6 +58,7 @@ class Evaluator:
         self.transform = transform
         self.class_words = dict(class_words)
         self.word_search = word_search
+        self.tower_searches = list(tower_searches)
         self.options = {"metrics": metrics, **options}
         self.embeds: dict[str, tuple[Tensor, Tensor]] = {}  # (M, D) and (M,) int64
         self.searched: dict[str, Tensor] = {}
@@ -65,7 +69,7 @@ class Evaluator:
         Features are kept in the folder ``cache`` and read from there; None keeps none.
         """
         scores = Scores({}, {})
-        searched = {}
+        searched, pooled = {}, {}
         for name, images in self.sets.items():
             options = {"class_words": self.class_words.get(name), **self.options}
             kept = cache if len(images) <= MOST_KEPT else None
@@ -73,8 +77,13 @@ class Evaluator:
             scores.add(found, f"{name}/")
             self.embeds[name] = features.embeds, features.rows
             searched[name] = getattr(features, self.options["evaltypes"][0]), features.rows
+            pooled[name] = features.features, features.rows
         if self.word_search is not None:
             self._search_by_words(self.word_search, searched, scores, cache)
+        pooled.pop("train", None)
+        for name, embedded in pooled.items() if distributed.is_first() else ():
+            for search in self.tower_searches:
+                scores.add(search.scores(self.sets[name], *embedded), f"{name}/")
         return scores
 
     def _search_by_words(

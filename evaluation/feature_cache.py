@@ -76,6 +76,12 @@ def digest_of_embedder(embedder: nn.Module) -> str:
     return digest([*settings, *state, digest_of_tensors(state.values())])
 
 
+def digest_of_embeddings(arch: str, preprocessing: tuple, embedder: nn.Module) -> str:
+    """Digest of everything that decides the embedding of an image, wherever it is computed."""
+    state = embedder.state_dict()
+    return digest([arch, str(tuple(preprocessing)), *state, digest_of_tensors(state.values())])
+
+
 def digest_of_transform(transform: Transform) -> str:
     """Digest of what the transform makes of two images, one wide and one high."""
     rng = np.random.default_rng(0)

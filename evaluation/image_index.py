@@ -23,7 +23,11 @@ from utilities.files import atomic_folder
 INDEX, PARTS = "retrieval_index", "retrieval_parts"
 IMAGES, VECTORS = "images.json", "vectors.faiss"
 EARLIER = "index.json"  # of format 1, which has no checksums and decoded large JPEGs differently
-FORMAT = 2  # raised when an older reader would misunderstand a newer index
+SPACES = {
+    "embeds": "the embeddings that the run evaluates",
+    "words": "those in which a run on captions compares images with words",
+}
+FORMAT = 3  # raised when an older reader would misunderstand a newer index
 
 
 class ImageFile(NamedTuple):
@@ -50,6 +54,7 @@ class Provenance(NamedTuple):
     epoch: int
     digest: str  # of weights, architecture and preprocessing: copies of a checkpoint share it
     embed_dim: int
+    space: str = "embeds"  # of SPACES; earlier versions had no other
 
 
 class ImageIndex(NamedTuple):

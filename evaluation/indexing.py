@@ -18,7 +18,7 @@ from datasets.image_files import image_files
 from datasets.image_set import ImageSet
 from datasets.readable import fault
 from evaluation.extract import extract_readable
-from evaluation.feature_cache import digest_of_tensors
+from evaluation.feature_cache import digest_of_embeddings
 from evaluation.image_index import (
     PARTS,
     EmbeddedFiles,
@@ -33,7 +33,6 @@ from evaluation.image_index import (
     write_index,
 )
 from evaluation.preprocessing import Preprocessing
-from utilities.disk_cache import digest
 
 LOG = logging.getLogger(__name__)
 
@@ -50,18 +49,17 @@ class SearchModel:
     arch: str
     checkpoint: Path
     epoch: int
+    space: str = "embeds"  # of ``evaluation.image_index.SPACES``
 
     @cached_property
     def digest(self) -> str:
         """Digest of everything that decides the embedding of an image."""
-        state = self.embedder.state_dict()
-        return digest(
-            [self.arch, str(tuple(self.preprocessing)), *state, digest_of_tensors(state.values())]
-        )
+        return digest_of_embeddings(self.arch, self.preprocessing, self.embedder)
 
     def provenance(self, folder: Path) -> Provenance:
         """Return the provenance of an index of ``folder`` by this model."""
-        return Provenance(folder, self.checkpoint, self.epoch, self.digest, self.embedder.embed_dim)
+        dim = self.embedder.embed_dim
+        return Provenance(folder, self.checkpoint, self.epoch, self.digest, dim, self.space)
 
 
 class Changes(NamedTuple):
@@ -221,27 +219,29 @@ def _changes(old: EmbeddedFiles, now: EmbeddedFiles) -> Changes:
     )
 
 
-def search(
-    images: Sequence[Path],
-    index: ImageIndex,
-    model: SearchModel,
-    *,
-    k: int = 10,
-    device: torch.device | str = "cpu",
-) -> list[list[Hit]]:
-    """Return the k images of an index that are most similar to each query, by exact search.
-
-    Equally similar images come in the order of their paths; a query in the index finds itself. A
-    query that cannot be read raises ValueError.
-    """
+def embed_queries(
+    images: Sequence[Path], model: SearchModel, *, device: torch.device | str = "cpu"
+) -> NDArray[np.float32]:
+    """Return (Q, D) unit rows of image files; ValueError if one cannot be read."""
     parts = list(embed_files(model, images, device=device))
     faults = {row: why for _, _, found in parts for row, why in found.items()}
     if faults:
         reasons = [f"{printable(images[row])} ({why})" for row, why in faults.items()]
         raise ValueError(f"the query cannot be read: {', '.join(reasons)}; give another image")
+    return np.concatenate([vectors for _, vectors, _ in parts])
+
+
+def search(queries: NDArray[np.float32], index: ImageIndex, *, k: int = 10) -> list[list[Hit]]:
+    """Return the k images of an index that are most similar to each query, by exact search.
+
+    Equally similar images come in the order of their paths; a query in the index finds itself.
+
+    Args:
+        queries: (Q, D) unit rows.
+    """
     folder, files = index.provenance.folder, index.embedded.files
     found = []
-    for query in np.concatenate([vectors for _, vectors, _ in parts]):  # (D,)
+    for query in queries:  # (D,)
         nearest = enumerate(most_similar(query, index.embedded.vectors, k), start=1)
         found.append([Hit(n, cosine, folder / files[row].path) for n, (row, cosine) in nearest])
     return found

@@ -12,6 +12,7 @@ from evaluation.evaluator import Evaluator
 from evaluation.report_data import ReportData, build_report_data
 from evaluation.report_html import write_report
 from evaluation.scores import Scores, listing, table, write_by_class
+from evaluation.word_map_file import StoredMap, map_file, write
 from evaluation.word_search import WORDS
 from metrics import parse
 from utilities.run import Run
@@ -29,6 +30,7 @@ class EvaluationSession:
         evaluator: retrieval on the run's sets; checkpoints are chosen by the first.
         downstream: scores frozen features at the end of the run.
         others: sets that ``downstream`` reads, by name.
+        stored_map: makes the map from words to images of the last evaluation, if there is one.
         n_epochs: of the run; the last is always evaluated.
         cache: folder in which features before training are kept, since many runs start from them.
 
@@ -42,6 +44,7 @@ class EvaluationSession:
         evaluator: Evaluator,
         downstream: Callable[[], Scores] | None,
         others: Mapping[str, Any] | None = None,
+        stored_map: Callable[[], StoredMap | None] = lambda: None,
         *,
         every: int = 1,
         n_epochs: int = 0,
@@ -50,6 +53,7 @@ class EvaluationSession:
         self.evaluator = evaluator
         self.downstream = downstream
         self.sets = {**evaluator.sets, **(others or {})}
+        self.stored_map = stored_map
         self.every = every
         self.n_epochs = n_epochs
         self.cache = cache
@@ -95,9 +99,16 @@ class EvaluationSession:
             scores.add(self.downstream())
         return scores
 
-    def report(self, folder: RunFolder, flags: Mapping[str, Any]) -> list[Path]:
-        """Write classes_*.csv and, unless ``no_report``, the report; return tables and pictures."""
+    def report(self, folder: RunFolder, flags: Mapping[str, Any], checkpoint: Path) -> list[Path]:
+        """Write classes_*.csv, a map from words and the report; return tables and pictures.
+
+        Args:
+            flags: of the run; with ``no_report`` the report is left out.
+            checkpoint: of the embedder that was evaluated, which names the map.
+        """
         sets, scores = self.evaluator.sets, self.scores
+        if stored := self.stored_map():
+            write(map_file(folder.path / checkpoint.name), stored)
         tables = [folder.path / f"classes_{name}.csv" for name in sets]
         for (name, images), path in zip(sets.items(), tables, strict=True):
             write_by_class(path, scores, f"{name}/", images)

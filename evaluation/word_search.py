@@ -10,13 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import metrics as scoring
 from datasets.image_set import ImageSet
+from evaluation.feature_cache import digest_of_embeddings
+from evaluation.preprocessing import Preprocessing
 from evaluation.retrieval import summarise
 from evaluation.scores import Scores
 from evaluation.word_map import FEWEST, WordMap, fit
+from evaluation.word_map_file import StoredMap, probes_of
 from metrics import Gallery, Queries
 
 WORDS, PERMUTED = "words", "permuted_words"  # in the place of an evaltype
@@ -52,6 +55,7 @@ class WordSearch:
     Attributes:
         map: of the last ``fit``.
         controls: beside it.
+        n_classes: that it was fitted to.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class WordSearch:
         self.seed = seed
         rng = np.random.default_rng(seed)
         self.permutations = [_in_one_cycle(train.n_classes, rng) for _ in range(PERMUTATIONS)]
+        self.n_classes = 0
         self.map: WordMap | None = None
         self.controls: list[WordMap] = []
 
@@ -70,6 +75,7 @@ class WordSearch:
         """Fit the map and its controls to embeddings (M, D) of training images ``rows`` (M,)."""
         present, labels = torch.from_numpy(self.train.labels)[rows].unique(return_inverse=True)
         units, words = F.normalize(embeds.cpu(), dim=1), self.words["train"].cpu()
+        self.n_classes = len(present)
         self.map = fit(words[present], units, labels, seed=self.seed)
         self.controls = [
             fit(words[permutation][present], units, labels, self.map.penalties)
@@ -89,6 +95,30 @@ class WordSearch:
             queries = [fitted(self.words[name].cpu()).to(embeds.device) for fitted in maps]
             found.add(by_words(images, embeds, rows, queries, self.metrics), f"{kind}/")
         return found
+
+    def stored(
+        self,
+        language_model: str,
+        output: str,
+        arch: str,
+        preprocessing: Preprocessing,
+        embedder: nn.Module,
+    ) -> StoredMap:
+        """Return the fitted map with what it was fitted with, to be kept beside a checkpoint.
+
+        Args:
+            language_model: the text encoder of ``words``.
+            output: of the embedder, that the map was fitted to.
+        """
+        assert self.map is not None  # by ``fit``
+        return StoredMap(
+            self.map,
+            language_model,
+            output,
+            self.n_classes,
+            digest_of_embeddings(arch, preprocessing, embedder),
+            probes_of(self.train.class_names, self.words["train"]),
+        )
 
 
 def by_words(

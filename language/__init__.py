@@ -30,8 +30,8 @@ INDICES = ("auto", "flat", "ivf")  # of the search for partners
 
 _EXPORTED = {
     "language.build": (
-        "build_encoder", "build_guide", "caption_readers", "class_word_embeds", "files",
-        "names_reader", "partners", "sampler_inputs",
+        "NamesReader", "build_encoder", "build_guide", "caption_readers", "class_word_embeds",
+        "files", "partners", "query_embeds", "sampler_inputs",
     ),
     "language.guide": ("LanguageGuide",),
     "language.pairing": ("ImageEmbedder", "image_embedder"),

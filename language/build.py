@@ -4,6 +4,7 @@ import argparse
 import logging
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from language import ENCODERS, SOURCES, encoders, pseudolabels, readability, words
 from language.guide import LanguageGuide
+from language.image_features import image_features
 from language.pairing import find, identity, image_embedder, rows_of
 from language.partner_folder import Partners, read
 from language.search import Options
@@ -146,24 +148,38 @@ def sampler_inputs(
     return {}
 
 
-def names_reader(device: torch.device) -> Callable[[str, Sequence[str]], Tensor]:
-    """Return a function from a text encoder's name and C names, without prompt, to (C, D) rows."""
-    return lambda model, names: class_word_embeds(build_encoder(model, device), names, "{}")
+@dataclass(frozen=True)
+class NamesReader:
+    """Reads names, in a prompt or without, by any text encoder."""
+
+    device: torch.device
+
+    def __call__(self, model: str, names: Sequence[str], prompt: str = "{}") -> Tensor:
+        """Return (C, D) unit rows of C names."""
+        return class_word_embeds(build_encoder(model, self.device), names, prompt)
+
+    def image_features(self, model: str, images: Tensor) -> Tensor | None:
+        """Return what ``language.image_features`` does, by the image tower beside an encoder."""
+        return image_features(model, images)
 
 
 def caption_readers(
-    args: argparse.Namespace, train: Captioned, device: torch.device
+    args: argparse.Namespace, captions: Sequence[str], device: torch.device
 ) -> dict[str, Callable]:
-    """Return functions that make what ``criteria`` read captions with: tokenizer and encoder."""
+    """Return functions that make what ``criteria`` read captions with: tokenizer and encoder.
+
+    Args:
+        captions: which they must be able to read.
+    """
 
     def tokenizer(length: int) -> Tokenizer:
         reader = Tokenizer(args.language_model, length)
-        readability.check_captions(reader, train.captions)
+        readability.check_captions(reader, captions)
         return reader
 
     def encoder() -> TextEncoder:
         reader = build_encoder(args.language_model, device)
-        readability.check_captions(reader, train.captions)
+        readability.check_captions(reader, captions)
         return reader
 
     return {"tokenizer": tokenizer, "encoder": encoder}
@@ -174,6 +190,13 @@ def class_word_embeds(
 ) -> Tensor:
     """Return (C, D) unit rows, the embedding of each class's name in the prompt, or in several."""
     return _embed(encoder, class_names, [prompt] if isinstance(prompt, str) else prompt)
+
+
+def query_embeds(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """Return (N, D) unit rows of what someone looks for, which the encoder must be able to read."""
+    embeds = encoder.encode(texts)
+    readability.check_queries(encoder, texts, embeds)
+    return embeds
 
 
 def partners(

@@ -3,6 +3,8 @@
 The states of BERT-like models are averaged over the tokens that the attention mask shows, as in
 Reimers and Gurevych, Sentence-BERT, EMNLP 2019; their pooler is never read. CLIP-like models
 (Radford et al., ICML 2021) return the projected text embedding, which was trained against images.
+SigLIP (Zhai et al., ICCV 2023) reads its last position, so its texts are padded to one length, in
+lower case and without a mask, as in training.
 """
 
 import contextlib
@@ -27,6 +29,7 @@ T = TypeVar("T")
 
 HUB_TIMEOUT = 10.0  # seconds until the hub counts as out of reach
 LONGEST = 4096  # tokens, where neither the tokenizer nor the positions of a model set a limit
+PADDED = ("siglip", "siglip2")  # types of models that read texts padded to full length
 
 
 def build(name: str, device: torch.device, cache: Path | None) -> TextEncoder:
@@ -62,7 +65,7 @@ class TransformerEncoder(TextEncoder):
         self.bs = bs
         self.source = resolve(name)
         described = _describe(self.source) if isinstance(self.source, Path) else self.source
-        self.fingerprint = f"projected text embedding, else masked mean {described}"
+        self.fingerprint = f"projected text embedding (SigLIP padded), else mean {described}"
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         rows = torch.zeros(len(texts), self.dim)
@@ -94,7 +97,8 @@ class TransformerEncoder(TextEncoder):
         tokens = self._tokens(texts, padding=True, return_tensors="pt").to(self.device)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]  # (N, L), (N, L)
         if hasattr(model, "get_text_features"):
-            features = model.get_text_features(input_ids=ids, attention_mask=mask)
+            shown = None if model.config.model_type in PADDED else mask
+            features = model.get_text_features(input_ids=ids, attention_mask=shown)
             # Transformers 4 returns the tensor, transformers 5 an output that holds it.
             return getattr(features, "pooler_output", features).cpu()
         states = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, L, D)
@@ -102,13 +106,16 @@ class TransformerEncoder(TextEncoder):
         return ((states * shown).sum(dim=1) / shown.sum(dim=1)).cpu()
 
     def _tokens(self, texts: list[str], **options: Any) -> Any:
-        tokenizer, _, max_tokens = self._loaded
+        tokenizer, model, max_tokens = self._loaded
+        if model.config.model_type in PADDED:
+            texts = [text.lower() for text in texts]
+            options["padding"] = "max_length"
         return tokenizer(texts, truncation=True, max_length=max_tokens, **options)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, int]:
         """Tokenizer, model in evaluation mode on the device, and the most tokens that it reads."""
-        tokenizer, model, missing = read_source(self.name, self.source, _load)
+        tokenizer, model, missing = read_source(self.name, self.source, load)
         random = [key for key in missing if "pooler" not in key]  # which RoBERTa and others lack
         if random:
             raise ValueError(
@@ -121,6 +128,17 @@ class TransformerEncoder(TextEncoder):
             model.vision_model = None  # only the words are read
         model = model.float().eval().to(self.device)
         return tokenizer, model, _max_tokens(tokenizer, model)
+
+
+def encoder_source(name: str) -> str:
+    """Return what transformers loads an encoder from elsewhere: an id, a folder or ``package:...``.
+
+    ValueError for word vectors, which it cannot load.
+    """
+    if name not in ENCODERS and name.endswith(SUFFIXES):
+        raise ValueError(f"{name} holds word vectors, which transformers does not read")
+    source = ENCODERS.get(name, name)
+    return source if source.startswith("package:") else str(resolve(name))
 
 
 def resolve(name: str) -> Path | str:
@@ -226,8 +244,8 @@ def unknown_share(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tens
     return torch.tensor(shares, dtype=torch.float32)
 
 
-def _load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:
-    """Tokenizer, model and the names of weights that the checkpoint lacks."""
+def load(source: str, local_files_only: bool) -> tuple[Any, Any, list[str]]:
+    """Load tokenizer, model and the names of weights that the checkpoint lacks."""
     from transformers import AutoModel
 
     tokenizer = load_tokenizer(source, local_files_only)

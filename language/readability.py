@@ -107,9 +107,27 @@ def check(
         warnings.warn(f"of {found.n} {what}, the text encoder {reader.name} {found}", stacklevel=1)
 
 
+def check_queries(reader: Reader, texts: Sequence[str], embeds: Tensor) -> None:
+    """Raise ValueError if the encoder knows no word of one of N queries; warn of half-known ones.
+
+    Args:
+        embeds: (N, D) of the texts.
+    """
+    found = examine(reader, texts, embeds, "queries")
+    if found.unread:
+        raise ValueError(
+            f"--words {', '.join(map(repr, found.unread))}: the text encoder {reader.name} knows "
+            "none of these words; give others, or a map with another encoder"
+        )
+    if str(found):
+        warnings.warn(f"of the queries, the text encoder {reader.name} {found}", stacklevel=1)
+
+
 def check_captions(reader: Reader, captions: Sequence[str]) -> None:
     """``check`` some of N images' captions."""
     some = sample(captions)
+    if not some:
+        return
     embeds = reader.encode(some) if isinstance(reader, TextEncoder) else None
     check(reader, some, embeds, "captions")
 

@@ -25,6 +25,7 @@ from tests.test_main_captions import texts_of, write_source
 OFTEN = ("--resume", "--checkpoint_every", "2")
 LABELLED = {
     "multisimilarity_guided": "--language_distill_w 2 --language_delay 4 --store_improvements",
+    "language_proxy": "--language_proxy_w 0.3 --language_delay 4",
     "report": "--language_distill_w 2",
     "margin_distance_xbm": "--loss margin --batch_mining distance --xbm_size 16 --xbm_start 2",
     "parametric": "--loss margin --batch_mining parametric --bs 4 --use_tv_split"

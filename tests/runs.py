@@ -25,13 +25,15 @@ ANIMALS = (
     *("red fox", "gray wolf", "kit fox", "barn owl"),
     *("snowy owl", "house cat", "tabby", "eagle"),
 )
+MANY = (*ANIMALS, *(f"{size} {name}" for size in ("small", "tall") for name in ANIMALS[:4]))
+WORD_METRICS = ("word_recall@1", "word_recall@10", "word_mAP", "named@1")
 TIMED = {"train/images_per_second", "train/waiting_for_data"}
 
 
-def write_animals(source):
-    """Write eight classes of six pictures, each class a colour with noise, and word vectors."""
+def write_animals(source, names=ANIMALS):
+    """Write classes of six pictures, each class a colour with noise, and word vectors."""
     rng = np.random.default_rng(0)
-    for number, name in enumerate(ANIMALS):
+    for number, name in enumerate(names):
         folder = source / "animals" / "images" / name
         folder.mkdir(parents=True)
         colour = rng.integers(0, 256, 3)
@@ -39,9 +41,9 @@ def write_animals(source):
             noise = rng.integers(-40, 40, (40, 48, 3))
             pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{number}_{image}.jpg")
-    groups = {name: {"name": name, "group": name.split()[-1]} for name in ANIMALS}
+    groups = {name: {"name": name, "group": name.split()[-1]} for name in names}
     (source / "animals" / "classes.json").write_text(json.dumps(groups))
-    words = sorted({word for name in ANIMALS for word in name.split()})
+    words = sorted({word for name in names for word in name.split()})
     of_labels = {word for name in imagenet_names() for word in re.findall(r"[a-z]+", name.lower())}
     words += sorted(of_labels.difference(words))  # for pseudolabels
     vectors = [f"{word} {' '.join(map(str, rng.normal(size=8)))}\n" for word in words]
@@ -165,3 +167,5 @@ def assert_same_run(folder, whole):
         if part != "flags":
             assert same(last[part], expected[part]), part
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    for path in whole.glob("*.safetensors"):
+        assert (folder / path.name).read_bytes() == path.read_bytes()

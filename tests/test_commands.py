@@ -27,6 +27,7 @@ from batchminer import MINERS
 from criteria import CRITERIA
 from datasets import caption_index, check, emoji, openclipart
 from evaluation import retrieve
+from evaluation import words as find_words
 from language import check as words_check
 from tests.benchmarks import criteria, readme_picture
 from tests.datasets import miniature
@@ -52,6 +53,7 @@ SMALL = {
     "datasets.check": (),
     "evaluation.retrieve": (),
     "language.check": ("--arch", "efficientnet_lite0", "--image_size", "32", *WORDS),
+    "evaluation.words": ("--kernels", "0", *WORDS),
     "language.neighbours": ("--kernels", "0", *WORDS),
     "utilities.results": (),
     "utilities.search": (),
@@ -134,7 +136,9 @@ esac
 CLASSES = (
     *("ankle boot", "rain boot", "running shoe", "house shoe", "red sandal", "blue sandal"),
     *("high heel", "low heel", "snow shoe", "work boot"),
+    *("tall boot", "short boot", "wool shoe", "old sandal", "new sandal", "flat heel"),
 )
+SOUGHT = "red panda fire truck in snow tiger"  # by --words
 RESULTS = {  # groups of the benchmark script's runs, three seeds each
     "emoji": (
         *("default", "baseline", "classnames", "pseudolabels", "permuted", "long_baseline"),
@@ -161,7 +165,7 @@ SCORES = {
 
 
 def labelled(folder, per_class=6):
-    """Write ten classes, each in a group of its own."""
+    """Write sixteen classes, each in a group of its own: eight are enough for a map from words."""
     for kind, name in enumerate(CLASSES):
         for number in range(1, per_class + 1):
             file = folder / "images" / name / f"{number:04d}.jpg"
@@ -207,7 +211,7 @@ def place(tmp_path_factory):
     for name in ("PICTURES", "pictures"):
         shutil.copytree(data / "shop" / "images" / CLASSES[0], place / name)
     shutil.copy(data / "shop" / "images" / CLASSES[0] / "0001.jpg", place / "some.jpg")
-    texts = [*CLASSES, "a", "on", *map(str, data.glob("*/images/*"))]
+    texts = [*CLASSES, SOUGHT, "a", "on", *map(str, data.glob("*/images/*"))]
     known = {word for text in texts for word in re.findall(r"[a-z]+", text.lower())}
     rng = np.random.default_rng(0)
     vectors = [f"{word} {' '.join(map(str, rng.normal(size=8)))}\n" for word in sorted(known)]
@@ -219,10 +223,12 @@ def place(tmp_path_factory):
         main.main(["--dataset", "shop", "--source_path", "data", "--group", "guided",
                    "--n_epochs", "1", *RUN])  # fmt: skip
         run = results / "shop" / "guided_s0"
+        find_words.main(["--checkpoint", str(run), *SMALL["evaluation.words"]])
         for copy in ("RUN", "runs/shoes/default_s0"):
             shutil.copytree(run, place / copy)
         for folder, index in (("PICTURES", "DIR"), ("pictures", "my_index"),
-                              ("data/shoes/images", "found")):  # fmt: skip
+                              ("pictures", "by_words"), ("data/shoes/images", "found"),
+        ):  # fmt: skip
             retrieve.main(["index", folder, "--checkpoint", "RUN", "--index", index])
     for dataset, groups in RESULTS.items():
         (results / dataset).mkdir()

@@ -20,6 +20,7 @@ FROZEN = ("--arch", "test_resnet_frozen_normalize")
     "more",
     [
         ("--language_distill_w", "2", "--language_delay", "2", "--evaluations", "retrieval", "knn"),
+        ("--language_proxy_w", "0.3", "--language_delay", "2"),
         ("--loss", "supcon", "--cache_images", "--kernels", "2", "--optim", "sgd"),
         ("--loss", "margin", "--data_sampler", "fid_batchmatch", "--data_batchmatch_bigbs", "16"),
     ],

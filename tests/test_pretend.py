@@ -18,10 +18,19 @@ from architectures import export
 from architectures.weights import Classifier
 from batchminer import MINERS
 from evaluation import retrieve
+from evaluation import words as find_words
 from language import neighbours
 from tests import pretend
 from tests import test_main_captions as with_captions
-from tests.runs import RUN, assert_same_run, killed_at, tiny_run, without_times
+from tests.runs import (
+    MANY,
+    RUN,
+    assert_same_run,
+    killed_at,
+    tiny_run,
+    without_times,
+    write_animals,
+)
 from tests.test_dry_run import ALL_METRICS
 from tests.utilities.test_trainer import Regression
 from utilities import checkpoint, device
@@ -119,6 +128,9 @@ def test_an_objective_over_views_never_waits(captioned, tmp_path, waits_of_a_ste
         ("--augmentation", "adv"),
         ("--augmentation", "big", "--deterministic"),
         ("--cache_images", "--evaluate_on_cpu"),
+        ("--language_proxy_w", "0.03"),
+        ("--language_proxy_w", "0.03", "--language_proxy_vectors", "free", "--language_distill_w",
+         "2"),
         ("--language_distill_w", "2", "--language_pseudoclass"),
         ("--language_distill_w", "2", "--language_pseudoclass", "--language_pseudoclass_level",
          "sample"),
@@ -134,6 +146,32 @@ def test_no_way_of_loading_or_guiding_makes_a_step_wait(
     finally:
         torch.use_deterministic_algorithms(False)
     assert not waits
+
+
+def test_words_search_on_the_device_as_on_the_cpu(tmp_path, capsys):
+    """In a run, in the command that fits the map again, and in a query."""
+    source = write_animals(tmp_path / "source", MANY)
+    more = ("--language_proxy_w", "0.03", "--n_epochs", "1")
+    with pretend.accelerator():
+        there = main.main(tiny_run(source, tmp_path / "there", *more))
+    here = main.main(tiny_run(source, tmp_path / "here", *more))
+    assert "test/words/word_mAP" in here
+    assert without_times(here) == pytest.approx(without_times(there), rel=1e-4, abs=1e-4)
+    run = tmp_path / "there" / RUN
+    kept = run / "last.words.safetensors"
+    content = kept.read_bytes()
+    on = ("--device", "pretend:0", "--kernels", "0")
+    query = ("query", "--words", "red fox", "--index", str(tmp_path / "index"), "--json")
+    with pretend.accelerator():
+        find_words.main(["--checkpoint", str(run), *on])
+        images, index = str(source / "animals" / "images"), ("--index", str(tmp_path / "index"))
+        retrieve.main(["index", images, "--checkpoint", str(run), *index, *on])
+        capsys.readouterr()
+        retrieve.main([*query, *on[:2]])
+    assert kept.read_bytes() == content
+    found = capsys.readouterr().out
+    retrieve.main([*query, "--device", "cpu"])
+    assert found == capsys.readouterr().out
 
 
 def small_classifier(name):

@@ -12,6 +12,7 @@ import torch
 import main
 from tests.crash_resume import MOMENTS, whole
 from tests.runs import (
+    MANY,
     ROOT,
     RUN,
     assert_same_run,
@@ -22,6 +23,7 @@ from tests.runs import (
     start,
     tiny_run,
     wait_for_an_epoch,
+    write_animals,
 )
 from utilities import checkpoint
 
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
 HARD = [  # what a next step may depend on beside the weights
     ("--loss", "margin", "--batch_mining", "distance", "--xbm_size", "16", "--xbm_start", "2"),
     ("--language_distill_w", "2", "--language_delay", "4", "--store_improvements"),
+    ("--language_proxy_w", "0.03", "--language_proxy_vectors", "free", "--loss", "contrastive"),
     ("--data_sampler", "fid_batchmatch", "--data_batchmatch_bigbs", "16", "--kernels", "2"),
     ("--loss", "s2sd", "--loss_s2sd_target_dims", "12", "--scheduler", "cosine", "--optim", "sgd"),
     ("--loss", "margin", "--batch_mining", "parametric", "--use_tv_split", "--tv_split_perc",
@@ -45,6 +48,18 @@ HARD = [  # what a next step may depend on beside the weights
 @pytest.mark.parametrize("more", HARD, ids=" ".join)
 def test_what_a_run_depends_on_is_kept(animals, tmp_path, more):
     """Killed after its first step, and after its fourth, in the middle of the second epoch."""
+    assert_kept(animals, tmp_path, *more)
+
+
+def test_a_resumed_run_searches_by_words_with_the_same_map(tmp_path):
+    """Of class vectors read from words, whose guidance starts between the two kills."""
+    source = write_animals(tmp_path / "source", MANY)
+    assert_kept(source, tmp_path, "--language_proxy_w", "0.3", "--language_delay", "3")
+    assert (tmp_path / "parts" / RUN / "last.words.safetensors").is_file()
+    assert "test/words/word_mAP" in rows_of(tmp_path / "whole" / RUN)[-1]
+
+
+def assert_kept(animals, tmp_path, *more):
     more = ("--checkpoint_every", "1", *more)
     main.main(tiny_run(animals, tmp_path / "whole", *more))
     for step in (1, 4):
@@ -77,11 +92,11 @@ def test_a_run_killed_at_any_of_these_moments_is_resumed(animals, tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_loses_nothing(tmp_path):
-    """Twenty configurations, killed four times each, wherever the moment falls."""
+    """Twenty-one configurations, killed four times each, wherever the moment falls."""
     command = [sys.executable, "-m", "tests.random_kills", str(tmp_path), "--kills", "4"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert ended.returncode == 0, ended.stdout + ended.stderr[-6000:]
-    assert "80 kills resumed, 0 configurations failed" in ended.stdout
+    assert "84 kills resumed, 0 configurations failed" in ended.stdout
 
 
 def test_sigterm_saves_names_the_command_that_resumes_and_exits_with_0(animals, tmp_path):

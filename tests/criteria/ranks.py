@@ -53,6 +53,7 @@ class Case(NamedTuple):
     loss: str
     chosen: Mapping[str, Any] = MappingProxyType({})  # flags
     guide: str = ""  # level of the words, class or row; "": none
+    proxies: str = ""  # class vectors of L_proxy, from words or free; "": none
     far_labels: bool = False  # labels that are no indices, for losses that only compare them
     warm_up: int = 0  # steps in which the backbone stays as it is
     lost: tuple[int, ...] = ()  # places of images that cannot be read, in each batch
@@ -101,6 +102,12 @@ CASES = {
         for loss in ("multisimilarity", "s2sd", "simclr", "clip")
         for level in ("class", "row")
     },
+    **{
+        f"{loss}, {vectors} class vectors": Case(loss, proxies=vectors)
+        for loss, vectors in (("multisimilarity", "words"), ("simclr", "words"), ("s2sd", "free"))
+    },
+    "words and class vectors of words": Case("multisimilarity", guide="class", proxies="words"),
+    "class vectors, images lost": Case("margin", proxies="words", lost=(1,)),
     "memory and words": Case("margin", MEMORY, "class"),
     **{
         f"{name}, far labels": Case(name, far_labels=True)
@@ -154,7 +161,8 @@ def build(case: Case, dtype: torch.dtype) -> Objective:
         if isinstance(module, nn.BatchNorm1d):
             module.eval()  # for the whole batch, SyncBatchNorm needs a GPU
     guide, distill = guidance(case.guide, args)
-    objective = Objective(embedder, criterion, guide, distill, weight=2.0).to(dtype)
+    proxies = class_vectors(case.proxies, DIM if criterion.reads == "embeds" else FEATURE_DIM)
+    objective = Objective(embedder, criterion, guide, distill, 2.0, proxies, 0.5).to(dtype)
     for module in objective.modules():
         if isinstance(module, Miner):
             module.float()  # what it learns is float32 whatever it mines
@@ -170,6 +178,14 @@ def guidance(level, args):
     index = torch.randint(9, (n_items, 2), generator=generator)
     words = Words(tuple(f"text {i}" for i in range(9)), index, level)
     return LanguageGuide(embeds, words), criteria.build_distillation(args)
+
+
+def class_vectors(vectors: str, dim: int) -> criteria.LanguageProxies | None:
+    if not vectors:
+        return None
+    generator = torch.Generator().manual_seed(5)
+    words = F.normalize(torch.randn(N_CLASSES, 4, generator=generator), dim=1)
+    return criteria.LanguageProxies(N_CLASSES, dim, None if vectors == "free" else words)
 
 
 def kept(case: Case, n_shares: int) -> list[int]:

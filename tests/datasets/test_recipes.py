@@ -65,3 +65,34 @@ def test_openclipart_is_read_by_its_captions_and_judged_on_emoji():
     emoji = datasets.recipe("emoji")
     for shared in ("image_size", "crop_ratio", "language_model", "evaluation_language_model"):
         assert getattr(chosen, shared) == getattr(emoji, shared)
+
+
+@pytest.mark.parametrize("guidance", ["--language_distill_w 2", "--language_proxy_w 0.03"])
+@pytest.mark.parametrize(
+    ("more", "searched", "encoder"),
+    [
+        ("", True, "clip"),
+        ("--language_model minilm", True, "minilm"),  # of which nothing else needs CLIP
+        ("--language_model minilm --evaluation_language_model bert", True, "bert"),
+        ("--dataset emoji --language_model bert", True, "minilm"),  # as emoji's other runs
+        ("--evaluation_metrics mAP@R", False, "clip"),
+        ("--evaluations knn", False, "clip"),
+        ("--language_words pseudolabels", False, "clip"),  # of names that may say nothing
+        ("--dataset openclipart", False, "minilm"),
+    ],
+)
+def test_runs_guided_by_class_names_search_by_words(guidance, more, searched, encoder):
+    parser = parameters.build_parser()
+    args = parser.parse_args([*f"--dataset my_shoes {more} {guidance}".split()])
+    filled, _ = datasets.fill_by_recipe(args)
+    assert ("word_mAP" in args.evaluation_metrics) == searched
+    assert len({*args.evaluation_metrics}) == len(args.evaluation_metrics)
+    assert args.evaluation_language_model == encoder
+    assert all(getattr(args, flag) == value for flag, value in filled.items() if flag != "why"
+               and not isinstance(value, tuple))  # fmt: skip
+
+
+def test_unguided_runs_do_not_search_by_words():
+    args = parameters.build_parser().parse_args(["--dataset", "my_shoes"])
+    datasets.fill_by_recipe(args)
+    assert args.evaluation_metrics == [*datasets.recipe("my_shoes").evaluation_metrics]

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from evaluation import pictures
 from evaluation.contact_sheet import contact_sheet
 from evaluation.indexing import Hit
+from evaluation.queries import Query
 from evaluation.report_classes import similarities
 from evaluation.report_retrieval import Retrieved, image_map, retrievals
 from tests.evaluation.conftest import make_report_data
@@ -168,6 +169,6 @@ def test_a_contact_sheet_names_files_in_any_script(tmp_path, monkeypatch, name, 
         text(self, place, words, **options)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
-    contact_sheet([path], [[Hit(1, 0.5, path)]], tmp_path / "sheet.png")
+    contact_sheet([Query(path)], [[Hit(1, 0.5, path)]], tmp_path / "sheet.png")
     fonts = [font for words, font in texts if words == drawn]
     assert len(fonts) == 2 and (drawn.isascii() or fonts[0] == "DejaVu Sans")

@@ -15,6 +15,7 @@ from architectures.load import load_embedder
 from datasets.reading import read_image
 from evaluation import contact_sheet, image_index, indexing, retrieve
 from evaluation.preprocessing import preprocessing
+from evaluation.queries import Query
 from utilities import checkpoint
 
 
@@ -83,7 +84,8 @@ def index(folder, run, where, bs=3, workers=0):
 
 
 def query(images, where, run, k=10):
-    return indexing.search(images, image_index.read_index(where), retrieve.load_model(run), k=k)
+    vectors = indexing.embed_queries(images, retrieve.load_model(run))
+    return indexing.search(vectors, image_index.read_index(where), k=k)
 
 
 def run_command(capsys, *words):
@@ -317,10 +319,10 @@ def test_a_disk_that_is_full_as_a_file_is_closed_is_noticed(tmp_path, monkeypatc
 
 
 def test_an_index_of_another_version_says_what_to_do(folder, run, where, monkeypatch):
-    monkeypatch.setattr(image_index, "FORMAT", 3)
+    monkeypatch.setattr(image_index, "FORMAT", 4)
     index(folder, run, where)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 3 is newer than this version's 2"):
+    with pytest.raises(ValueError, match="format 4 is newer than this version's 3"):
         image_index.read_index(where)
     shutil.rmtree(where)
     monkeypatch.setattr(image_index, "READING", 1)  # turned images as they are stored
@@ -375,7 +377,7 @@ def sheet_size(columns, lines):
 def test_a_long_list_wraps_in_the_contact_sheet(folder, tmp_path):
     asked = folder / "a" / "0.jpg"
     hits = [indexing.Hit(rank, 0.5, asked) for rank in range(1, 14)]
-    contact_sheet.contact_sheet([asked], [hits], tmp_path / "sheet.png")
+    contact_sheet.contact_sheet([Query(asked)], [hits], tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == sheet_size(columns=11, lines=2)
 
@@ -383,7 +385,7 @@ def test_a_long_list_wraps_in_the_contact_sheet(folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "at least one IMAGE"),
+        ((), "at least one IMAGE or --words"),
         (("absent.png",), "no image absent.png"),
         (("{image}", "--k", "0"), "--k must be at least 1; got 0"),
         (("{image}", "--save", "found.jpg"), "--save must name a .png file; got found.jpg"),
@@ -422,7 +424,8 @@ def test_a_turned_image_and_its_upright_twin_are_the_same(folder, run, where, or
     upright = np.asarray(read_image(folder / "upright.png"))
     assert np.array_equal(np.asarray(read_image(folder / "turned.png")), upright)
     hits = [indexing.Hit(1, 1.0, folder / name) for name in ("turned.png", "upright.png")]
-    contact_sheet.contact_sheet([folder / "turned.png"], [hits], where.parent / "sheet.png")
+    asked = Query(folder / "turned.png")
+    contact_sheet.contact_sheet([asked], [hits], where.parent / "sheet.png")
     with Image.open(where.parent / "sheet.png") as sheet:
         step, tile = contact_sheet.TILE + contact_sheet.GAP, contact_sheet.TILE
         top, left = contact_sheet.GAP, 2 * contact_sheet.GAP + step
@@ -436,7 +439,8 @@ def test_a_turned_image_and_its_upright_twin_are_the_same(folder, run, where, or
 def test_an_extreme_image_has_a_place_in_the_contact_sheet(tmp_path):
     Image.new("RGB", (3000, 1)).save(tmp_path / "long.png")
     hits = [indexing.Hit(1, 1.0, tmp_path / "long.png")]
-    contact_sheet.contact_sheet([tmp_path / "long.png"], [hits], tmp_path / "sheet.png")
+    asked = Query(tmp_path / "long.png")
+    contact_sheet.contact_sheet([asked], [hits], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").is_file()
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import evaluation
+from datasets import Data
 from evaluation import EvaluationSession, Scores
 
 
@@ -89,6 +90,8 @@ def test_checkpoints_are_chosen_by_the_first_set_and_output():
     [
         ({}, "guide"),
         ({"evaluation_metrics": ["wrong_word_similarity@10"]}, "judge"),
+        ({"evaluation_metrics": ["word_mAP"]}, "judge"),
+        ({"evaluation_metrics": ["word_mAP"], "test": None, "no_report": True}, None),
         ({"no_report": True}, None),
         ({"evaluate_only": True}, None),
         ({"language_distill_w": 0.0}, None),
@@ -100,4 +103,6 @@ def test_class_names_are_read_by_whom_the_scores_or_else_the_report_need(changed
         "language_model": "guide", "language_distill_w": 7.5, "no_report": False,
         "evaluate_only": False,
     }  # fmt: skip
-    assert evaluation._language_model(Namespace(**flags | changed)) == model
+    test = changed.get("test", "images")  # captions have no test classes
+    data = Data("train", None, test)
+    assert evaluation._language_model(Namespace(**flags | changed), data) == model

@@ -246,7 +246,7 @@ def test_texts_without_embedding_are_named(args):
 
 
 def test_names_are_read_by_the_encoder_asked_for_and_without_a_prompt(args):
-    read = language.names_reader(CPU)
+    read = language.NamesReader(CPU)
     encoder = language.build_encoder(args.language_model, CPU)
     expected = language.class_word_embeds(encoder, CLASS_NAMES, "{}")
     torch.testing.assert_close(read(args.language_model, CLASS_NAMES), expected)

@@ -21,7 +21,7 @@ VOCABULARY = ["<pad>", "<s>", "<unk>", "</s>", "a", "photo", "of", "fox", "cat",
 TEXTS = ["fox", "a photo of a red fox", "cat", "a photo of old cat of a red old fox", "red cat"]
 SIZES = {"vocab_size": len(VOCABULARY), "hidden_size": 8, "intermediate_size": 16}
 SIZES |= {"num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
-KINDS = ("bert", "roberta", "mpnet", "gpt2", "t5", "clip")
+KINDS = ("bert", "roberta", "mpnet", "gpt2", "t5", "clip", "siglip")
 
 
 def make_tokenizer(pad_token="<pad>"):
@@ -43,6 +43,8 @@ def make_model(kind):
         "t5": ("T5", sizes | {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 2,
                               "num_heads": 2}),
         "clip": ("CLIP", {"text_config": text, "vision_config": vision, "projection_dim": 6}),
+        "siglip": ("Siglip", {"text_config": text | {"projection_size": 6},
+                              "vision_config": vision}),
     }[kind]  # fmt: skip
     config = getattr(transformers, f"{name}Config")(**settings)
     return getattr(transformers, f"{name}Model")(config)
@@ -99,6 +101,19 @@ def test_clip_gives_the_projected_embedding(folders):
     torch.testing.assert_close(rows, F.normalize(torch.stack(expected), dim=1), atol=1e-5, rtol=0)
 
 
+def test_siglip_reads_lower_case_padded_to_its_positions_without_a_mask(folders):
+    """As its authors trained it: the last of 16 positions is read, whatever stands there."""
+    rows = TransformerEncoder(str(folders / "siglip"), CPU).encode(["a photo of a Red FOX", "cat"])
+    siglip, tokenizer = make_model("siglip").eval(), make_tokenizer()
+    for row, text in zip(rows, ("a photo of a red fox", "cat"), strict=True):
+        ids = tokenizer(text).input_ids
+        padded = torch.tensor([ids + [0] * (16 - len(ids))])
+        with torch.no_grad():
+            states = siglip.text_model(padded).last_hidden_state
+            expected = siglip.text_model.head(states[0, -1])
+        torch.testing.assert_close(row, F.normalize(expected, dim=0), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_do_not_depend_on_batch_size_order_or_neighbours(folders, kind):
     rows = TransformerEncoder(str(folders / kind), CPU).encode(TEXTS)
@@ -127,7 +142,7 @@ def test_a_text_has_the_same_bits_whatever_it_is_embedded_with(folders, tmp_path
     assert torch.equal(cold, rows) and torch.equal(warm, rows)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "gpt2", "clip"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet", "gpt2", "clip", "siglip"])
 def test_long_texts_are_cut_to_the_positions_of_the_model(folders, kind):
     """All of these models have 16 usable positions; the tokenizer knows no limit."""
     encoder = TransformerEncoder(str(folders / kind), CPU)
@@ -182,7 +197,7 @@ def test_build_tells_the_kinds_apart(folders, tmp_path, monkeypatch):
     assert isinstance(encoders.build(str(tmp_path / "v.vec"), CPU, None), WordVectors)
     assert isinstance(encoders.build(str(folders / "bert"), CPU, None), TransformerEncoder)
     rows = encoders.build(str(folders / "bert"), CPU, tmp_path).encode(TEXTS)
-    monkeypatch.setattr(encoders, "_load", None)  # what is kept needs no model
+    monkeypatch.setattr(encoders, "load", None)  # what is kept needs no model
     assert torch.equal(encoders.build(str(folders / "bert"), CPU, tmp_path).encode(TEXTS), rows)
 
 

@@ -108,7 +108,7 @@ def test_what_is_kept_needs_no_model(tmp_path, bert, monkeypatch):
     first = CachedEncoder(bert, tmp_path)
     report = found(first, names)
     again = CachedEncoder(encoders.build(bert.name, CPU, None), tmp_path)
-    monkeypatch.setattr(encoders, "_load", None)
+    monkeypatch.setattr(encoders, "load", None)
     assert found(again, names) == report and report.unread == ["emu"]
     assert again.unknown([]).shape == (0,) and bert.unknown([]).shape == (0,)
 
@@ -118,7 +118,7 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path, kind):
     """transformers makes one of the config, in which every word is unknown."""
     make_model(kind).save_pretrained(tmp_path)
     names = ["red fox", "crane", "tench", "emu"]
-    with pytest.raises(ValueError, match=r"its tokenizer has no words|cannot read 3 of 4"):
+    with pytest.raises(ValueError, match=r"its tokenizer has no words|cannot read"):
         check(encoder := encoders.build(str(tmp_path), CPU, None), names, encoder.encode(names))
 
 
