@@ -7,6 +7,7 @@
 #         emoji_validation  how its weight, temperature and shift were chosen: on held-out
 #                   training classes, seed 0
 #         emoji_long        the same words at twice the length and a constant rate, seed 0
+#         emoji_curve       what words add from 16 to 622 training classes: docs/emoji_benchmark.md
 #         league    every objective with and without class names, seed 0, 3.5 minutes on one
 #                   core each; LOSSES="circle supcon" runs only these
 #         openclipart  pairs by captions beside one image twice and random partners, offline, on a
@@ -19,8 +20,8 @@
 #                   Training Strategies, ICML 2020, train them; LOSSES as above, and
 #                   DATASETS="cub200 cars196"
 #         all       all of these
-# SEED    0 1 2 for emoji, openclipart and baselines unless given; the published seed of each row for
-#         cub200 and cars196; 0 for the others
+# SEED    0 1 2 for emoji, openclipart and baselines unless given, 0 1 2 3 4 for emoji_curve; the
+#         published seed of each row for cub200 and cars196; 0 for the others
 # ROW     run only this one: a name, or a number as --list shows it
 # --list  list the rows and run none
 # --array runs the row whose number the job scheduler sets: in JOB_INDEX, or else in
@@ -36,7 +37,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-groups=(emoji emoji_validation emoji_long league openclipart redcaps cub200 cars196 baselines)
+groups=(emoji emoji_validation emoji_long emoji_curve league openclipart redcaps cub200 cars196 baselines)
 
 fail() { echo "language_guidance_benchmark_runs.sh: $*" >&2; exit 2; }
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; }
@@ -136,6 +137,36 @@ emoji_long() {
         run long_baseline "${common[@]}"
         run long_classnames "${common[@]}" --language_distill_w 7.5 --language_shift 0 \
             --language_prompt '{}'
+    done
+}
+
+emoji_curve() { # SIZES="16 622" runs only these numbers of training classes
+    local seed n bs steps common
+    for seed in $(seeds_or 0 1 2 3 4); do
+        for n in ${SIZES:-16 31 62 124 311 622}; do
+            # As many steps as are best on validation classes, without words.
+            case "$n" in
+                16) bs=32 steps=60 ;;
+                31) bs=56 steps=100 ;;
+                62) bs=56 steps=120 ;;
+                124) bs=56 steps=200 ;;
+                311) bs=112 steps=200 ;;
+                *) bs=112 steps=294 ;;
+            esac
+            common=(--dataset emoji --loss multisimilarity --train_classes "$n" --bs "$bs"
+                --max_steps "$steps" --evaluate_every 1000 --no_train_metrics --no_report
+                --language_shift 0 --language_prompt '{}' --seed "$seed")
+            run "curve_${n}_none" "${common[@]}"
+            run "curve_${n}_match" "${common[@]}" --language_distill_w 7.5
+            run "curve_${n}_match_permuted" "${common[@]}" --language_distill_w 7.5 \
+                --language_control permuted
+            run "curve_${n}_proxy" "${common[@]}" --language_proxy_w 0.03
+            run "curve_${n}_proxy_permuted" "${common[@]}" --language_proxy_w 0.03 \
+                --language_control permuted
+            run "curve_${n}_proxy_free" "${common[@]}" --language_proxy_w 0.03 \
+                --language_proxy_vectors free
+            run "curve_${n}_both" "${common[@]}" --language_distill_w 7.5 --language_proxy_w 0.03
+        done
     done
 }
 

@@ -87,7 +87,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
         data = datasets.build(args)
-        files = language.files(args, args.loss in parameters.CAPTION_LOSSES)
+        files = language.files(args, data.train, args.loss in parameters.CAPTION_LOSSES)
         described = datasets.describe(args, data._asdict(), files, resumed=saved)
     classes = getattr(data.train, "class_names", ())
     parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)

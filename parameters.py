@@ -375,10 +375,18 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("language_model", text, None,
          "minilm (offline), clip, bert, roberta_l, mpnet, a Hugging Face id, a local folder, or a "
          "file of word vectors (.txt, .vec)"),
-    Flag("language_words", OneOf(("classnames", "pseudolabels", "captions"), ".json"), None,
-         "classnames, pseudolabels, captions, or a JSON file {class: word or words}"),
-    Flag("language_prompt", text, "a photo of a {}",
-         "prompt around each word {}; captions take none"),
+    Flag("language_words", OneOf(("classnames", "names+tags", "descriptions", "names+descriptions",
+                                  "pseudolabels", "captions"), ".json"), None,
+         "classnames, names+tags, descriptions, names+descriptions (all of classes.json), "
+         "pseudolabels, captions, or a JSON file {class: word or words}"),
+    Flag("language_prompt", text, ["a photo of a {}"],
+         "prompt around each word {}; of several the mean embedding counts; descriptions and "
+         "captions take none", nargs="+"),
+    Flag("language_several", OneOf(("ranks", "mean")), "ranks",
+         "several words of a class: ranks compares the first with the first and so on, mean their "
+         "mean embeddings"),
+    Flag("language_centre", switch, False,
+         "subtract the mean embedding of the training words, what all of them share"),
     Flag("language_pseudoclass_topk", Number(int, 1, 1000), 5,
          "k, ImageNet names per class or image"),
     Flag("language_pseudoclass_level", OneOf(("class", "sample")), "class",
@@ -468,6 +476,10 @@ OTHER_NAMES = {
 
 # Flags of language guidance that samplers and objectives on captions read, too.
 READ_ELSEWHERE = ("language_model", "language_prompt")
+READ_BY_RELATED = ("language_words", "language_several", "language_centre")  # class_related
+
+# --language_words of one text for each class or image; None is the dataset's recipe.
+SINGLE = (None, "classnames", "names+tags", "captions")
 
 # Mutually exclusive flags: one on the command line overrides the other in a --config file.
 EXCLUSIVE = (("n_epochs", "max_steps"), ("weights", "not_pretrained"), ("use_tv_split", "cv_folds"))
@@ -570,7 +582,8 @@ def summary(
     if args.language_control != "none":
         guidance += f", {args.language_control} as a control"
     flags, why = chosen
-    rows = [row for row in FLAGS["language guidance"] if row.name not in READ_ELSEWHERE]
+    read = READ_ELSEWHERE + READ_BY_RELATED * (args.data_sampler == "class_related")
+    rows = [row for row in FLAGS["language guidance"] if row.name not in read]
     idle = flag_parser.changed(args, rows, flags)
     if idle and not guidance:
         guidance = f"none, ignored without it: {' '.join(idle)}"
@@ -726,10 +739,22 @@ def check_objective(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             f"--language_control {args.language_control} replaces words, which no term reads; set "
             "--language_distill_w, such as 7.5, or --language_proxy_w, such as 0.03"
         )
-    if args.language_prompt.count("{}") != 1:
+    for prompt in args.language_prompt:
+        if prompt.count("{}") != 1:
+            parser.error(
+                f"--language_prompt must contain {{}}, the place of the word, once; got {prompt!r}"
+            )
+    unprompted = args.language_words in ("descriptions", "names+descriptions", "captions")
+    if len(args.language_prompt) > 1 and unprompted:
         parser.error(
-            f"--language_prompt must contain {{}}, the place of the word, once; got "
-            f"{args.language_prompt!r}"
+            f"--language_prompt has {len(args.language_prompt)} prompts, but --language_words "
+            f"{args.language_words} takes none; leave it out"
+        )
+    if args.language_several == "mean" and args.language_words in SINGLE:
+        parser.error(
+            "--language_several mean needs several words of a class, by --language_words "
+            "descriptions, names+descriptions, pseudolabels or a JSON file; got --language_words "
+            f"{args.language_words or 'classnames'}"
         )
     if args.loss_margin_beta_constant and args.loss_margin_nu:
         parser.error(

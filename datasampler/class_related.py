@@ -17,7 +17,7 @@ class ClassRelated(ClassRandom):
     word similarity that the batch does not hold yet; the last group may be smaller.
 
     Args, besides those of ClassRandom:
-        class_words: (C, D) text embeddings of the class names, of any norm.
+        class_words: (C, D) text embeddings of the words of each class, of any norm.
         related_classes: classes per group, the one drawn included; 1 is ClassRandom.
 
     Raises:

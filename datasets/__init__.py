@@ -113,11 +113,11 @@ def build_as_trained(
 def describe(
     args: argparse.Namespace,
     sets: Mapping[str, Any],
-    files: Mapping[str, Path] | None = None,
+    files: Mapping[str, Path | Sequence[str]] | None = None,
     *,
     resumed: Any = None,
 ) -> Description:
-    """Describe sets of a run's images, and the files that flags name.
+    """Describe sets of a run's images, and the files and texts that flags name.
 
     ValueError if the checkpoint ``resumed`` is of other data, and not ``--accept_changed_data``.
     """

@@ -1,14 +1,14 @@
 """Describes the images and words of a run, so that a change between two of its starts is noticed.
 
 A description is kept in every checkpoint: of labelled images, names and digests of each class and
-a digest of each image; of a file that a flag names, its digest. Files are compared by their content
-and their place below the folder of datasets, which may be moved or copied. Of images with captions,
-``SAMPLED`` are compared by content, all by size.
+a digest of each image; of a file or texts that a flag names, their digest. Files are compared by
+their content and their place below the folder of datasets, which may be moved or copied. Of images
+with captions, ``SAMPLED`` are compared by content, all by size.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ SAMPLED = 8192  # images of a caption set whose contents are compared
 MOST = 4  # changes that are listed
 
 
-def describe(sets: Mapping[str, Any], source: Path, files: Mapping[str, Path]) -> Description:
-    """Describe sets of images, and files or folders of words and models by the flags naming them.
+def describe(
+    sets: Mapping[str, Any], source: Path, files: Mapping[str, Path | Sequence[str]]
+) -> Description:
+    """Describe sets of images; and words and models, in files, folders or texts, by their flags.
 
     Args:
         sets: by name; None for one that the run does not have. Those of libraries are left out.
@@ -53,7 +55,10 @@ def describe(sets: Mapping[str, Any], source: Path, files: Mapping[str, Path]) -
             described[name] = _captioned(images)
         elif images is None:
             described[name] = None
-    return described | {f"--{flag}": _digest(path) for flag, path in files.items()}
+    return described | {
+        f"--{flag}": _digest(words) if isinstance(words, Path) else digest(words)
+        for flag, words in files.items()
+    }
 
 
 def classes(description: Description) -> dict[str, list[str]]:

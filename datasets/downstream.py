@@ -206,7 +206,14 @@ def _by_group(name: str, images: ImageSet, rng: np.random.Generator) -> Sets:
 
     def regroup(half: ImageSet) -> ImageSet:
         numbers = np.array([names.index(group) for group in half.class_groups])
-        return replace(half, labels=numbers[half.labels], class_names=names, class_groups=())
+        return replace(
+            half,
+            labels=numbers[half.labels],
+            class_names=names,
+            class_groups=(),
+            class_descriptions=(),
+            class_tags=(),
+        )
 
     return {part: regroup(half) for part, half in halves.items()}, names
 

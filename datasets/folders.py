@@ -2,7 +2,8 @@
 
 <root>/images/<class>/<file>   cub200, cars196, emoji and any dataset of your own; the images of
                                folders inside a class folder are of this class
-<root>/classes.json            optional: {class folder: {"name": ..., "group": ...} or the name}
+<root>/classes.json            optional: {class folder: the name}, or instead of a name an object
+                               {"name": ..., "group": ..., "description": ..., "tags": [...]}
 <root>/captions.json           optional: {"<class>/<file>": caption or captions}, for every image
 """
 
@@ -10,9 +11,10 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -141,10 +143,11 @@ def read_class_folders(root: Path) -> ImageSet:
         LOG.warning("skipped %d class folders without images: %s", len(empty), listed(empty))
     rest.warn(images)
 
-    names, groups = described(root, list(files), known=empty)
+    about = described(root, list(files), known=empty)
     paths = tuple(chain.from_iterable(files.values()))
     labels = np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
-    return ImageSet(root.name, paths, labels, names, groups, _captions(root, paths))
+    captions = _captions(root, paths)
+    return ImageSet(root.name, paths, labels, captions=captions, **about._asdict())
 
 
 def class_files(folder: Path) -> tuple[dict[str, list[Path]], Listing]:
@@ -168,10 +171,17 @@ def class_files(folder: Path) -> tuple[dict[str, list[Path]], Listing]:
     return {path.name: listing.paths for path, listing in listings.items()}, rest
 
 
-def described(
-    root: Path, classes: Sequence[str], known: Collection[str] = ()
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return names and groups of classes from ``<root>/classes.json``, else their cleaned names.
+class About(NamedTuple):
+    """The words of C classes, as ``ImageSet`` holds them."""
+
+    class_names: tuple[str, ...]
+    class_groups: tuple[str, ...]
+    class_descriptions: tuple[tuple[str, ...], ...]
+    class_tags: tuple[tuple[str, ...], ...]
+
+
+def described(root: Path, classes: Sequence[str], known: Collection[str] = ()) -> About:
+    """Return the words of classes from ``<root>/classes.json``; names default to cleaned folders.
 
     The file may describe ``known`` classes, too. Raises ValueError if it does not fit.
     """
@@ -179,11 +189,12 @@ def described(
     about = read_json(file) if os.path.lexists(file) else {}
     if unknown := sorted(set(about) - {*classes, *known}):
         LOG.warning("%s describes classes that do not exist: %s", file, listed(unknown))
-    entries = [_entry(file, name, about.get(name, {})) for name in classes]
+    entries = [(name, _entry(file, name, about.get(name, {}))) for name in classes]
     names = tuple(
-        entry.get("name") or folder for entry, folder in zip(entries, clean(classes), strict=True)
+        _text(file, *entry, "name") or folder
+        for entry, folder in zip(entries, clean(classes), strict=True)
     )
-    groups = tuple(entry["group"] for entry in entries if entry.get("group"))
+    groups = tuple(group for entry in entries if (group := _text(file, *entry, "group")))
     if groups and len(groups) < len(classes):
         raise ValueError(
             f"{file} gives a group to {len(groups)} of {len(classes)} classes; give one to each or "
@@ -198,22 +209,40 @@ def described(
             "them names in classes.json",
             *(root, len(alike), listed(alike)),
         )
-    return names, groups
+    descriptions = tuple(_texts(file, *entry, "description") for entry in entries)
+    tags = tuple(_texts(file, *entry, "tags") for entry in entries)
+    return About(names, groups, *(found if any(found) else () for found in (descriptions, tags)))
 
 
-def _entry(file: Path, name: str, entry: object) -> dict[str, str]:
-    """Return a class's entry of classes.json, of which only texts are accepted."""
+def _entry(file: Path, name: str, entry: object) -> dict[str, Any]:
+    """Return a class's entry of classes.json as an object."""
     about = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(about, dict):
         raise ValueError(
             f'{file}: {name!r} must be a name or {{"name": ..., "group": ...}}; got '
             f"{json_name(entry)}"
         )
-    found = {key: about[key] for key in ("name", "group") if about.get(key) is not None}
-    for key, value in found.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{file}: {key} of {name!r} must be a text; got {json_name(value)}")
-    return {key: " ".join(value.split()) for key, value in found.items()}
+    return about
+
+
+def _text(file: Path, name: str, entry: Mapping[str, Any], key: str) -> str:
+    """Return a text of a class with single spaces; empty if there is none."""
+    value = entry.get(key)
+    if not isinstance(value, str | None):
+        raise ValueError(f"{file}: {key} of {name!r} must be a text; got {json_name(value)}")
+    return " ".join((value or "").split())
+
+
+def _texts(file: Path, name: str, entry: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the distinct texts of a class, one or a list of them; blank ones are left out."""
+    value = entry.get(key)
+    if value is None:
+        return ()
+    try:
+        lines = join(value, f"{key} of {name!r}").split("\n")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return tuple(dict.fromkeys(line for line in lines if line))
 
 
 def _captions(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:

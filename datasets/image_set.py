@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from datasets.reading import (
     as_pixels,
     open_image,
 )
+
+T = TypeVar("T")
 
 
 class Images(Protocol):
@@ -61,6 +63,10 @@ class ImageSet:
     labels: NDArray[np.int64]  # (N,), in [0, C); every class has an image
     class_names: tuple[str, ...]  # (C,) words, such as "Black footed Albatross"
     class_groups: tuple[str, ...] = ()  # (C,) the class above each class; may be empty
+    class_descriptions: tuple[
+        tuple[str, ...], ...
+    ] = ()  # (C,) sentences, or () if no class has any
+    class_tags: tuple[tuple[str, ...], ...] = ()  # (C,) keywords, or () if no class has any
     captions: tuple[str, ...] = ()  # (N,) a sentence for each image, or a line each; may be empty
     queries: NDArray[np.bool_] | None = None  # (N,) query or gallery image; None: each is both
     reader: Reader | None = None  # reads the images instead of their files
@@ -74,7 +80,10 @@ class ImageSet:
             )
         for field, length, wanted in (
             ("labels", len(self.labels), len(self.paths)),
-            ("class_groups", len(self.class_groups) or self.n_classes, self.n_classes),
+            *(
+                (field, len(getattr(self, field)) or self.n_classes, self.n_classes)
+                for field in ("class_groups", "class_descriptions", "class_tags")
+            ),
             ("captions", len(self.captions) or len(self.paths), len(self.paths)),
             ("queries", len(self if self.queries is None else self.queries), len(self.paths)),
         ):
@@ -122,12 +131,18 @@ class ImageSet:
         """Return the images of ``rows``, in that order, their classes renumbered from 0."""
         rows = np.asarray(rows, dtype=np.int64)
         kept, labels = np.unique(self.labels[rows], return_inverse=True)
+
+        def of_kept(entries: tuple[T, ...]) -> tuple[T, ...]:
+            return tuple(entries[label] for label in kept if entries)
+
         return ImageSet(
             name=name,
             paths=tuple(self.paths[row] for row in rows),
             labels=labels.astype(np.int64),
-            class_names=tuple(self.class_names[label] for label in kept),
-            class_groups=tuple(self.class_groups[label] for label in kept if self.class_groups),
+            class_names=of_kept(self.class_names),
+            class_groups=of_kept(self.class_groups),
+            class_descriptions=of_kept(self.class_descriptions),
+            class_tags=of_kept(self.class_tags),
             captions=tuple(self.captions[row] for row in rows if self.captions),
             queries=None if self.queries is None else self.queries[rows],
             reader=None if self.reader is None else self.reader.take(rows),

@@ -52,11 +52,11 @@ def read_manifest(file: Path) -> dict[str, ImageSet]:
     lines = _with_all_captions(file, list(_lines(file)))
     _refuse_wrong_lines(file, lines)
     labels, numbers = np.unique([line.label for line in lines], return_inverse=True)
-    names, groups = described(file.parent, labels.tolist())
+    about = described(file.parent, labels.tolist())
     paths = tuple(line.path for line in lines)
     captions = tuple(line.caption for line in lines if line.caption)  # of all images or none
     numbers = numbers.astype(np.int64)
-    images = ImageSet(file.parent.name, paths, numbers, names, groups, captions)
+    images = ImageSet(file.parent.name, paths, numbers, captions=captions, **about._asdict())
     splits = np.array([line.split for line in lines])
     if not splits[0]:
         return {"all": images}

@@ -38,7 +38,7 @@ words = safetensors.torch.load_file(Path(__file__).with_name("words.safetensors"
 
 @torch.no_grad()
 def embed(text):
-    """Return where pictures of a text should be: (D,), of length 1."""
+    """Return the query for pictures of a text, (D,), of length 1."""
     ids = tokenizer(text, truncation=True, return_tensors="pt").input_ids
     if hasattr(model, "get_text_features"):  # CLIP and its kin
         found = model.get_text_features(ids)
@@ -46,8 +46,7 @@ def embed(text):
     else:  # the mean over the tokens
         reader = model.get_encoder() if model.config.is_encoder_decoder else model
         found = reader(ids).last_hidden_state.mean(dim=1)
-    place = words["image_mean"] + (normalize(found) - words["text_mean"]) @ words["weight"]
-    return normalize(place)[0]
+    return normalize((normalize(found) - words["text_mean"]) @ words["weight"])[0]
 
 
 if __name__ == "__main__":
@@ -65,7 +64,7 @@ class ExportedWords(NamedTuple):
     stored: StoredMap
     file: Path
     encoder: str  # of Hugging Face: an id, a folder, or package:<module>/<folder>
-    vectors: Tensor  # (P, D), where the product sees pictures of the probes
+    vectors: Tensor  # (P, D), queries of the probes by the product
 
 
 def write_words(words: ExportedWords, folder: Path, embeds: Tensor) -> tuple[Path, Tensor, Tensor]:

@@ -4,7 +4,7 @@ A set with separate queries (``ImageSet.queries``), such as In-Shop, is searched
 only its other images are the gallery.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -66,10 +66,17 @@ def score(
     gallery: Gallery, names: Sequence[str], *, set_name: str, block_bytes: int = BLOCK_BYTES
 ) -> Scores:
     """Compute valid metrics of a gallery; ``set_name`` begins their protocols."""
+    values, per_query = scoring.measure(names, gallery, block_bytes=block_bytes)
+    return summarise(values, per_query, gallery, set_name)
+
+
+def summarise(
+    values: Mapping[str, float], per_query: Mapping[str, Tensor], gallery: Gallery, set_name: str
+) -> Scores:
+    """Return scores with their protocols, intervals and values by class."""
     protocols = {}
     n, d = gallery.embeds.shape
     n_queries = "" if gallery.queries is None else f"q={len(gallery.queries.labels)} "
-    values, per_query = scoring.measure(names, gallery, block_bytes=block_bytes)
     for name in values:
         metric = scoring.parse(name)
         distance = "cosine" if metric.cosine else "euclidean"

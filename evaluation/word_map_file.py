@@ -1,6 +1,6 @@
 """Keeps a map from words to images in a file beside the checkpoint whose images it was fitted to.
 
-Such a file is safetensors: the three tensors of a ``WordMap``, and in its metadata, as JSON, what
+Such a file is safetensors: the tensors of a ``WordMap``, and in its metadata, as JSON, what
 they were fitted with and a checksum of it all. A few names and their text embeddings tell whether
 a text encoder is still the one of the map, on whatever machine.
 """
@@ -26,7 +26,7 @@ FORMAT = 1  # raised when an older reader would misunderstand a newer file
 SUFFIX = ".words.safetensors"
 PROMPT = "{}"  # names are embedded as they are
 KEY = "words"  # of the metadata; one, since safetensors writes several in any order
-TENSORS = ("weight", "text_mean", "image_mean", "probes")
+TENSORS = ("weight", "text_mean", "probes")
 N_PROBES = 4
 CLOSE = 1e-3  # between unit vectors of one text; other machines round otherwise, by 1e-6
 
@@ -100,7 +100,7 @@ def why_none(checkpoint: Path, data: Description | None) -> str:
 def write(file: Path, stored: StoredMap) -> None:
     """Write a map, whole or not at all; the same one always gives the same bytes."""
     fitted, probes = stored.map, torch.stack([*stored.probes.values()])
-    parts = (fitted.weight, fitted.text_mean, fitted.image_mean, probes)
+    parts = (fitted.weight, fitted.text_mean, probes)
     tensors = {name: part.contiguous() for name, part in zip(TENSORS, parts, strict=True)}
     about: dict[str, Any] = {
         "format": FORMAT,
@@ -108,7 +108,7 @@ def write(file: Path, stored: StoredMap) -> None:
         "prompt": PROMPT,
         "output": stored.output,
         "n_classes": stored.n_classes,
-        "penalty": fitted.penalty,
+        "penalties": [*fitted.penalties],
         "embedder": stored.embedder,
         "probes": [*stored.probes],
     }
@@ -133,9 +133,9 @@ def read(file: Path) -> StoredMap:
             raise ValueError(f"format {about['format']} is newer than this version's {FORMAT}")
         if about.pop("checksum") != _checksum(about, tensors):
             raise ValueError("it does not match its checksum")
-        weight, text_mean, image_mean, probes = (tensors[name] for name in TENSORS)
+        weight, text_mean, probes = (tensors[name] for name in TENSORS)
         return StoredMap(
-            WordMap(weight, text_mean, image_mean, about["penalty"]),
+            WordMap(weight, text_mean, tuple(about["penalties"])),
             about["language_model"],
             about["output"],
             about["n_classes"],

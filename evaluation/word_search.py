@@ -15,29 +15,32 @@ import metrics as scoring
 from datasets.image_set import ImageSet
 from evaluation.feature_cache import digest_of_embeddings
 from evaluation.preprocessing import Preprocessing
-from evaluation.retrieval import score
+from evaluation.retrieval import summarise
 from evaluation.scores import Scores
 from evaluation.word_map import FEWEST, WordMap, fit
 from evaluation.word_map_file import StoredMap, probes_of
 from metrics import Gallery, Queries
 
 WORDS, PERMUTED = "words", "permuted_words"  # in the place of an evaltype
+PERMUTATIONS = 5
 
 
 class WordSearch:
     """Fits a map from words to images on training classes, and scores it on others.
 
-    Beside it stands a control: the same fit on training classes with each other's names.
+    Beside it stands a control: the mean over ``PERMUTATIONS`` fits, with the same penalties, on
+    training classes that have each other's names.
 
     Args:
         train: the images to fit on.
         words: (C, D_text) unit rows by set, the embedded names of its classes; "train" among them.
         metrics: names of metrics of words, as ``metrics`` parses them.
-        seed: of the control's permutation.
+        seed: of the permutations, and of the folds that penalties are chosen by.
 
     Attributes:
         map: of the last ``fit``.
         n_classes: that it was fitted to.
+        controls: beside it.
     """
 
     def __init__(
@@ -46,37 +49,35 @@ class WordSearch:
         self.train = train
         self.words = words
         self.metrics = list(metrics)
-        cycle = np.random.default_rng(seed).permutation(train.n_classes)
-        self.permutation = torch.empty(train.n_classes, dtype=torch.int64)
-        self.permutation[cycle] = torch.from_numpy(np.roll(cycle, -1))  # none keeps its own
+        self.seed = seed
+        rng = np.random.default_rng(seed)
+        self.permutations = [_in_one_cycle(train.n_classes, rng) for _ in range(PERMUTATIONS)]
         self.n_classes = 0
         self.map: WordMap | None = None
-        self.control: WordMap | None = None
+        self.controls: list[WordMap] = []
 
     def fit(self, embeds: Tensor, rows: Tensor) -> None:
-        """Fit the map and its control to embeddings (M, D) of training images ``rows`` (M,)."""
-        labels = torch.from_numpy(self.train.labels)[rows]
-        counts = labels.bincount(minlength=self.train.n_classes)
-        read = counts > 0  # a class may have no image that can be read
-        sums = torch.zeros(self.train.n_classes, embeds.shape[1], dtype=torch.float64)
-        sums.index_add_(0, labels, F.normalize(embeds.cpu().double(), dim=1))
-        means = (sums / counts[:, None])[read]
-        self.n_classes = int(read.sum())
-        words = self.words["train"]
-        self.map = fit(words[read], means)
-        self.control = fit(words[self.permutation][read], means)
+        """Fit the map and its controls to embeddings (M, D) of training images ``rows`` (M,)."""
+        present, labels = torch.from_numpy(self.train.labels)[rows].unique(return_inverse=True)
+        self.n_classes = len(present)
+        units, words = F.normalize(embeds.cpu(), dim=1), self.words["train"].cpu()
+        self.map = fit(words[present], units, labels, seed=self.seed)
+        self.controls = [
+            fit(words[permutation][present], units, labels, self.map.penalties)
+            for permutation in self.permutations
+        ]
 
     def scores(self, name: str, images: ImageSet, embeds: Tensor, rows: Tensor) -> Scores:
-        """Return the scores of a set by the fitted map and by the control, as ``words/<metric>``.
+        """Return the scores of a set by the map and by the controls, as ``words/<metric>``.
 
         Args:
             name: of the set in ``words``.
             embeds: (M, D), of the images ``rows`` (M,) of the set.
         """
+        assert self.map is not None  # by ``fit``
         found = Scores({}, {})
-        for kind, fitted in ((WORDS, self.map), (PERMUTED, self.control)):
-            assert fitted is not None  # by ``fit``
-            queries = fitted(self.words[name]).to(embeds.device)
+        for kind, maps in ((WORDS, [self.map]), (PERMUTED, self.controls)):
+            queries = [fitted(self.words[name].cpu()).to(embeds.device) for fitted in maps]
             found.add(by_words(images, embeds, rows, queries, self.metrics), f"{kind}/")
         return found
 
@@ -106,27 +107,49 @@ class WordSearch:
 
 
 def by_words(
-    images: ImageSet, embeds: Tensor, rows: Tensor, queries: Tensor, metrics: Sequence[str]
+    images: ImageSet,
+    embeds: Tensor,
+    rows: Tensor,
+    queries: Sequence[Tensor],
+    metrics: Sequence[str],
 ) -> Scores:
-    """Score C names in the space of the images, (C, D) ``queries``, against a set's embeddings.
+    """Score C names in the space of the images against a set's embeddings.
 
     Classes of one name are one class, since no words can tell them apart.
+
+    Args:
+        queries: (C, D) for each of several maps, whose scores are averaged.
     """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(images.class_names))}
     named = torch.tensor([numbers[name] for name in images.class_names])  # (C,)
-    first = torch.tensor([images.class_names.index(name) for name in numbers])
+    first = [images.class_names.index(name) for name in numbers]
     labels = named[torch.from_numpy(images.labels)[rows]]
-    texts, classes = queries[first.to(queries.device)], torch.arange(len(numbers))
-    galleries = {
-        "words": Gallery(embeds, labels, queries=Queries(texts, classes)),
-        "images": Gallery(texts, classes, queries=Queries(embeds, labels)),
-    }
+    classes = torch.arange(len(numbers))
     scores = Scores({}, {})
-    for asking, gallery in galleries.items():
+    for asking in ("words", "images"):
         names = [name for name in metrics if scoring.parse(name).words_by == asking]
+        per_query = []
+        for of_map in queries if names else ():
+            texts, looking = of_map[first], Queries(embeds, labels)
+            gallery = (
+                Gallery(embeds, labels, queries=Queries(texts, classes))
+                if asking == "words"
+                else Gallery(texts, classes, queries=looking)
+            )
+            per_query.append(scoring.per_query(names, gallery))
         if names:
-            scores.add(score(gallery, names, set_name=images.name))
+            means = {name: torch.stack([of[name] for of in per_query]).mean(0) for name in names}
+            values = {name: float(means[name].nanmean()) for name in names}
+            scores.add(summarise(values, means, gallery, images.name))
     return scores
+
+
+def _in_one_cycle(n: int, rng: np.random.Generator) -> Tensor:
+    """Return a random permutation of n classes in one cycle, so that none keeps its place."""
+    cycle = rng.permutation(n)
+    permutation = np.empty(n, np.int64)
+    permutation[cycle] = np.roll(cycle, -1)
+    return torch.from_numpy(permutation)
 
 
 def can_fit(train: ImageSet) -> bool:

@@ -67,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         stored = fit(trained, flags_of(trained, typed))
         file = map_file(trained.file)
         write(file, stored)
-    dim_text, dim = stored.map.weight.shape
+    (dim_text, dim), (images, texts) = stored.map.weight.shape, stored.map.penalties
     print(
         f"{file}: from {stored.language_model} ({dim_text} dimensions) to {OUTPUT} ({dim}), fitted "
-        f"to {stored.n_classes:,} classes, penalty {stored.map.penalty:.3g}"
+        f"to {stored.n_classes:,} classes, penalties {images:g} (images) and {texts:g} (words)"
     )
 
 
@@ -111,7 +111,7 @@ def fit(trained: Trained, args: argparse.Namespace) -> StoredMap:
     )
     model = args.evaluation_language_model
     words = {"train": language.names_reader(device)(model, names)}
-    search = WordSearch(data.train, words, [])
+    search = WordSearch(data.train, words, [], seed=args.seed)
     search.fit(features.embeds, features.rows)
     return search.stored(model, OUTPUT, args.arch, preparation, trained.embedder)
 

@@ -11,7 +11,13 @@ ENCODERS = {
     "roberta_l": "roberta-large",
     "mpnet": "sentence-transformers/all-mpnet-base-v2",
 }
-SOURCES = ("classnames", "pseudolabels", "captions")  # of words; or the path of a JSON file
+SOURCES = (  # of words; or the path of a JSON file
+    "classnames", "names+tags", "descriptions", "names+descriptions", "pseudolabels", "captions",
+)  # fmt: skip
+SEVERAL = {  # texts of one item
+    "ranks": "texts of the same rank are compared, and their similarities averaged",
+    "mean": "the embeddings of an item's texts are averaged, and the means compared",
+}
 LEVELS = ("class", "sample")  # of pseudolabels
 AVERAGES = ("logits", "probabilities")  # over the images of a class, for pseudolabels
 CONTROLS = {

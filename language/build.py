@@ -1,11 +1,14 @@
 """Builds what the language flags ask for."""
 
 import argparse
+import logging
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +24,8 @@ from utilities.disk_cache import Entry, digest, stamp
 from utilities.files import cache_folder
 from utilities.registry import from_flags
 from utilities.seeding import derive
+
+LOG = logging.getLogger(__name__)
 
 
 class Captioned(Protocol):
@@ -40,6 +45,10 @@ class Classified(Captioned, Protocol):
     @property
     def class_names(self) -> Sequence[str]: ...  # (C,)
     @property
+    def class_descriptions(self) -> Sequence[Sequence[str]]: ...  # (C,), or () if there are none
+    @property
+    def class_tags(self) -> Sequence[Sequence[str]]: ...  # (C,), or () if there are none
+    @property
     def labels(self) -> NDArray: ...  # (N,) int64 in [0, C)
     @property
     def paths(self) -> Sequence[Path]: ...  # (N,)
@@ -58,28 +67,41 @@ def reads_words(args: argparse.Namespace) -> bool:
     return bool(args.language_distill_w or (args.language_proxy_w and not free))
 
 
-def files(args: argparse.Namespace, reads_captions: bool) -> dict[str, Path]:
-    """Return the files and folders of words, models and partners that shape a run, by their flags.
+def files(
+    args: argparse.Namespace, train: Captioned, reads_captions: bool
+) -> dict[str, Path | list[str]]:
+    """Return what shapes a run besides images and their names, by the flags that name it.
+
+    Files and folders of words, models and partners; and the descriptions or tags of the training
+    classes, a text for each class.
 
     Args:
         reads_captions: the objective does, by ``--language_model``.
+
+    Raises:
+        ValueError: the classes have no such words.
     """
     guided = reads_words(args)
     paired = args.data_sampler == "language_pairs"
     by_language = paired and args.data_pairs_by == "language"
-    embedded = guided or reads_captions or by_language or args.data_sampler == "class_related"
+    of_classes = guided or args.data_sampler == "class_related"
+    embedded = of_classes or reads_captions or by_language
     named = {
-        "language_words": args.language_words if guided else None,
+        "language_words": args.language_words if of_classes else None,
         "language_model": args.language_model if embedded else None,
         "evaluation_language_model": args.evaluation_language_model,
         "data_pairs_from": args.data_pairs_from if paired else None,
         "data_pairs_checkpoint": args.data_pairs_checkpoint if paired else None,
     }
     known = {*ENCODERS, *SOURCES, None}
-    found = {flag: Path(name).expanduser() for flag, name in named.items() if name not in known}
-    if "data_pairs_checkpoint" in found and found["data_pairs_checkpoint"].is_dir():
-        found["data_pairs_checkpoint"] /= "last.pt"
-    return {flag: path for flag, path in found.items() if path.exists()}
+    paths = {flag: Path(name).expanduser() for flag, name in named.items() if name not in known}
+    if "data_pairs_checkpoint" in paths and paths["data_pairs_checkpoint"].is_dir():
+        paths["data_pairs_checkpoint"] /= "last.pt"
+    found: dict[str, Path | list[str]] = {f: path for f, path in paths.items() if path.exists()}
+    if of_classes and words.is_described(args.language_words) and isinstance(train, Classified):
+        texts = words.of_classes(args.language_words, train)
+        found["language_words"] = ["\n".join(of_class) for of_class in texts]
+    return found
 
 
 def build_guide(
@@ -98,14 +120,7 @@ def build_guide(
     if not reads_words(args):
         return None
     chosen = _choose_words(args, train, classify)
-    encoder = build_encoder(args.language_model, device)
-    if args.language_words == "captions":
-        embeds = embed_captions(encoder, chosen.texts)
-        readability.check(encoder, chosen.texts, embeds, "captions")
-    else:
-        embeds = _embed(encoder, chosen.texts, args.language_prompt)
-    seed = derive(args.seed, "language_control")
-    return from_flags(LanguageGuide, args, "language_", embeds=embeds, words=chosen, seed=seed)
+    return _guide(args, args.language_words, chosen, device)
 
 
 def sampler_inputs(
@@ -120,8 +135,11 @@ def sampler_inputs(
     ``language_pairs``. Args, Raises: as ``partners``.
     """
     if args.data_sampler == "class_related" and isinstance(train, Classified):
-        encoder = build_encoder(args.language_model, device)
-        return {"class_words": class_word_embeds(encoder, train.class_names, args.language_prompt)}
+        of_images = args.language_words in ("pseudolabels", "captions")
+        source = "classnames" if of_images else args.language_words
+        chosen = words.collect(words.of_classes(source, train), "class")
+        uncontrolled = argparse.Namespace(**{**vars(args), "language_control": "none"})
+        return {"class_words": _guide(uncontrolled, source, chosen, device).class_words}
     if args.data_sampler == "language_pairs":
         found = partners(args, train, device, visual)
         return {"partners": found.partners, "similarities": found.similarities}
@@ -152,10 +170,10 @@ def caption_readers(
 
 
 def class_word_embeds(
-    encoder: TextEncoder, class_names: Sequence[str], prompt: str = words.PROMPT
+    encoder: TextEncoder, class_names: Sequence[str], prompt: str | Sequence[str] = words.PROMPT
 ) -> Tensor:
-    """Return (C, D) unit rows, the embedding of each class's name in the prompt."""
-    return _embed(encoder, words.with_prompt(class_names, prompt), prompt)
+    """Return (C, D) unit rows, the embedding of each class's name in the prompt, or in several."""
+    return _embed(encoder, class_names, [prompt] if isinstance(prompt, str) else prompt)
 
 
 def query_embeds(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
@@ -192,10 +210,25 @@ def partners(
     return find(rows, encoders.build(args.language_model, device, None), options, device=device)
 
 
+def _guide(
+    args: argparse.Namespace, source: str, chosen: Words, device: torch.device
+) -> LanguageGuide:
+    """Embed words of a source and compare them as the flags say."""
+    encoder = build_encoder(args.language_model, device)
+    if source == "captions":
+        embeds = embed_captions(encoder, chosen.texts)
+        readability.check(encoder, chosen.texts, embeds, "captions")
+    else:
+        prompts = args.language_prompt if words.is_prompted(source) else ["{}"]
+        embeds = _embed(encoder, chosen.texts, prompts)
+    seed = derive(args.seed, "language_control")
+    return from_flags(LanguageGuide, args, "language_", embeds=embeds, words=chosen, seed=seed)
+
+
 def _choose_words(
     args: argparse.Namespace, train: Captioned, classify: Callable[[], Tensor]
 ) -> Words:
-    source, prompt = args.language_words, args.language_prompt
+    source = args.language_words
     if source == "captions":
         if not train.captions:
             raise ValueError(
@@ -208,8 +241,6 @@ def _choose_words(
             f"--language_words {source} are words of classes, {train.name} has captions instead; "
             "use --language_words captions"
         )
-    if source == "classnames":
-        return words.collect([[name] for name in train.class_names], "class", prompt=prompt)
     if source == "pseudolabels":
         fingerprint = digest(
             [args.language_pseudoclass_model, str(train.reading), *map(stamp, train.paths)]
@@ -225,14 +256,24 @@ def _choose_words(
         level = args.language_pseudoclass_level
         names = pseudolabels.imagenet_names()
         items = [[names[i] for i in item] for item in classes.tolist()]
-        return words.collect(items, "row" if level == "sample" else level, prompt=prompt)
-    return words.from_json(Path(source).expanduser(), train.class_names, prompt=prompt)
+        return words.collect(items, "row" if level == "sample" else level)
+    if alone := words.by_name_alone(source, train):
+        LOG.info(
+            "--language_words %s: %d of %d classes have only a name: %s",
+            *(source, len(alone), len(train.class_names), reprlib.repr(alone)),
+        )
+    return words.collect(words.of_classes(source, train), "class")
 
 
-def _embed(encoder: TextEncoder, texts: Sequence[str], prompt: str) -> Tensor:
-    """(N, D) unit rows of texts in their prompt, whose words the encoder must be able to read."""
-    embeds = encoder.encode(texts)
-    before, _, after = prompt.partition("{}")
-    bare = [text[len(before) : len(text) - len(after)] for text in texts]
-    readability.check(encoder, bare, embeds)
+def _embed(encoder: TextEncoder, texts: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    """(N, D) unit rows, the mean over prompts of texts that the encoder must be able to read.
+
+    Source: prompt ensembles of Radford et al., Learning Transferable Visual Models From Natural
+    Language Supervision, ICML 2021, section 3.1.4.
+    """
+    embeds = encoder.encode(words.with_prompt(texts, prompts[0]))
+    if len(prompts) > 1:
+        others = [encoder.encode(words.with_prompt(texts, prompt)) for prompt in prompts[1:]]
+        embeds = F.normalize(torch.stack([embeds, *others]).mean(dim=0), dim=1)
+    readability.check(encoder, texts, embeds)
     return embeds

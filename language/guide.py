@@ -9,16 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from language import CONTROLS
+from language import CONTROLS, SEVERAL
 from language.words import Words
 from utilities.registry import lookup
 from utilities.structures import Batch
+
+ROUNDING = 1e-4  # length of a centred row that is nothing but rounding
 
 
 class LanguageGuide:
     """Similarity of the words of a batch: S_lang = (1/K) Σ_r S^(r), with S^(r) = E_r E_r^T.
 
-    E_r (B, D) holds the embeddings of the words of rank r of each item, a class or an image.
+    E_r (B, D) holds the embeddings of the words of rank r of each item, a class or an image. With
+    ``several="mean"`` an item has one row instead (K = 1), the normalised mean of its words.
+    With ``centre`` a row e becomes (e - m) / |e - m|, with m the mean of the rows of all items:
+    what a prompt, or the subject of a dataset, puts into every text is gone.
 
     A control separates the effect of the words from that of the extra loss. ``permuted`` gives
     every item the words of another, by a random cyclic permutation; items with the same words may
@@ -29,19 +34,39 @@ class LanguageGuide:
         embeds: (U, D) unit rows, the embedding of each of ``words.texts``.
         seed: of the permutation.
         control: a key of ``CONTROLS``.
+        several: a key of ``SEVERAL``; without effect on items of one word.
+
+    Raises:
+        ValueError: an unknown control or mode, a wrong number of rows, or words that are all alike
+            with ``centre``.
     """
 
-    def __init__(self, embeds: Tensor, words: Words, seed: int = 0, *, control: str = "none"):
+    def __init__(
+        self,
+        embeds: Tensor,
+        words: Words,
+        seed: int = 0,
+        *,
+        control: str = "none",
+        several: str = "ranks",
+        centre: bool = False,
+    ) -> None:
         lookup(CONTROLS, control, "control")
+        lookup(SEVERAL, several, "several")
         if len(embeds) != len(words.texts):
             raise ValueError(f"{len(embeds)} embeddings for {len(words.texts)} texts")
         self.words = words
         self.control = control
-        self.embeds = embeds
-        self.index = words.index  # (n_items, K)
+        self.several = several
+        index = words.index  # (n_items, K)
+        if several == "mean":
+            embeds, index = words.means(embeds), torch.arange(len(index)).unsqueeze(1)
+        self.embeds = _centred(embeds, index) if centre else embeds  # (U or n_items, D)
+        self.constant = _mean_similarity(self.embeds, index) if control == "uniform" else None
+        self.order = torch.arange(len(index))  # whose words each item has
         if control == "permuted":
-            self.index = words.index[_cyclic_permutation(len(words.index), seed)]
-        self.constant = _mean_similarity(embeds, words.index) if control == "uniform" else None
+            self.order = _cyclic_permutation(len(index), seed)
+        self.index = index[self.order]
 
     @torch.no_grad()
     def similarity(self, batch: Batch) -> Tensor:
@@ -62,10 +87,14 @@ class LanguageGuide:
 
     @property
     def class_words(self) -> Tensor | None:
-        """(C, D) unit mean of each class's words, permuted under that control; None of images."""
+        """(C, D) unit mean of each class's words, permuted under that control; None of images.
+
+        Centred if the guide is. Rows of words without an embedding are zero.
+        """
         if self.words.level != "class":
             return None
-        return F.normalize(self.embeds[self.index].mean(dim=1), dim=1)
+        embeds = self.embeds.cpu()
+        return (embeds if self.several == "mean" else self.words.means(embeds))[self.order]
 
 
 def _cyclic_permutation(n: int, seed: int) -> Tensor:
@@ -74,6 +103,20 @@ def _cyclic_permutation(n: int, seed: int) -> Tensor:
     permutation = np.empty(n, np.int64)
     permutation[cycle] = np.roll(cycle, -1)
     return torch.from_numpy(permutation)
+
+
+def _centred(embeds: Tensor, index: Tensor) -> Tensor:
+    """Rows (U, D) less the mean row of the items of ``index``, of length 1; zero rows stay zero."""
+    filled = embeds.any(dim=1)  # (U,)
+    counts = torch.bincount(index.flatten(), minlength=len(embeds)) * filled
+    rest = embeds - counts.to(embeds) @ embeds / max(int(counts.sum()), 1)
+    rest = torch.where(filled.unsqueeze(1), rest, 0)
+    if rest.norm(dim=1).amax() < ROUNDING:
+        raise ValueError(
+            "centre leaves nothing of words that all have the same embedding; drop it, or give "
+            "classes words that differ"
+        )
+    return F.normalize(rest, dim=1, eps=ROUNDING)
 
 
 def _mean_similarity(embeds: Tensor, index: Tensor) -> float:

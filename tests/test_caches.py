@@ -76,7 +76,7 @@ def pseudolabels(root):
     images = read_class_folders(root)
     args = parameters.parse(["--language_distill_w", "1", "--language_pseudoclass_topk", "1"])
     args.language_words, args.language_pseudoclass_model = "pseudolabels", "a classifier"
-    args.language_model, args.language_prompt = "any", "{}"
+    args.language_model, args.language_prompt = "any", ["{}"]
 
     def classify():  # the class whose number is the grey
         greys = torch.tensor([np.asarray(images.read(row))[0, 0, 0] for row in range(4)])

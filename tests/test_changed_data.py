@@ -133,6 +133,22 @@ def test_captions_are_a_part_of_the_data(source, tmp_path):
         main.main(words)
 
 
+@pytest.mark.parametrize("read", ["names+tags", "classnames"])
+def test_tags_are_a_part_of_the_data_where_they_guide(source, tmp_path, read):
+    file = source / "animals" / "classes.json"
+    tags = {name: {"tags": name.split()} for name in ANIMALS}
+    file.write_text(json.dumps(tags))
+    words = interrupted(source, tmp_path, "--language_words", read, "--language_distill_w", "2")
+    for about in tags.values():
+        about["tags"].append("eagle")
+    file.write_text(json.dumps(tags))
+    if read == "names+tags":
+        with pytest.raises(ValueError, match="--language_words has different content"):
+            main.main(words)
+    else:
+        main.main(words)
+
+
 def test_a_file_of_words_is_a_part_of_the_data(source, tmp_path):
     file = tmp_path / "words.json"
     file.write_text(json.dumps({name: name for name in ANIMALS}))

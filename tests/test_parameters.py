@@ -11,7 +11,8 @@ from batchminer import MINERS
 from criteria import CRITERIA, LanguageDistillation
 from datasampler import SAMPLERS
 from datasets import RECIPES, fill_by_recipe
-from language import SCOPES
+from language import SCOPES, SEVERAL, SOURCES
+from language.guide import LanguageGuide
 from language.search import Options
 from utilities.registry import hyperparameters
 
@@ -63,13 +64,15 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
     assert {"data_pairs_threshold", "data_pairs_self"} <= set(expected)
     rows = {flag.name: flag for group in parameters.FLAGS.values() for flag in group}
     assert rows["data_pairs_scope"].type.names == SCOPES
+    assert rows["language_words"].type.names == SOURCES
+    assert rows["language_several"].type.names == (*SEVERAL,)
 
 
 def test_samplers_of_one_flag_and_the_distillation_agree_on_its_default():
     args = vars(parameters.parse([]))
     for prefix, components in (
         ("data", loaded(SAMPLERS).values()),
-        ("language", [LanguageDistillation]),
+        ("language", [LanguageDistillation, LanguageGuide]),
     ):
         for component in components:
             for key, default in hyperparameters(component).items():
@@ -187,6 +190,13 @@ def test_a_published_command_parses():
         ("--language_words classname --language_distill_w 1", "closest first: classnames, "),
         ("--language_words words.jsn", "pseudolabels, or a .json file"),
         ("--language_prompt photo", "--language_prompt must contain {}"),
+        ("--language_prompt {} 'a {} {}'", "--language_prompt must contain {}, the place of the"),
+        (
+            "--language_prompt {} 'a {}' --language_words descriptions",
+            "--language_prompt has 2 prompts, but --language_words descriptions takes none",
+        ),
+        ("--language_several mean", "needs several words of a class, by --language_words desc"),
+        ("--language_several mean --language_words names+tags", "got --language_words names+tags"),
         ("--weights x.pth --not_pretrained", "exclude each other"),
         ("--no_test_metrics --no_train_metrics", "--use_tv_split"),
         ("--warmup 5 --n_epochs 3", "at most --warmup 3"),
@@ -238,6 +248,12 @@ def test_refusals_name_flag_value_and_remedy(flags, says, capsys):
         parameters.parse(shlex.split(flags))
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_negative_shifts_and_several_prompts_are_read():
+    words = "--language_shift -0.5 --language_prompt {} 'a photo of a {}' --language_centre"
+    args = parameters.parse(shlex.split(f"{words} --language_several mean --language_words w.json"))
+    assert args.language_shift == -0.5 and args.language_prompt == ["{}", "a photo of a {}"]
 
 
 def test_given_flags_are_those_that_were_typed():
@@ -426,6 +442,8 @@ def test_flags_of_the_guidance_without_it_are_named():
     typed = ("--language_words", "captions", "--language_temp", "2", "--language_prompt", "{}")
     said = "guidance: none, ignored without it: --language_words captions --language_temp 2.0"
     assert said in summary(*typed) and "--language_prompt" not in summary(*typed)
+    related = summary(*typed, "--data_sampler", "class_related")
+    assert "ignored without it: --language_temp 2.0" in related
     assert "effect" not in summary() and "effect" not in summary(
         *typed, "--language_distill_w", "1"
     )

@@ -27,7 +27,7 @@ def join(value: object, name: str) -> str:
     if printed := [text for text in texts if _PRINTED.fullmatch(text)]:
         raise ValueError(
             f"{name} must be a text or a list of texts; got a list that was printed as text, "
-            f"{printed[0]:.40}; write a list, or a line for each caption"
+            f"{printed[0]:.40}; write a list, or a line for each text"
         )
     # Without null characters and halves of characters, which cannot be stored or embedded.
     plain = (text.encode("utf-8", "replace").decode().replace("\0", " ") for text in texts)

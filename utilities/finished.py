@@ -62,8 +62,13 @@ def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     return [
         f"--{flag} {before[flag]} (now {value})"
         for flag, value in now.items()
-        if flag in before and flag not in PLACES and before[flag] != value
+        if flag in before and flag not in PLACES and before[flag] not in _equal(value)
     ]
+
+
+def _equal(value: Any) -> tuple[Any, ...]:
+    """Return the value, and its only item where it is a list: older runs had one prompt."""
+    return (value, *value) if isinstance(value, list) and len(value) == 1 else (value,)
 
 
 def attempts(parent: Path, name: str) -> Iterator[Path]:

@@ -31,7 +31,7 @@ def stored_map(encoder, name, embedder="", texts=TEXTS):
     rng = torch.Generator().manual_seed(0)
     embeds = encoder.encode(texts)
     weight = torch.randn(embeds.shape[1], 8, generator=rng)
-    fitted = WordMap(weight, 0.1 * embeds[0], 0.3 * torch.randn(8, generator=rng), 1.0)
+    fitted = WordMap(weight, 0.1 * embeds[0], (1.0, 1.0))
     return StoredMap(fitted, name, "embeds", 8, embedder, probes_of(texts, embeds))
 
 

@@ -32,7 +32,9 @@ def equation(embeds, language_sims, labels, shift=1.0, temp=1.0, direction="back
 
 
 @each_direction
-@pytest.mark.parametrize(("shift", "temp"), [(1.0, 1.0), (0.0, 1.0), (0.5, 0.2), (1.0, 4.0)])
+@pytest.mark.parametrize(
+    ("shift", "temp"), [(1.0, 1.0), (0.0, 1.0), (0.5, 0.2), (1.0, 4.0), (-0.5, 1.0), (-1.0, 0.2)]
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_equals_the_equation(direction, shift, temp, dtype):
     embeds, sims, labels = batch(dtype=dtype)
@@ -77,6 +79,21 @@ def test_images_that_follow_their_words_give_zero(direction):
     distill = LanguageDistillation(shift=0.0, distill_dir=direction)
     loss = distill(words, words @ words.T, torch.arange(6))
     assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+@each_direction
+@pytest.mark.parametrize("shift", [-0.1, 0.0, 0.2])
+def test_the_minimum_is_at_the_words_plus_the_shift(direction, shift):
+    """A negative shift spreads classes evenly, and keeps the order of their words."""
+    n, words = 5, unit_rows(5, 4)
+    language_sims = 0.5 * words @ words.T
+    target = (language_sims + shift).fill_diagonal_(1)  # positive definite: cosines of some images
+    images = torch.linalg.cholesky(target).requires_grad_()
+    distill = LanguageDistillation(shift=shift, distill_dir=direction)
+    loss = distill(images, language_sims, torch.arange(n))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-9)
+    assert images.grad.abs().max() < 1e-6
 
 
 @each_direction

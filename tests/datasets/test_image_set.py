@@ -26,6 +26,8 @@ def test_subset_numbers_its_classes_anew_and_keeps_what_belongs_to_rows_and_clas
     images = make(
         [2, 0, 1, 0, 2],
         class_groups=("a", "b", "c"),
+        class_descriptions=(("one", "two"), ("three",), ()),
+        class_tags=((), ("x",), ("y", "z")),
         captions=tuple(["zero", "one", "two", "three", "four"]),
     )
     part = images.subset([4, 1, 3], "part")
@@ -33,6 +35,8 @@ def test_subset_numbers_its_classes_anew_and_keeps_what_belongs_to_rows_and_clas
     assert list(part.labels) == [1, 0, 0]
     assert part.class_names == ("class 0", "class 2")
     assert part.class_groups == ("a", "c")
+    assert part.class_descriptions == (("one", "two"), ())
+    assert part.class_tags == ((), ("y", "z"))
     assert part.captions == ("four", "one", "three")
     assert [path.name for path in part.paths] == ["4.jpg", "1.jpg", "3.jpg"]
 
@@ -50,7 +54,7 @@ def test_a_class_without_images_is_refused():
         make([0, 2])
 
 
-@pytest.mark.parametrize("field", ["class_groups", "captions"])
+@pytest.mark.parametrize("field", ["class_groups", "class_descriptions", "class_tags", "captions"])
 def test_a_wrong_length_is_refused_by_name(field):
     with pytest.raises(ValueError, match=f"{field} has 1 entries, expected 2"):
         make([0, 1], **{field: ("one",)})

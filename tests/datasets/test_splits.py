@@ -216,6 +216,21 @@ def test_online_products_names_a_missing_list_and_a_wrong_line(online_products):
         read("online_products", online_products.parent)
 
 
+def test_descriptions_and_tags_are_one_text_or_several(described):
+    about = {
+        "a": {"description": " a  thing ", "tags": ["x", "y", "x", " "]},
+        "b": {"description": ["one", "two"], "tags": None},
+        "c": {"tags": "z"},
+    }
+    (described / "classes.json").write_text(json.dumps(about))
+    train, test = read("mine", described.parent)
+    assert train.class_descriptions == (("a thing",), ("one", "two"))
+    assert train.class_tags == (("x", "y"), ())
+    assert test.class_descriptions == ((), ()) and test.class_tags == (("z",), ())
+    (described / "classes.json").write_text(json.dumps({"a": {"tags": ""}}))
+    assert read("mine", described.parent)[0].class_tags == ()
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_several_captions_and_names_alone(described, encoding):
     captions = json.loads((described / "captions.json").read_text())
@@ -243,6 +258,10 @@ def test_several_captions_and_names_alone(described, encoding):
         ("classes.json", {"a": 1}, "classes.json: 'a' must be a name or .* got a number"),
         ("classes.json", {"a": {"name": ["x"]}}, "name of 'a' must be a text; got a list"),
         ("classes.json", {"a": {"name": "x", "group": 1}}, "group of 'a' must .* got a number"),
+        ("classes.json", {"a": {"tags": 1}}, "classes.json: tags of 'a' must be .* got a number"),
+        ("classes.json", {"a": {"tags": ["x", []]}}, "tags of 'a' must be .* a list in a list"),
+        ("classes.json", {"a": {"tags": "['x']"}}, "tags of 'a' .* printed as text, .* write a"),
+        ("classes.json", {"a": {"description": {}}}, "description of 'a' must be .* an object"),
     ],
 )
 def test_words_that_do_not_fit_are_refused_by_file(described, name, content, message):

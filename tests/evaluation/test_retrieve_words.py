@@ -43,7 +43,7 @@ def write_map(place, file, **changes):
     names = ["red fox", "barn owl"]
     probes = dict(zip(names, WordVectors(place / "words.txt").encode(names), strict=True))
     stored = StoredMap(
-        WordMap(weight, mean, 0.2 * torch.randn(8, generator=rng), 1.0),
+        WordMap(weight, mean, (1.0, 1.0)),
         *(str(place / "words.txt"), "embeds", 8, retrieve.load_model(place / "run").digest),
         probes,
     )
@@ -65,7 +65,7 @@ def expected_vectors(place, words):
     fitted = word_map_file.read(place / "run" / "last.words.safetensors").map
     texts = WordVectors(place / "words.txt").encode(words)
     return torch.stack(
-        [F.normalize(fitted.image_mean + (t - fitted.text_mean) @ fitted.weight, dim=0)
+        [F.normalize((t - fitted.text_mean) @ fitted.weight, dim=0)
          for t in texts]
     ).numpy()  # fmt: skip
 

@@ -12,11 +12,11 @@ from evaluation.word_map import WordMap
 from evaluation.word_map_file import StoredMap, map_file, probes_of, read, write
 
 
-def stored(output="embeds", penalty=10**0.5):
+def stored(output="embeds"):
     rng = torch.Generator().manual_seed(0)
     weight, mean = torch.randn(5, 3, generator=rng), torch.randn(5, generator=rng)
     probes = F.normalize(torch.randn(2, 5, generator=rng), dim=1)
-    fitted = WordMap(weight, mean, torch.ones(3), penalty)
+    fitted = WordMap(weight, mean, (0.1, 3.0))
     named = dict(zip(("red fox", "épée"), probes, strict=True))
     return StoredMap(fitted, "minilm", output, 40, "abc", named)
 
@@ -37,7 +37,7 @@ def test_what_is_written_is_read(tmp_path):
     with safe_open(tmp_path / "a", "pt") as content:  # by anyone
         about = json.loads(content.metadata()["words"])
     assert about["language_model"] == "minilm" and about["prompt"] == "{}"
-    assert about["penalty"] == 10**0.5 and about["n_classes"] == 40
+    assert about["penalties"] == [0.1, 3.0] and about["n_classes"] == 40
 
 
 def test_the_same_map_gives_the_same_bytes(tmp_path):

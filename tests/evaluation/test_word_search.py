@@ -50,7 +50,7 @@ def test_scores_equal_brute_force():
     texts, embeds, labels = planted(n=12, noise=1.0, d_text=6)
     images = image_set("made.test", labels.tolist(), [f"class {c}" for c in range(12)])
     rows = torch.arange(len(labels))
-    scores = by_words(images, embeds, rows, texts, METRICS)
+    scores = by_words(images, embeds, rows, [texts], METRICS)
     assert dict(scores) == pytest.approx(brute_force(texts, embeds, labels), abs=1e-9)
     assert set(scores.intervals) == set(METRICS)
     assert len(scores.by_class["word_mAP"]) == len(scores.by_class["named@1"]) == 12
@@ -60,7 +60,7 @@ def test_unread_images_are_left_out():
     texts, embeds, labels = planted(n=12, noise=1.0, d_text=6)
     images = image_set("made.test", labels.tolist(), [f"class {c}" for c in range(12)])
     rows = torch.arange(1, len(labels))  # without the first
-    scores = by_words(images, embeds[1:], rows, texts, METRICS)
+    scores = by_words(images, embeds[1:], rows, [texts], METRICS)
     assert dict(scores) == pytest.approx(brute_force(texts, embeds[1:], labels[1:]), abs=1e-9)
 
 
@@ -72,7 +72,9 @@ def test_classes_of_one_name_are_one_class():
     expected = brute_force(texts[[0, 1, *range(3, 12)]], embeds, merged)
     rows = torch.arange(len(labels))
     images = image_set("made.test", labels.tolist(), names)
-    assert dict(by_words(images, embeds, rows, texts, METRICS)) == pytest.approx(expected, abs=1e-9)
+    assert dict(by_words(images, embeds, rows, [texts], METRICS)) == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_words_find_unseen_classes_and_permuted_words_do_not():
@@ -92,15 +94,30 @@ def test_words_find_unseen_classes_and_permuted_words_do_not():
     assert low > 10 * scores["permuted_words/word_mAP"]
 
 
-def test_no_class_keeps_its_words_in_the_control():
-    texts, _, labels = planted(9)
-    train = image_set("made.train", labels.tolist(), [f"class {c}" for c in range(9)])
+def test_scores_of_several_maps_are_averaged():
+    texts, embeds, labels = planted(n=12, noise=1.0, d_text=6)
+    images = image_set("made.test", labels.tolist(), [f"class {c}" for c in range(12)])
+    maps = [texts, texts.flip(0)]
+    rows = torch.arange(len(labels))
+    each = [by_words(images, embeds, rows, [queries], METRICS) for queries in maps]
+    both = by_words(images, embeds, rows, maps, METRICS)
+    for name in METRICS:
+        assert both[name] == pytest.approx((each[0][name] + each[1][name]) / 2)
+        expected = (each[0].by_class[name] + each[1].by_class[name]) / 2
+        torch.testing.assert_close(both.by_class[name], expected)
+
+
+def test_no_class_keeps_its_words_in_a_control():
+    texts, _, labels = planted(11)
+    train = image_set("made.train", labels.tolist(), [f"class {c}" for c in range(11)])
     search = WordSearch(train, {"train": texts}, [])
-    assert sorted(search.permutation.tolist()) == [*range(9)]
-    assert not (search.permutation == torch.arange(9)).any()
+    for permutation in search.permutations:
+        assert sorted(permutation.tolist()) == [*range(11)]
+        assert not (permutation == torch.arange(11)).any()
+    assert len({tuple(permutation.tolist()) for permutation in search.permutations}) > 1
 
 
 def test_a_map_needs_differently_named_classes():
-    labels = [*range(8)]
-    assert can_fit(image_set("a", labels, "abcdefgh"))
-    assert not can_fit(image_set("a", labels, "abcdefgg"))
+    labels = [*range(10)]
+    assert can_fit(image_set("a", labels, "abcdefghij"))
+    assert not can_fit(image_set("a", labels, "abcdefghii"))

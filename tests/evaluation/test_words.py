@@ -39,21 +39,22 @@ def fit(run, *more):
 
 
 def test_a_run_leaves_the_map_of_its_last_checkpoint(trained, source):
-    """Fitted to class means and names, one by one."""
+    """Fitted to images and names of each class in turn."""
     run, _ = trained
     found = word_map_file.read(run / MAP)
-    means = []
-    names = sorted(MANY)[:8]
+    embeds = []
+    names = sorted(MANY)[:10]
     for name in names:
         paths = sorted((source / "animals" / "images" / name).iterdir())
         [(_, vectors, _)] = embed_files(load_model(run), paths)
-        means.append(torch.from_numpy(vectors).double().mean(dim=0))
+        embeds.append(torch.from_numpy(vectors))
     texts = WordVectors(source / "words.txt").encode(names)
-    expected = word_map.fit(texts, torch.stack(means))
+    labels = torch.arange(len(names)).repeat_interleave(torch.tensor([*map(len, embeds)]))
+    expected = word_map.fit(texts, torch.cat(embeds), labels)
     torch.testing.assert_close(found.map.weight, expected.weight, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.map(texts), expected(texts), atol=1e-5, rtol=1e-4)
-    assert found.map.penalty == expected.penalty
-    assert found[1:5] == (str(source / "words.txt"), "embeds", 8, load_model(run).digest)
+    assert found.map.penalties == expected.penalties
+    assert found[1:5] == (str(source / "words.txt"), "embeds", 10, load_model(run).digest)
     assert [*found.probes] == names[:4]
     torch.testing.assert_close(torch.stack([*found.probes.values()]), texts[:4])
 
@@ -65,7 +66,7 @@ def test_the_command_and_evaluate_only_make_the_same_map(trained, own_cache, tmp
     fit(run)
     assert (run / MAP).read_bytes() == content
     assert "last.words.safetensors: from " in (said := capsys.readouterr().out)
-    assert "(8 dimensions) to embeds (16), fitted to 8 classes, penalty " in said
+    assert "(8 dimensions) to embeds (16), fitted to 10 classes, penalties " in said
     only = ("--evaluate_only", "--checkpoint", str(run), "--save_path", str(tmp_path))
     again = main.main([*only, "--kernels", "0", "--no_report"])
     of_words = {name for name in scores if "words/" in name}
@@ -95,7 +96,7 @@ def test_too_few_classes_are_refused(animals, own_cache, tmp_path, capsys):
     with pytest.raises(SystemExit):
         fit(run)
     assert (
-        "needs at least 8 training classes with different names; animals, which "
+        "needs at least 10 training classes with different names; animals, which "
         f"{load_embedder(run).file} was trained on, has 4" in capsys.readouterr().err
     )
 

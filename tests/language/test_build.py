@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import language
 import parameters
-from language import partner_folder
+from language import partner_folder, words
+from language.guide import LanguageGuide
 from language.pseudolabels import imagenet_names
 
 CPU = torch.device("cpu")
@@ -36,6 +38,8 @@ class Classified:
     paths: tuple[Path, ...]
     captions: tuple[str, ...] = ()
     class_names: tuple[str, ...] = CLASS_NAMES
+    class_descriptions: tuple[tuple[str, ...], ...] = ()
+    class_tags: tuple[tuple[str, ...], ...] = ()
     labels: Any = None
     name: str = "animals"
     reading: int = 1
@@ -98,13 +102,66 @@ def test_no_guide_without_a_weight(args, train):
 
 
 def test_class_names_with_their_prompt(args, train):
-    args.language_prompt = "photo {}"
+    args.language_prompt = ["photo {}"]
     guide = language.build_guide(args, train, CPU, refuse)
-    assert texts_of(args, train) == [["photo kit fox"], ["photo tench"], ["photo crane"]]
+    assert texts_of(args, train) == [["kit fox"], ["tench"], ["crane"]]
+    encoder = language.build_encoder(args.language_model, CPU)
+    read = encoder.encode([f"photo {name}" for name in CLASS_NAMES])
+    torch.testing.assert_close(guide.class_words, read)
     args.data_sampler = "class_related"
     inputs = language.sampler_inputs(args, train, CPU, refuse)
     torch.testing.assert_close(guide.class_words, inputs["class_words"])
     assert language.sampler_inputs(args, Captioned(), CPU, refuse) == {}  # has no classes
+
+
+def test_several_prompts_are_averaged(args, train):
+    args.language_prompt = ["photo {}", "{}", "{} fox"]
+    encoder = language.build_encoder(args.language_model, CPU)
+    read = [encoder.encode([p.replace("{}", n) for n in CLASS_NAMES]) for p in args.language_prompt]
+    expected = F.normalize(read[0] / 3 + read[1] / 3 + read[2] / 3, dim=1)
+    guide = language.build_guide(args, train, CPU, refuse)
+    torch.testing.assert_close(guide.class_words, expected)
+    torch.testing.assert_close(
+        language.class_word_embeds(encoder, CLASS_NAMES, args.language_prompt), expected
+    )
+
+
+@pytest.mark.parametrize("source", ["names+tags", "descriptions", "names+descriptions"])
+@pytest.mark.parametrize(("several", "centre"), [("ranks", False), ("mean", True)])
+def test_written_words_guide_loss_and_batches_alike(args, train, source, several, centre, caplog):
+    train.class_tags = (("fox", "kit"), (), ("goldfish",))
+    train.class_descriptions = (("a kit", "a fox"), (), ("a goldfish",))
+    args.language_words, args.language_prompt = source, ["photo {}"]
+    args.language_several, args.language_centre = several, centre
+    caplog.set_level("INFO")
+    guide = language.build_guide(args, train, CPU, refuse)
+    assert f"--language_words {source}: 1 of 3 classes have only a name: ['tench']" in caplog.text
+    texts = words.of_classes(source, train)
+    assert [set(map(guide.words.texts.__getitem__, row)) for row in guide.words.index.tolist()] == [
+        set(of_class) for of_class in texts
+    ]
+    encoder = language.build_encoder(args.language_model, CPU)
+    prompt = "photo {}" if source == "names+tags" else "{}"
+    read = encoder.encode(words.with_prompt(guide.words.texts, prompt))
+    expected = LanguageGuide(read, guide.words, several=several, centre=centre)
+    torch.testing.assert_close(guide.class_words, expected.class_words)
+    args.data_sampler, args.language_distill_w = "class_related", 0
+    inputs = language.sampler_inputs(args, train, CPU, refuse)
+    torch.testing.assert_close(inputs["class_words"], guide.class_words)
+    args.language_control = "permuted"  # is of the loss alone
+    again = language.sampler_inputs(args, train, CPU, refuse)["class_words"]
+    torch.testing.assert_close(again, guide.class_words)
+    assert language.files(args, train, False)["language_words"] == ["\n".join(of) for of in texts]
+    args.data_sampler = "class_random"
+    assert "language_words" not in language.files(args, train, False)
+
+
+def test_words_of_images_do_not_relate_classes(args, train):
+    args.data_sampler, args.language_words = "class_related", "pseudolabels"
+    found = language.sampler_inputs(args, train, CPU, refuse)["class_words"]
+    args.language_words = "classnames"
+    expected = language.sampler_inputs(args, train, CPU, refuse)["class_words"]
+    torch.testing.assert_close(found, expected)
 
 
 def test_pseudolabels_of_classes_and_of_samples(args, train):
@@ -161,13 +218,23 @@ def test_control_follows_the_seed_of_the_run(args, train):
 
 
 def test_errors_name_the_flag(args, train):
-    for words, images, message in (
+    for source, images, message in (
         ("captions", train, "--language_words captions needs"),
         ("pseudolabels", Captioned(), "--language_words pseudolabels are words of classes"),
+        ("descriptions", Captioned(), "--language_words descriptions are words of classes"),
+        ("descriptions", train, '--language_words descriptions reads the "description" of'),
     ):
-        args.language_words = words
+        args.language_words = source
         with pytest.raises(ValueError, match=message):
             texts_of(args, images)
+
+
+def test_centring_what_is_all_alike_names_the_flag(args, train, tmp_path):
+    path = tmp_path / "words.json"
+    path.write_text('{"kit fox": "fox", "tench": "fox", "crane": "fox"}')
+    args.language_words, args.language_centre = str(path), True
+    with pytest.raises(ValueError, match=r"^--language_centre leaves nothing of words that all"):
+        language.build_guide(args, train, CPU, refuse)
 
 
 def test_texts_without_embedding_are_named(args):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from language.guide import LanguageGuide
-from language.words import Words
+from language.words import Words, collect
 from tests import pretend
 from tests.rounding import rounding
 from utilities.structures import Batch
@@ -106,6 +106,102 @@ def test_uniform_of_one_item():
     assert guide.similarity(make_batch([0, 0])).tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+def ragged(level="class"):
+    """Items of 3, 1, 2 and 1 texts; the last has no embedding."""
+    items = [["a", "b", "c"], ["b"], ["d", "a"], ["zero"]]
+    chosen = collect(items, level)
+    embeds = F.normalize(torch.randn(5, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
+    embeds[chosen.texts.index("zero")] = 0
+    return embeds, chosen, [[chosen.texts.index(text) for text in item] for item in items]
+
+
+def unit(row):
+    length = sum(x * x for x in row) ** 0.5
+    return [x / length for x in row] if length else row
+
+
+def mean_of(rows):
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def scalar_rows(embeds, items, several, centre):
+    """Lists of numbers: each item's rows as they are compared, before shorter ones are repeated."""
+    rows = [[embeds[text].tolist() for text in item] for item in items]
+    if several == "mean":
+        rows = [[unit(mean_of(item))] for item in rows]
+    if centre:
+        k = max(map(len, rows))
+        compared = [item[rank % len(item)] for item in rows for rank in range(k)]
+        shared = mean_of([row for row in compared if any(row)])
+        rows = [
+            [
+                unit([x - m for x, m in zip(row, shared, strict=True)]) if any(row) else row
+                for row in item
+            ]
+            for item in rows
+        ]
+    return rows
+
+
+MODES = [(several, centre) for several in ("ranks", "mean") for centre in (False, True)]
+
+
+@pytest.mark.parametrize(("several", "centre"), MODES)
+@pytest.mark.parametrize("level", ["class", "row"])
+def test_every_mode_equals_scalar_loops(several, centre, level):
+    embeds, chosen, items = ragged(level)
+    guide = LanguageGuide(embeds, chosen, several=several, centre=centre)
+    rows = scalar_rows(embeds, items, several, centre)
+    k = max(map(len, rows))
+    expected = [
+        [
+            sum(
+                sum(x * y for x, y in zip(a[r % len(a)], b[r % len(b)], strict=True))
+                for r in range(k)
+            )
+            / k
+            for b in rows
+        ]
+        for a in rows
+    ]
+    batch = make_batch([0, 1, 2, 3], [0, 1, 2, 3])
+    torch.testing.assert_close(guide.similarity(batch), torch.tensor(expected))
+    uniform = LanguageGuide(embeds, chosen, several=several, centre=centre, control="uniform")
+    others = [expected[i][j] for i in range(4) for j in range(4) if i != j]
+    assert float(uniform.similarity(batch)[0, 1]) == pytest.approx(sum(others) / 12, abs=CLOSE)
+    permuted = LanguageGuide(embeds, chosen, 3, several=several, centre=centre, control="permuted")
+    assert sorted(permuted.similarity(batch).flatten().tolist()) == pytest.approx(
+        sorted(x for row in expected for x in row), abs=CLOSE
+    )
+    if level == "row":
+        assert guide.class_words is None
+        return
+    words = torch.tensor([unit(mean_of(item)) for item in rows])
+    torch.testing.assert_close(guide.class_words, words)
+    torch.testing.assert_close(uniform.class_words, words)
+    torch.testing.assert_close(permuted.class_words, words[permuted.order])
+    assert not (permuted.order == torch.arange(4)).any()
+
+
+def test_centring_removes_what_all_words_share():
+    own = torch.eye(4)[:3]
+    shared = F.normalize(own + torch.tensor([0.0, 0, 0, 5]), dim=1)  # a prompt
+    chosen = Words(("a", "b", "c"), torch.arange(3).unsqueeze(1), "class")
+    batch = make_batch([0, 1, 2])
+    sims = LanguageGuide(shared, chosen, centre=True).similarity(batch)
+    assert LanguageGuide(shared, chosen).similarity(batch).min() > 0.9
+    torch.testing.assert_close(sims, 1.5 * torch.eye(3) - 0.5)  # three corners of a triangle
+    torch.testing.assert_close(
+        sims, LanguageGuide(own, chosen, centre=True).similarity(batch), atol=CLOSE, rtol=0
+    )
+
+
+def test_centring_words_that_are_all_alike_is_refused():
+    chosen = Words(("a", "b"), torch.tensor([[0], [1], [0]]), "class")
+    with pytest.raises(ValueError, match="centre leaves nothing of words that all have the same"):
+        LanguageGuide(F.normalize(torch.ones(2, DIM), dim=1), chosen, centre=True)
+
+
 def test_class_words_are_those_of_another_class_if_permuted():
     embeds, words = make_words()
     expected = F.normalize(torch.stack([embeds[item].mean(dim=0) for item in words.index]), dim=1)
@@ -124,6 +220,8 @@ def test_unknown_control_and_wrong_count():
     embeds, words = make_words()
     with pytest.raises(ValueError, match=r"control permute is unknown.*: permuted"):
         LanguageGuide(embeds, words, control="permute")
+    with pytest.raises(ValueError, match=r"several means is unknown.*: mean"):
+        LanguageGuide(embeds, words, several="means")
     with pytest.raises(ValueError, match="9 embeddings for 10 texts"):
         LanguageGuide(embeds[:9], words)
 

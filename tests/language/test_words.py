@@ -1,8 +1,12 @@
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.nn.functional as F
 
-from language import words
+from language import SOURCES, words
 
 
 def texts_of(chosen):
@@ -15,8 +19,8 @@ def write(path, table):
 
 
 def test_each_distinct_text_is_held_once():
-    chosen = words.collect([["bicycle"], ["kettle"], ["bicycle"]], "class", prompt="a {}!")
-    assert chosen.texts == ("a bicycle!", "a kettle!")
+    chosen = words.collect([["bicycle"], ["kettle"], ["bicycle"]], "class")
+    assert chosen.texts == ("bicycle", "kettle")
     assert chosen.index.tolist() == [[0], [1], [0]]
     assert chosen.level == "class"
 
@@ -28,22 +32,32 @@ def test_words_keep_their_ranks():
 
 def test_prompt_without_a_place_for_the_word():
     with pytest.raises(ValueError, match=r'--language_prompt "a photo" has no \{\}'):
-        words.collect([["cat"]], "class", prompt="a photo")
+        words.with_prompt(["cat"], "a photo")
 
 
 def test_braces_in_words_and_prompt_are_plain_text():
     assert words.with_prompt(["{0}", "{}"], "{x} {}") == ["{x} {0}", "{x} {}"]
 
 
-def test_json_repeats_shorter_lists(tmp_path):
-    table = {"fox": ["fox", "animal", "red"], "cat": "kitty", "car": ["car", "wheels"], "x": "y"}
-    path = write(tmp_path / "words.json", table)
-    chosen = words.from_json(path, ["cat", "fox", "car"], prompt="{}")
+def test_shorter_lists_are_repeated_and_the_mean_takes_each_text_once():
+    items = [["kitty"], ["fox", "animal", "red"], ["car", "wheels"]]
+    chosen = words.collect(items, "class")
     assert texts_of(chosen) == [
         ["kitty", "kitty", "kitty"],
         ["fox", "animal", "red"],
         ["car", "wheels", "car"],
     ]
+    embeds = torch.randn(len(chosen.texts), 4, generator=torch.Generator().manual_seed(0))
+    number = {text: row for row, text in enumerate(chosen.texts)}
+    expected = torch.stack([sum(embeds[number[text]] for text in item) for item in items])
+    torch.testing.assert_close(chosen.means(embeds), F.normalize(expected, dim=1))
+
+
+def test_json_lists_words_of_each_class(tmp_path):
+    table = {"fox": ["fox", "animal", "red"], "cat": "kitty", "car": ["car", "wheels"], "x": "y"}
+    path = write(tmp_path / "words.json", table)
+    found = words.from_json(path, ["cat", "fox", "car"])
+    assert found == [["kitty"], ["fox", "animal", "red"], ["car", "wheels"]]
 
 
 def test_json_with_missing_classes_names_the_closest(tmp_path):
@@ -76,3 +90,67 @@ def test_bad_json(tmp_path, table, message):
 def test_no_json_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.json: no such file"):
         words.from_json(tmp_path / "absent.json", ["cat"])
+
+
+FOXES = SimpleNamespace(
+    name="foxes.train",
+    class_names=("kit fox", "Arctic fox", "fennec"),
+    class_descriptions=(("small and grey", "with large ears"), (), ("the smallest fox",)),
+    class_tags=(("fox", "Kit Fox", "desert"), ("white",), ()),
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "texts"),
+    [
+        ("classnames", [["kit fox"], ["Arctic fox"], ["fennec"]]),
+        ("names+tags", [["kit fox, fox, desert"], ["Arctic fox, white"], ["fennec"]]),
+        (
+            "descriptions",
+            [["small and grey", "with large ears"], ["Arctic fox"], ["the smallest fox"]],
+        ),
+        (
+            "names+descriptions",
+            [
+                ["kit fox: small and grey", "kit fox: with large ears"],
+                ["Arctic fox"],
+                ["fennec: the smallest fox"],
+            ],
+        ),
+    ],
+)
+def test_what_is_written_about_classes(source, texts):
+    assert words.of_classes(source, FOXES) == texts
+
+
+def test_words_of_a_file(tmp_path):
+    path = write(tmp_path / "words.json", {name: ["a", "b"] for name in FOXES.class_names})
+    assert words.of_classes(str(path), FOXES) == [["a", "b"]] * 3
+
+
+def test_classes_that_only_have_a_name():
+    alone = {source: words.by_name_alone(source, FOXES) for source in SOURCES}
+    assert alone["names+tags"] == ["fennec"]
+    assert alone["descriptions"] == alone["names+descriptions"] == ["Arctic fox"]
+    assert not alone["classnames"] and not alone["captions"]
+
+
+@pytest.mark.parametrize(
+    ("source", "key"),
+    [
+        ("names+tags", "tags"),
+        ("descriptions", "description"),
+        ("names+descriptions", "description"),
+    ],
+)
+@pytest.mark.parametrize("entries", [(), ((),) * 3])
+def test_sets_without_them_are_refused(source, key, entries):
+    bare = SimpleNamespace(**{**vars(FOXES), "class_descriptions": entries, "class_tags": entries})
+    message = f'--language_words {source} reads the "{key}" of classes, and foxes.train has none'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        words.of_classes(source, bare)
+
+
+def test_sentences_take_no_prompt():
+    prompted = [source for source in (*SOURCES, "my.json") if words.is_prompted(source)]
+    assert prompted == ["classnames", "names+tags", "pseudolabels", "my.json"]

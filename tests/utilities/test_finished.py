@@ -36,6 +36,13 @@ def test_a_finished_run_is_found_wherever_it_ran(tmp_path):
     assert finished_run(vars(again), "g_s0") == tmp_path / "emoji" / "g_s0"
 
 
+def test_one_prompt_is_that_of_older_runs():
+    older = {"language_prompt": "a {}"}
+    assert differing(older, {"language_prompt": ["a {}"]}) == []
+    assert len(differing(older, {"language_prompt": ["a {}", "{}"]})) == 1
+    assert len(differing(older, {"language_prompt": ["{}"]})) == 1
+
+
 def test_interrupted_runs_are_passed_over(tmp_path):
     args = parsed(tmp_path)
     leave(tmp_path / "emoji" / "g_s0", args, epoch=1)

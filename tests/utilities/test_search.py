@@ -109,7 +109,7 @@ def ran(lab):
         ("batch_mining=distance,semihard", CategoricalDistribution(["distance", "semihard"])),
         ("tau=30 50,60", CategoricalDistribution(["30 50", "60"])),
         ("no_norm_decay=on,off", CategoricalDistribution(["on", "off"])),
-        ("language_prompt={},a photo of a {}", CategoricalDistribution(["{}", "a photo of a {}"])),
+        ("language_prompt={},'a {}' 'b {}'", CategoricalDistribution(["{}", "'a {}' 'b {}'"])),
     ],
 )
 def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
@@ -117,7 +117,7 @@ def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
     assert found == expected and text.removeprefix("--").startswith(f"{name}=")
     drawn = found.choices[0] if isinstance(found, CategoricalDistribution) else found.high
     args = LINE.parse(LINE.words({name: drawn}))
-    values = {"30 50": [30, 50], "on": True}
+    values = {"30 50": [30, 50], "on": True, "{}": ["{}"]}
     assert args[name] == values.get(drawn, drawn)
 
 

@@ -1,6 +1,7 @@
 """The search space: what each flag is drawn from, and how a draw becomes a command line."""
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -48,12 +49,14 @@ class CommandLine:
         found: list[str] = []
         for name, value in chosen.items():
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
-            if self.flags[name].nargs == 0:
+            nargs = self.flags[name].nargs
+            values = [text] if nargs is None else shlex.split(text)
+            if nargs == 0:
                 found += [f"--{name}"] if text == "on" else []
-            elif self.flags[name].nargs is not None:
-                found += [f"--{name}", *text.split()]
+            elif len(values) == 1 and values[0].startswith("-"):
+                found += [f"--{name}={values[0]}"]
             else:
-                found += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+                found += [f"--{name}", *values]
         return found
 
     def words_of(self, flags: Mapping[str, Any]) -> list[str]:
@@ -63,7 +66,7 @@ class CommandLine:
         for dest, value in flags.items():
             if isinstance(value, bool):
                 value = "on" if value else "off"
-            texts[names[dest]] = " ".join(map(str, value)) if isinstance(value, list) else value
+            texts[names[dest]] = shlex.join(map(str, value)) if isinstance(value, list) else value
         return self.words({name: str(value) for name, value in texts.items()})
 
 
