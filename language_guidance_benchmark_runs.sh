@@ -146,15 +146,15 @@ emoji_curve() { # SIZES="16 622" runs only these numbers of training classes
         for n in ${SIZES:-16 31 62 124 311 622}; do
             # As many steps as are best on validation classes, without words.
             case "$n" in
-                16) bs=32 steps=60 ;;
-                31) bs=56 steps=100 ;;
-                62) bs=56 steps=120 ;;
-                124) bs=56 steps=200 ;;
-                311) bs=112 steps=200 ;;
-                *) bs=112 steps=294 ;;
+                16) bs=32 steps=40 ;;
+                31) bs=56 steps=120 ;;
+                62) bs=56 steps=144 ;;
+                124) bs=56 steps=220 ;;
+                311) bs=56 steps=280 ;;
+                *) bs=56 steps=400 ;;
             esac
-            common=(--dataset emoji --loss multisimilarity --train_classes "$n" --bs "$bs"
-                --max_steps "$steps" --evaluate_every 1000 --no_train_metrics --no_report
+            common=(--dataset emoji --loss multisimilarity --image_size 32 --train_classes "$n"
+                --bs "$bs" --max_steps "$steps" --evaluate_every 1000 --no_train_metrics --no_report
                 --language_shift 0 --language_prompt '{}' --seed "$seed")
             run "curve_${n}_none" "${common[@]}"
             run "curve_${n}_match" "${common[@]}" --language_distill_w 7.5

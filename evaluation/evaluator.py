@@ -29,6 +29,7 @@ class Evaluator:
 
     Attributes:
         embeds: embeddings of each set at the last call, and their rows in the set.
+        searched: (M, D) of each set at the last call, what ``word_search`` searches in it.
 
     Raises:
         ValueError: a metric is unknown, or a set lacks the words or groups that it needs, or a
@@ -56,6 +57,7 @@ class Evaluator:
         self.word_search = word_search
         self.options = {"metrics": metrics, **options}
         self.embeds: dict[str, tuple[Tensor, Tensor]] = {}  # (M, D) and (M,) int64
+        self.searched: dict[str, Tensor] = {}
 
     def __call__(self, cache: Path | None = None) -> Scores:
         """Return the scores of all sets as ``<set>/<evaltype>/<metric>``, with their protocols.
@@ -93,5 +95,6 @@ class Evaluator:
             embeds, rows = getattr(features, self.options["evaltypes"][0]), features.rows
         if distributed.is_first():
             search.fit(embeds, rows)
-            for name, embedded in searched.items():
-                scores.add(search.scores(name, self.sets[name], *embedded), f"{name}/")
+            for name, (embeds, rows) in searched.items():
+                scores.add(search.scores(name, self.sets[name], embeds, rows), f"{name}/")
+                self.searched[name] = embeds

@@ -48,7 +48,7 @@ def retrieval_picture(
             x, y = 1.2 * column + 0.25 * (column > 0), 1.42 * line + 0.28
             image = images[row]
             if image is not None:
-                panel.imshow(_squared(image), extent=(x, x + 1.1, y + 1.1, y))
+                panel.imshow(squared(image), extent=(x, x + 1.1, y + 1.1, y))
             else:
                 panel.text(x + 0.55, y + 0.55, "unreadable", fontsize=6, ha="center", va="center")
             right = bool(data.labels[row] == data.labels[query.row])
@@ -193,7 +193,7 @@ def named(text: str, most: int) -> str:
     return shorten(drawable(text), most)
 
 
-def _squared(image: Image.Image) -> np.ndarray:
+def squared(image: Image.Image) -> np.ndarray:
     """Return (S, S, 3) uint8: the image centred on a light square."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), "#f2f2f2")

@@ -39,20 +39,28 @@ class ReportData:
     # (N,) bool, True for separate queries, whose gallery is the other images; None: each image is
     # a query and has all others as its gallery.
     queries: Tensor | None = None
+    # Search by words, or none: (C, D'') float32, the query that the map makes of each class's name,
+    # and (N, D'') the images, which are compared with it by cosine.
+    word_queries: Tensor | None = None
+    word_gallery: Tensor | None = None
+    names_seen: int = 0  # class names that the map was fitted on, too
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.paths), len(self.class_names)
         if not n:
             raise ValueError(f"{self.name} has no images to show")
-        for field in ("labels", "after", "recall", "average_precision", "before", "queries"):
+        by_image = "labels", "after", "recall", "average_precision", "before", "queries"
+        for field in (*by_image, "word_gallery"):
             value = getattr(self, field)
             if value is not None and len(value) != n:
                 raise ValueError(f"{self.name}: {field} has {len(value)} rows for {n} images")
         by_class = {"class_groups": self.class_groups or None, "class_words": self.class_words}
-        for field, given in by_class.items():
+        for field, given in {**by_class, "word_queries": self.word_queries}.items():
             if given is not None and len(given) != n_classes:
                 found = f"{field} has {len(given)} rows for {n_classes} classes"
                 raise ValueError(f"{self.name}: {found}")
+        if (self.word_queries is None) != (self.word_gallery is None):
+            raise ValueError(f"{self.name}: word_queries and word_gallery come together")
         if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < n_classes:
             raise ValueError(f"{self.name}: labels must be in [0, {n_classes})")
 
@@ -89,6 +97,9 @@ def build_report_data(
     before: Tensor | None = None,
     class_words: Tensor | None = None,
     seed: int = 0,
+    word_queries: Tensor | None = None,
+    word_gallery: Tensor | None = None,
+    names_seen: int = 0,
 ) -> ReportData:
     """Score the queries of a set of which ``rows`` (M,) are embedded (M, D), for its report."""
     is_query = torch.ones(len(rows), dtype=torch.bool)
@@ -110,4 +121,7 @@ def build_report_data(
         class_words=None if class_words is None else class_words.cpu(),
         seed=seed,
         queries=None if images.queries is None else is_query,
+        word_queries=None if word_queries is None else word_queries.cpu(),
+        word_gallery=None if word_gallery is None else word_gallery.cpu(),
+        names_seen=names_seen,
     )

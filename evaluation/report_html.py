@@ -1,28 +1,24 @@
 """``report.html``: a run on one page that opens from disk, without network, all images included.
 
-The page is a Jinja template that escapes its values, and its policy admits only the script that it
-was built with: class names and paths are often folder names, which anyone can choose. Its size is
-at most ``MAX_BYTES`` for any N: images are encoded to fit, sections are cut.
+Its size is at most ``MAX_BYTES`` for any N: images are encoded to fit, sections are cut.
 """
 
-import base64
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 import evaluation.report_images as images
 from evaluation.pictures import map_picture, retrieval_picture, shorten, similarity_picture
+from evaluation.render import render
 from evaluation.report_classes import class_scores, pulled_pairs, similarities
 from evaluation.report_data import ReportData
-from evaluation.report_images import NAME_LENGTH
 from evaluation.report_retrieval import N_NEIGHBOURS, image_map, retrievals
+from evaluation.report_words import N_ASIDE, meaning, word_finds
 from evaluation.scores import is_fraction, number, of_intervals
+from evaluation.word_search import PERMUTED, WORDS
 from metrics import Interval
 from utilities.files import atomic_path
 
@@ -31,8 +27,6 @@ TABLE_CLASSES = 1000  # half with the lowest and half with the highest scores
 CURVES = 40
 CURVE_POINTS = 200
 FLAG_LENGTH = 200
-
-PAGE = Path(__file__).with_name("page")
 
 
 def write_report(
@@ -57,7 +51,7 @@ def write_report(
         picture without content (no class has two images, there is only one class) is left out.
     """
     queries, matrices = retrievals(data), similarities(data)
-    points, pulled = image_map(data), pulled_pairs(data)
+    points, pulled, finds = image_map(data), pulled_pairs(data), word_finds(data)
     written = {}
     if any(queries.values()):
         written["retrieval"] = folder / "retrieval.png"
@@ -71,7 +65,10 @@ def write_report(
     names = [name for name in (rows[0] if rows else {}) if name != "epoch"]
     scores = _scores(names, rows, intervals or {})
     classes = class_scores(data)
-    page = _render(
+    page = render(
+        "page.html",
+        ["style.css"],
+        "script.js",
         title=folder.resolve().name,
         shown=data,
         scores=scores,
@@ -82,6 +79,10 @@ def write_report(
         curves=_curves(names, rows),
         k=N_NEIGHBOURS,
         queries=images.query_tiles(data, queries),
+        finds=finds,
+        name_tiles=images.name_tiles(data, finds.searches) if finds else {},
+        word_scores=_word_scores(names, scores) if finds else [],
+        n_aside=N_ASIDE,
         matrices=images.matrix_images(matrices),
         similarities=matrices,
         pulled=pulled,
@@ -102,25 +103,6 @@ def write_report(
     return written
 
 
-def _render(**values: Any) -> str:
-    for part, file in (("style", "style.css"), ("script", "script.js")):
-        values[part] = (PAGE / file).read_text(encoding="utf-8")
-        hashed = base64.b64encode(hashlib.sha256(values[part].encode()).digest())
-        values[f"{part}_hash"] = f"sha256-{hashed.decode()}"
-    environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "name": lambda text: shorten(text, NAME_LENGTH),
-        "breakable": lambda text: Markup("/<wbr>").join(str(text).split("/")),
-        "percent": lambda value: _number(100 * value, ".1f"),
-        "cosine": lambda value: _number(value, ".2f"),
-        "signed": lambda value: _number(value, "+.1f"),
-    }
-    return environment.get_template("page.html").render(**values)
-
-
 def _scores(
     names: Iterable[str], rows: Sequence[Mapping[str, Any]], intervals: Mapping[str, Interval]
 ) -> list[dict[str, str]]:
@@ -134,6 +116,7 @@ def _scores(
         scores.append(
             {
                 "name": name,
+                "meaning": _meaning(name),
                 "untrained": number(name, untrained),
                 "trained": number(name, trained),
                 "interval": "" if "–" in bounds else " – ".join(bounds),
@@ -141,6 +124,31 @@ def _scores(
             }
         )
     return scores
+
+
+def _meaning(name: str) -> str:
+    """Return what a score of search by words is; empty for other scores."""
+    _, kind, metric = ("", "", *name.split("/"))[-3:]
+    if kind not in (WORDS, PERMUTED):
+        return ""
+    return meaning(metric) + (", by chance" if kind == PERMUTED else "")
+
+
+def _word_scores(names: Iterable[str], scores: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Return the scores of search by words in the first set, each with that of permuted words."""
+    formatted = {score["name"]: score for score in scores}
+    paths = [name.rsplit("/", 2) for name in names]
+    searched = [(first, metric) for first, kind, metric in paths if kind == WORDS]
+    return [
+        {
+            "metric": metric,
+            "meaning": meaning(metric),
+            "words": formatted[f"{name}/{WORDS}/{metric}"],
+            "permuted": formatted[f"{name}/{PERMUTED}/{metric}"],
+        }
+        for name, metric in searched
+        if name == searched[0][0]
+    ]
 
 
 def _by_protocol(names: Iterable[str], protocols: Mapping[str, str]) -> dict[str, list[str]]:
@@ -207,7 +215,3 @@ def _flags(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             plain = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
             lines.append((str(name), shorten(plain, FLAG_LENGTH)))
     return lines
-
-
-def _number(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, form)

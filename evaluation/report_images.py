@@ -18,14 +18,16 @@ from evaluation.pictures import (
     shorten,
     thumbnails,
 )
+from evaluation.render import NAME_LENGTH
 from evaluation.report_classes import Pulled, Similarities
 from evaluation.report_data import ReportData
 from evaluation.report_retrieval import ImageMap, Retrieved
+from evaluation.report_words import NameSearch
 
 GRID_IMAGE = (112, 8192)  # px and bytes
+FOUND_IMAGE = (112, 4096)  # of what names find
 PAIR_IMAGE = (56, 3072)
 MAP_IMAGE = (48, 1536)
-NAME_LENGTH = 60  # of class names, in characters
 INK = (64, 120, 184)  # of the matrices; its opacity is the value, on light and dark pages alike
 
 
@@ -34,17 +36,13 @@ def query_tiles(
 ) -> dict[str, list[tuple[Retrieved, list[dict[str, Any]]]]]:
     """Return each query with its tiles, its own first; ``source`` is empty if unreadable."""
     shown = [query for found in queries.values() for query in found]
-    wanted = list(dict.fromkeys(row for query in shown for row in (query.row, *query.neighbours)))
-    sources = dict(zip(wanted, _sources((data.paths[r] for r in wanted), *GRID_IMAGE), strict=True))
+    wanted = [row for query in shown for row in (query.row, *query.neighbours)]
+    sources = _sources_of(data, wanted, *GRID_IMAGE)
 
     def tile(query: Retrieved, place: int, row: int) -> dict[str, Any]:
         right = bool(data.labels[row] == data.labels[query.row])
-        name = shorten(data.class_of(row), NAME_LENGTH)
         role = f"neighbour {place}, {'right' if right else 'wrong'}" if place else "query"
-        path = data.paths[row]
-        file = shorten(f"{path.parent.name}/{path.name}", 2 * NAME_LENGTH)
-        about = {"name": name, "right": right, "alt": f"{role}: {name}", "file": file}
-        return {"source": sources[row], **about}
+        return _tile(data, row, right, role, sources[row])
 
     return {
         name: [
@@ -53,6 +51,36 @@ def query_tiles(
         ]
         for name, found in queries.items()
     }
+
+
+def name_tiles(
+    data: ReportData, searches: Mapping[str, Sequence[NameSearch]]
+) -> dict[str, list[tuple[NameSearch, list[dict[str, Any]]]]]:
+    """Return each name with the tiles of what it finds, as ``query_tiles`` without its own."""
+    shown = [search for found in searches.values() for search in found]
+    sources = _sources_of(data, [row for search in shown for row in search.found], *FOUND_IMAGE)
+
+    def tiles(search: NameSearch) -> list[dict[str, Any]]:
+        found = enumerate(zip(search.found, search.right, strict=True), 1)
+        return [
+            _tile(data, row, right, f"{place}, {'right' if right else 'wrong'}", sources[row])
+            for place, (row, right) in found
+        ]
+
+    return {name: [(search, tiles(search)) for search in found] for name, found in searches.items()}
+
+
+def _tile(data: ReportData, row: int, right: bool, role: str, source: str) -> dict[str, Any]:
+    name, path = shorten(data.class_of(row), NAME_LENGTH), data.paths[row]
+    file = shorten(f"{path.parent.name}/{path.name}", 2 * NAME_LENGTH)
+    about = {"name": name, "right": right, "alt": f"{role}: {name}", "file": file}
+    return {"source": source, **about}
+
+
+def _sources_of(data: ReportData, rows: Iterable[int], side: int, most: int) -> dict[int, str]:
+    wanted = list(dict.fromkeys(rows))
+    sources = _sources((data.paths[row] for row in wanted), side, most)
+    return dict(zip(wanted, sources, strict=True))
 
 
 def pair_images(data: ReportData, pulled: Pulled | None) -> dict[int, str]:

@@ -1,5 +1,6 @@
 """The queries that a report shows, with their neighbours, and its map of images."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,28 +35,41 @@ def retrievals(
     shuffled = torch.randperm(len(scores), generator=data.generator("queries"))
     shuffled = shuffled[~scores[shuffled].isnan()]
     ascending = shuffled[scores[shuffled].argsort(stable=True)].tolist()
+    chosen = best_median_worst(
+        *(ascending, ascending[::-1]),
+        lambda rows, n: _of_different_classes(rows, data.labels, n),
+        each,
+    )
+    found = {}
+    for name, rows in chosen.items():
+        asked = torch.tensor(rows).long()
+        near = neighbours_of(data.after, data.labels, asked, k, data.queries).tolist()
+        found[name] = list(map(Retrieved, rows, scores[asked].tolist(), near))
+    return found
+
+
+def best_median_worst(
+    ascending: list[int],
+    descending: list[int],
+    choose: Callable[[list[int], int], list[int]],
+    each: int,
+) -> dict[str, list[int]]:
+    """Return up to ``each`` of the best, of the median and of the worst, none of them twice.
+
+    ``choose`` takes some from candidates in order of preference. All are listed from best to worst,
+    but the worst, which come first.
+    """
     centre = (len(ascending) - 1) / 2
     outward = sorted(range(len(ascending)), key=lambda place: abs(place - centre))
-    candidates = {
-        "best": ascending[::-1],
-        "worst": ascending,
-        "median": [ascending[place] for place in outward],
-    }
+    median = [ascending[place] for place in outward]
     each = min(each, -(-len(ascending) // 3))
     taken: set[int] = set()
     chosen = {}
-    for name, rows in candidates.items():
-        rows = [row for row in rows if row not in taken]
-        chosen[name] = _of_different_classes(rows, data.labels, each)
+    for name, rows in {"best": descending, "worst": ascending, "median": median}.items():
+        chosen[name] = choose([row for row in rows if row not in taken], each)
         taken.update(chosen[name])
     chosen["median"].sort(key=ascending.index, reverse=True)
-
-    found = {}
-    for name in ("best", "median", "worst"):
-        asked = torch.tensor(chosen[name]).long()
-        near = neighbours_of(data.after, data.labels, asked, k, data.queries).tolist()
-        found[name] = list(map(Retrieved, chosen[name], scores[asked].tolist(), near))
-    return found
+    return {name: chosen[name] for name in ("best", "median", "worst")}
 
 
 def neighbours_of(
@@ -71,10 +85,18 @@ def neighbours_of(
     scores.scatter_(1, rows[:, None], -torch.inf)
     if queries is not None:
         scores[:, queries] = -torch.inf
-    others_first = (labels[rows][:, None] == labels).sort(dim=1, stable=True).indices
-    order = scores.gather(1, others_first).argsort(dim=1, descending=True, stable=True)
     n_found = len(embeds) - (1 if queries is None else int(queries.sum()))
-    return others_first.gather(1, order)[:, : min(k, n_found)]
+    return ranked(scores, labels[rows][:, None] == labels)[:, : min(k, n_found)]
+
+
+def ranked(scores: Tensor, right: Tensor) -> Tensor:
+    """Return (Q, N) int64, images by descending ``scores`` (Q, N); of equal ones the wrong first.
+
+    ``right`` (Q, N) says which images are of the query's class.
+    """
+    wrong_first = right.sort(dim=1, stable=True).indices
+    order = scores.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
+    return wrong_first.gather(1, order)
 
 
 def _of_different_classes(rows: list[int], labels: Tensor, n: int) -> list[int]:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from evaluation.evaluator import Evaluator
-from evaluation.report_data import build_report_data
+from evaluation.report_data import ReportData, build_report_data
 from evaluation.report_html import write_report
 from evaluation.scores import Scores, listing, table, write_by_class
 from evaluation.word_map_file import StoredMap, map_file, write
+from evaluation.word_search import WORDS
+from metrics import parse
 from utilities.run import Run
 from utilities.run_folder import RunFolder
 
@@ -67,7 +69,8 @@ class EvaluationSession:
     def best_of(self, metrics: Sequence[str]) -> list[str]:
         """Return the scores of the first set that checkpoints are chosen by."""
         evaltype = self.evaluator.options["evaltypes"][0]
-        return [f"{self.chosen_by}/{evaltype}/{metric}" for metric in metrics]
+        kinds = [WORDS if parse(metric).words_by else evaltype for metric in metrics]
+        return [f"{self.chosen_by}/{k}/{metric}" for k, metric in zip(kinds, metrics, strict=True)]
 
     def start(self, run: Run) -> Scores:
         """Evaluate and record the untrained embedder; of a resumed run, read what was recorded."""
@@ -111,21 +114,33 @@ class EvaluationSession:
             write_by_class(path, scores, f"{name}/", images)
         if flags["no_report"] or not sets:
             return tables
-        name, images = next(iter(sets.items()))
-        embeds, rows = self.evaluator.embeds[name]
-        # Images that could not be read before or after training cannot be compared.
-        comparable = self.before is not None and torch.equal(self.before[1], rows)
-        data = build_report_data(
-            *(images, embeds, rows),
-            before=self.before[0] if self.before is not None and comparable else None,
-            class_words=self.evaluator.class_words.get(name),
-            seed=flags["seed"],
-        )
         written = write_report(
-            *(folder.path, data), rows=folder.rows, config=flags,
+            *(folder.path, self.report_data(flags["seed"])), rows=folder.rows, config=flags,
             protocols=scores.protocols, intervals=scores.intervals,
         )  # fmt: skip
         return tables + [path for path in written.values() if path.suffix == ".png"]
+
+    def report_data(self, seed: int) -> ReportData:
+        """Return the first set as it was last embedded, for its report."""
+        evaluator = self.evaluator
+        name, images = next(iter(evaluator.sets.items()))
+        embeds, rows = evaluator.embeds[name]
+        # Images that could not be read before or after training cannot be compared.
+        comparable = self.before is not None and torch.equal(self.before[1], rows)
+        search, by_words = evaluator.word_search, dict[str, Any]()
+        if search is not None and search.map is not None and name in evaluator.searched:
+            by_words = {
+                "word_queries": search.map(search.words[name].cpu()),
+                "word_gallery": evaluator.searched[name],
+                "names_seen": len({*images.class_names} & {*search.train.class_names}),
+            }
+        return build_report_data(
+            *(images, embeds, rows),
+            before=self.before[0] if self.before is not None and comparable else None,
+            class_words=evaluator.class_words.get(name),
+            seed=seed,
+            **by_words,
+        )
 
     def conclusion(self) -> str:
         """Return the scores, beside those before training, and how they were measured."""

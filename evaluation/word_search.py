@@ -5,6 +5,7 @@ on the names and images of classes that training never saw.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,20 @@ from metrics import Gallery, Queries
 
 WORDS, PERMUTED = "words", "permuted_words"  # in the place of an evaltype
 PERMUTATIONS = 5
+
+
+class DistinctNames(NamedTuple):
+    """The U names of C classes. Classes of one name are one, since no words tell them apart."""
+
+    of: Tensor  # (C,) int64, the number of each class's name
+    first: Tensor  # (U,) int64, the first class of each name
+
+    @classmethod
+    def among(cls, class_names: Sequence[str]) -> "DistinctNames":
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(class_names))}
+        first = {name: label for label, name in reversed([*enumerate(class_names)])}
+        of = torch.tensor([numbers[name] for name in class_names])
+        return cls(of, torch.tensor([first[name] for name in numbers]))
 
 
 class WordSearch:
@@ -115,22 +130,20 @@ def by_words(
 ) -> Scores:
     """Score C names in the space of the images against a set's embeddings.
 
-    Classes of one name are one class, since no words can tell them apart.
+    Classes of one name are one class, and share its value in ``by_class``.
 
     Args:
         queries: (C, D) for each of several maps, whose scores are averaged.
     """
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(images.class_names))}
-    named = torch.tensor([numbers[name] for name in images.class_names])  # (C,)
-    first = [images.class_names.index(name) for name in numbers]
-    labels = named[torch.from_numpy(images.labels)[rows]]
-    classes = torch.arange(len(numbers))
+    named = DistinctNames.among(images.class_names)
+    labels = named.of[torch.from_numpy(images.labels)[rows]]
+    classes = torch.arange(len(named.first))
     scores = Scores({}, {})
     for asking in ("words", "images"):
         names = [name for name in metrics if scoring.parse(name).words_by == asking]
         per_query = []
         for of_map in queries if names else ():
-            texts, looking = of_map[first], Queries(embeds, labels)
+            texts, looking = of_map[named.first.to(of_map.device)], Queries(embeds, labels)
             gallery = (
                 Gallery(embeds, labels, queries=Queries(texts, classes))
                 if asking == "words"
@@ -141,6 +154,7 @@ def by_words(
             means = {name: torch.stack([of[name] for of in per_query]).mean(0) for name in names}
             values = {name: float(means[name].nanmean()) for name in names}
             scores.add(summarise(values, means, gallery, images.name))
+    scores.by_class = {name: found[named.of] for name, found in scores.by_class.items()}
     return scores
 
 

@@ -28,6 +28,7 @@ from criteria import CRITERIA
 from datasets import caption_index, check, emoji, openclipart
 from evaluation import retrieve
 from evaluation import words as find_words
+from language import check as words_check
 from tests.benchmarks import criteria, readme_picture
 from tests.datasets import miniature
 from tests.runs import ROOT
@@ -52,6 +53,7 @@ SMALL = {
     "datasets.check": (),
     "evaluation.retrieve": (),
     "evaluation.words": ("--kernels", "0", *WORDS),
+    "language.check": ("--arch", "efficientnet_lite0", "--image_size", "32", *WORDS),
     "language.neighbours": ("--kernels", "0", *WORDS),
     "utilities.results": (),
     "utilities.search": (),
@@ -91,6 +93,7 @@ RUN_ELSEWHERE = {  # commands that are not run here, and who runs them
     "utilities.completion": "tests/utilities/test_completion.py",
     "utilities.flags": "tests/test_prose.py",
     "tests.benchmarks.readme_picture": "test_the_picture_of_the_readme_is_drawn",
+    "tests.benchmarks.words_picture": "tests/test_main_words.py",
 }
 ASSIGNMENT = re.compile(r"""\w+=(\(.*\)|"[^"]*"|'[^']*'|\S*)$""")
 
@@ -329,6 +332,7 @@ def test_a_command_of_the_pages_runs(text, place, monkeypatch):
     for module in (emoji, openclipart):
         monkeypatch.setattr(module, "_build", None)  # from the network
     monkeypatch.setattr(trials, "POLL", 0.02)
+    monkeypatch.setattr(words_check, "CLASSIFIED", 5)  # at 224 px
     calls, printed = noted(text, place)
     assert calls or "main.py --resume" in printed
     for program, *words in calls:
@@ -364,7 +368,7 @@ def test_commands_stand_where_they_are_run(page):
 BENCHMARKS = [
     f"tests.benchmarks.{path.stem}"
     for path in sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
-    if "ArgumentParser" in path.read_text() and path.stem != "readme_picture"
+    if "ArgumentParser" in path.read_text() and not path.stem.endswith("_picture")
 ]
 
 

@@ -1,5 +1,6 @@
 """Images and embedders of few numbers, whose scores can be worked out by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,12 @@ def make_report_data(
         "class_words": torch.randn(n_classes, 3, generator=rng) if words else None,
     }
     return ReportData(**fields | changes)
+
+
+def with_words(sizes=(4, 4, 4, 4), d=4, **fields):
+    """The same, searched by words: a name points near the images of its class, more or less."""
+    data = make_report_data(sizes, d=d, **fields)
+    rng = torch.Generator().manual_seed(5)
+    means = torch.stack([data.after[data.labels == label].mean(0) for label in range(len(sizes))])
+    near = means + 0.7 * torch.randn(means.shape, generator=rng)
+    return replace(data, word_queries=near, word_gallery=data.after)

@@ -21,6 +21,9 @@ from tests.evaluation.conftest import make_report_data
         ({"before": torch.ones(4, 2)}, "before has 4 rows for 21 images"),
         ({"class_groups": ["one"]}, "class_groups has 1 rows for 5 classes"),
         ({"class_words": torch.ones(4, 2)}, "class_words has 4 rows for 5 classes"),
+        ({"word_queries": torch.ones(4, 2)}, "word_queries has 4 rows for 5 classes"),
+        ({"word_gallery": torch.ones(4, 2)}, "word_gallery has 4 rows for 21 images"),
+        ({"word_queries": torch.ones(5, 2)}, "word_queries and word_gallery come together"),
         ({"labels": torch.full((21,), 5)}, r"labels must be in \[0, 5\)"),
     ],
 )

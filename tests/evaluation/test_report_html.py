@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import report_html, report_images
+from evaluation import report_html, report_images, report_words
 from evaluation.report_html import write_report
 from evaluation.report_images import webp
 from metrics import Interval
-from tests.evaluation.conftest import make_report_data
+from tests.evaluation.conftest import make_report_data, with_words
 
 HOSTILE = """<script>alert(1)</script>"'&</style></script>{{ 7 * 6 }}<img src=x onerror=alert(2)>"""
 BROWSER = next(
@@ -37,8 +37,12 @@ ROWS = [
 ]
 
 
-def make(folder, sizes=(4, 4, 4, 4), **changes):
-    return make_report_data(sizes, folder=folder / "<b>'images\" & more", **changes)
+WORDS, CONTROL = "test/words/word_recall@1", "test/permuted_words/word_recall@1"
+
+
+def make(folder, sizes=(4, 4, 4, 4), by_words=False, **changes):
+    made = with_words if by_words else make_report_data
+    return made(sizes, folder=folder / "<b>'images\" & more", **changes)
 
 
 def report(folder, data, rows=ROWS, protocols=None, intervals=None, config=None, *, draw=False):
@@ -169,6 +173,43 @@ def test_curves_are_of_what_has_two_values(tmp_path):
     ]
 
 
+def test_names_are_shown_with_their_scores_and_the_control(tmp_path):
+    scores = {R1: 0.5, WORDS: 0.0707, CONTROL: 0.0032}
+    rows = [{"epoch": 0, **dict.fromkeys(scores, 0.001)}, {"epoch": 2, **scores}]
+    intervals = {WORDS: Interval(0.05, 0.09), CONTROL: Interval(0, 0.008)}
+    data = make(tmp_path, by_words=True)
+    _, text = report(tmp_path / "run", data, rows, intervals=intervals)
+    page = Page(text)
+    assert page.tables[1] == [
+        ["in percent", "words", "95 % interval", "permuted", "95 % interval"],
+        ["Names with a right image first word_recall@1", "7.075.00 – 9.00", "5.00 – 9.00",
+         "0.320.00 – 0.80", "0.00 – 0.80"],
+    ]  # fmt: skip
+    assert page.tables[0][2][0] == f"{WORDS} names with a right image first"
+    assert page.tables[0][3][0] == f"{CONTROL} names with a right image first, by chance"
+    seen = " ".join(page.text.split())
+    assert "A right image comes first for 7.07 % of the names" in seen
+    assert "permuted training names, for 0.32 %." in seen
+    assert "none of these names was trained on" in seen
+    assert "Best names" in seen and "Worst names" in seen
+    tiles = text[text.index('id="words"') : text.index('id="similarities"')].count(
+        '<li class="tile'
+    )
+    assert tiles == 4 * report_words.N_FOUND
+    _, text = report(tmp_path / "run", replace(data, names_seen=4), rows[:1])
+    assert "4 of these names were trained on" in Page(text).text
+
+
+def test_a_run_without_a_search_by_words_says_nothing_of_it(tmp_path):
+    _, text = report(tmp_path / "run", make(tmp_path))
+    assert "Words that find" not in text and 'href="#words"' not in text
+
+
+def test_words_without_scores_still_show_what_they_find(tmp_path):
+    _, text = report(tmp_path / "run", make(tmp_path, by_words=True))
+    assert "Words that find" in text and 'class="scores by-words"' not in text
+
+
 def test_flags_are_listed_with_what_they_hold(tmp_path):
     config = {"flags": {"lr": 0.1, "sizes": [1, 2]}, "chosen": {"arch": "resnet18"}}
     _, text = report(tmp_path / "run", make(tmp_path), config=config)
@@ -192,9 +233,10 @@ def test_the_page_is_alone_and_admits_its_own_script_only(tmp_path):
 
 
 def test_names_are_escaped_wherever_they_stand(tmp_path):
-    plain = Page(report(tmp_path / "plain", make(tmp_path))[1])
-    hostile = make(tmp_path, class_names=[f"{HOSTILE[at:]}" for at in (0, 8, 25, 30)])
-    hostile = replace(hostile, name=HOSTILE, class_groups=[HOSTILE, "g"] * 2)
+    plain = Page(report(tmp_path / "plain", make(tmp_path, (4,) * 8, by_words=True))[1])
+    names = [f"{HOSTILE[at:]}" for at in (0, 8, 25, 30, 1, 2, 3, 4)]
+    hostile = make(tmp_path, (4,) * 8, by_words=True, class_names=names)
+    hostile = replace(hostile, name=HOSTILE, class_groups=[HOSTILE, "g"] * 4)
     rows = [ROWS[0], *({**row, HOSTILE: 1.0} for row in ROWS[1:])]
     _, text = report(
         tmp_path / "hostile", hostile, rows, dict.fromkeys((R1, MAP), HOSTILE), None,
@@ -233,7 +275,7 @@ def test_whatever_a_set_lacks_there_is_a_page(tmp_path, sizes, absent, full):
 
 
 def test_an_unreadable_image_leaves_a_mark(tmp_path):
-    data = make(tmp_path, (2, 2))
+    data = make(tmp_path, (2, 2), by_words=True)
     for path in data.paths:
         path.write_bytes(b"no image")
     _, text = report(tmp_path / "run", data)
@@ -246,7 +288,7 @@ def test_an_unreadable_image_leaves_a_mark(tmp_path):
 
 def test_the_page_is_no_larger_than_it_may_be(tmp_path, monkeypatch):
     # Noise is what compresses worst; the largest page holds the largest number of everything.
-    data = make(tmp_path, (4,) * 40)
+    data = make(tmp_path, (4,) * 40, by_words=True)
     _, text = report(tmp_path / "run", data)
     images = [
         len(base64.b64decode(tag["src"].partition(",")[2]))
@@ -256,9 +298,11 @@ def test_the_page_is_no_larger_than_it_may_be(tmp_path, monkeypatch):
     assert max(images) <= report_images.GRID_IMAGE[1]
     # Bytes of an escaped character: 5 in HTML (&#39;), 12 in JSON (a pair of surrogates).
     grids = 3 * 6 * 9 * report_images.GRID_IMAGE[1] + 48 * report_images.PAIR_IMAGE[1]
+    grids += 3 * report_words.N_NAMES * report_words.N_FOUND * report_images.FOUND_IMAGE[1]
     dots = 1500 * report_images.MAP_IMAGE[1]
     table = report_html.TABLE_CLASSES * (3 * 5 * report_images.NAME_LENGTH + 200)
     names = 12 * report_images.NAME_LENGTH * (150 + 2 * 1500)
+    names += 5 * report_images.NAME_LENGTH * 6 * (1 + report_words.N_ASIDE)
     curves = report_html.CURVES * report_html.CURVE_POINTS * 12
     most = 4 / 3 * (grids + dots + 3 * 2 * 150**2) + table + names + curves + 1500 * 60
     assert len(text) < most < 0.95 * report_html.MAX_BYTES
@@ -379,7 +423,7 @@ def browser(tmp_path_factory):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     names = ["class 10", "class 9", HOSTILE, "alone"]
-    data = make(folder, (4, 3, 2, 1), class_names=names)
+    data = make(folder, (4, 3, 2, 1), by_words=True, class_names=names)
     intervals = {name: Interval(0.45, 0.55) for name in (R1, MAP)}
     protocols = {R1: "made.test n=10 d=5 euclidean exact seed=0"}
     return report(folder / "run", data, ROWS, protocols, intervals)[0]["report"]

@@ -81,6 +81,7 @@ def test_a_resumed_run_compares_with_the_scores_before_training():
 def test_checkpoints_are_chosen_by_the_first_set_and_output():
     evaluated, _ = session(every=1, n_epochs=2)
     assert evaluated.best_of(["e_recall@1"]) == ["val/features/e_recall@1"]
+    assert evaluated.best_of(["word_mAP", "nmi"]) == ["val/words/word_mAP", "val/features/nmi"]
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,10 @@ def test_classes_of_one_name_are_one_class():
     expected = brute_force(texts[[0, 1, *range(3, 12)]], embeds, merged)
     rows = torch.arange(len(labels))
     images = image_set("made.test", labels.tolist(), names)
-    assert dict(by_words(images, embeds, rows, [texts], METRICS)) == pytest.approx(
-        expected, abs=1e-9
-    )
+    scores = by_words(images, embeds, rows, [texts], METRICS)
+    assert dict(scores) == pytest.approx(expected, abs=1e-9)
+    for values in scores.by_class.values():
+        assert len(values) == 12 and values[0] == values[2]
 
 
 def test_words_find_unseen_classes_and_permuted_words_do_not():

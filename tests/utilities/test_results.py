@@ -175,6 +175,16 @@ def test_the_default_scores_are_the_headlines_or_all_evaluations(make, cli):
     assert cli.table(full, part)[0][0][2:] == names[:2]
 
 
+def test_search_by_words_is_a_headline_in_percent_and_its_control_is_not(make, cli):
+    row = {"epoch": 1, "test/embeds/e_recall@1": 0.5, "test/words/word_recall@1": 0.0707}
+    row |= {"test/words/word_mAP": 0.0594, "test/words/named@1": 0.1}
+    row |= {"test/permuted_words/word_recall@1": 0.0032, "test/permuted_words/word_mAP": 0.004}
+    heading, line = cli.table(make("guided", 0, row))[0]
+    names = ["test/embeds/e_recall@1", "test/words/word_recall@1", "test/words/word_mAP"]
+    assert heading[2:] == names
+    assert line[2:] == ["50.00", "7.07", "5.94"]
+
+
 def test_each_dataset_has_its_table(runs, make, cli):
     cub = make("cub", 0, {"epoch": 1, "test/embeds/nmi": 0.5}, dataset="cub200")
     text = cli(*runs, cub).out

@@ -141,6 +141,8 @@ def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
         (["lr=1..2"], ["--lrr", "2"], "--lrr is not a flag"),
         (["lr=1..2", "--study", "a/b"], [], "--study 'a/b' cannot name a folder"),
         (["lr=1..2", "--objective", "test/embeds/nmi"], [], "must be a validation score"),
+        (["lr=1..2", "--objective", "val/embeds/word_mAP"], [], "use val/words/word_mAP"),
+        (["lr=1..2", "--objective", "val/words/nmi"], [], "use val/embeds/nmi"),
         (["lr=1..2", "--cv_folds", "1"], [], "--cv_folds: 1 is out of range"),
     ],
 )  # fmt: skip
@@ -154,6 +156,20 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
 # --------------------------------------------------------------------------------------------------
 # Trials
 # --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("objective", "evaltypes"),
+    [
+        ("val/words/word_mAP", ["features"]),
+        ("val/features/nmi", ["features"]),
+        ("val/embeds/nmi", ["embeds", "features"]),
+    ],
+)
+def test_words_search_the_output_that_the_run_evaluates(objective, evaltypes):
+    flags = trials.trial_flags(LINE, ["--evaltypes", "features"], objective, Path("out"), 0, 2)
+    assert flags["evaltypes"] == evaltypes
+    assert flags["storage_metrics"] == [objective.rpartition("/")[2]]
+
+
 def test_a_trial_is_the_mean_over_folds_of_the_best_epoch(lab, capsys):
     """lr + 0.05 + 0.01 by FAKE: neither epoch 0 nor one without an evaluation counts."""
     fixed = ("--lr_base_bs", "64", "--seed", "3", "--evaltypes", "features")

@@ -10,7 +10,10 @@ from utilities.results.significance import Summaries, summarise
 from utilities.results.tables import Table, score_table
 
 # Default scores, on the validation classes if there are none on the test classes.
-HEADLINES = ("e_recall@1", "mAP@R", "wrong_word_similarity@10", "wrong_group_share@10")
+HEADLINES = (
+    "e_recall@1", "mAP@R", "wrong_word_similarity@10", "wrong_group_share@10",
+    "words/word_recall@1", "words/word_mAP",
+)  # fmt: skip
 
 
 class Selection(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 
+import metrics
 import parameters
 from utilities import console, faults
 from utilities.files import take_lock
@@ -131,11 +132,16 @@ def check(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
     own = [flag for flag in given if flag in OWN]
     if own:
         raise ValueError(f"--{own[0]} is set by the search itself; leave it out after --")
-    if not re.fullmatch(r"val/(embeds|features)/[^/]+", args.objective):
+    if not re.fullmatch(r"val/(embeds|features|words)/[^/]+", args.objective):
         raise ValueError(
-            f"--objective must be a validation score, such as val/embeds/e_recall@1; got "
-            f"{args.objective}"
+            "--objective must be a validation score, such as val/embeds/e_recall@1 or "
+            f"val/words/word_mAP; got {args.objective}"
         )
+    _, kind, metric = args.objective.split("/")
+    by_words = metrics.parse(metric).words_by is not None
+    if by_words != (kind == "words"):
+        named = f"val/{'words' if by_words else 'embeds'}/{metric}"
+        raise ValueError(f"--objective {args.objective} is no score; use {named}")
 
 
 if __name__ == "__main__":

@@ -261,7 +261,8 @@ def trial_flags(
     line: CommandLine, fixed: Sequence[str], objective: str, folder: Path, fold: int, folds: int
 ) -> Flags:
     """Return the flags of one run before any are drawn; no test class is read."""
-    _, evaltype, metric = objective.split("/")
+    _, kind, metric = objective.split("/")
+    evaltypes = [] if kind == "words" else [kind]  # words search the first of the run's
     return {
         **line.given(fixed),
         "cv_folds": folds,
@@ -272,7 +273,7 @@ def trial_flags(
         "no_train_metrics": True,
         "no_report": True,
         "evaluations": ["retrieval"],
-        "evaltypes": list(dict.fromkeys([evaltype, *(line.parse(fixed)["evaltypes"] or [])])),
+        "evaltypes": list(dict.fromkeys([*evaltypes, *(line.parse(fixed)["evaltypes"] or [])])),
         "storage_metrics": [metric],
     }
 
