@@ -5,6 +5,7 @@ from typing import Any
 
 # Of search by words, in the default set of guided runs on classes with names.
 WORD_METRICS = ("word_recall@1", "word_recall@10", "word_mAP", "named@1")
+NAMING = ("classnames", "names+tags", "names+descriptions")  # words that begin with class names
 _RECALLS = ("e_recall@1", "e_recall@2", "e_recall@4", "e_recall@10")
 
 
@@ -127,7 +128,7 @@ def search_by_words(flags: Any, filled: dict[str, Any]) -> dict[str, Any]:
     guided = flags.language_distill_w or flags.language_proxy_w
     searched = "evaluation_metrics" in filled and "retrieval" in flags.evaluations
     own = filled.get("evaluation_metrics", ())
-    if not guided or not searched or flags.language_words != "classnames" or "word_mAP" in own:
+    if not guided or not searched or flags.language_words not in NAMING or "word_mAP" in own:
         return {}
     changed: dict[str, Any] = {"evaluation_metrics": [*own, *WORD_METRICS]}
     if "evaluation_language_model" in filled and "language_model" not in filled:

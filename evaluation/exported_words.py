@@ -38,7 +38,7 @@ words = safetensors.torch.load_file(Path(__file__).with_name("words.safetensors"
 
 @torch.no_grad()
 def embed(text):
-    """Return where pictures of a text should be: (D,), of length 1."""
+    """Return the query for pictures of a text, (D,), of length 1."""
     options = {{"truncation": True, "return_tensors": "pt"}}
     if model.config.model_type in ("siglip", "siglip2"):  # as in its training
         tokenizer.padding_side = "right"
@@ -69,7 +69,7 @@ class ExportedWords(NamedTuple):
     stored: StoredMap
     file: Path
     encoder: str  # of Hugging Face: an id, a folder, or package:<module>/<folder>
-    vectors: Tensor  # (P, D), where the product sees pictures of the probes
+    vectors: Tensor  # (P, D), queries of the probes by the product
 
 
 def write_words(words: ExportedWords, folder: Path, embeds: Tensor) -> tuple[Path, Tensor, Tensor]:

@@ -238,7 +238,7 @@ def check_query(args: argparse.Namespace) -> None:
 def read_words(
     args: argparse.Namespace, index: ImageIndex, device: torch.device
 ) -> NDArray[np.float32]:
-    """Return (W, D) unit rows: where images that ``--words`` describe should be in the index."""
+    """Return (W, D) unit rows: the queries of an index that ``--words`` make."""
     file = args.map
     if not file:
         made_by = checkpoint_file(args.checkpoint or index.provenance.checkpoint)

@@ -56,7 +56,7 @@ class TowerSearch:
         texts = self.embed_texts(tuple(images.class_names))
         found = Scores({}, {})
         units = F.normalize(torch.cat(embeds), dim=1), F.normalize(texts.float().cpu(), dim=1)
-        found.add(by_words(images, units[0], rows, units[1], self.metrics), f"{self.kind}/")
+        found.add(by_words(images, units[0], rows, [units[1]], self.metrics), f"{self.kind}/")
         return found
 
 

@@ -54,8 +54,8 @@ class WordSearch:
 
     Attributes:
         map: of the last ``fit``.
-        controls: beside it.
         n_classes: that it was fitted to.
+        controls: beside it.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class WordSearch:
     def fit(self, embeds: Tensor, rows: Tensor) -> None:
         """Fit the map and its controls to embeddings (M, D) of training images ``rows`` (M,)."""
         present, labels = torch.from_numpy(self.train.labels)[rows].unique(return_inverse=True)
-        units, words = F.normalize(embeds.cpu(), dim=1), self.words["train"].cpu()
         self.n_classes = len(present)
+        units, words = F.normalize(embeds.cpu(), dim=1), self.words["train"].cpu()
         self.map = fit(words[present], units, labels, seed=self.seed)
         self.controls = [
             fit(words[permutation][present], units, labels, self.map.penalties)

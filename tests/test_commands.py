@@ -137,6 +137,7 @@ CLASSES = (
     *("ankle boot", "rain boot", "running shoe", "house shoe", "red sandal", "blue sandal"),
     *("high heel", "low heel", "snow shoe", "work boot"),
     *("tall boot", "short boot", "wool shoe", "old sandal", "new sandal", "flat heel"),
+    *("soft boot", "hard boot", "silk shoe", "big sandal"),
 )
 SOUGHT = "red panda fire truck in snow tiger"  # by --words
 RESULTS = {  # groups of the benchmark script's runs, three seeds each
@@ -165,7 +166,7 @@ SCORES = {
 
 
 def labelled(folder, per_class=6):
-    """Write sixteen classes, each in a group of its own: eight are enough for a map from words."""
+    """Write twenty classes, each in a group of its own: ten are enough for a map from words."""
     for kind, name in enumerate(CLASSES):
         for number in range(1, per_class + 1):
             file = folder / "images" / name / f"{number:04d}.jpg"

@@ -57,8 +57,8 @@ def evaluate(run: Path) -> tuple[ReportData, evaluation.Scores]:
     data = datasets.build_as_trained(args, trained.flags, trained.data, trained.file)
     embedder = trained.embedder.to(device)
     preparation = evaluation.preprocessing_of(embedder, vars(args))
-    read_names = language.names_reader(device)
-    session = evaluation.build(args, embedder, data, preparation, device, 0, read_names)
+    words = language.NamesReader(device), lambda _: None, lambda: None
+    session = evaluation.build(args, embedder, data, preparation, device, 0, *words)
     scores = session.evaluate_if_due(0)
     shown = session.report_data(args.seed)
     if session.chosen_by != "test" or shown.word_queries is None or shown.names_seen:

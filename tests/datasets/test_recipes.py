@@ -75,6 +75,7 @@ def test_openclipart_is_read_by_its_captions_and_judged_on_emoji():
         ("--language_model minilm", True, "minilm"),  # of which nothing else needs CLIP
         ("--language_model minilm --evaluation_language_model bert", True, "bert"),
         ("--dataset emoji --language_model bert", True, "minilm"),  # as emoji's other runs
+        ("--language_words names+tags", True, "clip"),
         ("--evaluation_metrics mAP@R", False, "clip"),
         ("--evaluations knn", False, "clip"),
         ("--language_words pseudolabels", False, "clip"),  # of names that may say nothing
