@@ -379,9 +379,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
                                   "pseudolabels", "captions"), ".json"), None,
          "classnames, names+tags, descriptions, names+descriptions (all of classes.json), "
          "pseudolabels, captions, or a JSON file {class: word or words}"),
-    Flag("language_prompt", text, ["a photo of a {}"],
+    Flag("language_prompt", text, None,
          "prompt around each word {}; of several the mean embedding counts; descriptions and "
-         "captions take none", nargs="+"),
+         "captions take none (default: by dataset; 'a photo of a {}' in the benchmarks)",
+         nargs="+"),
     Flag("language_several", OneOf(("ranks", "mean")), "ranks",
          "several words of a class: ranks compares the first with the first and so on, mean their "
          "mean embeddings"),
@@ -394,13 +395,14 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("language_pseudoclass_average", OneOf(("logits", "probabilities")), "logits",
          "quantity averaged over the images of a class; logits as released"),
     Flag("language_pseudoclass_model", text, None, "timm ImageNet classifier for pseudolabels"),
-    Flag("language_shift", real, 1.0, "gamma, added to the word similarities"),
+    Flag("language_shift", real, None,
+         "gamma, added to the word similarities (default: by dataset; 1 in the benchmarks)"),
     Flag("language_temp", positive, 1.0, "T, temperature of both distributions"),
     Flag("language_distill_dir", OneOf(("backward", "forward")), "backward",
          "backward: KL(images || words), as published; forward: the reverse"),
-    Flag("language_proxy_w", nonnegative, 0.0,
+    Flag("language_proxy_w", nonnegative, None,
          "lambda, weight of a softmax over class vectors that a learned map reads from words; 0: "
-         "none"),
+         "none (default: by dataset, if --language_distill_w is set)"),
     Flag("language_proxy_vectors", OneOf(("words", "free")), "words",
          "class vectors: read from words, or free of them, as a control"),
     Flag("language_proxy_scale", positive, 16.0, "scale of the cosines, an inverse temperature"),
@@ -739,15 +741,16 @@ def check_objective(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             f"--language_control {args.language_control} replaces words, which no term reads; set "
             "--language_distill_w, such as 7.5, or --language_proxy_w, such as 0.03"
         )
-    for prompt in args.language_prompt:
+    prompts = args.language_prompt or []
+    for prompt in prompts:
         if prompt.count("{}") != 1:
             parser.error(
                 f"--language_prompt must contain {{}}, the place of the word, once; got {prompt!r}"
             )
     unprompted = args.language_words in ("descriptions", "names+descriptions", "captions")
-    if len(args.language_prompt) > 1 and unprompted:
+    if len(prompts) > 1 and unprompted:
         parser.error(
-            f"--language_prompt has {len(args.language_prompt)} prompts, but --language_words "
+            f"--language_prompt has {len(prompts)} prompts, but --language_words "
             f"{args.language_words} takes none; leave it out"
         )
     if args.language_several == "mean" and args.language_words in SINGLE:

@@ -24,6 +24,9 @@ class Recipe:
     train_scale: tuple[float, float] = (0.08, 1.0)  # area share of the random resized crop
     language_model: str = "clip"
     language_words: str = "classnames"
+    language_prompt: tuple[str, ...] = ("a photo of a {}",)
+    language_shift: float = 1.0
+    language_proxy_w: float = 0.0  # where there is a language_distill_w
     language_pseudoclass_model: str = "resnet50"
     n_epochs: int = 150
     max_steps: int = 0  # 0: n_epochs says how long
@@ -66,6 +69,9 @@ RECIPES = {
         crop_ratio=1.0,  # a drawing fills its square
         train_scale=(0.5, 1.0),
         language_model="minilm",
+        language_prompt=("{}",),
+        language_shift=0.0,
+        language_proxy_w=0.03,
         language_pseudoclass_model="efficientnet_lite0",
         n_epochs=6,
         lr=3e-4,
@@ -139,7 +145,12 @@ def search_by_words(flags: Any, filled: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill(flags: Any, recipe: Recipe) -> dict[str, Any]:
-    """Set unset attributes of ``flags`` to the recipe's values; return these."""
+    """Set unset attributes of ``flags`` to the recipe's values; return these.
+
+    Without ``--language_distill_w`` no recipe adds a term of words.
+    """
+    if not getattr(flags, "language_distill_w", 0):
+        recipe = replace(recipe, language_proxy_w=0.0)
     filled = {
         field.name: getattr(recipe, field.name)
         for field in fields(recipe)

@@ -69,14 +69,15 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
 
 
 def test_samplers_of_one_flag_and_the_distillation_agree_on_its_default():
-    args = vars(parameters.parse([]))
+    args = parameters.parse(["--dataset", "cub200"])
+    fill_by_recipe(args)
     for prefix, components in (
         ("data", loaded(SAMPLERS).values()),
         ("language", [LanguageDistillation, LanguageGuide]),
     ):
         for component in components:
             for key, default in hyperparameters(component).items():
-                assert args[f"{prefix}_{key}"] == default
+                assert getattr(args, f"{prefix}_{key}") == default
 
 
 def test_published_defaults():
@@ -85,6 +86,7 @@ def test_published_defaults():
     filled, why = fill_by_recipe(args)
     assert set(filled) == {
         "arch", "image_size", "language_model", "language_words", "language_pseudoclass_model",
+        "language_prompt", "language_shift", "language_proxy_w",
         "n_epochs", "max_steps", "optim", "lr", "lr_base_bs", "decay", "scheduler", "warmup_steps",
         "evaluate_every", "evaluation_metrics", "evaluation_language_model", "evaluation_datasets",
     }  # fmt: skip
@@ -101,6 +103,18 @@ def test_published_defaults():
         "language_words": "classnames", "evaluations": ["retrieval"], "evaluation_datasets": [],
     }  # fmt: skip
     assert {name: getattr(args, name) for name in published} == published
+
+
+def test_a_recipe_adds_the_term_of_words_to_guided_runs_alone():
+    for typed, weight in (
+        ([], 0), (["--language_distill_w", "7.5"], 0.03),
+        (["--language_distill_w", "7.5", "--language_proxy_w", "0"], 0),
+        (["--language_proxy_w", "0.1"], 0.1),
+    ):  # fmt: skip
+        args = parameters.parse(["--dataset", "emoji", *typed])
+        fill_by_recipe(args)
+        assert args.language_proxy_w == weight
+        assert args.language_shift == 0 and args.language_prompt == ["{}"]
 
 
 @pytest.mark.parametrize("dataset", RECIPES)
