@@ -104,7 +104,8 @@ emoji() {
     for seed in $(seeds_or 0 1 2); do
         common=(--dataset emoji --loss multisimilarity --n_epochs 8 --scheduler cosine
             --evaluate_every 8 --no_train_metrics --seed "$seed")
-        guided=("${common[@]}" --language_distill_w 7.5 --language_shift 0 --language_prompt '{}')
+        guided=("${common[@]}" --language_distill_w 7.5 --language_shift 0 --language_prompt '{}'
+            --language_proxy_w 0)
         run baseline "${common[@]}"
         run classnames "${guided[@]}"
         run pseudolabels "${guided[@]}" --language_pseudoclass
@@ -119,7 +120,7 @@ emoji_validation() {
             --evaluate_every 12 --no_train_metrics --no_test_metrics
             --use_tv_split --tv_split_perc 0.6 --seed "$seed")
         run val_baseline "${common[@]}"
-        common+=(--language_prompt '{}' --language_shift 0)
+        common+=(--language_prompt '{}' --language_shift 0 --language_proxy_w 0)
         run val_w7.5 "${common[@]}" --language_distill_w 7.5
         run val_w7.5_permuted "${common[@]}" --language_distill_w 7.5 --language_control permuted
         run val_w20 "${common[@]}" --language_distill_w 20
@@ -136,12 +137,12 @@ emoji_long() {
             --no_train_metrics --seed "$seed")
         run long_baseline "${common[@]}"
         run long_classnames "${common[@]}" --language_distill_w 7.5 --language_shift 0 \
-            --language_prompt '{}'
+            --language_prompt '{}' --language_proxy_w 0
     done
 }
 
 emoji_curve() { # SIZES="16 622" runs only these numbers of training classes
-    local seed n bs steps common
+    local seed n bs steps common match
     for seed in $(seeds_or 0 1 2 3 4); do
         for n in ${SIZES:-16 31 62 124 311 622}; do
             # As many steps as are best on validation classes, without words.
@@ -157,9 +158,9 @@ emoji_curve() { # SIZES="16 622" runs only these numbers of training classes
                 --bs "$bs" --max_steps "$steps" --evaluate_every 1000 --no_train_metrics --no_report
                 --language_shift 0 --language_prompt '{}' --seed "$seed")
             run "curve_${n}_none" "${common[@]}"
-            run "curve_${n}_match" "${common[@]}" --language_distill_w 7.5
-            run "curve_${n}_match_permuted" "${common[@]}" --language_distill_w 7.5 \
-                --language_control permuted
+            match=("${common[@]}" --language_distill_w 7.5 --language_proxy_w 0)
+            run "curve_${n}_match" "${match[@]}"
+            run "curve_${n}_match_permuted" "${match[@]}" --language_control permuted
             run "curve_${n}_proxy" "${common[@]}" --language_proxy_w 0.03
             run "curve_${n}_proxy_permuted" "${common[@]}" --language_proxy_w 0.03 \
                 --language_control permuted
@@ -195,7 +196,7 @@ league() {
             [ "$loss" != oproxy ] || flags+=(--warmup 1)
             run "league_$loss" "${flags[@]}"
             run "league_${loss}_guided" "${flags[@]}" --language_distill_w 7.5 \
-                --language_shift 0 --language_prompt '{}'
+                --language_shift 0 --language_prompt '{}' --language_proxy_w 0
         done
     done
 }

@@ -147,9 +147,14 @@ def search_by_words(flags: Any, filled: dict[str, Any]) -> dict[str, Any]:
 def fill(flags: Any, recipe: Recipe) -> dict[str, Any]:
     """Set unset attributes of ``flags`` to the recipe's values; return these.
 
-    Without ``--language_distill_w`` no recipe adds a term of words.
+    A recipe adds a term of words only beside ``--language_distill_w``, and for words of classes.
     """
-    if not getattr(flags, "language_distill_w", 0):
+    given = {"language_distill_w": 0, "language_words": None} | vars(flags)
+    of_images = given["language_words"] == "captions" or (
+        given["language_words"] == "pseudolabels"
+        and given["language_pseudoclass_level"] == "sample"
+    )
+    if not given["language_distill_w"] or of_images:
         recipe = replace(recipe, language_proxy_w=0.0)
     filled = {
         field.name: getattr(recipe, field.name)

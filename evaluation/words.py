@@ -110,7 +110,7 @@ def fit(trained: Trained, args: argparse.Namespace) -> StoredMap:
         precision=devices.precision(args.precision, device),
     )
     model = args.evaluation_language_model
-    words = {"train": language.names_reader(device)(model, names)}
+    words = {"train": language.NamesReader(device)(model, names)}
     search = WordSearch(data.train, words, [], seed=args.seed)
     search.fit(features.embeds, features.rows)
     return search.stored(model, OUTPUT, args.arch, preparation, trained.embedder)

@@ -13,6 +13,7 @@ ROWS = {
     "emoji": 4,
     "emoji_validation": 6,
     "emoji_long": 2,
+    "emoji_curve": 42,
     "league": 2 * len(parameters.LABEL_LOSSES),
     "openclipart": 9,
     "redcaps": 6,

@@ -110,6 +110,10 @@ def test_a_recipe_adds_the_term_of_words_to_guided_runs_alone():
         ([], 0), (["--language_distill_w", "7.5"], 0.03),
         (["--language_distill_w", "7.5", "--language_proxy_w", "0"], 0),
         (["--language_proxy_w", "0.1"], 0.1),
+        (["--language_distill_w", "7.5", "--language_words", "pseudolabels"], 0.03),
+        (["--language_distill_w", "7.5", "--language_words", "captions"], 0),
+        (["--language_distill_w", "7.5", "--language_words", "pseudolabels",
+          "--language_pseudoclass_level", "sample"], 0),
     ):  # fmt: skip
         args = parameters.parse(["--dataset", "emoji", *typed])
         fill_by_recipe(args)
