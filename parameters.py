@@ -411,8 +411,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "end)", nargs="+"),
     Flag("evaluation_datasets", text, None,
          "labelled datasets to evaluate frozen features on: as --dataset, NAME:groups for its "
-         "groups as classes, or a downstream dataset such as cifar10, food101 or dtd (default: by "
-         "dataset; for a labelled one, itself)", nargs="+"),
+         "groups as classes, NAME:groups_apart to test these on other classes, or a downstream "
+         "dataset such as cifar10 or dtd (default: by dataset; for a labelled one, itself)",
+         nargs="+"),
     Flag("no_report", switch, False, "write no pictures and no report.html"),
     Flag("evaltypes", OneOf(("embeds", "features")), None,
          "embeds (output of the embedding layer), features (its pooled input) (default: what the "
