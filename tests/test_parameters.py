@@ -57,7 +57,7 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
         "data_sampler": "class_random", "data_pairs_by": "language", "data_pairs_checkpoint": None,
         "data_pairs_from": None,
         "data_pairs_k": options.k, "data_pairs_scope": options.scope,
-        "data_pairs_distinct": options.distinct,
+        "data_pairs_distinct": options.distinct, "data_pairs_csls": options.csls,
     }  # fmt: skip
     assert {key: value for key, value in args.items() if key.startswith("data_")} == expected
     assert {"data_pairs_threshold", "data_pairs_self"} <= set(expected)

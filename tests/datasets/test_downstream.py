@@ -259,7 +259,7 @@ def test_groups_that_there_are_not(mine, tmp_path):
     mine({"a": 2, "b": 2})
     with pytest.raises(ValueError, match=r"mine:groups: the classes of mine have no groups"):
         build("mine:groups", tmp_path)
-    with pytest.raises(ValueError, match=r"only :groups or :groups_apart can .* use mine:groups or"):
+    with pytest.raises(ValueError, match=r"only :groups or :groups_apart .* mine:groups or"):
         build("mine:group", tmp_path)
 
 
