@@ -223,6 +223,8 @@ def test_a_published_command_parses():
         ("--tv_split_perc 1.5 --use_tv_split", "out of range"),
         ("--cv_folds 1", "--cv_folds must be 0 or at least 2; got 1"),
         ("--cv_folds 4 --cv_fold 4", "must be below --cv_folds; got --cv_fold 4 --cv_folds 4"),
+        ("--data_pairs_csls -1", "-1 is out of range"),
+        ("--data_pairs_csls 10 --data_pairs_from DIR", "--csls to python -m language.neighbours"),
         ("--cv_fold 2", "must be below --cv_folds; got --cv_fold 2 --cv_folds 0"),
         ("--cv_folds 4 --use_tv_split", "both hold out training classes"),
         ("--config nowhere.yaml", "nowhere.yaml: --config cannot be read"),
