@@ -90,7 +90,8 @@ class LanguagePairs(Pairs):
             mapped: read once, a block at a time, and then by the rows of each batch.
         similarities: (N, k) cosines of each image with its neighbours, in [-1, 1].
         pairs_threshold: least similarity of a pair; -1 keeps every neighbour.
-        pairs_mutual: keep (i, j) only if i is among the k nearest of j too; ties count as nearest.
+        pairs_mutual: keep (i, j) only if i is among the k nearest of j too, or as similar to j as
+            the least similar of these (``language.pair_quality.mutual``).
         pairs_self: probability of the tuple (i, i) instead, in [0, 1].
 
     Raises:
