@@ -12,6 +12,8 @@
 #                   core each; LOSSES="circle supcon" runs only these
 #         openclipart  pairs by captions beside one image twice and random partners, offline, on a
 #                   CPU; the other objectives at seed 0 alone
+#         openclipart_scratch  the same pairs from random weights, as published, and from ImageNet
+#                   weights, scored on coarse classes: the subgroups of emoji
 #         redcaps   the published self-supervision on RedCaps, with and without language
 #         cub200    the published runs on CUB200-2011, multisimilarity and S2SD, Roth et al., CVPR
 #                   2022, each at the published constant rate and by the step schedule beside it
@@ -20,8 +22,8 @@
 #                   Training Strategies, ICML 2020, train them; LOSSES as above, and
 #                   DATASETS="cub200 cars196"
 #         all       all of these
-# SEED    0 1 2 for emoji, openclipart and baselines unless given, 0 1 2 3 4 for emoji_curve; the
-#         published seed of each row for cub200 and cars196; 0 for the others
+# SEED    0 1 2 for emoji, both openclipart groups and baselines unless given, 0 1 2 3 4 for
+#         emoji_curve; the published seed of each row for cub200 and cars196; 0 for the others
 # ROW     run only this one: a name, or a number as --list shows it
 # --list  list the rows and run none
 # --array runs the row whose number the job scheduler sets: in JOB_INDEX, or else in
@@ -37,7 +39,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-groups=(emoji emoji_validation emoji_long emoji_curve league openclipart redcaps cub200 cars196 baselines)
+groups=(emoji emoji_validation emoji_long emoji_curve league openclipart openclipart_scratch
+    redcaps cub200 cars196 baselines)
 
 fail() { echo "language_guidance_benchmark_runs.sh: $*" >&2; exit 2; }
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; }
@@ -221,6 +224,32 @@ openclipart() {
         run simsiam_language "${common[@]}" --loss simsiam --data_sampler language_pairs
         run clip "${common[@]}" --loss clip
         run slip "${common[@]}" --loss slip
+    done
+}
+
+openclipart_scratch() {
+    local seed common start flags
+    for seed in $(seeds_or 0 1 2); do
+        common=(--dataset openclipart --loss simclr --loss_simclr_layers 2
+            --loss_simclr_hidden_dim 512 --image_size 32 --bs 128 --evaluations linear_probe fewshot
+            --evaluation_datasets emoji:groups emoji:groups_apart --no_report --seed "$seed")
+        for start in scratch pretrained; do
+            case "$start" in
+                scratch)
+                    flags=(--arch test_resnet --not_pretrained --no_zero_init_last --lr 1e-3)
+                    ;;
+                pretrained) flags=() ;;
+            esac
+            run "${start}_untrained" "${common[@]}" "${flags[@]}" --n_epochs 0
+            case "$start" in
+                scratch) flags+=(--n_epochs 6 --evaluate_every 6 --warmup_steps 40) ;;
+            esac
+            run "${start}_simclr" "${common[@]}" "${flags[@]}" --data_sampler augmented_pairs
+            run "${start}_language" "${common[@]}" "${flags[@]}" --data_sampler language_pairs
+            run "${start}_language_views" "${common[@]}" "${flags[@]}" \
+                --data_sampler language_pairs --augmentation simclr
+            run "${start}_random" "${common[@]}" "${flags[@]}" --data_sampler random_pairs
+        done
     done
 }
 

@@ -156,6 +156,11 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("data_pairs_k", count, 1, "number of nearest partners to draw one from"),
     Flag("data_pairs_threshold", cosine, -1.0,
          "lowest cosine of a partner; an image without one is skipped"),
+    Flag("data_pairs_mutual", switch, False,
+         "keep a partner only if the image is among the k nearest of the partner too"),
+    Flag("data_pairs_csls", natural, 0,
+         "choose captions that are near to many others less often: rank partners by cosine less "
+         "half the partner's mean cosine with so many nearest captions, such as 10; 0: by cosine"),
     Flag("data_pairs_self", share, 0.0, "probability of pairing an image with itself"),
     Flag("data_pairs_scope", OneOf(("none", "subreddit", "year", "subreddit_year")), "none",
          "draw partners from the same subreddit, year or both, as RedCaps' directories name them"),
@@ -429,8 +434,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "end)", nargs="+"),
     Flag("evaluation_datasets", text, None,
          "labelled datasets to evaluate frozen features on: as --dataset, NAME:groups for its "
-         "groups as classes, or a downstream dataset such as cifar10, food101 or dtd (default: by "
-         "dataset; for a labelled one, itself)", nargs="+"),
+         "groups as classes, NAME:groups_apart to test these on other classes, or a downstream "
+         "dataset such as cifar10 or dtd (default: by dataset; for a labelled one, itself)",
+         nargs="+"),
     Flag("no_report", switch, False, "write no pictures and no report.html"),
     Flag("evaltypes", OneOf(("embeds", "features")), None,
          "embeds (output of the embedding layer), features (its pooled input) (default: what the "
@@ -717,6 +723,11 @@ def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(
             f"--augmentation slip makes the three views of --loss slip, not those of --loss "
             f"{args.loss}; use global_crop or simclr"
+        )
+    if args.data_pairs_csls and args.data_pairs_from:
+        parser.error(
+            f"--data_pairs_csls {args.data_pairs_csls} finds partners, which --data_pairs_from "
+            "reads; give --csls to python -m language.neighbours instead, or drop one of them"
         )
     stored = args.data_sampler in needing(SAMPLERS, "embeddings")
     if stored and args.data_batchmatch_bigbs < args.bs:

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from language.pair_quality import blocks, mutual, quality, reach
+
 from .base import Sampler, check_batch_size
 
 LOG = logging.getLogger(__name__)
 
-BLOCK = 1 << 18  # rows of the arrays of neighbours that are in memory at a time
 REMEDY = "recompute them with python -m language.neighbours"
 
 
@@ -89,11 +90,13 @@ class LanguagePairs(Pairs):
             mapped: read once, a block at a time, and then by the rows of each batch.
         similarities: (N, k) cosines of each image with its neighbours, in [-1, 1].
         pairs_threshold: least similarity of a pair; -1 keeps every neighbour.
+        pairs_mutual: keep (i, j) only if i is among the k nearest of j too, or as similar to j as
+            the least similar of these (``language.pair_quality.mutual``).
         pairs_self: probability of the tuple (i, i) instead, in [0, 1].
 
     Raises:
         ValueError: as Sampler; a single view; a value out of its range; the arrays do not fit the
-            N images; ``pairs_threshold`` leaves too few images for a batch.
+            N images; ``pairs_threshold`` and ``pairs_mutual`` leave too few images for a batch.
     """
 
     distinct = True
@@ -110,6 +113,7 @@ class LanguagePairs(Pairs):
         n_views: int = 2,
         *,
         pairs_threshold: float = -1.0,
+        pairs_mutual: bool = False,
         pairs_self: float = 0.0,
     ) -> None:
         check_batch_size(n_images, bs, world_size=world_size)
@@ -123,19 +127,26 @@ class LanguagePairs(Pairs):
         self.partners = partners
         self.similarities = similarities
         self.pairs_threshold = pairs_threshold
+        self.pairs_mutual = pairs_mutual
         self.pairs_self = pairs_self
 
+        self.refuse_strange_partners()
+        self.reached = reach(partners, similarities)
         self.rows = self.rows_with_partners()
         self.n_left_out = n_images - len(self.rows)
         if len(self.rows) < bs:
             raise ValueError(self.too_few(len(self.rows), bs, world_size))
         super().__init__(n_images, bs, seed, rank, world_size, n_views)
-        if self.n_left_out and rank == 0:
+        if rank:
+            return
+        if self.n_left_out:
             LOG.info(
-                "skipped %d of %d training images: no neighbour's similarity reaches "
+                "skipped %d of %d training images: no %sneighbour's similarity reaches "
                 "pairs_threshold %g",
-                *(self.n_left_out, n_images, pairs_threshold),
+                *(self.n_left_out, n_images, "mutual " * pairs_mutual, pairs_threshold),
             )
+        found = quality(partners, similarities, usable=self.usable, reached=self.reached)
+        LOG.info("language pairs: %s", found)
 
     def partners_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         partners = np.asarray(self.partners[rows], dtype=np.int64)  # (bs, k)
@@ -150,14 +161,21 @@ class LanguagePairs(Pairs):
     def usable(
         self, partners: NDArray[np.integer], similarities: NDArray[np.floating]
     ) -> NDArray[np.bool_]:
-        """Return which neighbours may be drawn: those that exist and are similar enough."""
-        return (partners >= 0) & (similarities >= self.pairs_threshold)
+        """Return which neighbours may be drawn: those that exist, similar enough and mutual."""
+        return self.candidates(partners, similarities) & (similarities >= self.pairs_threshold)
 
-    def rows_with_partners(self) -> NDArray[np.int64]:
-        """Check the neighbours; return the images with one that may be drawn, (M,) ascending."""
+    def candidates(
+        self, partners: NDArray[np.integer], similarities: NDArray[np.floating]
+    ) -> NDArray[np.bool_]:
+        """Return which neighbours may be drawn at some threshold."""
+        if self.pairs_mutual:
+            return mutual(partners, similarities, self.reached)
+        return (partners >= 0) & (similarities >= -1)  # and not NaN
+
+    def refuse_strange_partners(self) -> None:
+        """Raise ValueError for partners that are no other rows of the images."""
         n_images = len(self.partners)
-        found = []
-        for start, partners, similarities in self.blocks():
+        for start, partners, _ in blocks(self.partners, self.similarities):
             rows = np.arange(start, start + len(partners))
             strange = ((partners < -1) | (partners >= n_images)).any(axis=1)
             if strange.any():
@@ -172,30 +190,32 @@ class LanguagePairs(Pairs):
                     f"neighbours of captions: image {rows[own][0]} is its own partner; {REMEDY}. "
                     "Use pairs_self for pairs of an image with itself"
                 )
-            found.append(rows[self.usable(partners, similarities).any(axis=1)])
+
+    def rows_with_partners(self) -> NDArray[np.int64]:
+        """Return the images with a neighbour that may be drawn, (M,) ascending."""
+        found = [
+            start + np.flatnonzero(self.usable(partners, similarities).any(axis=1))
+            for start, partners, similarities in blocks(self.partners, self.similarities)
+        ]
         return np.concatenate(found)
 
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.integer], NDArray[np.floating]]]:
-        """Yield the arrays of neighbours a block at a time: first row, partners, similarities."""
-        for start in range(0, len(self.partners), BLOCK):
-            block = slice(start, start + BLOCK)
-            yield start, np.asarray(self.partners[block]), np.asarray(self.similarities[block])
-
     def too_few(self, n_left: int, bs: int, world_size: int) -> str:
-        """Return the error if the threshold leaves no batch, with what would leave one."""
+        """Return the error if the filters leave no batch, with what would leave one."""
         nearest = np.concatenate(
             [
-                np.where((partners >= 0) & (sims >= -1), sims, -np.inf).max(axis=1, initial=-np.inf)
-                for _, partners, sims in self.blocks()
+                np.where(self.candidates(partners, sims), sims, -np.inf).max(
+                    axis=1, initial=-np.inf
+                )
+                for _, partners, sims in blocks(self.partners, self.similarities)
             ]
         )  # (N,)
-        remedies = []
+        remedies = ["no pairs_mutual"] * self.pairs_mutual
         if np.isfinite(enough := np.sort(nearest)[-bs]):
             remedies.append(f"a threshold of {math.floor(1000 * enough) / 1000:g} or less")
         if fits := n_left - n_left % world_size:
             remedies.append(f"a batch of {fits} or less")
         return (
-            f"pairs_threshold must leave bs = {bs} images with a neighbour; got "
-            f"{self.pairs_threshold:g}, which leaves {n_left} of {len(nearest)}; "
+            f"pairs_threshold must leave bs = {bs} images with a {'mutual ' * self.pairs_mutual}"
+            f"neighbour; got {self.pairs_threshold:g}, which leaves {n_left} of {len(nearest)}; "
             f"use {' or '.join(remedies) or 'images with captions that are more alike'}"
         )

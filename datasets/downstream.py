@@ -25,13 +25,15 @@
 | NAME         |         |                        | a folder of your own: halves of each class; |
 |              |         |                        | of a manifest that names test, of test's    |
 | NAME:groups  |         |                        | as NAME; the groups of classes are classes  |
+| NAME:groups_apart |    |                        | as that, but halves of each group's classes |
 
 Where val is –, linear_probe takes some of train. * is scored by the mean of class accuracies. Sizes
 of drawn splits follow Radford et al., Learning Transferable Visual Models From Natural Language
 Supervision, ICML 2021, table 9, but the draws are ours, and so are clevr-counts (its test images
 have no labels) and stl10 (they train on one fold). caltech101 is without its background class.
 emoji, cub200, online_products, inshop and inat hold only the test classes of ``datasets.splits``,
-which a model trained on the others never saw; cub2011 and cars196 hold all classes.
+which a model trained on the others never saw; cub2011 and cars196 hold all classes. With :groups
+train and test show other images of the same classes; with :groups_apart, of other classes.
 """
 
 import logging
@@ -92,8 +94,10 @@ def build(name: str, source_path: Path, *, seed: int = 0) -> Downstream:
     base, _, groups = name.partition(":")
     rng = np.random.default_rng(derive(seed, "downstream", base))
     with _flagged(name):
-        if groups not in ("", "groups"):
-            raise ValueError(f"only :groups can follow a name; use {base}:groups or {base}")
+        if groups not in ("", "groups", "groups_apart"):
+            raise ValueError(
+                f"only :groups or :groups_apart can follow a name; use {base}:groups or {base}"
+            )
         if groups:
             sets, class_names = _by_group(name, labelled(base, source_path), rng)
         else:
@@ -195,13 +199,17 @@ def _halved(
 
 
 def _by_group(name: str, images: ImageSet, rng: np.random.Generator) -> Sets:
-    """Return halves of each class as without :groups, labelled by the groups of the classes."""
+    """Return halves of each class as without :groups, labelled by the groups of the classes.
+
+    With :groups_apart, return halves of each group's classes.
+    """
+    base, _, how = name.partition(":")
     if not images.class_groups:
         raise ValueError(
             f'the classes of {images.name} have no groups; give each a "group" in its '
-            f"classes.json, or use {name.partition(':')[0]}"
+            f"classes.json, or use {base}"
         )
-    halves, _ = _halved(name, images, rng)
+    halves = _apart(name, images, rng) if how == "groups_apart" else _halved(name, images, rng)[0]
     names = tuple(sorted(set(halves["train"].class_groups)))
 
     def regroup(half: ImageSet) -> ImageSet:
@@ -216,6 +224,27 @@ def _by_group(name: str, images: ImageSet, rng: np.random.Generator) -> Sets:
         )
 
     return {part: regroup(half) for part, half in halves.items()}, names
+
+
+def _apart(name: str, images: ImageSet, rng: np.random.Generator) -> dict[str, ImageSet]:
+    """Draw classes of each group for train and for test; a group of one class is left out."""
+    groups, group = np.unique(images.class_groups, return_inverse=True)  # (C,) of each class
+    alone = np.bincount(group) < 2
+    if alone.any():
+        LOG.warning(
+            "%s: skipped %d groups of one class, which cannot be both in train and in test: %s",
+            *(name, alone.sum(), listed(groups[alone])),
+        )
+    paired = np.flatnonzero(~alone[group])
+    if not len(paired):
+        raise ValueError(
+            f"no group of {images.name} has two classes; use {name.partition(':')[0]}:groups"
+        )
+    parts = zip(("train", "test"), draw(group[paired], None, rng), strict=True)
+    return {
+        part: images.of_classes(paired[places], f"{name}.downstream.{part}")
+        for part, places in parts
+    }
 
 
 def _cub(source_path: Path, rng: np.random.Generator) -> Sets:

@@ -218,7 +218,10 @@ def partners(
     if args.data_pairs_from:
         return read(Path(args.data_pairs_from), n=len(train), digest=identity(train))
     options = Options(
-        k=args.data_pairs_k, scope=args.data_pairs_scope, distinct=args.data_pairs_distinct
+        k=args.data_pairs_k,
+        scope=args.data_pairs_scope,
+        distinct=args.data_pairs_distinct,
+        csls=args.data_pairs_csls,
     )
     rows = rows_of(train, options.scope)
     if args.data_pairs_by == "visual":

@@ -25,18 +25,23 @@ KMEANS_ROUNDS = 8
 
 
 class Flat:
-    """Exact search among (U, D) vectors of any length: every query reads all lists."""
+    """Exact search among (U, D) vectors of any length: every query reads all lists.
+
+    With ``handicaps`` (U,), vectors are ranked by their cosine less their handicap.
+    """
 
     name = "flat"
 
     def __init__(self, vectors: Tensor) -> None:
         self.vectors = vectors
+        self.handicaps: Tensor | None = None
         self.lists: Sequence[Tensor] = torch.arange(len(vectors), device=vectors.device).split(RUN)
 
     def search(self, queries: Tensor, m: int, n_read: int = 0) -> tuple[Tensor, Tensor]:
-        """Return similarities and vectors (Q, m) on the CPU, nearest first; -inf and -1 for none.
+        """Return ranks and vectors (Q, m) on the CPU, nearest first; -inf and -1 for none.
 
-        A query finds itself too. An inverted file reads ``n_read`` lists for each query.
+        A rank is the cosine less the handicap. A query finds itself too. An inverted file reads
+        ``n_read`` lists for each query.
         """
         # Of a query are held D values in float32 and, sorted by list, what it reads.
         size = max(1, 2 * BLOCK_BYTES // (4 * self.vectors.shape[1] + 24 * n_read + 24 * m))
@@ -52,19 +57,28 @@ class Flat:
                     if not len(members) or not len(reading):
                         continue
                     others = unit(self.vectors[members])
+                    less = None if self.handicaps is None else self.handicaps[members]
                     for rows in reading.split(max(1, most // (4 * len(members)))):
-                        _enter(near, which, rows, points[rows] @ others.T, members)
+                        sims = points[rows] @ others.T
+                        _enter(near, which, rows, sims if less is None else sims - less, members)
                 best[places], ids[places] = near.cpu(), which.cpu()
                 bar.update(len(points))
         return best, ids
 
     def others(self, queries: Tensor, k: int, n_read: int = 0) -> tuple[Tensor, Tensor]:
-        """Return ``search`` without the query itself, left out by its number, with k columns."""
+        """Return cosines and vectors as ``search``, without the query itself, with k columns."""
         sims, ids = self.search(queries, k + 1, n_read)
         sims = sims.masked_fill(ids == queries[:, None], -torch.inf)
         sims, order = sims.sort(dim=1, descending=True, stable=True)
         ids = ids.gather(1, order).masked_fill(sims.isinf(), -1)
+        sims = sims + self.handicaps_of(ids)
         return torch.where(sims.isinf(), sims, sims.clamp(-1.0, 1.0))[:, :k], ids[:, :k]
+
+    def handicaps_of(self, ids: Tensor) -> Tensor:
+        """Return the handicap of each of ``ids``, on the CPU; 0 for an id of -1."""
+        if self.handicaps is None:
+            return torch.zeros(ids.shape)
+        return self.handicaps.cpu()[ids.clamp(min=0)].masked_fill(ids < 0, 0.0)
 
     def _readers(self, points: Tensor, n_read: int) -> Sequence[Tensor]:
         """For each list the places of its readers among the queries ``points`` (Q, D)."""

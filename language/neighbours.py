@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from language import SCOPES, encoders
-from language.copies import distinct, hash_texts
+from language.copies import READ_ROWS, distinct, hash_texts
+from language.embedding_store import EmbeddingStore
+from language.pair_quality import mutual, quality, reach
 from language.pairing import ImageEmbedder, Rank, find, image_embedder, rows_of
 from language.partner_folder import Partners, from_released_json, read, save, write
 from language.search import Options
@@ -31,6 +33,7 @@ LOG = logging.getLogger(__name__)
 
 EXAMPLES = 5  # pairs of captions that are printed
 SHOWN = 60  # characters of each
+LOOKS = 10  # visual neighbours of an image, which its partner is among or not
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,12 +50,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threshold", type=float, default=Options.threshold, help="least cosine of a partner")
     add("--scope", choices=SCOPES, default=Options.scope, help="only images of one are partners")
     add("--distinct", "--no_identical", action="store_true", help="no partner of the same caption")
+    add(
+        "--csls", type=int, default=Options.csls, metavar="M",
+        help="rank by cosine less half the partner's mean cosine with its M nearest captions "
+        "(Conneau et al., 2018); 0: by cosine",
+    )  # fmt: skip
     add("--index", default=Options.index, help="auto (by the size of the set), flat or ivf")
     add("--recall", type=float, default=Options.recall, help="recall@1 of ivf (default: 0.95)")
     add("--out", type=Path, metavar="DIR", help="folder to write (default: in the user's cache)")
     add("--from_json", type=Path, metavar="FILE", help="import the released neighbours of a file")
-    add("--kernels", type=int, default=6, help="loading processes, with --by visual (default: 6)")
-    add("--bs", type=int, default=112, help="images at a time, with --by visual (default: 112)")
+    add(
+        "--quality", metavar="RUN",
+        help=f"a run, or a timm architecture: report how many partners are among the {LOOKS} "
+        "nearest by its features",
+    )  # fmt: skip
+    add("--kernels", type=int, default=6, help="processes that load images (default: 6)")
+    add("--bs", type=int, default=112, help="images at a time (default: 112)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
     add("--gpu", type=int, default=0, help="which GPU; torchrun gives each process its own")
     return parser
@@ -79,11 +92,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.by == "language":
                 embedder = encoders.build(args.language_model, device, None)
             else:
-                embedder = visual(args, images, device)
+                embedder = visual(args, images, device, args.checkpoint)
             rows = rows_of(images, options.scope)
             found = find(rows, embedder, options, folder=args.out, device=device)
+        looks = None
+        if args.quality:
+            device = devices.choose(args.device, args.gpu)
+            looking = visual(args, images, device, args.quality)
+            looks = find(rows_of(images), looking, Options(k=LOOKS), device=device)
     if Rank.of_process().number == 0:
-        print(summary(found, images.captions))
+        print(summary(found, images.captions, looks))
 
 
 def open_images(dataset: str, source_path: Path | None) -> Any:
@@ -125,14 +143,16 @@ def import_released(file: Path, images: Any, folder: Path | None) -> Partners:
     return read(Entry("neighbours", rows.name, mark).get(lambda fresh: save(fresh, found)))
 
 
-def visual(args: argparse.Namespace, images: Any, device: torch.device) -> ImageEmbedder:
-    """Return what embeds images for ``--by visual``: the backbone of a run, or a pretrained one."""
+def visual(
+    args: argparse.Namespace, images: Any, device: torch.device, checkpoint: str
+) -> ImageEmbedder:
+    """Return what embeds images: the backbone of a run, or a pretrained one."""
     # Pooled features, since without a run the embedding layer is random.
     from architectures.load import load_or_create
     from evaluation.extract import extract
     from evaluation.preprocessing import preprocessing_of
 
-    embedder, name, flags = load_or_create(args.checkpoint)
+    embedder, name, flags = load_or_create(checkpoint)
     prepare = preprocessing_of(embedder, flags)
     features = partial(
         extract,
@@ -146,8 +166,8 @@ def visual(args: argparse.Namespace, images: Any, device: torch.device) -> Image
     return image_embedder(images, embedder.backbone, name, settings=settings, extract=features)
 
 
-def summary(found: Partners, captions: Sequence[str]) -> str:
-    """Describe the partners found, with some pairs of captions."""
+def summary(found: Partners, captions: Sequence[str], looks: Partners | None = None) -> str:
+    """Describe the partners found, with some pairs of captions; ``looks`` are visual neighbours."""
     about = found.about
     head = f"{about['name']}: {about['rows']:,} images"
     if about.get("distinct_captions"):
@@ -163,12 +183,47 @@ def summary(found: Partners, captions: Sequence[str]) -> str:
     if "zero_rows" in about:
         alone += f" ({about['zero_rows']:,} cannot be embedded)"
     lines = [head, searched, f"{alone}; mean similarity of the nearest {about['mean_similarity']}"]
+    lines += report(found, looks)
     paired = np.flatnonzero(found.partners[:, 0] >= 0)
     if len(captions):
         for row in np.random.default_rng(0).permutation(paired)[:EXAMPLES].tolist():
             texts = (_cut(captions[row]), _cut(captions[int(found.partners[row, 0])]))
             lines.append(f"  {found.similarities[row, 0]:.2f}  {texts[0]}  |  {texts[1]}")
     return "\n".join([*lines, str(found.folder)])
+
+
+def report(found: Partners, looks: Partners | None = None) -> list[str]:
+    """Return a line about all pairs, the mutual ones and, with ``looks``, random partners."""
+    partners, similarities, about = found[:3]
+    n, k = partners.shape
+    seen = None if looks is None else looks.partners
+    reached = reach(partners, similarities)
+    measured = partial(quality, reached=reached, looks=seen)
+    both = partial(mutual, reached=reached)
+    lines = [
+        f"     all: {measured(partners, similarities)}",
+        f"  mutual: {measured(partners, similarities, usable=both)}",
+    ]
+    if looks is None or "embeddings" not in about:
+        return lines
+    rows = np.arange(n)[:, None]
+    others = np.random.default_rng(0).integers(n - 1, size=(n, k))
+    others += others >= rows
+    kind = "text" if about["by"] == "language" else "img"
+    vectors = EmbeddingStore(Path(about["embeddings"]), n, kind=kind)
+    near = np.empty((n, k), np.float32)
+    for start in range(0, n, READ_ROWS):
+        block = slice(start, min(start + READ_ROWS, n))
+        own = vectors[block].astype(np.float32)
+        for column in range(k):
+            other = vectors[others[block, column]].astype(np.float32)
+            near[block, column] = (own * other).sum(axis=1)
+    drawn, m = measured(others, near), looks.about["k"]
+    lines.append(
+        f"  random: mean similarity {drawn.similarity:.3f}; {drawn.visual:.2%} visual neighbours, "
+        f"{m / (n - 1):.2%} by chance ({m} of {n - 1:,})"
+    )
+    return lines
 
 
 def _cut(text: str) -> str:

@@ -161,7 +161,9 @@ def find(
         "scopes": None if scopes is None else hashlib.sha256(scopes.tobytes()).hexdigest()[:16],
     }  # fmt: skip
     settings["no_identical"] = settings.pop("distinct")  # its name on disk
-    mark = _mark(json.dumps(settings, sort_keys=True))
+    # Partners from before there was this option are the same.
+    marked = {name: value for name, value in settings.items() if name != "csls" or value}
+    mark = _mark(json.dumps(marked, sort_keys=True))
     entry = Entry("neighbours", name, mark)
     kept = entry.read() if folder is None else folder if is_there(folder) else None
     if kept:
@@ -272,7 +274,7 @@ def _mark(text: str) -> str:
 
 
 def _difference(there: dict[str, Any], settings: dict[str, Any]) -> str:
-    there = {**there, "encoder": there.get("fingerprint")}
+    there = {"csls": 0, **there, "encoder": there.get("fingerprint")}
     differ = [
         f"{key} {there.get(key)} (now {value})"
         for key, value in settings.items()

@@ -16,6 +16,7 @@ ROWS = {
     "emoji_curve": 42,
     "league": 2 * len(parameters.LABEL_LOSSES),
     "openclipart": 9,
+    "openclipart_scratch": 10,
     "redcaps": 6,
     "cub200": 8,
     "cars196": 8,

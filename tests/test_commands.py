@@ -156,6 +156,7 @@ RESULTS = {  # groups of the benchmark script's runs, three seeds each
             "simclr_language_views",
         ),
         *("simsiam", "simsiam_language", "clip", "slip"),
+        *("scratch_simclr", "scratch_language", "pretrained_simclr", "pretrained_language"),
     ),
 }
 SCORES = {

@@ -149,6 +149,7 @@ def test_every_objective_trains_without_labels(source, tmp_path, loss):
         ("--data_sampler", "language_pairs"),
         ("--data_sampler", "language_pairs", "--data_pairs_k", "3", "--data_pairs_distinct"),
         ("--data_sampler", "language_pairs", "--data_pairs_scope", "subreddit_year"),
+        ("--data_sampler", "language_pairs", "--data_pairs_csls", "2", "--data_pairs_mutual"),
         ("--data_sampler", "language_pairs", "--data_pairs_self", "0.5", "--loss", "nnclr"),
         ("--data_sampler", "language_pairs", "--loss", "lgslip", "--loss_clip_text", "frozen"),
         ("--data_sampler", "random_pairs", "--loss", "simsiam", "--use_float16"),

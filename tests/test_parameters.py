@@ -58,7 +58,7 @@ def test_sampler_flags_agree_with_constructors_and_the_search_for_partners():
         "data_sampler": "class_random", "data_pairs_by": "language", "data_pairs_checkpoint": None,
         "data_pairs_from": None,
         "data_pairs_k": options.k, "data_pairs_scope": options.scope,
-        "data_pairs_distinct": options.distinct,
+        "data_pairs_distinct": options.distinct, "data_pairs_csls": options.csls,
     }  # fmt: skip
     assert {key: value for key, value in args.items() if key.startswith("data_")} == expected
     assert {"data_pairs_threshold", "data_pairs_self"} <= set(expected)
@@ -256,6 +256,8 @@ def test_a_published_command_parses():
         ("--tv_split_perc 1.5 --use_tv_split", "out of range"),
         ("--cv_folds 1", "--cv_folds must be 0 or at least 2; got 1"),
         ("--cv_folds 4 --cv_fold 4", "must be below --cv_folds; got --cv_fold 4 --cv_folds 4"),
+        ("--data_pairs_csls -1", "-1 is out of range"),
+        ("--data_pairs_csls 10 --data_pairs_from DIR", "--csls to python -m language.neighbours"),
         ("--cv_fold 2", "must be below --cv_folds; got --cv_fold 2 --cv_folds 0"),
         ("--cv_folds 4 --use_tv_split", "both hold out training classes"),
         ("--config nowhere.yaml", "nowhere.yaml: --config cannot be read"),

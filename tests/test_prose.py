@@ -152,7 +152,7 @@ def test_the_neighbours_of_the_command_and_of_training_have_the_same_flags():
                 assert flag in defaults
                 assert not value or placeholder or same(value, defaults[flag]), flag
     training = {flag for flag in FLAGS if flag.startswith("--data_pairs_")}
-    assert training - {"--data_pairs_self"} <= documented
+    assert training - {"--data_pairs_self", "--data_pairs_mutual"} <= documented
 
 
 def test_each_evaluation_and_its_datasets_are_documented():

@@ -89,9 +89,31 @@ def test_the_threshold_leaves_out_and_is_counted(threshold, caplog):
     assert seen == good
     assert sampler.n_left_out == N - len(images) >= 2
     assert len(sampler) == len(images) // 4
-    (record,) = caplog.records  # once, not for each epoch
+    record, described = caplog.records  # once, not for each epoch
+    assert described.message.startswith(f"language pairs: {len(good):,} pairs of {len(images):,} ")
     assert f"skipped {N - len(images)} of {N} training images" in record.message
     assert f"pairs_threshold {threshold:g}" in record.message
+
+
+def test_mutual_partners_alone_are_drawn_and_counted(caplog):
+    partners = np.array([[1, 2], [0, 2], [3, 0], [2, 4], [0, 1], [0, -1], [0, 1]])
+    similarities = np.array(
+        [[0.9, 0.8], [0.9, 0.5], [0.8, 0.7], [0.8, 0.4], [0.7, 0.6], [0.3, -np.inf], [0.4, 0.3]],
+        np.float32,
+    )
+    # The least of 0 is 0.8, of 1 0.5, of 2 0.7, of 3 0.4; 2 is as near to 1 as its second partner.
+    good = {(0, 1), (0, 2), (1, 0), (2, 3), (3, 2), (4, 1), (3, 4)} - {(3, 4)}
+    with caplog.at_level(logging.INFO):
+        sampler = LanguagePairs(7, 1, partners, similarities, pairs_mutual=True)
+        seen = set(chain(*(batch for _ in range(80) for batch in sampler)))
+    assert seen == good
+    assert "skipped 2 of 7 training images: no mutual neighbour's similarity" in caplog.text
+    assert f"language pairs: {len(good)} pairs of 5 images" in caplog.text
+    assert "100.0% mutual" in caplog.text
+    both = LanguagePairs(7, 1, partners, similarities, pairs_mutual=True, pairs_threshold=0.85)
+    assert set(chain(*(batch for _ in range(20) for batch in both))) == {(0, 1), (1, 0)}
+    with pytest.raises(ValueError, match=r"a mutual neighbour; .* 2 of 7; use no pairs_mutual"):
+        LanguagePairs(7, 3, partners, similarities, pairs_mutual=True, pairs_threshold=0.85)
 
 
 def test_only_the_first_process_tells_what_is_left_out(caplog):
@@ -126,7 +148,7 @@ def test_memory_mapped_arrays_give_the_same_and_are_not_copied(tmp_path, monkeyp
     assert peak < 20e6  # the arrays are 19 MB; tuples of all rows would be 40 MB and more
     assert 0.05 < sampler.n_left_out / n < 0.075  # 1 of 16: all four under the threshold
 
-    monkeypatch.setattr("datasampler.pairs.BLOCK", 150_000)  # neither divides the other
+    monkeypatch.setattr("language.pair_quality.BLOCK", 150_000)  # neither divides the other
     whole = [np.load(path) for path in (partners, similarities)]
     again = iter(LanguagePairs(n, 500, *whole, pairs_threshold=0.5, pairs_self=0.1))
     assert [next(again) for _ in range(20)] == drawn

@@ -259,8 +259,37 @@ def test_groups_that_there_are_not(mine, tmp_path):
     mine({"a": 2, "b": 2})
     with pytest.raises(ValueError, match=r"mine:groups: the classes of mine have no groups"):
         build("mine:groups", tmp_path)
-    with pytest.raises(ValueError, match="only :groups can follow a name; use mine:groups or mine"):
+    with pytest.raises(ValueError, match=r"only :groups or :groups_apart .* mine:groups or"):
         build("mine:group", tmp_path)
+
+
+def test_groups_apart_share_no_class(mine, tmp_path, caplog):
+    group_of = {"a": "early", "b": "early", "c": "early", "d": "late", "e": "late", "f": "alone"}
+    root = mine(dict.fromkeys(group_of, 2))
+    about = {name: {"name": name, "group": group} for name, group in group_of.items()}
+    (root / "classes.json").write_text(json.dumps(about))
+    found = build("mine:groups_apart", tmp_path)
+    assert found.name == "mine:groups_apart" and found.class_names == ("early", "late")
+    classes = {}
+    for part in ("train", "test"):
+        images = getattr(found, part)
+        classes[part] = {path.parent.name for path in images.paths}
+        for row, path in enumerate(images.paths):
+            assert found.class_names[images.label(row)] == group_of[path.parent.name]
+        assert len(images) == 2 * len(classes[part])  # all images of a class stay together
+    assert not classes["train"] & classes["test"]
+    assert classes["train"] | classes["test"] == set("abcde")
+    assert [len(classes[part] & set("abc")) for part in ("train", "test")] == [2, 1]
+    assert "skipped 1 groups of one class" in caplog.text and "alone" in caplog.text
+    assert identities(build("mine:groups_apart", tmp_path).test) == identities(found.test)
+
+
+def test_no_group_of_two_classes(mine, tmp_path):
+    root = mine({"a": 2, "b": 2})
+    about = {name: {"name": name, "group": f"group of {name}"} for name in "ab"}
+    (root / "classes.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"no group of mine has two classes; use mine:groups$"):
+        build("mine:groups_apart", tmp_path)
 
 
 def test_cub200_keeps_to_the_classes_that_no_run_trains_on(cub200, tmp_path):

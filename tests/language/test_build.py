@@ -266,6 +266,9 @@ def test_partners_are_those_of_the_flags(args, train, tmp_path):
     args.data_pairs_from, args.data_pairs_distinct, args.data_pairs_k = None, True, 2
     found = language.partners(args, Captioned(), CPU, refuse)
     assert found.partners.shape == (5, 2) and 4 not in found.partners[3]
+    args.data_pairs_csls = 2
+    assert language.partners(args, Captioned(), CPU, refuse).about["csls"] == 2
+    args.data_pairs_csls = 0
     with pytest.raises(ValueError, match="animals has no captions"):
         args.data_pairs_distinct = False
         language.partners(args, train, CPU, refuse)

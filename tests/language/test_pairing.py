@@ -60,6 +60,30 @@ def test_kept_partners_are_read_and_embeddings_serve_other_options():
     assert "owl" in encoder.asked  # other captions, other embeddings
 
 
+def test_partners_by_another_rank_are_never_reused(tmp_path):
+    plain = find(toy(), Letters())
+    scaled = find(toy(), Letters(), Options(csls=2))
+    assert scaled.folder != plain.folder and scaled.about["csls"] == 2
+    assert find(toy(), Letters(), Options(csls=3)).folder not in (plain.folder, scaled.folder)
+    find(toy(), Letters(), folder=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"holds other neighbours: csls 0 \(now 2\)"):
+        find(toy(), Letters(), Options(csls=2), folder=tmp_path / "out")
+    find(toy(), Letters(), Options(csls=2), folder=tmp_path / "scaled")
+    with pytest.raises(ValueError, match=r"holds other neighbours: csls 2 \(now 0\)"):
+        find(toy(), Letters(), folder=tmp_path / "scaled")
+
+
+def test_partners_from_before_csls_are_found():
+    """Their entry in the cache is named by the settings of that version."""
+    made = find(toy(), Letters())
+    settings = {
+        "by": "language", "encoder": made.about["fingerprint"], "content": toy().content,
+        "rows": 10, "k": 1, "threshold": -1.0, "scope": "none", "no_identical": False,
+        "index": "auto", "recall": 0.95, "scopes": None,
+    }  # fmt: skip
+    assert made.about["options"] == pairing._mark(json.dumps(settings, sort_keys=True))
+
+
 def test_damaged_partners_are_found_again(caplog):
     first = find(toy(), Letters())
     expected = first.partners.tolist()

@@ -58,8 +58,8 @@ def check(found, expected):
     np.testing.assert_array_equal(found.partners < 0, np.isneginf(found.similarities))
 
 
-def find(vectors, k=1, *, index="auto", threshold=-1.0, recall=0.95, **options):
-    asked = Options(k=k, index=index, threshold=threshold, recall=recall)
+def find(vectors, k=1, *, index="auto", threshold=-1.0, recall=0.95, csls=0, **options):
+    asked = Options(k=k, index=index, threshold=threshold, recall=recall, csls=csls)
     return search.search(vectors, asked, **options)
 
 
@@ -98,6 +98,73 @@ def test_rules_are_those_of_brute_force(monkeypatch, rules, index):
     if "scopes" in rules:  # nine drawn, and that of row 60
         assert found.about["searched_by"].endswith(", in 10 scopes")
         assert (found.partners[60] == -1).all()
+
+
+def by_csls(vectors, k, m, scopes=None, texts=None):
+    """Conneau et al., eq. 2, pair by pair; the k best of each row, of vectors that differ."""
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]
+    n = len(unit)
+    scopes = np.zeros(n) if scopes is None else scopes
+    texts = np.arange(n) if texts is None else texts
+    means = []
+    for i in range(n):
+        first = {}  # the vector of a text is that of its first row
+        for j in range(n):
+            if scopes[j] == scopes[i] and texts[j] != texts[i]:
+                first.setdefault(texts[j], unit[i] @ unit[j])
+        means.append(np.mean(sorted(first.values())[-m:]) if first else 0)
+    partners, sims = np.full((n, k), -1), np.full((n, k), -np.inf)
+    for i in range(n):
+        of_i = [
+            (2 * (unit[i] @ unit[j]) - means[i] - means[j], j)
+            for j in range(n)
+            if scopes[j] == scopes[i] and texts[j] != texts[i]
+        ]
+        for place, (_, j) in enumerate(sorted(of_i, reverse=True)[:k]):
+            partners[i, place], sims[i, place] = j, unit[i] @ unit[j]
+    return partners, sims
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf"])
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("m", [1, 5, 500])
+def test_csls_is_that_of_its_equation(monkeypatch, index, k, m):
+    """Where the inverted file reads all lists, it too; similarities stay cosines."""
+    monkeypatch.setattr(InvertedFile, "lists_to_read", lambda self, *_: self.n_lists)
+    vectors = np.random.default_rng(2).standard_normal((70, D)).astype(np.float32) + 0.4
+    found = find(vectors, k, index=index, csls=m)
+    check(found, by_csls(vectors, k, m))
+    assert found.about["recall@1"] == 1
+    scopes = np.random.default_rng(3).integers(0, 6, 70)
+    scopes[7] = 99  # alone
+    check(find(vectors, k, index=index, csls=m, scopes=scopes), by_csls(vectors, k, m, scopes))
+
+
+def test_csls_with_texts_a_range_of_rows_and_blocks(monkeypatch):
+    vectors = np.random.default_rng(2).standard_normal((70, D)).astype(np.float32) + 0.4
+    texts = np.arange(70)
+    vectors[50:60], texts[50:60] = vectors[:10], texts[:10]
+    found = find(vectors, 1, csls=5, texts=texts)
+    expected, sims = by_csls(vectors, 1, 5, texts=texts)
+    np.testing.assert_allclose(found.similarities, sims, atol=2e-6)
+    np.testing.assert_array_equal(texts[found.partners], texts[expected])
+    part = find(vectors, 1, csls=5, texts=texts, rows=(20, 45))
+    np.testing.assert_array_equal(part.partners, found.partners[20:45])
+    monkeypatch.setattr(lists, "RUN", 8)
+    monkeypatch.setattr(lists, "CPU_BLOCK_BYTES", 160)
+    check(find(vectors, 1, csls=5, texts=texts), found)
+
+
+def test_csls_keeps_rows_of_one_vector_together_and_chooses_hubs_less_often():
+    rng = np.random.default_rng(4)
+    vectors = rng.standard_normal((400, 20)).astype(np.float32)
+    vectors[:12] = vectors[12:].mean(axis=0) + rng.normal(0, 0.02, (12, 20))  # near to everything
+    vectors[390:] = vectors[380:390]
+    plain, scaled = find(vectors), find(vectors, csls=10)
+    np.testing.assert_array_equal(scaled.partners[380:390, 0], np.arange(390, 400))
+    np.testing.assert_array_equal(scaled.similarities[380:], 1)
+    busiest = [np.bincount(found.partners[:, 0]).max() for found in (plain, scaled)]
+    assert busiest[1] < busiest[0]
 
 
 def test_blocks_change_nothing(monkeypatch):
