@@ -13,6 +13,7 @@ once.
 import argparse
 import difflib
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -595,7 +596,8 @@ def summary(
     idle = flag_parser.changed(args, rows, flags)
     if idle and not guidance:
         guidance = f"none, ignored without it: {' '.join(idle)}"
-    typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flags.items()}
+    given = {k: v for k, v in flags.items() if v or k == "language_shift"}  # 0 there is a choice
+    lists = {k: shlex.join(map(str, v)) for k, v in given.items() if isinstance(v, tuple)}
     lines = {
         **sizes,
         "embedder": f"{args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
@@ -603,7 +605,7 @@ def summary(
         "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views",
         "length": f"{length[1]:,} epochs, {length[0]:,} steps in total, lr {args.lr:g}",
         "device": device,
-        "from recipe": " ".join(f"--{flag} {v}" for flag, v in typed.items() if v) + f" ({why})",
+        "from recipe": " ".join(f"--{k} {v}" for k, v in (given | lists).items()) + f" ({why})",
         "run folder": "none, a dry run" if args.dry_run else folder,
     }
     return "\n".join(f"{label:>14}: {line}" for label, line in lines.items())

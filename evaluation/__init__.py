@@ -87,7 +87,8 @@ def build(
         sets = datasets.searched_sets(args, data)
         model = _language_model(args, data)
         words = {name: embed_names(model, s.class_names) for name, s in sets.items() if model}
-        word_search = _word_search(args, data, words, partial(embed_names, model or ""))
+        train = sets.get("train", data.train)  # a dry run's is smaller
+        word_search = _word_search(args, train, words, partial(embed_names, model or ""))
         tower_searches: list[TowerSearch] = []
         if sets and (of_words := _of_words(args)):
             trained = text_side(load_text_side(), of_words, device)
@@ -157,15 +158,15 @@ def _language_model(args: argparse.Namespace, data: datasets.Data) -> str | None
 
 def _word_search(
     args: argparse.Namespace,
-    data: datasets.Data,
+    train: datasets.ImageSet | datasets.CaptionSet,
     words: Mapping[str, Tensor],
     embed: Callable[[Sequence[str]], Tensor],
 ) -> WordSearch | None:
     """Return the search by words that metrics ask for; None without, or without enough classes."""
     names = _of_words(args)
-    if not names or not isinstance(data.train, datasets.ImageSet) or data.test is None:
+    if not names or not isinstance(train, datasets.ImageSet):
         return None
-    if not can_fit(data.train):
+    if not can_fit(train):
         LOG.warning(
             "%s are left out: a map from words to images needs at least %d training classes with "
             "different names",
@@ -173,8 +174,8 @@ def _word_search(
         )
         return None
     if "train" not in words:
-        words = {**words, "train": embed(data.train.class_names)}
-    return WordSearch(data.train, words, names, seed=args.seed)
+        words = {**words, "train": embed(train.class_names)}
+    return WordSearch(train, words, names, seed=args.seed)
 
 
 def _zero_shot(

@@ -4,6 +4,7 @@ A ``WordMap`` takes names to the space of the images. It is fitted on training c
 on the names and images of classes that training never saw.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from evaluation.scores import Scores
 from evaluation.word_map import FEWEST, WordMap, fit
 from evaluation.word_map_file import StoredMap, probes_of
 from metrics import Gallery, Queries
+
+LOG = logging.getLogger(__name__)
 
 WORDS, PERMUTED = "words", "permuted_words"  # in the place of an evaltype
 PERMUTATIONS = 5
@@ -75,6 +78,14 @@ class WordSearch:
         """Fit the map and its controls to embeddings (M, D) of training images ``rows`` (M,)."""
         present, labels = torch.from_numpy(self.train.labels)[rows].unique(return_inverse=True)
         self.n_classes = len(present)
+        self.map, self.controls = None, []
+        if self.n_classes < FEWEST:
+            LOG.warning(
+                "no search by words: images of only %d training classes can be read, and a map "
+                "needs %d",
+                *(self.n_classes, FEWEST),
+            )
+            return
         units, words = F.normalize(embeds.cpu(), dim=1), self.words["train"].cpu()
         self.map = fit(words[present], units, labels, seed=self.seed)
         self.controls = [
@@ -85,12 +96,15 @@ class WordSearch:
     def scores(self, name: str, images: ImageSet, embeds: Tensor, rows: Tensor) -> Scores:
         """Return the scores of a set by the map and by the controls, as ``words/<metric>``.
 
+        There are none if the map could not be fitted.
+
         Args:
             name: of the set in ``words``.
             embeds: (M, D), of the images ``rows`` (M,) of the set.
         """
-        assert self.map is not None  # by ``fit``
         found = Scores({}, {})
+        if self.map is None:
+            return found
         for kind, maps in ((WORDS, [self.map]), (PERMUTED, self.controls)):
             queries = [fitted(self.words[name].cpu()).to(embeds.device) for fitted in maps]
             found.add(by_words(images, embeds, rows, queries, self.metrics), f"{kind}/")

@@ -92,6 +92,7 @@ RUN_ELSEWHERE = {  # commands that are not run here, and who runs them
     "autofaiss": "nobody: another package, not installed",
     "utilities.completion": "tests/utilities/test_completion.py",
     "utilities.flags": "tests/test_prose.py",
+    "tests.benchmarks.learning_curve_picture": "tests/test_learning_curve.py",
     "tests.benchmarks.readme_picture": "test_the_picture_of_the_readme_is_drawn",
     "tests.benchmarks.words_picture": "tests/test_main_words.py",
 }

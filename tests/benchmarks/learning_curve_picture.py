@@ -1,7 +1,7 @@
 """Draws docs/learning_curve.png and prints its table: what words add as labelled classes grow.
 
     bash language_guidance_benchmark_runs.sh emoji_curve
-    python -m tests.benchmarks.learning_curve Training_Results/emoji/curve_*
+    python -m tests.benchmarks.learning_curve_picture Training_Results/emoji/curve_*
 
 A run's group is curve_<training classes>_<arm>. Differences are from the arm "none" of the same
 classes, paired by seed; intervals are 95 % of Student's t over seeds.
@@ -128,7 +128,7 @@ def draw(table: Table, path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.learning_curve")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.learning_curve_picture")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("docs/learning_curve.png"))
     args = parser.parse_args(argv)
