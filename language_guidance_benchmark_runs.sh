@@ -3,7 +3,9 @@
 #
 #   bash language_guidance_benchmark_runs.sh GROUP [SEED...] [--row ROW] [--list] [--array] [-- FLAG...]
 #
-# GROUP   emoji     the table of README.md: offline, on a CPU
+# GROUP   quick_start  the table of README.md: its default command beside the same without words, with
+#                   permuted names and with free class vectors; offline, on a CPU
+#         emoji     L_match alone, longer: docs/emoji_benchmark.md
 #         emoji_validation  how its weight, temperature and shift were chosen: on held-out
 #                   training classes, seed 0
 #         emoji_long        the same words at twice the length and a constant rate, seed 0
@@ -23,7 +25,7 @@
 #                   DATASETS="cub200 cars196"
 #         all       all of these
 # SEED    0 1 2 for emoji, both openclipart groups and baselines unless given, 0 1 2 3 4 for
-#         emoji_curve; the published seed of each row for cub200 and cars196; 0 for the others
+#         quick_start and emoji_curve; the published seed of each row for cub200 and cars196; 0 for the others
 # ROW     run only this one: a name, or a number as --list shows it
 # --list  list the rows and run none
 # --array runs the row whose number the job scheduler sets: in JOB_INDEX, or else in
@@ -39,7 +41,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-groups=(emoji emoji_validation emoji_long emoji_curve league openclipart openclipart_scratch
+groups=(quick_start emoji emoji_validation emoji_long emoji_curve league openclipart openclipart_scratch
     redcaps cub200 cars196 baselines)
 
 fail() { echo "language_guidance_benchmark_runs.sh: $*" >&2; exit 2; }
@@ -100,6 +102,19 @@ run() { # NAME FLAG...: a row, one run of main.py; NAME is its W&B group and, wi
         "${command[@]}" &
         pids+=($!)
     fi
+}
+
+quick_start() {
+    local seed common
+    for seed in $(seeds_or 0 1 2 3 4); do
+        common=(--dataset emoji --loss multisimilarity --evaluate_every 6 --no_train_metrics
+            --no_report --seed "$seed")
+        run quick_none "${common[@]}"
+        run quick_words "${common[@]}" --language_distill_w 7.5
+        run quick_permuted "${common[@]}" --language_distill_w 7.5 --language_control permuted
+        run quick_free "${common[@]}" --language_proxy_w 0.03 --language_proxy_vectors free
+        run quick_match "${common[@]}" --language_distill_w 7.5 --language_proxy_w 0
+    done
 }
 
 emoji() {

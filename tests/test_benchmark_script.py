@@ -10,6 +10,7 @@ import parameters
 from tests.runs import ROOT, benchmark_script
 
 ROWS = {
+    "quick_start": 5,
     "emoji": 4,
     "emoji_validation": 6,
     "emoji_long": 2,
@@ -35,7 +36,11 @@ def runs(*words, **environment):
 def test_benchmark_commands_parse(group):
     """Every command of the script, with its quoting, is one that main.py accepts."""
     rows = runs(group, "7", "--", "--lr", "1e-5")
-    datasets = {"league": {"emoji"}, "baselines": {"cub200", "cars196", "online_products"}}
+    datasets = {
+        "quick_start": {"emoji"},
+        "league": {"emoji"},
+        "baselines": {"cub200", "cars196", "online_products"},
+    }
     assert all(row.seed == 7 and row.lr == 1e-5 and row.resume for row in rows)
     assert {row.dataset for row in rows} == datasets.get(group, {group.partition("_")[0]})
     folders = {(row.dataset, parameters.run_name(row)) for row in rows}
