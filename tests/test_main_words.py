@@ -6,10 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import language
 import main
-from tests.benchmarks import words_picture
+from evaluation import word_map_file
+from tests.benchmarks import readme_picture, words_picture
 from tests.runs import tiny_run
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "grey": (120,) * 3}
@@ -68,11 +71,15 @@ def test_the_best_checkpoint_is_chosen_by_words(run):
     assert (run[1] / "best_test_words_word_mAP.pt").is_file()
 
 
-def test_the_picture_of_words_is_drawn_from_a_run(run, tmp_path, capsys):
-    scores, folder = run
+def test_the_picture_of_words_is_drawn_from_a_run(run, tmp_path, capsys, monkeypatch):
+    """Of a run whose encoder knows none of the names, so theirs are drawn here."""
+    _, folder = run
+    n = len(readme_picture.THINGS)
+    width = len(word_map_file.read(folder / "last.words.safetensors").map.weight)
+    texts = torch.nn.functional.normalize(torch.randn(n, width), dim=1)
+    monkeypatch.setattr(language, "class_word_embeds", lambda _, names, __: texts[: len(names)])
     words_picture.main([str(folder), "--out", str(tmp_path / "words.png")])
     with Image.open(tmp_path / "words.png") as picture:
         assert picture.width > 1.5 * picture.height
     printed = capsys.readouterr().out
-    shown = [f"{100 * scores[name]:.2f} % [" for name in WORDS[:2]]
-    assert all(text in printed for text in shown)
+    assert f"{n} names, {n * len(readme_picture.HANDS)} drawings: word_recall@1 " in printed

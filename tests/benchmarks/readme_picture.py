@@ -121,6 +121,14 @@ def draw(thing: str, hand: int) -> Image.Image:
     return turned.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
+def draw_all(folder: Path) -> None:
+    """Draw every thing by every hand, as a dataset in ``folder``."""
+    for thing in THINGS:
+        (folder / "images" / thing).mkdir(parents=True)
+        for hand in range(len(HANDS)):
+            draw(thing, hand).save(folder / "images" / thing / f"{hand}.png")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw, train, retrieve, and save the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -131,10 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for thing in THINGS:
-            (root / "things" / "images" / thing).mkdir(parents=True)
-            for hand in range(len(HANDS)):
-                draw(thing, hand).save(root / "things" / "images" / thing / f"{hand}.png")
+        draw_all(root / "things")
         arch = "efficientnet_lite0_frozen_normalize"
         scores = train(
             [*("--dataset", "things", "--source_path", folder, "--save_path", f"{folder}/runs"),
