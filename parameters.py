@@ -158,10 +158,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("data_pairs_threshold", cosine, -1.0,
          "lowest cosine of a partner; an image without one is skipped"),
     Flag("data_pairs_mutual", switch, False,
-         "keep a partner only if the image is among the k nearest of the partner too"),
+         "keep a partner only if the image is as near to it as its own k partners"),
     Flag("data_pairs_csls", natural, 0,
-         "choose captions that are near to many others less often: rank partners by cosine less "
-         "half the partner's mean cosine with so many nearest captions, such as 10; 0: by cosine"),
+         "rank partners by cosine minus half the partner's mean cosine with its N nearest captions "
+         "(CSLS), such as 10, so that hub captions are chosen less often; 0: by cosine"),
     Flag("data_pairs_self", share, 0.0, "probability of pairing an image with itself"),
     Flag("data_pairs_scope", OneOf(("none", "subreddit", "year", "subreddit_year")), "none",
          "draw partners from the same subreddit, year or both, as RedCaps' directories name them"),
@@ -377,7 +377,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "texts in the queue; keep it well below the number of images, or a caption finds itself"),
 ),
 "language guidance": (  # L = L_DML + w L_match + lambda L_proxy
-    Flag("language_distill_w", nonnegative, 0.0, "w, weight of the distillation; 0: no guidance"),
+    Flag("language_distill_w", nonnegative, 0.0,
+         "w, weight of L_match, the distillation of word similarities; 0: off"),
     Flag("language_model", text, None,
          "minilm (offline), clip, bert, roberta_l, mpnet, a Hugging Face id, a local folder, or a "
          "file of word vectors (.txt, .vec)"),
@@ -407,8 +408,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("language_distill_dir", OneOf(("backward", "forward")), "backward",
          "backward: KL(images || words), as published; forward: the reverse"),
     Flag("language_proxy_w", nonnegative, None,
-         "lambda, weight of a softmax over class vectors that a learned map reads from words; 0: "
-         "none (default: by dataset, if --language_distill_w is set)"),
+         "lambda, weight of L_proxy, a softmax over class vectors read from words; 0: off "
+         "(default: by dataset, if --language_distill_w is set)"),
     Flag("language_proxy_vectors", OneOf(("words", "free")), "words",
          "class vectors: read from words, or free of them, as a control"),
     Flag("language_proxy_scale", positive, 16.0, "scale of the cosines, an inverse temperature"),
@@ -446,7 +447,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("evaluation_language_model", text, None,
          "text encoder of the semantic scores and of search by words; use the same one for runs to "
          "be compared"),
-    Flag("no_train_metrics", switch, False, "do not evaluate the training images"),
+    Flag("no_train_metrics", switch, False,
+         "do not evaluate the training images (search by words still embeds them)"),
     Flag("no_test_metrics", switch, False, "do not evaluate the test images"),
     Flag("evaluate_on_cpu", switch, False, "search neighbours on the CPU"),
     Flag("storage_metrics", text, ["e_recall@1"],
@@ -462,7 +464,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "Check, ECCV 2020): one of K parts is held out for validation; 0: none"),
     Flag("cv_fold", natural, 0, "number of the part to hold out, from 0 to K - 1"),
     Flag("train_classes", natural, 0,
-         "train on as many of the training classes, drawn by --seed, for a learning curve; 0: all"),
+         "train on this many training classes, drawn by --seed, for a learning curve; 0: all"),
 ),
 "Weights & Biases, TensorBoard": (  # W&B's key comes from the environment or `wandb login`
     Flag("wandb_mode", OneOf(("online", "offline", "disabled")), "disabled",
@@ -670,6 +672,11 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
             "--no_test_metrics --no_train_metrics leave nothing to evaluate; drop one of them, or "
             "hold out validation classes with --use_tv_split or --cv_folds"
         )
+    if args.train_classes and args.tv_split_by_samples:
+        parser.error(
+            f"--train_classes {args.train_classes} draws classes, of which --tv_split_by_samples "
+            "holds out images; drop one of them"
+        )
     if args.cv_folds == 1:
         parser.error("--cv_folds must be 0 or at least 2; got 1, which leaves no training data")
     if args.cv_folds and args.use_tv_split:
@@ -751,8 +758,8 @@ def check_objective(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     reads_words = args.language_distill_w or (args.language_proxy_w and not free)
     if args.language_control != "none" and not reads_words:
         parser.error(
-            f"--language_control {args.language_control} replaces words, which no term reads; set "
-            "--language_distill_w, such as 7.5, or --language_proxy_w, such as 0.03"
+            f"--language_control {args.language_control} replaces words, but no term reads any; "
+            "set --language_distill_w, such as 7.5, or --language_proxy_w, such as 0.03"
         )
     prompts = args.language_prompt or []
     for prompt in prompts:
@@ -821,6 +828,11 @@ def check_data(args: argparse.Namespace, *, classes: bool, captions: bool) -> No
         raise ValueError(
             f"--evaluations {' '.join(probes)} need labels, but --dataset {args.dataset} has "
             "captions instead; name labelled images with --evaluation_datasets, such as emoji"
+        )
+    if args.language_proxy_w:
+        raise ValueError(
+            f"--language_proxy_w {args.language_proxy_w:g} classifies images, but --dataset "
+            f"{args.dataset} has captions instead of classes; leave it out"
         )
     if args.language_distill_w and args.language_words != "captions":
         raise ValueError(

@@ -65,6 +65,7 @@ __all__ = [
     "loader",
     "preview",
     "recipe",
+    "searched",
     "searched_sets",
     "sizes",
     "source_folder",
@@ -214,12 +215,12 @@ def searched_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
             "test": None if args.no_test_metrics else data.test,
             "train": None if args.no_train_metrics else data.train,
         }
-    most = dry_run.BATCHES * args.bs if args.dry_run else None
-    return {
-        name: dry_run.few(images, most) if most else images
-        for name, images in sets.items()
-        if images
-    }
+    return {name: searched(args, images) for name, images in sets.items() if images}
+
+
+def searched(args: argparse.Namespace, images: ImageSet) -> ImageSet:
+    """Return a set as it is evaluated: whole, or a few of its images in a dry run."""
+    return dry_run.few(images, dry_run.BATCHES * args.bs) if args.dry_run else images
 
 
 def downstream_sets(args: argparse.Namespace) -> list[Downstream]:

@@ -122,7 +122,7 @@ def search_by_words(flags: Any, filled: dict[str, Any]) -> dict[str, Any]:
     """Let a run that class names guide search by words, unless its metrics were chosen.
 
     Names that guide nothing may say nothing. The encoder of the guidance reads them if it was
-    chosen and that of the evaluation was not: none of the recipe's own metrics reads words then.
+    chosen and that of the evaluation was not, unless --storage_metrics compare words.
 
     Args:
         flags: of the run, filled by its recipe.
@@ -137,7 +137,8 @@ def search_by_words(flags: Any, filled: dict[str, Any]) -> dict[str, Any]:
     if not guided or not searched or flags.language_words not in NAMING or "word_mAP" in own:
         return {}
     changed: dict[str, Any] = {"evaluation_metrics": [*own, *WORD_METRICS]}
-    if "evaluation_language_model" in filled and "language_model" not in filled:
+    compared = any("word_similarity" in name for name in flags.storage_metrics)
+    if "evaluation_language_model" in filled and "language_model" not in filled and not compared:
         changed["evaluation_language_model"] = flags.language_model
     for flag, value in changed.items():
         setattr(flags, flag, value)
@@ -147,14 +148,16 @@ def search_by_words(flags: Any, filled: dict[str, Any]) -> dict[str, Any]:
 def fill(flags: Any, recipe: Recipe) -> dict[str, Any]:
     """Set unset attributes of ``flags`` to the recipe's values; return these.
 
-    A recipe adds a term of words only beside ``--language_distill_w``, and for words of classes.
+    A recipe adds a term of words only beside ``--language_distill_w``, for words of classes, and
+    where the guidance is its own: not to a published setting, or that of an older run.
     """
     given = {"language_distill_w": 0, "language_words": None} | vars(flags)
+    chosen = any(given.get(flag) is not None for flag in ("language_prompt", "language_shift"))
     of_images = given["language_words"] == "captions" or (
         given["language_words"] == "pseudolabels"
         and given["language_pseudoclass_level"] == "sample"
     )
-    if not given["language_distill_w"] or of_images:
+    if not given["language_distill_w"] or of_images or chosen:
         recipe = replace(recipe, language_proxy_w=0.0)
     filled = {
         field.name: getattr(recipe, field.name)

@@ -87,8 +87,7 @@ def build(
         sets = datasets.searched_sets(args, data)
         model = _language_model(args, data)
         words = {name: embed_names(model, s.class_names) for name, s in sets.items() if model}
-        train = sets.get("train", data.train)  # a dry run's is smaller
-        word_search = _word_search(args, train, words, partial(embed_names, model or ""))
+        word_search = _word_search(args, data, sets, words, partial(embed_names, model or ""))
         tower_searches: list[TowerSearch] = []
         if sets and (of_words := _of_words(args)):
             trained = text_side(load_text_side(), of_words, device)
@@ -158,14 +157,16 @@ def _language_model(args: argparse.Namespace, data: datasets.Data) -> str | None
 
 def _word_search(
     args: argparse.Namespace,
-    train: datasets.ImageSet | datasets.CaptionSet,
+    data: datasets.Data,
+    sets: Mapping[str, datasets.ImageSet],
     words: Mapping[str, Tensor],
     embed: Callable[[Sequence[str]], Tensor],
 ) -> WordSearch | None:
     """Return the search by words that metrics ask for; None without, or without enough classes."""
-    names = _of_words(args)
-    if not names or not isinstance(train, datasets.ImageSet):
+    names, train = _of_words(args), data.train
+    if not names or not sets or not isinstance(train, datasets.ImageSet):
         return None
+    train = sets.get("train") or datasets.searched(args, train)
     if not can_fit(train):
         LOG.warning(
             "%s are left out: a map from words to images needs at least %d training classes with "
@@ -175,6 +176,13 @@ def _word_search(
         return None
     if "train" not in words:
         words = {**words, "train": embed(train.class_names)}
+    for images in sets.values():
+        seen = {*images.class_names} & {*train.class_names} if images is not train else ()
+        if seen:
+            LOG.warning(
+                "%s: %d of the names that search its images are also those of training classes",
+                *(images.name, len(seen)),
+            )
     return WordSearch(train, words, names, seed=args.seed)
 
 

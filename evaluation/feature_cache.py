@@ -57,7 +57,8 @@ def cached_features(
         *(embedder, images, transform),
         bs=bs, workers=workers, device=device, precision=precision, shared=True,
     )  # fmt: skip
-    if entry is not None and distributed.is_first():
+    complete = len(features.rows) == len(images)  # what could not be read may be readable next time
+    if entry is not None and complete and distributed.is_first():
         with entry.locked():
             if entry.read() is None:
                 entry.keep_tensors(features._asdict())

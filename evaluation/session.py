@@ -68,8 +68,18 @@ class EvaluationSession:
 
     def best_of(self, metrics: Sequence[str]) -> list[str]:
         """Return the scores of the first set that checkpoints are chosen by."""
-        evaltype = self.evaluator.options["evaltypes"][0]
-        kinds = [WORDS if parse(metric).words_by else evaltype for metric in metrics]
+        evaluator = self.evaluator
+        of_words = WORDS if evaluator.word_search is not None and self.chosen_by != "train" else ""
+        if not of_words and evaluator.tower_searches:
+            of_words = evaluator.tower_searches[0].kind
+        unscored = [metric for metric in metrics if parse(metric).words_by and not of_words]
+        if unscored:
+            raise ValueError(
+                f"--storage_metrics {' '.join(unscored)}: no names search the images of "
+                f"{self.chosen_by or 'this run'}; leave them out"
+            )
+        evaltype = evaluator.options["evaltypes"][0]
+        kinds = [of_words if parse(metric).words_by else evaltype for metric in metrics]
         return [f"{self.chosen_by}/{k}/{metric}" for k, metric in zip(kinds, metrics, strict=True)]
 
     def start(self, run: Run) -> Scores:

@@ -22,6 +22,7 @@ from evaluation.scores import Scores
 from evaluation.word_map import FEWEST, WordMap, fit
 from evaluation.word_map_file import StoredMap, probes_of
 from metrics import Gallery, Queries
+from utilities.seeding import cyclic_permutation
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class WordSearch:
 
     Attributes:
         map: of the last ``fit``.
-        n_classes: that it was fitted to.
+        n_classes: with different names, that it was fitted to.
         controls: beside it.
     """
 
@@ -69,24 +70,27 @@ class WordSearch:
         self.metrics = list(metrics)
         self.seed = seed
         rng = np.random.default_rng(seed)
-        self.permutations = [_in_one_cycle(train.n_classes, rng) for _ in range(PERMUTATIONS)]
+        self.names = DistinctNames.among(train.class_names)
+        n = len(self.names.first)
+        self.permutations = [cyclic_permutation(n, rng) for _ in range(PERMUTATIONS)]
         self.n_classes = 0
         self.map: WordMap | None = None
         self.controls: list[WordMap] = []
 
     def fit(self, embeds: Tensor, rows: Tensor) -> None:
         """Fit the map and its controls to embeddings (M, D) of training images ``rows`` (M,)."""
-        present, labels = torch.from_numpy(self.train.labels)[rows].unique(return_inverse=True)
+        named = self.names.of[torch.from_numpy(self.train.labels)[rows]]
+        present, labels = named.unique(return_inverse=True)
         self.n_classes = len(present)
         self.map, self.controls = None, []
         if self.n_classes < FEWEST:
             LOG.warning(
-                "no search by words: images of only %d training classes can be read, and a map "
-                "needs %d",
+                "no search by words: images of only %d training classes with different names can "
+                "be read, and a map needs %d",
                 *(self.n_classes, FEWEST),
             )
             return
-        units, words = F.normalize(embeds.cpu(), dim=1), self.words["train"].cpu()
+        units, words = F.normalize(embeds.cpu(), dim=1), self.words["train"].cpu()[self.names.first]
         self.map = fit(words[present], units, labels, seed=self.seed)
         self.controls = [
             fit(words[permutation][present], units, labels, self.map.penalties)
@@ -170,14 +174,6 @@ def by_words(
             scores.add(summarise(values, means, gallery, images.name))
     scores.by_class = {name: found[named.of] for name, found in scores.by_class.items()}
     return scores
-
-
-def _in_one_cycle(n: int, rng: np.random.Generator) -> Tensor:
-    """Return a random permutation of n classes in one cycle, so that none keeps its place."""
-    cycle = rng.permutation(n)
-    permutation = np.empty(n, np.int64)
-    permutation[cycle] = np.roll(cycle, -1)
-    return torch.from_numpy(permutation)
 
 
 def can_fit(train: ImageSet) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from language import CONTROLS, SEVERAL
 from language.words import Words
 from utilities.registry import lookup
+from utilities.seeding import cyclic_permutation
 from utilities.structures import Batch
 
 ROUNDING = 1e-4  # length of a centred row that is nothing but rounding
@@ -65,7 +66,7 @@ class LanguageGuide:
         self.constant = _mean_similarity(self.embeds, index) if control == "uniform" else None
         self.order = torch.arange(len(index))  # whose words each item has
         if control == "permuted":
-            self.order = _cyclic_permutation(len(index), seed)
+            self.order = cyclic_permutation(len(index), np.random.default_rng(seed))
         self.index = index[self.order]
 
     @torch.no_grad()
@@ -95,14 +96,6 @@ class LanguageGuide:
             return None
         embeds = self.embeds.cpu()
         return (embeds if self.several == "mean" else self.words.means(embeds))[self.order]
-
-
-def _cyclic_permutation(n: int, seed: int) -> Tensor:
-    """A random permutation of n items in one cycle, so that none keeps its place if n > 1."""
-    cycle = np.random.default_rng(seed).permutation(n)
-    permutation = np.empty(n, np.int64)
-    permutation[cycle] = np.roll(cycle, -1)
-    return torch.from_numpy(permutation)
 
 
 def _centred(embeds: Tensor, index: Tensor) -> Tensor:

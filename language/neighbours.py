@@ -220,7 +220,7 @@ def report(found: Partners, looks: Partners | None = None) -> list[str]:
             near[block, column] = (own * other).sum(axis=1)
     drawn, m = measured(others, near), looks.about["k"]
     lines.append(
-        f"  random: mean similarity {drawn.similarity:.3f}; {drawn.visual:.2%} visual neighbours, "
+        f"  random: mean similarity {drawn.similarity:.3f}; {drawn.visual:.2%} look alike, "
         f"{m / (n - 1):.2%} by chance ({m} of {n - 1:,})"
     )
     return lines

@@ -35,7 +35,7 @@ class Quality(NamedTuple):
             f"{self.similarity:.3f}, {self.mutual:.1%} mutual; {self.partners:,} distinct "
             f"partners, one of them in {self.busiest:,} pairs"
         )
-        return text if self.visual is None else f"{text}; {self.visual:.2%} visual neighbours"
+        return text if self.visual is None else f"{text}; {self.visual:.2%} look alike"
 
 
 def blocks(partners: Any, similarities: Any) -> Iterator[tuple[int, Numbers, Similarities]]:

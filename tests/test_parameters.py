@@ -112,6 +112,8 @@ def test_a_recipe_adds_the_term_of_words_to_guided_runs_alone():
         (["--language_proxy_w", "0.1"], 0.1),
         (["--language_distill_w", "7.5", "--language_words", "pseudolabels"], 0.03),
         (["--language_distill_w", "7.5", "--language_words", "captions"], 0),
+        (["--language_distill_w", "7.5", "--language_prompt", "{}"], 0),  # as older runs set it
+        (["--language_distill_w", "7.5", "--language_shift", "0"], 0),
         (["--language_distill_w", "7.5", "--language_words", "pseudolabels",
           "--language_pseudoclass_level", "sample"], 0),
     ):  # fmt: skip
@@ -199,9 +201,10 @@ def test_a_published_command_parses():
         ("--bs 1.5", "'1.5' is not a whole number"),
         ("--language_control permuted", "--language_distill_w, such as 7.5, or --language_proxy_w"),
         ("--language_proxy_vectors free", "--language_proxy_w; set it, such as 0.03"),
+        ("--train_classes 9 --use_tv_split --tv_split_by_samples", "drop one of them"),
         (
             "--language_control permuted --language_proxy_w 0.1 --language_proxy_vectors free",
-            "replaces words, which no term reads",
+            "replaces words, but no term reads any",
         ),
         ("--language_pseudoclass --language_words captions", "is given, too; drop one"),
         ("--language_words nope", "nope is unknown; known, closest first: captions, classnames, "),

@@ -10,7 +10,11 @@ from typing import Any
 from utilities.run_files import finished_flags
 
 # What older runs did that lack these flags; those of objectives that have changed since, by loss.
-EARLIER = {"data_class_replacement": False, "no_zero_init_last": False}
+EARLIER = {
+    "data_class_replacement": False, "no_zero_init_last": False, "train_classes": 0,
+    "language_proxy_w": 0.0, "language_proxy_vectors": "words", "language_centre": False,
+    "language_several": "ranks", "data_pairs_mutual": False, "data_pairs_csls": 0,
+}  # fmt: skip
 EARLIER_OF = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lgslip")}
 
 # Flags that change where a run happens, not its results.

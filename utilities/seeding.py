@@ -36,6 +36,14 @@ def derive(seed: int, *names: str | int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def cyclic_permutation(n: int, rng: np.random.Generator) -> torch.Tensor:
+    """Return a random permutation of n > 1 items in one cycle, so that none keeps its place."""
+    cycle = rng.permutation(n)
+    permutation = np.empty(n, np.int64)
+    permutation[cycle] = np.roll(cycle, -1)
+    return torch.from_numpy(permutation)
+
+
 def seed_worker(_worker: int) -> None:
     """``worker_init_fn`` of every DataLoader: numpy and python follow the worker's torch seed."""
     seed = torch.initial_seed() % 2**32

@@ -17,6 +17,8 @@ class Evaluator:
     def __init__(self):
         self.sets = {"val": None, "test": None}
         self.options = {"evaltypes": ["features", "embeds"]}
+        self.word_search = None
+        self.tower_searches = []
         self.calls = 0
         self.caches = []
         self.embeds = {}
@@ -82,6 +84,12 @@ def test_a_resumed_run_compares_with_the_scores_before_training():
 def test_checkpoints_are_chosen_by_the_first_set_and_output():
     evaluated, _ = session(every=1, n_epochs=2)
     assert evaluated.best_of(["e_recall@1"]) == ["val/features/e_recall@1"]
+    with pytest.raises(ValueError, match="word_mAP: no names search the images of val"):
+        evaluated.best_of(["e_recall@1", "word_mAP"])
+    evaluated.evaluator.tower_searches = [Namespace(kind="text_side")]
+    assert evaluated.best_of(["word_mAP"]) == ["val/text_side/word_mAP"]
+    evaluated.evaluator.word_search = object()
+    assert evaluated.best_of(["word_mAP"]) == ["val/words/word_mAP"]
     assert evaluated.best_of(["word_mAP", "nmi"]) == ["val/words/word_mAP", "val/features/nmi"]
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from datasets.image_set import ImageSet
+from evaluation.word_map import fit
 from evaluation.word_search import WordSearch, by_words, can_fit
 
 
@@ -116,6 +117,29 @@ def test_no_class_keeps_its_words_in_a_control():
         assert sorted(permutation.tolist()) == [*range(11)]
         assert not (permutation == torch.arange(11)).any()
     assert len({tuple(permutation.tolist()) for permutation in search.permutations}) > 1
+
+
+def test_classes_of_one_name_are_fitted_as_one_and_never_get_it_back_in_a_control():
+    texts, embeds, labels = planted(24, per_class=2)
+    names = [f"name {c // 2}" for c in range(24)]  # twelve names, each of two classes
+    texts = texts[::2].repeat_interleave(2, dim=0)
+    train = image_set("made.train", labels.tolist(), names)
+    search = WordSearch(train, {"train": texts}, [])
+    search.fit(embeds, torch.arange(len(labels)))
+    expected = fit(texts[::2], embeds, labels // 2)
+    assert search.n_classes == 12 and search.map.penalties == expected.penalties
+    torch.testing.assert_close(search.map.weight, expected.weight)
+    assert all(len(permutation) == 12 for permutation in search.permutations)
+
+
+def test_too_few_readable_classes_give_no_scores(caplog):
+    texts, embeds, labels = planted(12)
+    train = image_set("made.train", labels.tolist(), [f"class {c}" for c in range(12)])
+    search = WordSearch(train, {"train": texts, "test": texts}, ["word_mAP"])
+    few = labels < 9
+    search.fit(embeds[few], torch.arange(len(labels))[few])
+    assert search.map is None and "only 9 training classes" in caplog.text
+    assert search.scores("test", train, embeds, torch.arange(len(labels))) == {}
 
 
 def test_a_map_needs_differently_named_classes():
