@@ -9,7 +9,8 @@
 #         emoji_validation  how its weight, temperature and shift were chosen: on held-out
 #                   training classes, seed 0
 #         emoji_long        the same words at twice the length and a constant rate, seed 0
-#         emoji_curve       what words add from 16 to 622 training classes: docs/emoji_benchmark.md
+#         emoji_curve       what words add from 16 to 622 training classes, at 32 px; drawn by
+#                   python -m tests.benchmarks.learning_curve_picture
 #         league    every objective with and without class names, seed 0, 3.5 minutes on one
 #                   core each; LOSSES="circle supcon" runs only these
 #         openclipart  pairs by captions beside one image twice and random partners, offline, on a
