@@ -146,6 +146,7 @@ RESULTS = {  # groups of the benchmark script's runs, three seeds each
         *("default", "baseline", "classnames", "pseudolabels", "permuted", "long_baseline"),
         *("long_classnames", "val_baseline", "val_w7.5", "val_w7.5_permuted", "val_w20"),
         *("val_w10_T0.2", "val_w7.5_published", "league_margin", "league_margin_guided"),
+        *("quick_none", "quick_words", "quick_permuted"),
     ),
     "openclipart": (
         *(
