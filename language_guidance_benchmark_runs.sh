@@ -164,7 +164,7 @@ emoji_curve() { # SIZES="16 622" runs only these numbers of training classes
     local seed n bs steps common match
     for seed in $(seeds_or 0 1 2 3 4); do
         for n in ${SIZES:-16 31 62 124 311 622}; do
-            # As many steps as are best on validation classes, without words.
+            # Up to 124 classes as many steps as are best on validation classes, without words.
             case "$n" in
                 16) bs=32 steps=40 ;;
                 31) bs=56 steps=120 ;;
