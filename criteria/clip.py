@@ -101,7 +101,7 @@ class CLIP(Criterion):
                 out_dim=proj_dim,
             )
             self.reader = TrainedReader(tokenize, tower)
-        self.projection = _projection(feature_dim, proj_dim)
+        self.projection: nn.Module = _projection(feature_dim, proj_dim)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     def compute(self, views: Sequence[Embedding], batch: Batch) -> Tensor:
@@ -209,3 +209,19 @@ def _projection(in_dim: int, out_dim: int) -> nn.Linear:
     projection = nn.Linear(in_dim, out_dim, bias=False)
     nn.init.normal_(projection.weight, std=in_dim**-0.5)
     return projection
+
+
+class BesideCLIP(Criterion):
+    """An objective that has a ``CLIP`` as a part, and searches by its two sides."""
+
+    clip: CLIP
+
+    def embed_images(self, features: Tensor) -> Tensor:
+        return self.clip.embed_images(features)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return self.clip.embed_texts(texts)
+
+    @property
+    def text_reader(self) -> Tokenizer | TextEncoder:
+        return self.clip.text_reader

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, require_at_least
+from .base import require_at_least
+from .clip import BesideCLIP
 from .nnclr import nearest
 from .self_supervised import Queue
 
 
-class DeCLIPNNS(Criterion):
+class DeCLIPNNS(BesideCLIP):
     """CLIP whose images are also paired with the text nearest to their caption.
 
         L = (1 - w) L_CLIP(x, t) + w L_CLIP(x, nn(t)),    nn(t) = argmax_{q ∈ Q} t·q
@@ -66,16 +67,6 @@ class DeCLIPNNS(Criterion):
         if self.training:
             self.queue.push(texts)
         return loss
-
-    def embed_images(self, features: Tensor) -> Tensor:
-        return self.clip.embed_images(features)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        return self.clip.embed_texts(texts)
-
-    @property
-    def text_reader(self) -> Any:
-        return self.clip.text_reader
 
     def after_step(self, embedder: nn.Module) -> None:
         self.clip.after_step(embedder)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from utilities.structures import Batch, Embedding
 
-from .base import Criterion, at_least_float32, evaluating, require_at_least
+from .base import at_least_float32, evaluating, require_at_least
+from .clip import BesideCLIP
 from .self_supervised import full_precision
 
 
-class SLIP(Criterion):
+class SLIP(BesideCLIP):
     """CLIP on a lightly cropped view, SimCLR between two strongly augmented ones.
 
         L = L_CLIP(view 1, caption) + w L_SimCLR(view 2, view 3)
@@ -50,16 +51,6 @@ class SLIP(Criterion):
         self.check(views, batch)
         of_captions = self.clip.compute(views[:1], batch)
         return of_captions + self.ssl_weight * self.simclr.compute(views[-2:], batch)
-
-    def embed_images(self, features: Tensor) -> Tensor:
-        return self.clip.embed_images(features)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        return self.clip.embed_texts(texts)
-
-    @property
-    def text_reader(self) -> Any:
-        return self.clip.text_reader
 
     def after_step(self, embedder: nn.Module) -> None:
         self.clip.after_step(embedder)

@@ -41,15 +41,9 @@ class Captioned(Protocol):
 
 
 @runtime_checkable
-class Classified(Captioned, Protocol):
+class Classified(Captioned, words.Named, Protocol):
     """N images of C classes; an ``ImageSet``."""
 
-    @property
-    def class_names(self) -> Sequence[str]: ...  # (C,)
-    @property
-    def class_descriptions(self) -> Sequence[Sequence[str]]: ...  # (C,), or () if there are none
-    @property
-    def class_tags(self) -> Sequence[Sequence[str]]: ...  # (C,), or () if there are none
     @property
     def labels(self) -> NDArray: ...  # (N,) int64 in [0, C)
     @property
