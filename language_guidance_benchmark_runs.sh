@@ -11,6 +11,7 @@
 #         emoji_long        the same words at twice the length and a constant rate, seed 0
 #         emoji_curve       what words add from 16 to 622 training classes, at 32 px; drawn by
 #                   python -m tests.benchmarks.learning_curve_picture
+#         emoji_weights  other weights at 124 of these classes, and a network that over-fits 31
 #         league    every objective with and without class names, seed 0, 3.5 minutes on one
 #                   core each; LOSSES="circle supcon" runs only these
 #         openclipart  pairs by captions beside one image twice and random partners, offline, on a
@@ -26,7 +27,7 @@
 #                   DATASETS="cub200 cars196"
 #         all       all of these
 # SEED    0 1 2 for emoji, both openclipart groups and baselines unless given, 0 1 2 3 4 for
-#         quick_start and emoji_curve; the published seed of each row for cub200 and cars196; 0 for the others
+#         quick_start, emoji_curve and emoji_weights; the published seed of each row for cub200 and cars196; 0 for the others
 # ROW     run only this one: a name, or a number as --list shows it
 # --list  list the rows and run none
 # --array runs the row whose number the job scheduler sets: in JOB_INDEX, or else in
@@ -42,8 +43,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-groups=(quick_start emoji emoji_validation emoji_long emoji_curve league openclipart openclipart_scratch
-    redcaps cub200 cars196 baselines)
+groups=(quick_start emoji emoji_validation emoji_long emoji_curve emoji_weights league openclipart
+    openclipart_scratch redcaps cub200 cars196 baselines)
 
 fail() { echo "language_guidance_benchmark_runs.sh: $*" >&2; exit 2; }
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; }
@@ -188,6 +189,30 @@ emoji_curve() { # SIZES="16 622" runs only these numbers of training classes
                 --language_proxy_vectors free
             run "curve_${n}_both" "${common[@]}" --language_distill_w 7.5 --language_proxy_w 0.03
         done
+    done
+}
+
+emoji_weights() { # beside curve_124_none and curve_31_none of emoji_curve
+    local seed common more
+    for seed in $(seeds_or 0 1 2 3 4); do
+        common=(--dataset emoji --loss multisimilarity --image_size 32 --bs 56
+            --evaluate_every 1000 --no_report --language_shift 0 --language_prompt '{}'
+            --seed "$seed")
+        more=("${common[@]}" --train_classes 124 --max_steps 220)
+        run curve_124_proxy0.1 "${more[@]}" --language_proxy_w 0.1
+        run curve_124_proxy0.1_permuted "${more[@]}" --language_proxy_w 0.1 \
+            --language_control permuted
+        run curve_124_proxy0.1_free "${more[@]}" --language_proxy_w 0.1 \
+            --language_proxy_vectors free
+        run curve_124_proxy0.01 "${more[@]}" --language_proxy_w 0.01
+        run curve_124_match2 "${more[@]}" --language_distill_w 2 --language_proxy_w 0
+        run curve_124_match20 "${more[@]}" --language_distill_w 20 --language_proxy_w 0
+        # Where a network over-fits: three times the steps, and BatchNorm that adapts.
+        more=("${common[@]}" --train_classes 31 --max_steps 360 --arch efficientnet_lite0_normalize)
+        run overfit_none "${more[@]}"
+        run overfit_match "${more[@]}" --language_distill_w 7.5 --language_proxy_w 0
+        run overfit_match_permuted "${more[@]}" --language_distill_w 7.5 --language_proxy_w 0 \
+            --language_control permuted
     done
 }
 
