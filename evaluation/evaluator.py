@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metrics as scoring
 from datasets.image_set import ImageSet
 from datasets.loading import Transform
+from evaluation.extract import Features
 from evaluation.feature_cache import cached_features
-from evaluation.retrieval import refuse_one_sided, run
+from evaluation.retrieval import gallery_of, refuse_one_sided, run, score
 from evaluation.scores import Scores
 from evaluation.tower_search import TowerSearch
+from evaluation.verdict import BACKBONE, HEADLINES
 from evaluation.word_search import WordSearch
 from utilities import distributed
 
@@ -63,18 +66,24 @@ class Evaluator:
         self.embeds: dict[str, tuple[Tensor, Tensor]] = {}  # (M, D) and (M,) int64
         self.searched: dict[str, Tensor] = {}
 
-    def __call__(self, cache: Path | None = None) -> Scores:
+    def __call__(self, cache: Path | None = None, *, backbone: bool = False) -> Scores:
         """Return the scores of all sets as ``<set>/<evaltype>/<metric>``, with their protocols.
 
-        Features are kept in the folder ``cache`` and read from there; None keeps none.
+        Args:
+            cache: folder in which features are kept, and read from; None keeps none.
+            backbone: also search the first set with pooled features, as unit rows, for
+                ``<set>/backbone/<metric>``; only the metrics that a ``verdict`` compares.
         """
         scores = Scores({}, {})
-        searched, pooled = {}, {}
+        searched: dict[str, tuple[Tensor, Tensor]] = {}
+        pooled: dict[str, tuple[Tensor, Tensor]] = {}
         for name, images in self.sets.items():
             options = {"class_words": self.class_words.get(name), **self.options}
             kept = cache if len(images) <= MOST_KEPT else None
             found, features = run(self.embedder, images, self.transform, cache=kept, **options)
             scores.add(found, f"{name}/")
+            if backbone and not pooled:
+                scores.add(self._backbone_scores(images, features), f"{name}/{BACKBONE}/")
             self.embeds[name] = features.embeds, features.rows
             searched[name] = getattr(features, self.options["evaltypes"][0]), features.rows
             pooled[name] = features.features, features.rows
@@ -85,6 +94,15 @@ class Evaluator:
             for search in self.tower_searches:
                 scores.add(search.scores(self.sets[name], *embedded), f"{name}/")
         return scores
+
+    def _backbone_scores(self, images: ImageSet, found: Features) -> Scores:
+        if not distributed.is_first() or "embeds" not in self.options["evaltypes"][:1]:
+            return Scores({}, {})
+        device, size = self.options["search_device"], self.options["block_bytes"]
+        unit = F.normalize(found.features, dim=1).to(device)
+        gallery = gallery_of(images, unit, found.rows, seed=self.options["seed"])
+        names = [name for name in self.options["metrics"] if name in HEADLINES]
+        return score(gallery, names, set_name=images.name, block_bytes=size)
 
     def _search_by_words(
         self,

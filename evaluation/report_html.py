@@ -18,6 +18,7 @@ from evaluation.report_data import ReportData
 from evaluation.report_retrieval import N_NEIGHBOURS, image_map, retrievals
 from evaluation.report_words import N_ASIDE, meaning, word_finds
 from evaluation.scores import is_fraction, number, of_intervals
+from evaluation.verdict import BACKBONE, Verdict
 from evaluation.word_search import PERMUTED, WORDS
 from metrics import Interval
 from utilities.files import atomic_path
@@ -37,6 +38,7 @@ def write_report(
     protocols: Mapping[str, str],
     intervals: Mapping[str, Interval] | None = None,
     config: Mapping[str, Any],
+    verdict: Verdict | None = None,
 ) -> dict[str, Path]:
     """Write the pictures and ``report.html`` of a run into its folder.
 
@@ -45,6 +47,7 @@ def write_report(
             row must be an evaluation alone; its scores are the headline.
         protocols, intervals: by score, as in ``Scores``; may be empty.
         config: flags by name, or the contents of config.json.
+        verdict: what training changed, if anything was trained.
 
     Returns:
         the files by name: "retrieval", "similarities" and "map" are PNGs, "report" is the page. A
@@ -62,7 +65,7 @@ def write_report(
     written["map"] = folder / "map.png"
     map_picture(data, points, written["map"])
 
-    names = [name for name in (rows[0] if rows else {}) if name != "epoch"]
+    names = [name for name in (rows[0] if rows else {}) if name != "epoch" and BACKBONE not in name]
     scores = _scores(names, rows, intervals or {})
     classes = class_scores(data)
     page = render(
@@ -71,6 +74,7 @@ def write_report(
         "script.js",
         title=folder.resolve().name,
         shown=data,
+        verdict=verdict,
         scores=scores,
         compared=any(score["untrained"] != "–" for score in scores),
         percent_only=all(map(is_fraction, names)),

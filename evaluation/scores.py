@@ -64,7 +64,7 @@ def number(name: str, value: float, sign: str = "") -> str:
     return f"{value:{sign}.4f}"
 
 
-def table(before: Scores, after: Scores) -> str:
+def table(before: Mapping[str, float], after: Scores) -> str:
     """Format scores before and after training side by side, with the change in percentage points.
 
     Each name of either has a row, in the order of ``after``; – stands for a missing value or NaN.
@@ -74,14 +74,14 @@ def table(before: Scores, after: Scores) -> str:
         old, new = (scores.get(name, math.nan) for scores in (before, after))
         change = number(name, new - old, "+")
         rows.append((name, number(name, old), number(name, new), _interval(name, after), change))
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def listing(scores: Scores) -> str:
     """Format the scores of one embedder, each with its interval."""
     rows = [(_heading(scores), "score", "")]
     rows += [(name, number(name, value), _interval(name, scores)) for name, value in scores.items()]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def write_by_class(path: Path, scores: Scores, prefix: str, images: ImageSet) -> None:
@@ -117,7 +117,8 @@ def _interval(name: str, scores: Scores) -> str:
     return "" if math.isnan(low) else f"[{number(name, low)}, {number(name, high)}]"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Format rows of cells as a table with a rule below the first; numbers to the right."""
     widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -12,6 +12,7 @@ from evaluation.evaluator import Evaluator
 from evaluation.report_data import ReportData, build_report_data
 from evaluation.report_html import write_report
 from evaluation.scores import Scores, listing, table, write_by_class
+from evaluation.verdict import BACKBONE, Searched, Verdict, verdict
 from evaluation.word_map_file import StoredMap, map_file, write
 from evaluation.word_search import WORDS
 from metrics import parse
@@ -60,6 +61,7 @@ class EvaluationSession:
         self.untrained = Scores({}, {})
         self.scores = Scores({}, {})
         self.before: Embedded | None = None  # of the first set, before training
+        self.epochs: Sequence[Mapping[str, Any]] = ()  # their recorded scores
 
     @property
     def chosen_by(self) -> str | None:
@@ -84,15 +86,22 @@ class EvaluationSession:
 
     def start(self, run: Run) -> Scores:
         """Evaluate and record the untrained embedder; of a resumed run, read what was recorded."""
+        self.epochs = run.folder.rows
         if run.resumed:
-            scores, self.before = run.untrained()
-            self.untrained = self.scores = Scores(scores, {})
+            scores, kept = run.untrained()
+            self.untrained = self.scores = Scores(scores, {}, by_class=kept.get("by_class"))
+            self.before = (kept["embeds"], kept["rows"]) if kept else None
             if self.before is None and self.chosen_by:
                 LOG.warning("the embeddings before training are gone; the report goes without them")
         else:
-            self.untrained = self.scores = self._evaluate(last=not self.n_epochs, cache=self.cache)
+            last = not self.n_epochs
+            self.untrained = self.scores = self._evaluate(last, self.cache, backbone=not last)
             self.before = self.evaluator.embeds.get(self.chosen_by or "")
-            run.record_untrained(self.untrained, self.before)
+            kept = dict[str, Any]()
+            if self.before is not None:
+                embeds, rows = self.before
+                kept = {"embeds": embeds, "rows": rows, "by_class": self.untrained.by_class}
+            run.record_untrained(self.untrained, kept)
         return self.untrained
 
     def evaluate_if_due(self, epoch: int) -> Scores:
@@ -103,8 +112,8 @@ class EvaluationSession:
         self.scores = self._evaluate(last)
         return self.scores
 
-    def _evaluate(self, last: bool, cache: Path | None = None) -> Scores:
-        scores = self.evaluator(cache)
+    def _evaluate(self, last: bool, cache: Path | None = None, *, backbone: bool = False) -> Scores:
+        scores = self.evaluator(cache, backbone=backbone)
         if last and self.downstream is not None:
             scores.add(self.downstream())
         return scores
@@ -126,7 +135,7 @@ class EvaluationSession:
             return tables
         written = write_report(
             *(folder.path, self.report_data(flags["seed"])), rows=folder.rows, config=flags,
-            protocols=scores.protocols, intervals=scores.intervals,
+            protocols=scores.protocols, intervals=scores.intervals, verdict=self.verdict(),
         )  # fmt: skip
         return tables + [path for path in written.values() if path.suffix == ".png"]
 
@@ -152,8 +161,26 @@ class EvaluationSession:
             **by_words,
         )
 
+    def verdict(self) -> Verdict | None:
+        """Return what training changed on the first set; None if there is nothing to compare."""
+        name, evaltype = self.chosen_by, self.evaluator.options["evaltypes"][0]
+        if not self.n_epochs or name is None:
+            return None
+        before = {"embeds": "untrained embedding", "features": "features before training"}
+        floors = [
+            Searched("backbone's features", f"{name}/{BACKBONE}", self.untrained),
+            Searched(before[evaltype], f"{name}/{evaltype}", self.untrained),
+        ]
+        trained = Searched("trained", f"{name}/{evaltype}", self.scores)
+        metrics = self.evaluator.options["metrics"]
+        return verdict(trained, floors, self.evaluator.sets[name], metrics, self.epochs)
+
     def conclusion(self) -> str:
-        """Return the scores, beside those before training, and how they were measured."""
-        shown = table(self.untrained, self.scores) if self.untrained else listing(self.scores)
+        """Return the scores beside those before training, how they were measured, the verdict."""
+        before = {name: v for name, v in self.untrained.items() if f"/{BACKBONE}/" not in name}
+        shown = table(before, self.scores) if before else listing(self.scores)
         protocols = dict.fromkeys(self.scores.protocols.values())
-        return "\n".join([shown, *(f"measured on {protocol}" for protocol in protocols)])
+        lines = [shown, *(f"measured on {protocol}" for protocol in protocols)]
+        if found := self.verdict():
+            lines += ["", str(found)]
+        return "\n".join(lines)

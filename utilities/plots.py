@@ -23,7 +23,10 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         name: [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         for name in dict.fromkeys(name for row in rows for name in row if name != "epoch")
     }
-    curves = {name: points for name, points in curves.items() if points}
+    ends = {name: points[-1][0] for name, points in curves.items() if points}
+    # A score of epoch 0 alone, such as that of the backbone's features, has no curve.
+    later = any(ends.values())
+    curves = {name: curves[name] for name, end in ends.items() if end or not later}
     if not curves:
         raise ValueError(f"no score to draw in {path}; record an epoch first")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import torch
-from torch import Tensor
 
 from utilities import checkpoint, distributed, log, plots
 from utilities import device as devices
@@ -205,17 +204,15 @@ class Run:
         if self._must_stop() and epoch < self.n_epochs:
             self._leave()
 
-    def record_untrained(
-        self, scores: Mapping[str, float], embeds: tuple[Tensor, Tensor] | None
-    ) -> None:
-        """Write the scores of epoch 0, and embeddings and rows for the report to compare with."""
-        if self.writes and embeds is not None:
-            checkpoint.save(self._before, {"embeds": embeds[0], "rows": embeds[1]})
+    def record_untrained(self, scores: Mapping[str, float], kept: Mapping[str, Any]) -> None:
+        """Write the scores of epoch 0, and what the end of the run is compared with."""
+        if self.writes and kept:
+            checkpoint.save(self._before, kept)
         if scores:
             self.write(0, scores)
 
-    def untrained(self) -> tuple[dict[str, float], tuple[Tensor, Tensor] | None]:
-        """Return what ``record_untrained`` wrote before the run was interrupted."""
+    def untrained(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return what ``record_untrained`` wrote before the run was interrupted; empty if gone."""
         first = self.folder.rows[0] if self.folder.rows else {"epoch": -1}
         scores = {
             name: math.nan if value is None else value
@@ -223,15 +220,14 @@ class Run:
             if name != "epoch" and first["epoch"] == 0
         }
         if not self._before.is_file():
-            return scores, None
+            return scores, {}
         try:
-            kept = checkpoint.load(self._before)
+            return scores, checkpoint.load(self._before)
         except ValueError as error:
             raise ValueError(
                 f"--resume: {self._before} is damaged; delete it to resume without the "
                 "retrieval before training in the report, or start another run with --savename"
             ) from error
-        return scores, (kept["embeds"], kept["rows"])
 
     def finish(self, shown: Sequence[Path] = ()) -> None:
         """Draw the curves, hand them and the files ``shown`` to the trackers, and close these."""

@@ -16,14 +16,14 @@ class Evaluator:
 
     def __init__(self):
         self.sets = {"val": None, "test": None}
-        self.options = {"evaltypes": ["features", "embeds"]}
+        self.options = {"evaltypes": ["features", "embeds"], "metrics": ["e_recall@1"]}
         self.word_search = None
         self.tower_searches = []
         self.calls = 0
         self.caches = []
         self.embeds = {}
 
-    def __call__(self, cache):
+    def __call__(self, cache, *, backbone=False):
         self.calls += 1
         self.caches.append(cache)
         self.embeds = {"val": (torch.full((2, 3), float(self.calls)), torch.arange(2))}
@@ -45,7 +45,8 @@ class Run:
     """Keeps what is recorded before training."""
 
     def __init__(self, scores=None):
-        self.resumed, self.recorded = scores is not None, (scores, None)
+        self.resumed, self.recorded = scores is not None, (scores, {})
+        self.folder = Namespace(rows=[])
 
     def untrained(self):
         return self.recorded
@@ -70,7 +71,7 @@ def test_a_run_without_epochs_evaluates_all_before_training():
     run = Run()
     scores = evaluated.start(run)
     assert scores["digits/knn@20"] == 0.5 and len(probes) == 1
-    assert run.recorded[0] is scores and torch.equal(run.recorded[1][0], torch.ones(2, 3))
+    assert run.recorded[0] is scores and torch.equal(run.recorded[1]["embeds"], torch.ones(2, 3))
 
 
 def test_a_resumed_run_compares_with_the_scores_before_training():

@@ -257,7 +257,7 @@ def test_epochs_are_chosen_by_validation_where_there_is_one(validated, cli):
     """The first of equal ones, none without a number, and never epoch 0 of a run that trains."""
     rows, printed = cli.table(*validated)
     assert rows[0] == ["group", "seeds", "best epoch by validation", "test/embeds/e_recall@1"]
-    assert rows[1][2:] == ["2/3", "35.00 ± 63.53"]
+    assert rows[-1][2:] == ["2/3", "35.00 ± 63.53"]
     assert "emoji: scores at each run's best epoch by val/embeds/e_recall@1" in printed.err
     assert "optimistic" not in printed.out
     _, printed = cli.table(*validated, "--scores", "val/embeds/e_recall@1")
@@ -266,9 +266,9 @@ def test_epochs_are_chosen_by_validation_where_there_is_one(validated, cli):
 
 def test_the_last_epoch_or_one_by_number(validated, cli):
     rows, printed = cli.table(*validated, "--epoch_by", "last")
-    assert rows[1] == ["g", "2", "30.00 ± 0.00"]
+    assert rows[-1] == ["g", "2", "30.00 ± 0.00"]
     assert "after the last epoch, 3" in printed.out
-    assert cli.table(*validated, "--epoch_by", "1")[0][1] == ["g", "2", "50.00 ± 0.00"]
+    assert cli.table(*validated, "--epoch_by", "1")[0][-1] == ["g", "2", "50.00 ± 0.00"]
     message = cli.refused(*validated, "--epoch_by", "7")
     assert "--epoch_by 7: g seed 0 was evaluated at epochs 0, 1, 2, 3" in message
     message = cli.refused(*validated, "--epoch_by", "best")
@@ -278,7 +278,7 @@ def test_the_last_epoch_or_one_by_number(validated, cli):
 def test_epochs_chosen_on_test_classes_are_labelled_everywhere(validated, cli):
     label = "best epoch on test classes: optimistic"
     rows, printed = cli.table(*validated, "--epoch_by", "test")
-    assert rows[0][2] == label and rows[1][2:] == ["1", "50.00 ± 0.00"]
+    assert rows[0][2] == label and rows[-1][2:] == ["1", "50.00 ± 0.00"]
     assert "test classes" in printed.out.splitlines()[-1] and "optimistic" in printed.err
     text = cli(*validated, "--epoch_by", "test", "--format", "latex").out
     assert label in text and "optimistic" in text[text.index(r"\caption") : text.index("tabular")]
@@ -463,3 +463,19 @@ def test_reading_needs_only_the_standard_library():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+@pytest.mark.parametrize("versus", ["", "_guided"])
+def test_what_the_runs_began_with_heads_the_table(make, cli, versus):
+    score, backbone = "test/embeds/e_recall@1", "test/backbone/e_recall@1"
+    folders = [
+        make(group, seed, {"epoch": 0, score: start, backbone: 0.4}, {"epoch": 4, score: end})
+        for group, end in (("plain", 0.5), ("plain_guided", 0.6))
+        for seed, start in ((0, 0.2), (1, 0.3))
+    ]
+    (_, *rows), _ = cli.table(*folders, *(["--versus", versus] if versus else []))
+    assert [row[0] for row in rows] == [
+        "backbone's features", "before training", "plain", *([] if versus else ["plain_guided"]),
+    ]  # fmt: skip
+    assert [row[2] for row in rows[:2]] == ["40.00", "25.00"]
+    assert {len(row) for row in rows} == {5 if versus else 3}

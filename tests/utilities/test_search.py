@@ -195,6 +195,7 @@ def test_a_trial_is_the_mean_over_folds_of_the_best_epoch(lab, capsys):
     [row] = re.findall(rf"^\| {best.number} \| {best.value:.4f} \|.*", printed, re.M)
     assert printed.index(row) == min(m.start() for m in re.finditer(r"^\| \d", printed, re.M))
     assert "best epochs of its folds: 2, 2 of 3; --n_epochs is their median" in printed
+    assert "before training: val/embeds/e_recall@1 9.0000\nno trial scores above: before" in printed
 
     # The final run: the flags given and drawn, all training classes, evaluated on the test classes.
     [final] = re.findall(r"^  python main.py (.*)", printed, re.M)

@@ -1,11 +1,19 @@
 """The table of one dataset: its scores, groups, comparisons and epochs."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from utilities.registry import closest_first
-from utilities.results.runs import Groups, Result, by_group, check_scores, is_evaluation
+from utilities.results.runs import (
+    Groups,
+    Result,
+    before_training,
+    by_group,
+    check_scores,
+    is_evaluation,
+)
 from utilities.results.significance import Summaries, summarise
 from utilities.results.tables import Table, score_table
 
@@ -66,7 +74,13 @@ def report(results: Sequence[Result], selection: Selection, rule: str, title: st
         rows = dict(sorted(rows.items(), key=lambda row: -summaries[row[0]][first].mean))
     chosen, epochs = how_chosen(rule, results)
     notes = _notes(chosen, results, list(scores))
-    table = score_table(title, summaries, scores, rows, suffix=suffix, epochs=epochs, notes=notes)
+    table = score_table(
+        *(title, summaries, scores, rows),
+        suffix=suffix,
+        epochs=epochs,
+        notes=notes,
+        floors=_floors(results, list(scores)),
+    )
     shown = {}
     for group, label in rows.items():
         shown[group] = label
@@ -117,6 +131,18 @@ def _notes(chosen: str, results: Sequence[Result], scores: Sequence[str]) -> lis
     if not_finite:
         notes.append(f"Not finite: {', '.join(not_finite)}; its group has no mean.")
     return notes
+
+
+def _floors(results: Sequence[Result], scores: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the mean scores that all runs began with, and of their backbones, by title."""
+    floors: dict[str, dict[str, float]] = {}
+    for score in scores:
+        found = [before_training(result.run.rows, score) for result in results]
+        for title in dict.fromkeys(title for floor in found for title in floor):
+            values = [floor[title] for floor in found if title in floor]
+            if len(values) == len(results):
+                floors.setdefault(title, {})[score] = statistics.fmean(values)
+    return floors
 
 
 def _labelled(entries: Sequence[str], known: Sequence[str]) -> dict[str, str]:

@@ -70,6 +70,15 @@ class Result(NamedTuple):
 Groups = dict[str, dict[Seed, Result]]  # group, then seed
 
 
+def before_training(rows: Sequence[Row], score: str) -> dict[str, float]:
+    """Return a score at epoch 0 and that of the backbone's features, as far as they are known."""
+    images, _, metric = score.partition("/")
+    first = rows[0] if metric and len(rows) > 1 and rows[0]["epoch"] == 0 else {}
+    backbone = f"{images}/backbone/{metric.rpartition('/')[2]}"
+    names = {"backbone's features": backbone, "before training": score}
+    return {title: first[name] for title, name in names.items() if first.get(name) is not None}
+
+
 def read(folder: Path) -> Run:
     config = read_config(folder)
     missing = {"dataset", "group", "seed", "n_epochs"} - set(config["flags"])

@@ -64,8 +64,9 @@ def score_table(
     suffix: str = "",
     epochs: str = "",
     notes: Sequence[str] = (),
+    floors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Table:
-    """Return a table with one row per group.
+    """Return a table with one row per group, below those of ``floors``: scores by title.
 
     A score takes one column: the mean, and in brackets its difference from the reference. With
     ``suffix`` it takes three: the group, the group whose name adds the suffix, and the change.
@@ -74,10 +75,16 @@ def score_table(
     shown = [name for group in rows for name in dict.fromkeys((group, group + suffix))]
     best = _best_means(summaries, shown, scores)
     lines: list[list[Cell]] = []
+    for label, floor in (floors or {}).items():
+        line: list[Cell] = [label, *[""] * (bool(epochs) + 1)]
+        for name in scores:
+            line.append((_number(name, floor[name], math.nan),) if name in floor else "")
+            line += ["", ""] if suffix else []
+        lines.append(line)
     for group, label in rows.items():
         one, other = summaries[group], summaries[group + suffix]
         first, its_pair = (next(iter(summary.values())) for summary in (one, other))
-        line: list[Cell] = [label, str(len({*first.seeds} & {*its_pair.seeds}))]
+        line = [label, str(len({*first.seeds} & {*its_pair.seeds}))]
         if epochs:
             line.append("/".join(map(str, first.epochs)))
         for name in scores:

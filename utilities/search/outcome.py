@@ -10,7 +10,8 @@ import optuna
 from optuna.trial import TrialState
 
 from utilities.files import atomic_path
-from utilities.run_files import read_config
+from utilities.results.runs import before_training
+from utilities.run_files import read_config, read_rows
 from utilities.search.space import CommandLine, Flags
 from utilities.search.trials import Fold, distinct_trials, run_number
 
@@ -38,6 +39,7 @@ def report(
             "",
             table(study, objective),
             "",
+            *floor(study, folder, objective),
             *filter(None, [importances(study)]),
             f"best: trial {run_number(study.best_trial)}; {length}; flags: {path}",
             "",
@@ -46,6 +48,21 @@ def report(
             "done",
         ]
     )
+
+
+def floor(study: optuna.Study, folder: Path, objective: str) -> list[str]:
+    """Return lines with the score before training, in the mean over the best trial's folds."""
+    best = study.best_trial
+    runs = folder.glob(f"*/trial{run_number(best):04d}_fold*")
+    found = [before_training(read_rows(run / "metrics.jsonl"), objective) for run in runs]
+    titles = dict.fromkeys(title for fold in found for title in fold)
+    means = {t: statistics.fmean(fold[t] for fold in found if t in fold) for t in titles}
+    lines = [f"{title}: {objective} {mean:.4f}" for title, mean in means.items()]
+    higher = study.direction == optuna.study.StudyDirection.MAXIMIZE
+    worse = [t for t, mean in means.items() if higher and mean >= (best.value or 0.0)]
+    if worse:
+        lines.append(f"no trial scores above: {', '.join(worse)}")
+    return [*lines, ""] if lines else []
 
 
 def best_flags(

@@ -1,0 +1,147 @@
+"""What training changed: the trained embedding beside the untrained one and the backbone.
+
+The untrained embedding is a random projection of the backbone's features and scores lower than they
+do, so a run can end above the one and below the other: worse than no training.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from datasets.image_set import ImageSet
+from evaluation.scores import Scores, aligned, number
+from metrics import Interval, bootstrap
+
+BACKBONE = "backbone"  # in a score's name, as an evaltype: pooled features, as unit rows
+HEADLINES = {"e_recall@1": "Recall@1", "recall@1": "Recall@1", "mAP@R": "mAP@R"}
+
+
+class Searched(NamedTuple):
+    """What images were searched with, and how well."""
+
+    name: str
+    prefix: str  # of its scores, as in "test/embeds"
+    scores: Scores
+
+    def score(self, metric: str) -> float:
+        return self.scores[f"{self.prefix}/{metric}"]
+
+    def by_class(self, metric: str) -> Tensor:
+        return self.scores.by_class[f"{self.prefix}/{metric}"]
+
+    def has(self, metrics: Sequence[str]) -> bool:
+        return all(f"{self.prefix}/{metric}" in self.scores.by_class for metric in metrics)
+
+
+class Verdict(NamedTuple):
+    """A run's conclusion.
+
+    Attributes:
+        rows: cells of a table: scores of each ``Searched`` and, last, what training changed.
+        sentence: what they mean, and what to do if training has not helped.
+    """
+
+    rows: list[tuple[str, ...]]
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{aligned(self.rows)}\n{self.sentence}"
+
+
+def verdict(
+    trained: Searched,
+    floors: Sequence[Searched],
+    images: ImageSet,
+    metrics: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+) -> Verdict | None:
+    """Conclude a run; return None if its metrics or what it began with cannot be compared.
+
+    Args:
+        floors: what training must beat; the first decides.
+        images: the set that was searched.
+        metrics: of the run; those in ``HEADLINES`` are compared, and the first of them decides.
+        rows: ``{"epoch": int, score: float or None}`` as in metrics.jsonl.
+    """
+    metrics = [name for name in HEADLINES if name in metrics]
+    floors = [floor for floor in floors if floor.has(metrics)]
+    if not metrics or not floors or not trained.has(metrics):
+        return None
+    changes = {name: change(trained, floors[0], images, name) for name in metrics}
+    set_name = trained.prefix.partition("/")[0]
+    table: list[tuple[str, ...]] = [
+        (f"{set_name}, in percent", *(HEADLINES[name] for name in metrics)),
+        *(
+            (searched.name, *(number(name, searched.score(name)) for name in metrics))
+            for searched in (*floors, trained)
+        ),
+        (f"trained − {floors[0].name}", *(_points(*changes[name]) for name in metrics)),
+    ]
+    first = metrics[0]
+    sentences = [
+        _outcome(HEADLINES[first], *changes[first], floors[0].name),
+        _highest(f"{trained.prefix}/{first}", rows, set_name),
+        _remedy(changes[first][1], floors[0]),
+    ]
+    return Verdict(table, " ".join(filter(None, sentences)))
+
+
+def change(
+    trained: Searched, floor: Searched, images: ImageSet, metric: str
+) -> tuple[float, Interval]:
+    """Return by how much a score is above the floor's, with its 95 % interval over classes.
+
+    The interval is that of ``metrics.bootstrap``, paired: a class that is drawn brings both of its
+    scores.
+    """
+    labels = torch.from_numpy(images.labels)
+    if images.queries is not None:
+        labels = labels[torch.from_numpy(images.queries)]
+    by_class = trained.by_class(metric) - floor.by_class(metric)
+    interval = bootstrap({metric: by_class[labels]}, labels)[metric]
+    return trained.score(metric) - floor.score(metric), interval
+
+
+def _points(value: float, interval: Interval) -> str:
+    low, high = (f"{100 * end:+.2f}" for end in interval)
+    bracket = "" if math.isnan(interval.low) else f" [{low}, {high}]"
+    return f"{100 * value:+.2f}{bracket}"
+
+
+def _outcome(heading: str, value: float, interval: Interval, floor: str) -> str:
+    points = f"{abs(100 * value):.1f} points"
+    if interval.low > 0:
+        return f"{heading} rose by {points} over the {floor}."
+    if interval.high < 0:
+        return f"{heading} fell by {points} below the {floor}."
+    return f"{heading} is not clearly above or below the {floor}."
+
+
+def _highest(score: str, rows: Sequence[Mapping[str, Any]], set_name: str) -> str:
+    """Say when the score was highest, if that was not at the end."""
+    found = [row for row in rows if not math.isnan(row.get(score) or math.nan)]
+    if not found:
+        return ""
+    best = max(reversed(found), key=lambda row: row[score])
+    epoch, value = best["epoch"], f"{100 * best[score]:.1f} %"
+    if epoch == found[-1]["epoch"]:
+        return ""
+    if epoch == 0:
+        return f"It was highest before training, {value}."
+    highest = f"It was highest, {value}, after epoch {epoch}"
+    if set_name == "val":
+        return f"{highest}: use best_*.pt, or train with --n_epochs {epoch}."
+    return f"{highest}; choose the length on validation classes (--use_tv_split)."
+
+
+def _remedy(interval: Interval, floor: Searched) -> str:
+    """Say how to search with the backbone where training has not clearly raised the score."""
+    if interval.low > 0 or math.isnan(interval.low):
+        return ""
+    return (
+        f"The {floor.name} need no training: --n_epochs 0 --evaltypes features leaves a run that "
+        "searches with them."
+    )

@@ -1,0 +1,126 @@
+"""The verdict at the end of a run: its scores, its interval and its sentence."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.scores import Scores
+from evaluation.verdict import Searched, change, verdict
+
+METRICS = ["e_recall@1", "nmi", "mAP@R"]
+
+
+def images(counts, queries=None):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return SimpleNamespace(labels=labels, queries=queries)
+
+
+def searched(name, prefix, by_class, counts):
+    """Return what has these (C,) scores by class in each metric."""
+    values = torch.tensor(by_class, dtype=torch.float64)
+    mean = float((values * torch.tensor(counts)).sum() / sum(counts))
+    names = [f"{prefix}/{metric}" for metric in METRICS]
+    return Searched(
+        name, prefix, Scores(dict.fromkeys(names, mean), {}, {}, dict.fromkeys(names, values))
+    )
+
+
+COUNTS = [2, 3, 4, 5, 6, 7]
+LOW, HIGH = [0.1, 0.2, 0.1, 0.3, 0.2, 0.1], [0.5, 0.7, 0.6, 0.6, 0.5, 0.6]
+
+
+def conclude(backbone, untrained, trained, rows=(), split="test"):
+    floors = [
+        searched("backbone's features", f"{split}/backbone", backbone, COUNTS),
+        searched("untrained embedding", f"{split}/embeds", untrained, COUNTS),
+    ]
+    last = searched("trained", f"{split}/embeds", trained, COUNTS)
+    return verdict(last, floors, images(COUNTS), METRICS, rows)
+
+
+def epochs(*values, split="test"):
+    return [{"epoch": epoch, f"{split}/embeds/e_recall@1": v} for epoch, v in enumerate(values)]
+
+
+def test_a_run_below_its_backbone_says_so_though_it_beats_the_untrained_embedding():
+    found = conclude(HIGH, LOW, [value - 0.1 for value in HIGH])
+    assert [row[0] for row in found.rows] == [
+        "test, in percent", "backbone's features", "untrained embedding", "trained",
+        "trained − backbone's features",
+    ]  # fmt: skip
+    assert found.rows[0][1:] == ("Recall@1", "mAP@R")
+    assert found.rows[-1][1].startswith("-10.00 [")
+    assert "Recall@1 fell by 10.0 points below the backbone's features." in found.sentence
+    assert "--n_epochs 0 --evaltypes features" in found.sentence
+
+
+def test_a_gain_needs_no_remedy():
+    found = conclude(LOW, LOW, HIGH)
+    assert found.sentence.startswith("Recall@1 rose by") and "--" not in found.sentence
+
+
+def test_a_gain_that_rests_on_one_class_is_not_clear():
+    found = conclude(LOW, LOW, [*LOW[:-1], 0.9])
+    assert "not clearly above or below" in found.sentence
+    assert "need no training" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("values", "split", "expected"),
+    [
+        ((0.2, 0.5, 0.4), "test", "50.0 %, after epoch 1; choose the length on validation"),
+        ((0.2, 0.5, 0.4), "val", "50.0 %, after epoch 1: use best_*.pt, or train with --n_"),
+        ((0.6, 0.5, None, 0.4), "test", "highest before training, 60.0 %."),
+        ((0.2, 0.5, 0.5), "test", None),
+        ((0.2, None, 0.5), "test", None),
+    ],
+)  # fmt: skip
+def test_the_best_epoch_is_named_where_it_is_not_the_last(values, split, expected):
+    found = conclude(LOW, LOW, HIGH, epochs(*values, split=split), split)
+    assert ("highest" in found.sentence) is (expected is not None)
+    assert expected is None or expected in found.sentence
+
+
+def test_the_change_is_that_of_the_queries():
+    """Drawn by brute force: both scores of every query of the classes that are drawn."""
+    before, after = searched("a", "x", LOW, COUNTS), searched("b", "x", HIGH, COUNTS)
+    value, interval = change(after, before, images(COUNTS), "e_recall@1")
+    labels = images(COUNTS).labels
+    difference = (np.array(HIGH) - LOW)[labels]
+    assert value == pytest.approx(difference.mean())
+    rng, means = np.random.default_rng(0), []
+    for _ in range(4000):
+        drawn = rng.integers(len(COUNTS), size=len(COUNTS))
+        means.append(np.concatenate([difference[labels == label] for label in drawn]).mean())
+    # Six classes: the interval is a little wider than the percentiles, see metrics.bootstrap.
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert interval.low < low < value < high < interval.high
+    assert interval.high - interval.low < 1.6 * (high - low)
+
+
+def test_only_queries_count_where_they_are_separate():
+    gallery_first = np.array([False, True] * 2)
+    split = images([2, 2], gallery_first)
+    before, after = searched("a", "x", [0.0, 0.0], [1, 1]), searched("b", "x", [0.0, 1.0], [1, 1])
+    assert change(after, before, split, "mAP@R")[0] == pytest.approx(0.5)
+
+
+def test_one_class_has_no_interval_and_no_remedy():
+    last, floor = searched("trained", "x", [0.2], [3]), searched("backbone", "y", [0.5], [3])
+    found = verdict(last, [floor], images([3]), METRICS, [])
+    assert found.rows[-1][1] == "-30.00" and "--" not in found.sentence
+
+
+def test_nothing_is_concluded_without_scores_of_classes():
+    last = searched("trained", "x", HIGH, COUNTS)
+    unknown = Searched("backbone", "y", Scores({"y/e_recall@1": 0.5}, {}))
+    assert verdict(last, [unknown], images(COUNTS), METRICS, []) is None
+    assert verdict(last, [last], images(COUNTS), ["nmi"], []) is None
+
+
+def test_a_missing_score_of_an_epoch_is_no_score():
+    rows = [{"epoch": 0, "test/embeds/e_recall@1": math.nan}, {"epoch": 1}]
+    assert "highest" not in conclude(LOW, LOW, HIGH, rows).sentence
