@@ -1,4 +1,4 @@
-"""What training changed: the trained embedding beside the untrained one and the backbone.
+"""Concludes a run: the trained embedding beside the untrained one and the backbone.
 
 The untrained embedding is a random projection of the backbone's features and scores lower than they
 do, so a run can end above the one and below the other: worse than no training.
