@@ -96,6 +96,9 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     guide = language.build_guide(args, data.train, device, partial(logits, data.train, device))
     preparation = evaluation.preprocessing_of(embedder, vars(args))
     data = datasets.decoded(args, data, preparation.shorter_side)
+    embed = evaluation.embedding(args, embedder, preparation, device)
+    if args.embed_init == "pca" and not saved:
+        embedder.start_from(embed(data.train).features)
 
     # Which images meet in a batch. In language_pairs their captions decide.
     visual = partial(evaluation.image_reader, args, load_or_create, device)
@@ -146,7 +149,6 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     session = evaluation.build(args, embedder, data, preparation, device, n_epochs, *words)
     others = {name: images for name, images in session.sets.items() if name not in described}
     described |= datasets.describe(args, others, resumed=saved)
-    embed = evaluation.embedding(args, embedder, preparation, device)
     feedback = datasets.feedback(args, data) if miner.adapt_every else None
 
     config = {**vars(args), "n_epochs": length.n_epochs}  # as planned, even if a dry run is shorter

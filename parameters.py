@@ -130,6 +130,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "<timm backbone>[_frozen][_double][_normalize], such as resnet50_frozen_normalize: frozen "
          "BatchNorm, average + max pooling, unit embeddings"),
     Flag("embed_dim", count, 128, "D, dimension of the embedding"),
+    Flag("embed_init", OneOf(("random", "pca")), "random",
+         "start of the embedding layer: random, or the principal axes of the features"),
     Flag("image_size", count, None, "side of the square input, pixels"),
     Flag("not_pretrained", switch, False, "start from random weights"),
     Flag("no_zero_init_last", switch, False,

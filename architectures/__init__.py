@@ -62,7 +62,7 @@ def create(
 def build(args: argparse.Namespace) -> Embedder:
     """Return the embedder that the flags describe; errors begin with --arch."""
     with _speaking_of(f"--arch {args.arch}"):
-        return create(
+        embedder = create(
             args.arch,
             args.embed_dim,
             pretrained=not args.not_pretrained,
@@ -70,6 +70,12 @@ def build(args: argparse.Namespace) -> Embedder:
             image_size=input_size(args.image_size, args.augmentation),
             zero_init_last=not args.no_zero_init_last,
         )
+    if args.embed_init == "pca" and args.embed_dim > embedder.feature_dim:
+        raise ValueError(
+            f"--embed_init pca: --embed_dim must be at most the {embedder.feature_dim:,} features "
+            f"of --arch {args.arch}; got {args.embed_dim}"
+        )
+    return embedder
 
 
 def build_classifier(args: argparse.Namespace) -> Classifier:

@@ -148,6 +148,23 @@ class Embedder(nn.Module):
             raise ValueError(misfit)
         return super().load_state_dict(state, strict, assign)
 
+    @torch.no_grad()
+    def start_from(self, features: Tensor) -> None:
+        """Set the embedding layer to the principal axes of the backbone's features.
+
+        Of all maps to ``embed_dim`` dimensions it changes their cosines least (Eckart and Young,
+        1936), so that training starts near the backbone's own ranking; a random layer loses much
+        of it. With as many dimensions as features it is a rotation, and changes none.
+
+        Args:
+            features: (N, F), pooled, of training images. Their lengths do not matter, and they are
+                not centred, since retrieval by cosine does not centre them either. F >= D.
+        """
+        unit = F.normalize(features.double().cpu(), dim=1)
+        _, axes = torch.linalg.eigh(unit.T @ unit)  # (F, F), the largest last
+        self.embedding.weight.copy_(axes.flip(1).T[: self.embed_dim])
+        self.embedding.bias.zero_()
+
     def train_backbone(self, on: bool) -> None:
         self.backbone.requires_grad_(on)
 

@@ -277,12 +277,38 @@ def test_a_backbone_without_such_blocks_refuses_to_start_them_at_one(name):
         create(name, image_size=64, zero_init_last=False)
 
 
+def cosines(rows):
+    unit = torch.nn.functional.normalize(rows.double(), dim=1)
+    return unit @ unit.T
+
+
+def test_an_embedding_layer_of_all_axes_keeps_the_cosines_of_the_features():
+    embedder = create("test_resnet", 96).eval()
+    features = torch.randn(10, 96) + 1  # fewer than dimensions: any basis of the rest will do
+    embedder.start_from(features)
+    seen, unseen = embedder.embedding(features), torch.randn(7, 96)
+    assert torch.allclose(cosines(seen), cosines(features), atol=1e-6)
+    assert torch.allclose(cosines(embedder.embedding(unseen)), cosines(unseen), atol=1e-6)
+
+
+def test_no_layer_of_as_many_dimensions_keeps_more_of_the_features():
+    embedder = create("test_resnet", 3).eval()
+    features = torch.randn(50, 96) * torch.linspace(3, 0.1, 96)
+    unit = torch.nn.functional.normalize(features, dim=1)
+    embedder.start_from(1000 * features)  # their lengths do not matter
+    kept = embedder.embedding(unit).square().sum().item()
+    assert kept == pytest.approx(float(torch.linalg.svdvals(unit)[:3].square().sum()), rel=1e-5)
+    others = torch.linalg.qr(torch.randn(20, 96, 3))[0]
+    assert ((unit @ others).square().sum(dim=(1, 2)) < kept).all()
+
+
 def test_build_reads_the_flags_and_errors_name_them():
     args = SimpleNamespace(
         arch="resnet18_frozen_normalize_double",
         embed_dim=7,
         not_pretrained=True,
         no_zero_init_last=False,
+        embed_init="pca",
         weights=None,
         image_size=64,
         augmentation="base",
@@ -292,6 +318,9 @@ def test_build_reads_the_flags_and_errors_name_them():
     assert (embedder.embed_dim, embedder.normalize, embedder.add_maximum) == (7, True, True)
     assert embedder.frozen_norms
     assert embedder.mean == (0.485, 0.456, 0.406)
+    args.embed_dim = 513
+    with pytest.raises(ValueError, match="--embed_dim must be at most the 512 features of --arch"):
+        architectures.build(args)
     args.arch = "resnet500_normalize"
     with pytest.raises(ValueError, match=r"--arch resnet500_normalize: .*closest: resnet50,"):
         architectures.build(args)
