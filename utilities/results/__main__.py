@@ -1,5 +1,6 @@
 """Tables, learning curves and comparisons of runs, made from their run folders.
 
+    python -m utilities.results Training_Results
     python -m utilities.results Training_Results/emoji/* --baseline baseline
     python -m utilities.results Training_Results/emoji/league_* --versus _guided
     python -m utilities.results RUNS --baseline baseline --format latex --output table.tex
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     # fmt: off
-    add("runs", nargs="*", type=Path, help="run folders")
+    add("runs", nargs="*", type=Path, help="run folders, or folders above them")
     add("--baseline", help="group to compare the others with, paired by seed")
     add("--versus", metavar="SUFFIX",
         help="compare each group with the one whose name adds this suffix, such as _guided")
@@ -111,7 +112,6 @@ def tables(args: argparse.Namespace) -> str:
     )
     runs, notes = collect(args.runs, selection.needs)
     note(*notes)
-    rule = epoch_rule_of(args, runs)
     by_dataset: dict[str, list[Run]] = {}
     for run in runs:
         by_dataset.setdefault(run.dataset, []).append(run)
@@ -121,7 +121,9 @@ def tables(args: argparse.Namespace) -> str:
             "runs of one of them"
         )
     reports: dict[str, Report] = {}
+    rules: dict[str, str] = {}
     for dataset, members in by_dataset.items():
+        rule = rules[dataset] = epoch_rule_of(args, members)
         results = [choose(run, rule, args.epoch_score) for run in members]
         title = dataset if len(by_dataset) > 1 else ""
         found = reports[dataset] = report(results, selection, rule, title)
@@ -135,7 +137,7 @@ def tables(args: argparse.Namespace) -> str:
             curves.draw(panels, args.curves, CAPTION + aside)
             note(f"wrote {args.curves}")
     if args.format == "csv":
-        return long_csv({name: found.summaries for name, found in reports.items()}, rule)
+        return long_csv({name: found.summaries for name, found in reports.items()}, rules)
     render = latex if args.format == "latex" else markdown
     return "\n".join(render(found.table) for found in reports.values())
 
