@@ -14,6 +14,7 @@ EARLIER = {
     "data_class_replacement": False, "no_zero_init_last": False, "train_classes": 0,
     "language_proxy_w": 0.0, "language_proxy_vectors": "words", "language_centre": False,
     "language_several": "ranks", "data_pairs_mutual": False, "data_pairs_csls": 0,
+    "test_classes": None, "test_fraction": None,
 }  # fmt: skip
 EARLIER_OF = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lgslip")}
 
