@@ -363,6 +363,17 @@ def test_runs_beneath_a_folder_are_found(runs, make, tmp_path, cli):
     }  # fmt: skip
 
 
+def test_runs_for_deployment_are_left_out_and_named(runs, make, cli):
+    """They have no scores of unseen classes, and would leave the others without one in common."""
+    deployed = make("all", 0, {"epoch": 4, "train/embeds/e_recall@1": 0.9, "train/loss": 1})
+    rows, printed = cli.table(*runs, deployed)
+    assert rows == cli.table(*runs)[0]
+    assert "emoji: left out, scored on training classes alone: all seed 0" in printed.err
+    assert "scored on training classes alone; name --scores" in cli.refused(deployed)
+    name = "train/embeds/e_recall@1"
+    assert cli.table(deployed, "--scores", name)[0][1] == ["all", "1", "90.00"]
+
+
 def test_of_one_seed_the_newest_run_is_taken(runs, make, cli):
     for suffix, date, recall in (
         ("_2", "2026-01-02", 0.8),

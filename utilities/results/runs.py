@@ -158,6 +158,11 @@ def is_test(name: str) -> bool:
     return is_evaluation(name) and not name.startswith(("val/", "train/"))
 
 
+def has_unseen_classes(result: Result) -> bool:
+    """Return whether any score is of classes that training did not see."""
+    return any(is_evaluation(name) and not name.startswith("train/") for name in result.scores)
+
+
 def check_scores(results: Sequence[Result], names: Iterable[str]) -> None:
     for name in names:
         for result in results:
