@@ -82,7 +82,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     start = time.perf_counter()
     device, chosen = set_up(args)
     location = Path(args.save_path), args.dataset, parameters.run_name(args)
-    saved = run.to_resume(*location, vars(args)) if args.resume else None
+    saved = run.to_resume(*location, datasets.fixed(args, chosen[0])) if args.resume else None
+    notes = datasets.settle(args, chosen[0], saved, architectures.at_hand, language.at_hand)
 
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
@@ -90,7 +91,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         files = language.files(args, data.train, args.loss in parameters.CAPTION_LOSSES)
         described = datasets.describe(args, data._asdict(), files, resumed=saved)
     classes = getattr(data.train, "class_names", ())
-    parameters.check_data(args, classes=bool(classes), captions=len(data.train.captions) > 0)
+    datasets.refuse_lacking(args, data.train, criteria.CRITERIA[args.loss].needs)
+    notes |= datasampler.fit_bs(args, data.train, chosen[0])
     embedder = architectures.build(args).to(device)
     logits = partial(evaluation.imagenet_logits, args, architectures.build_classifier)
     guide = language.build_guide(args, data.train, device, partial(logits, data.train, device))
@@ -172,7 +174,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         checkpoint_every=args.checkpoint_every,
         saved=saved,
     )
-    LOG.info(parameters.summary(args, chosen, datasets.sizes(data), device, folder.path, length))
+    sizes = datasets.sizes(data)
+    LOG.info(parameters.summary(args, chosen, notes, sizes, device, folder.path, length))
 
     if n_views > 1 and not saved and not args.no_report:
         evaluation.draw_views(batches, data.train, embedder, folder.path)
@@ -200,7 +203,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         trainer.check()
         current.save()  # before evaluation, so that a failure there does not lose the epoch
         scores = progress.averages() | session.evaluate_if_due(epoch)
-        datasets.warn_of_waiting(args, scores["train/waiting_for_data"])
+        datasets.warn_of_waiting(args, scores["train/waiting_for_data"], epoch)
         current.record(epoch, scores)
 
     if distributed.is_first():

@@ -11,7 +11,6 @@ once.
 """
 
 import argparse
-import difflib
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 from batchminer import MINERS
 from criteria import CRITERIA
 from datasampler import SAMPLERS
-from utilities import flag_parser
+from utilities import flag_parser, unknown_words
 from utilities.flag_types import (
     Number,
     OneOf,
@@ -58,6 +57,7 @@ class Flag(NamedTuple):
     nargs: str | None = None
     metavar: str | None = None
     dest: str | None = None
+    also: str | None = None  # another name that it is known by
 
 
 # fmt: off
@@ -94,10 +94,12 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("cache_images", switch, False,
          "decode each image once and keep it at the size of evaluation, in one memory-mapped file "
          "in the cache folder (about 0.26 MB per image at 224 px); training crops from these"),
-    Flag("bs", count, 112, "batch size, summed over all processes"),
-    Flag("n_epochs", natural, None, "epochs; 0 only evaluates"),
+    Flag("bs", count, None,
+         "batch size, summed over all processes; unless given, no more than the images fill",
+         also="batch_size"),
+    Flag("n_epochs", natural, None, "epochs; 0 only evaluates", also="epochs"),
     Flag("max_steps", natural, None, "optimizer steps, instead of --n_epochs; 0: use --n_epochs"),
-    Flag("lr", positive, None, "learning rate of the backbone"),
+    Flag("lr", positive, None, "learning rate of the backbone", also="learning_rate"),
     Flag("lr_base_bs", natural, None,
          "reference batch size: the rate is scaled by bs / lr_base_bs; 0: no scaling"),
     Flag("fc_lr", real, -1, "learning rate of the embedding layer; -1: same as --lr"),
@@ -128,7 +130,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
 "architecture": (
     Flag("arch", text, None,
          "<timm backbone>[_frozen][_double][_normalize], such as resnet50_frozen_normalize: frozen "
-         "BatchNorm, average + max pooling, unit embeddings"),
+         "BatchNorm, average + max pooling, unit embeddings", also="model"),
     Flag("embed_dim", count, 128, "D, dimension of the embedding"),
     Flag("embed_init", OneOf(("random", "pca")), "random",
          "start of the embedding layer: random, or the principal axes of the features"),
@@ -456,6 +458,11 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("storage_metrics", text, ["e_recall@1"],
          "metrics whose best checkpoint is kept, by validation images if there are any", nargs="+"),
     Flag("store_improvements", switch, False, "keep every checkpoint that was the best so far"),
+    Flag("test_classes", natural, None,
+         "number of classes to test on; 0 trains on all, for deployment, without test scores "
+         "(default: half of the classes)"),
+    Flag("test_fraction", share, None,
+         "share of the classes to test on (default: half of the classes)"),
     Flag("use_tv_split", switch, False, "hold out part of the training data for validation"),
     Flag("tv_split_by_samples", switch, False,
          "hold out images of each class instead of whole classes"),
@@ -495,7 +502,10 @@ READ_BY_RELATED = ("language_words", "language_several", "language_centre")  # c
 SINGLE = (None, "classnames", "names+tags", "captions")
 
 # Mutually exclusive flags: one on the command line overrides the other in a --config file.
-EXCLUSIVE = (("n_epochs", "max_steps"), ("weights", "not_pretrained"), ("use_tv_split", "cv_folds"))
+EXCLUSIVE = (
+    ("n_epochs", "max_steps"), ("weights", "not_pretrained"), ("use_tv_split", "cv_folds"),
+    ("test_classes", "test_fraction"),
+)  # fmt: skip
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -511,11 +521,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     args, unknown = parser.parse_known_args(words(argv))
     if unknown:
-        name = unknown[0].partition("=")[0]
         known = [*parser._option_string_actions, *(f"--{other}" for other in OTHER_NAMES)]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see --help"
-        parser.error(f"{unknown[0]} is not a flag; {hint}")
+        parser.error(unknown_words.explained(unknown, known, args.source_path))
     fill_by_objective(args)
     check(parser, args)
     return args
@@ -553,13 +560,14 @@ def build_parser(*, defaults: bool = True) -> flag_parser.Parser:
         for flag in flags:
             default = flag.default if defaults else argparse.SUPPRESS
             options: dict[str, Any] = {"default": default, "help": flag.help}
-            if flag.dest:
-                options["dest"] = flag.dest
+            if flag.dest or flag.also:
+                options["dest"] = flag.dest or flag.name
             if flag.type is switch:
                 options["action"] = "store_true"
             else:
                 options |= {"type": flag.type, "nargs": flag.nargs, "metavar": flag.metavar}
-            group.add_argument(f"--{flag.name}", **options)
+            names = [f"--{name}" for name in (flag.name, flag.also) if name]
+            group.add_argument(*names, **options)
     return parser
 
 
@@ -573,6 +581,7 @@ def run_name(args: argparse.Namespace, usual: str | None = None) -> str:
 def summary(
     args: argparse.Namespace,
     chosen: tuple[Mapping[str, Any], str],
+    notes: Mapping[str, str],
     sizes: Mapping[str, str],
     device: Any,
     folder: Any,
@@ -582,6 +591,7 @@ def summary(
 
     Args:
         chosen: flags that the dataset's recipe filled in, and its reason.
+        notes: lines on those that have changed since, by label.
         sizes: size of each image set, by name.
         length: optimizer steps and epochs.
     """
@@ -601,7 +611,8 @@ def summary(
     if idle and not guidance:
         guidance = f"none, ignored without it: {' '.join(idle)}"
     given = {k: v for k, v in flags.items() if v or k == "language_shift"}  # 0 there is a choice
-    lists = {k: shlex.join(map(str, v)) for k, v in given.items() if isinstance(v, tuple)}
+    lists = {k: shlex.join(map(str, v)) for k, v in given.items() if isinstance(v, tuple | list)}
+    given = {k: v for k, v in given.items() if k in lists or v == getattr(args, k)}
     lines = {
         **sizes,
         "embedder": f"{args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
@@ -609,6 +620,7 @@ def summary(
         "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views",
         "length": f"{length[1]:,} epochs, {length[0]:,} steps in total, lr {args.lr:g}",
         "device": device,
+        **notes,
         "from recipe": " ".join(f"--{k} {v}" for k, v in (given | lists).items()) + f" ({why})",
         "run folder": "none, a dry run" if args.dry_run else folder,
     }
@@ -668,11 +680,18 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         )
     if args.accept_changed_data and not (args.resume or args.evaluate_only):
         parser.error("--accept_changed_data has an effect only with --resume or --evaluate_only")
-    held_out = args.use_tv_split or args.cv_folds
-    if args.no_test_metrics and args.no_train_metrics and not held_out:
+    untested = "--no_test_metrics" if args.no_test_metrics else ""
+    for flag in ("test_classes", "test_fraction"):
+        untested = untested or (f"--{flag} 0" if getattr(args, flag) == 0 else "")
+    if untested and args.no_train_metrics and not (args.use_tv_split or args.cv_folds):
         parser.error(
-            "--no_test_metrics --no_train_metrics leave nothing to evaluate; drop one of them, or "
-            "hold out validation classes with --use_tv_split or --cv_folds"
+            f"{untested} --no_train_metrics leave nothing to evaluate; drop one of them, or hold "
+            "out validation classes with --use_tv_split or --cv_folds"
+        )
+    if args.test_classes is not None and args.test_fraction is not None:
+        parser.error(
+            f"--test_classes {args.test_classes} and --test_fraction {args.test_fraction:g} both "
+            "choose the test classes; drop one of them"
         )
     if args.train_classes and args.tv_split_by_samples:
         parser.error(
@@ -696,7 +715,7 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
 def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse batches that cannot be drawn, or that the objective cannot work with."""
     by_class, pairs = args.data_sampler in CLASS_SAMPLERS, args.data_sampler in PAIR_SAMPLERS
-    if by_class and args.bs % args.samples_per_class:
+    if by_class and args.bs and args.bs % args.samples_per_class:
         low = args.bs // args.samples_per_class * args.samples_per_class
         fitting = [str(bs) for bs in (low, low + args.samples_per_class) if bs]
         parser.error(
@@ -741,7 +760,7 @@ def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             "reads; give --csls to python -m language.neighbours instead, or drop one of them"
         )
     stored = args.data_sampler in needing(SAMPLERS, "embeddings")
-    if stored and args.data_batchmatch_bigbs < args.bs:
+    if stored and args.bs and args.data_batchmatch_bigbs < args.bs:
         parser.error(
             f"--data_batchmatch_bigbs must be at least --bs {args.bs}; got "
             f"{args.data_batchmatch_bigbs}"
@@ -805,39 +824,3 @@ def check_objective(parser: argparse.ArgumentParser, args: argparse.Namespace) -
                 f"--batch_mining {args.batch_mining} is rewarded by validation images; hold some "
                 "out with --use_tv_split"
             )
-
-
-def check_data(args: argparse.Namespace, *, classes: bool, captions: bool) -> None:
-    """Refuse flags that ask for classes or captions that the training images do not have.
-
-    Raises:
-        ValueError: names the flag and the remedy.
-    """
-    if args.loss in CAPTION_LOSSES and not captions:
-        raise ValueError(
-            f"--loss {args.loss} reads captions, but --dataset {args.dataset} has none; add a "
-            "captions.json, or use a dataset with captions such as openclipart"
-        )
-    if classes:
-        return
-    if args.loss in LABEL_LOSSES:
-        raise ValueError(
-            f"--loss {args.loss} compares classes, but --dataset {args.dataset} has captions "
-            "instead; use simclr, clip or another objective of docs/self_supervision.md"
-        )
-    probes = [name for name in args.evaluations if name != "retrieval"]
-    if probes and not args.evaluation_datasets:
-        raise ValueError(
-            f"--evaluations {' '.join(probes)} need labels, but --dataset {args.dataset} has "
-            "captions instead; name labelled images with --evaluation_datasets, such as emoji"
-        )
-    if args.language_proxy_w:
-        raise ValueError(
-            f"--language_proxy_w {args.language_proxy_w:g} classifies images, but --dataset "
-            f"{args.dataset} has captions instead of classes; leave it out"
-        )
-    if args.language_distill_w and args.language_words != "captions":
-        raise ValueError(
-            f"--language_words {args.language_words} are words of classes, but --dataset "
-            f"{args.dataset} has captions instead; use --language_words captions"
-        )

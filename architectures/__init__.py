@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from architectures import weights as pretrained_weights
 from architectures.embedder import Embedder
 from architectures.image_tower import ImageTower, has_text_tower, image_tower
 from architectures.layout import lay_out
@@ -16,8 +17,8 @@ from architectures.weights import Classifier, backbone, classifier
 from utilities.structures import input_size
 
 __all__ = [
-    "ArchitectureName", "Classifier", "Embedder", "ImageTower", "build", "build_classifier",
-    "build_image_tower", "classifier", "create",
+    "ArchitectureName", "Classifier", "Embedder", "ImageTower", "at_hand", "build",
+    "build_classifier", "build_image_tower", "classifier", "create",
 ]  # fmt: skip
 
 LOG = logging.getLogger(__name__)
@@ -57,6 +58,11 @@ def create(
     embedder = Embedder(body, embed_dim, image_size=image_size, **options)
     lay_out(embedder)
     return embedder
+
+
+def at_hand(name: str) -> bool:
+    """Return whether the ImageNet weights of an architecture need no network."""
+    return pretrained_weights.at_hand(ArchitectureName.parse(name).backbone)
 
 
 def build(args: argparse.Namespace) -> Embedder:

@@ -14,6 +14,7 @@ from utilities.structures import input_size
 
 # Fixed by a checkpoint: what the embedder is, and the input that it expects.
 EMBEDDER_FLAGS = {"arch": str, "embed_dim": int, "image_size": int, "augmentation": str}
+OF_THE_SPLIT = {"test_classes", "test_fraction"}  # of one dataset, and one excludes the other
 # Taken from today's command line, not from training: where and whether something happens.
 COMMAND_FLAGS = (PLACES - {"source_path", "project"}) | {"savename"}
 
@@ -120,9 +121,12 @@ def evaluation_flags(
                 f"--{flag} must be {trained.flags[flag]}, as {trained.file} was trained; got "
                 f"{given[flag]}; leave --{flag} out"
             )
+    elsewhere = given.get("dataset", trained.flags["dataset"]) != trained.flags["dataset"]
+    split_anew = elsewhere or OF_THE_SPLIT & {*given}
+    fresh = COMMAND_FLAGS | OF_THE_SPLIT if split_anew else COMMAND_FLAGS
     saved = {
         flag: value
         for flag, value in trained.flags.items()
-        if flag in defaults and flag not in COMMAND_FLAGS
+        if flag in defaults and flag not in fresh
     }
     return {**defaults, **saved, **given}

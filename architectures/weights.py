@@ -18,7 +18,7 @@ from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import Tensor, nn
 
 from architectures.naming import resolve
-from utilities import faults
+from utilities import faults, hub
 
 StateDict = dict[str, Tensor]
 
@@ -138,6 +138,18 @@ def find(name: str, weights: Path | None = None) -> tuple[StateDict, str]:
     except Exception as error:  # offline, firewalled, no such weights: the remedies are the same
         reason = next(iter(str(error).strip().splitlines()), repr(error))
         raise LookupError(f"no ImageNet weights of {name} ({reason})") from error
+
+
+def at_hand(name: str) -> bool:
+    """Return whether the ImageNet weights of a timm model need no network."""
+    if _package_file(name) is not None:
+        return True
+    config = get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return False
+    repository, _, revision = config.hf_hub_id.partition("@")
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
+    return hub.has_cached(repository, revision or None, files)
 
 
 def read_state_dict(path: Path) -> StateDict:

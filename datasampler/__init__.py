@@ -1,6 +1,8 @@
 """Samplers decide which images meet in a batch."""
 
 import argparse
+import math
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from utilities.registry import Component, exporter, from_flags, lookup, needing
@@ -34,6 +36,35 @@ SAMPLERS = {
 }
 
 __getattr__ = exporter(__name__, SAMPLERS)
+
+
+def fit_bs(
+    args: argparse.Namespace, train: "ImageSet | CaptionSet", filled: Container[str]
+) -> dict[str, str]:
+    """Lower a default ``--bs`` to the largest batch that the training images fill.
+
+    Args:
+        filled: flags that were not typed.
+
+    Returns:
+        a line for the summary, by its label; none if ``--bs`` was typed, fits, or cannot fit.
+    """
+    from utilities import distributed
+
+    needs, usual = lookup(SAMPLERS, args.data_sampler, "--data_sampler").needs, args.bs
+    classes = getattr(train, "rows_by_class", ()) if "classes" in needs else ()
+    most, of = len(train), f"{len(train):,} training images"
+    full = len(classes) * args.samples_per_class  # a batch of all classes
+    if full and full < most and not args.data_class_replacement:
+        most, of = full, f"{len(classes):,} training classes"
+    if "embeddings" in needs:
+        most = min(most, args.data_batchmatch_bigbs)
+    step = math.lcm(args.samples_per_class if classes else 1, distributed.world_size())
+    fits = min(usual, most) // step * step
+    if "bs" not in filled or fits in (0, usual):
+        return {}
+    args.bs = fits
+    return {"batch size": f"{fits}, the largest that fits {of} (default: {usual})"}
 
 
 def build(

@@ -15,6 +15,8 @@ from datasets.batches import Batches
 from datasets.caption_index import is_caption_set
 from datasets.caption_set import CaptionSet
 from datasets.colour import finish
+from datasets.defaults import fixed, settle
+from datasets.demands import refuse_lacking
 from datasets.description import Description
 from datasets.downstream import Downstream, is_ours, labelled
 from datasets.downstream import build as build_downstream
@@ -34,11 +36,12 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 0.2  # of an epoch, for images
 
-# Flags that decide which classes a run trains on.
-SPLIT = (
-    "dataset", "use_tv_split", "tv_split_perc", "tv_split_by_samples", "cv_folds", "cv_fold",
-    "train_classes", "seed",
-)  # fmt: skip
+# Flags that decide which classes a run trains on, and their values in runs that lack them.
+SPLIT = {
+    "dataset": "", "test_classes": None, "test_fraction": None, "use_tv_split": False,
+    "tv_split_perc": 0.8, "tv_split_by_samples": False, "cv_folds": 0, "cv_fold": 0,
+    "train_classes": 0, "seed": 0,
+}  # fmt: skip
 
 
 __all__ = [
@@ -61,12 +64,15 @@ __all__ = [
     "feedback",
     "fill_by_recipe",
     "finish",
+    "fixed",
     "input_size",
     "loader",
     "preview",
     "recipe",
+    "refuse_lacking",
     "searched",
     "searched_sets",
+    "settle",
     "sizes",
     "source_folder",
     "train_views",
@@ -99,7 +105,7 @@ def build_as_trained(
     Raises:
         ValueError: it was trained on some of them, and not ``--accept_changed_data``.
     """
-    same = all(getattr(args, flag) == flags.get(flag, 0) for flag in SPLIT)
+    same = all(getattr(args, flag) == flags.get(flag, older) for flag, older in SPLIT.items())
     data = build(args, description.classes(trained) if same and trained else None)
     now = describe(args, data._asdict())
     description.refuse_trained(
@@ -177,8 +183,9 @@ def sizes(data: Data) -> dict[str, str]:
     }
 
 
-def warn_of_waiting(args: argparse.Namespace, share: float) -> None:
-    if share <= MOST_WAITING:
+def warn_of_waiting(args: argparse.Namespace, share: float, epoch: int) -> None:
+    """Warn if much of an epoch was spent waiting for images, at epochs 1, 2, 4, 8, …"""
+    if share <= MOST_WAITING or epoch & (epoch - 1):
         return
     cores = os.cpu_count() or 1
     remedies = [] if args.cache_images else ["--cache_images"]
@@ -204,12 +211,11 @@ def searched_sets(args: argparse.Namespace, data: Data) -> dict[str, ImageSet]:
     if "retrieval" not in args.evaluations:
         return {}
     sets: Mapping[str, ImageSet | None]
-    if data.test is None:  # the labelled ones of --evaluation_datasets
+    if not isinstance(data.train, ImageSet):  # the labelled ones of --evaluation_datasets
         source_path = source_folder(args)
         names = dict.fromkeys(name.partition(":")[0] for name in args.evaluation_datasets)
         sets = {name: labelled(name, source_path) for name in names if is_ours(name, source_path)}
     else:
-        assert isinstance(data.train, ImageSet)  # test classes come with training classes
         sets = {
             "val": data.val,
             "test": None if args.no_test_metrics else data.test,

@@ -130,12 +130,12 @@ def _examine_labels(name: str, source_path: Path, near: int, found: Findings) ->
     train, val, test = parts
     counts = found.counts
     counts["images"] = sum(map(len, laid_out.values()))
-    counts["classes"] = train.n_classes + test.n_classes  # val may share those of train
+    counts["classes"] = train.n_classes + (test.n_classes if test else 0)  # val may share train's
     present = {part: images for part, images in parts._asdict().items() if images}
     for part, images in present.items():
         counts[f"{part} images"] = len(images)
         counts[f"{part} classes"] = images.n_classes
-    if test.queries is not None:
+    if test and test.queries is not None:
         counts["queries"] = int(test.queries.sum())
         counts["gallery images"] = len(test) - counts["queries"]
 
@@ -147,12 +147,14 @@ def _examine_labels(name: str, source_path: Path, near: int, found: Findings) ->
     if (root / "images").is_dir() and "all" in laid_out and not labelled_manifest(root):
         _examine_skipped(found)
     seen = [path for images in (train, val) if images for path in images.paths]
-    sides = [[path for path in side if path not in faults] for side in (seen, test.paths)]
+    both = seen, test.paths if test else ()
+    sides = [[path for path in side if path not in faults] for side in both]
     paths = sides[0] + sides[1]
     _examine_shapes(lambda row: found.below(paths[row]), paths.__getitem__, len(paths), found)
     same = same_files(sides[1], sides[0])
     lines = [f"{found.below(path)} is {found.below(other)}" for path, other in same.items()]
-    found.report(found.own, f"{len(same):,} of {len(test):,} test images are files of train", lines)
+    n_test = len(both[1])
+    found.report(found.own, f"{len(same):,} of {n_test:,} test images are files of train", lines)
     sides[1] = [path for path in sides[1] if path not in same]
     if near >= 0 and all(sides):
         _compare(sides[0], sides[1], near, found)

@@ -166,7 +166,8 @@ def labelled(name: str, source_path: Path) -> ImageSet:
                 f"{expected_tree(root)}"
             )
         _, laid_out = splits.read_layout(name, source_path)
-        (images,) = keep_readable(laid_out.get("test") or laid_out["all"], root=root)
+        of_part = next(laid_out[part] for part in ("test", "all", "train") if part in laid_out)
+        (images,) = keep_readable(of_part, root=root)
         return images
 
 

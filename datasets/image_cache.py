@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from datasets.caption_set import CaptionSet
 from datasets.image_set import ImageSet
@@ -32,6 +31,7 @@ from datasets.loading import check_sockets
 from datasets.reading import READING, Decoded
 from datasets.transforms import resized_to, shrink
 from utilities import disk_cache
+from utilities.progress import bar
 
 LOG = logging.getLogger(__name__)
 
@@ -159,8 +159,8 @@ def _fill(images: S, shorter_side: int, workers: int, state: str, folder: Path) 
     title = f"{images.name}: cache images"
     try:
         with (folder / PIXELS).open("wb") as file:
-            bar = tqdm(chain.from_iterable(loaded), desc=title, total=len(images), unit="image")
-            for row, (values, fault) in enumerate(bar):
+            shown = bar(chain.from_iterable(loaded), desc=title, total=len(images), unit="image")
+            for row, (values, fault) in enumerate(shown):
                 if values is None:
                     faults[row] = fault
                     continue

@@ -4,7 +4,8 @@
 
     path      of an image, relative to <root> or absolute
     label     its class, whose words it is unless <root>/classes.json has others
-    split     optional: train, val, test; or query and gallery instead of test
+    split     optional: train, val, test; or query and gallery instead of test; train alone tests
+              on nothing
     caption   optional: a sentence about it; in parquet also a list of them
 
 A line may repeat an image's path to give it another caption.
@@ -43,7 +44,7 @@ class Line(NamedTuple):
 
 
 def read_manifest(file: Path) -> dict[str, ImageSet]:
-    """Return the images by part: train, test and perhaps val; "all" without a split.
+    """Return the images by part: train, and perhaps test and val; "all" without a split.
 
     Images are in the order of the table, classes in that of their labels. Query and gallery are one
     test set (``ImageSet.queries``). Val may share classes with train, test may not. Raises
@@ -210,10 +211,10 @@ def _refuse_wrong_splits(file: Path, lines: Sequence[Line]) -> None:
             f"{file}, line {clash.number}: {clash.split} stands beside test ({counts}); use either "
             "test, or query and gallery"
         )
-    if "train" not in first or not ("test" in first or {"query", "gallery"} <= set(first)):
+    if "train" not in first or len({"query", "gallery"} & set(first)) == 1:
         raise ValueError(
-            f"{file} names {counts} images; it needs train, and test or both query and gallery. "
-            "Leave out the column split to test on half of the classes"
+            f"{file} names {counts} images; it needs train, and may have test, or both query and "
+            "gallery. Leave out the column split to test on half of the classes"
         )
     seen = {line.label: line for line in reversed(lines) if line.split in ("train", "val")}
     shared = [line for line in lines if line.label in seen and line.split not in ("train", "val")]

@@ -28,6 +28,7 @@ class Recipe:
     language_shift: float = 1.0
     language_proxy_w: float = 0.0  # where there is a language_distill_w
     language_pseudoclass_model: str = "resnet50"
+    bs: int = 112  # or the largest batch that the images fill
     n_epochs: int = 150
     max_steps: int = 0  # 0: n_epochs says how long
     optim: str = "adam"

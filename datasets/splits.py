@@ -1,6 +1,7 @@
 """Splits a dataset into the classes that are trained on, validated on and tested on."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class Data(NamedTuple):
 
     train: ImageSet | CaptionSet
     val: ImageSet | None
-    test: ImageSet | None  # None for images with captions instead of classes
+    test: ImageSet | None  # None without test classes, as for images with captions
 
 
 class Splits(NamedTuple):
@@ -42,7 +43,7 @@ class Splits(NamedTuple):
 
     train: ImageSet
     val: ImageSet | None  # only from a manifest that names some
-    test: ImageSet
+    test: ImageSet | None  # None if all classes are trained on
 
 
 def load(
@@ -50,6 +51,8 @@ def load(
     source_path: Path,
     classes: Mapping[str, Sequence[str]] | None = None,
     *,
+    test_classes: int | None = None,
+    test_fraction: float | None = None,
     use_tv_split: bool = False,
     tv_split_perc: float = 0.8,
     tv_split_by_samples: bool = False,
@@ -63,6 +66,7 @@ def load(
     Args:
         classes: names of the classes of train, val and test, instead of halves and folds; other
             classes are left out. Without effect on lists and manifests.
+        test_classes, test_fraction: number or share of the classes to test on (``n_tested``).
         use_tv_split: hold out training images (``hold_out``), unless a manifest names some.
         cv_folds, cv_fold: hold out a fold of the training classes (``fold``); 0 for no folds.
         train_classes: train on as many of the remaining classes, drawn by the seed; 0 for all. The
@@ -83,10 +87,17 @@ def load(
             raise ValueError(
                 f"train_classes draws classes, --dataset {name} has captions instead; leave it out"
             )
+        if test_classes is not None or test_fraction is not None:
+            raise ValueError(
+                f"{_asked(test_classes, test_fraction)} splits classes, --dataset {name} has "
+                "captions instead; leave it out"
+            )
         return Data(open_caption_set(root), None, None)
     if classes and tv_split_by_samples:  # val holds other images of the classes of train
         classes = {part: names for part, names in classes.items() if part != "val"}
-    train, val, test = read_splits(name, source_path, classes)
+    train, val, test = read_splits(
+        name, source_path, classes, test_classes=test_classes, test_fraction=test_fraction
+    )
     if cv_folds and val is None:
         train, val = fold(train, cv_folds, cv_fold)
     elif cv_folds and val is not None:
@@ -104,18 +115,26 @@ def load(
 
 
 def read(name: str, source_path: Path) -> tuple[ImageSet, ImageSet]:
-    """Return train and test of ``read_splits``."""
+    """Return train and test of ``read_splits``; ValueError if a manifest names no test images."""
     splits = read_splits(name, source_path)
+    if splits.test is None:
+        raise ValueError(f"the manifest of {name} names no test images; add some to evaluate on")
     return splits.train, splits.test
 
 
 def read_splits(
-    name: str, source_path: Path, classes: Mapping[str, Sequence[str]] | None = None
+    name: str,
+    source_path: Path,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    test_classes: int | None = None,
+    test_fraction: float | None = None,
 ) -> Splits:
     """Return the readable images of a dataset in its published split.
 
     cub200, cars196 and your own datasets train on the first half of the sorted classes and test on
-    the second; online_products, inshop and inat bring lists, and a manifest may name splits.
+    the second (``n_tested`` changes the share); online_products, inshop and inat bring lists, and a
+    manifest may name splits.
     emoji's classes are shuffled by a fixed seed first: in alphabetical order they are easier. A
     folder of your own of that name is split as your others.
 
@@ -127,7 +146,7 @@ def read_splits(
     if not is_emoji(root):  # which is checked against its manifest
         readable = keep_readable(*laid_out.values(), root=root)
         laid_out = dict(zip(laid_out, readable, strict=True))
-    splits = split(root, laid_out, classes)
+    splits = split(root, laid_out, classes, test_classes=test_classes, test_fraction=test_fraction)
     for images in splits:
         if images is not None and (lonely := len(images.unmatched)):
             LOG.warning(
@@ -170,38 +189,81 @@ def split(
     root: Path,
     laid_out: dict[str, ImageSet],
     classes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    test_classes: int | None = None,
+    test_fraction: float | None = None,
 ) -> Splits:
     """Split what ``read_layout`` returned; raise ValueError if there are too few classes."""
     if "all" not in laid_out:
-        return Splits(laid_out["train"], laid_out.get("val"), laid_out["test"])
+        if test_classes is not None or test_fraction is not None:
+            raise ValueError(
+                f"{_asked(test_classes, test_fraction)} splits classes, but {root} brings a split "
+                "of its own; leave it out, or remove the column split from its manifest"
+            )
+        return Splits(laid_out["train"], laid_out.get("val"), laid_out.get("test"))
     images = laid_out["all"]
     if classes and (known := _by_names(images, classes)):
         return known
-    if images.n_classes < 4:
-        place = labelled_manifest(root) or root / "images"
-        raise ValueError(
-            f"{place} holds {images.n_classes} classes with images "
-            f"({', '.join(images.class_names)}); half are trained on and half are tested on, so at "
-            "least 4 are needed"
-        )
+    place = labelled_manifest(root) or root / "images"
+    n_test = n_tested(images, place, test_classes, test_fraction)
     order = np.arange(images.n_classes)
     if is_emoji(root):
         order = np.random.default_rng(EMOJI_SPLIT_SEED).permutation(images.n_classes)
-    half = len(order) // 2  # an odd class goes to test
+    trained, tested = order[: len(order) - n_test], order[len(order) - n_test :]
     return Splits(
-        images.of_classes(order[:half], f"{images.name}.train"),
+        images.of_classes(trained, f"{images.name}.train"),
         None,
-        images.of_classes(order[half:], f"{images.name}.test"),
+        images.of_classes(tested, f"{images.name}.test") if n_test else None,
     )
 
 
+def n_tested(
+    images: ImageSet, place: Path, test_classes: int | None, test_fraction: float | None
+) -> int:
+    """Return the number of classes to test on: the last ones; 0 trains on all, for deployment.
+
+    Args:
+        place: of the images, for errors.
+        test_classes, test_fraction: number or share, of which an odd class goes to test; None and
+            None for half of the classes.
+
+    Raises:
+        ValueError: fewer than 2 classes would be trained on or, unless none are, tested on.
+    """
+    n = images.n_classes
+    share = 0.5 if test_fraction is None else test_fraction
+    n_test = math.ceil(share * n - 1e-9) if test_classes is None else test_classes
+    if n - n_test >= 2 and n_test != 1:
+        return n_test
+    holds = f"{place} holds {n} classes with images ({listed(images.class_names)})"
+    if test_classes is None and test_fraction is None:
+        raise ValueError(
+            f"{holds}; half are trained on and half are tested on, so at least 4 are needed. "
+            "--test_classes 0 trains on all"
+        )
+    most = f"from 2 to {n - 2}, or 0" if n >= 4 else "0" if n >= 2 else ""
+    raise ValueError(
+        f"{_asked(test_classes, test_fraction)} leaves {max(0, n - n_test)} classes to train on "
+        f"and {n_test} to test on; {holds}, and each part needs 2"
+        + (f"; use --test_classes {most}" if most else "")
+    )
+
+
+def _asked(test_classes: int | None, test_fraction: float | None) -> str:
+    """Return the flag that chose the test classes, as it was typed."""
+    if test_classes is not None:
+        return f"--test_classes {test_classes}"
+    return f"--test_fraction {test_fraction:g}"
+
+
 def _by_names(images: ImageSet, classes: Mapping[str, Sequence[str]]) -> Splits | None:
-    """Return the classes of these names; None if names are equal, or none of test is left."""
+    """Return the classes of these names; None if names are equal, or all of a part are gone."""
     number = {name: label for label, name in enumerate(images.class_names)}
     kept = {
         part: [number[name] for name in names if name in number] for part, names in classes.items()
     }
-    if len(number) < images.n_classes or not kept["test"]:
+    gone = any(not kept[part] for part in ("train", "test") if part in kept)
+    if len(number) < images.n_classes or gone:
         return None
     known = {name for names in classes.values() for name in names}
     if new := [name for name in images.class_names if name not in known]:
@@ -209,7 +271,7 @@ def _by_names(images: ImageSet, classes: Mapping[str, Sequence[str]]) -> Splits 
     parts = {
         part: images.of_classes(labels, f"{images.name}.{part}") for part, labels in kept.items()
     }
-    return Splits(parts["train"], parts.get("val") or None, parts["test"])
+    return Splits(parts["train"], parts.get("val") or None, parts.get("test"))
 
 
 def fold(train: ImageSet, cv_folds: int, cv_fold: int) -> tuple[ImageSet, ImageSet]:

@@ -147,7 +147,8 @@ def _language_model(args: argparse.Namespace, data: datasets.Data) -> str | None
     Metrics read words by the evaluation's encoder, so that runs with other guidance are comparable.
     """
     parsed = list(map(metrics.parse, args.evaluation_metrics))
-    fitted = data.test is not None and any(metric.words_by for metric in parsed)
+    labelled = isinstance(data.train, datasets.ImageSet)
+    fitted = labelled and any(metric.words_by for metric in parsed)
     if fitted or any(metric.needs == "class_words" for metric in parsed):
         return args.evaluation_language_model
     if args.language_distill_w and not args.no_report and not args.evaluate_only:

@@ -33,6 +33,7 @@ _EXPORTED = {
         "NamesReader", "build_encoder", "build_guide", "caption_readers", "class_word_embeds",
         "files", "partners", "query_embeds", "sampler_inputs",
     ),
+    "language.encoders": ("at_hand",),
     "language.guide": ("LanguageGuide",),
     "language.pairing": ("ImageEmbedder", "image_embedder"),
     "language.partner_folder": ("Partners",),

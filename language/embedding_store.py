@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from language import readability
 from language.text_encoder import TextEncoder, embed_captions
 from utilities.disk_cache import digest_of_file
 from utilities.files import atomic_path
+from utilities.progress import bar
 
 LOG = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class EmbeddingStore:
         if there := len(range(rank, self.n_parts, world)) - len(missing):
             LOG.info("%s: %d parts are embedded already", self.folder, there)
         total = sum(stop - start for start, stop in map(self.span, missing))
-        with tqdm(total=total, desc="embedding", unit="row", leave=False) as bar:
+        with bar(total=total, desc="embedding", unit="row") as shown:
             for part in missing:
                 start, stop = self.span(part)
                 rows = np.asarray(embed(start, stop), np.float32)
@@ -100,7 +100,7 @@ class EmbeddingStore:
                         np.save(file, (rows / norms).astype(np.float16))
                     with atomic_path(self._checksum(part)) as checksum:  # there before the part
                         checksum.write_text(digest_of_file(temporary))
-                bar.update(stop - start)
+                shown.update(stop - start)
 
     def fill_with_texts(
         self, texts: Sequence[str], encoder: TextEncoder, *, rank: int = 0, world: int = 1

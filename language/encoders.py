@@ -22,12 +22,18 @@ from language import ENCODERS
 from language.cache import CachedEncoder
 from language.text_encoder import TextEncoder, unit_rows
 from language.word_vectors import SUFFIXES, WordVectors
+from utilities import hub
 from utilities.disk_cache import digest, stamp
 from utilities.registry import closest_first
 
 T = TypeVar("T")
 
 HUB_TIMEOUT = 10.0  # seconds until the hub counts as out of reach
+HUB_FILES = (  # of a model in the hub's cache: one of each tuple
+    ("config.json",),
+    ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"),
+    ("tokenizer.json", "vocab.json", "vocab.txt"),
+)
 LONGEST = 4096  # tokens, where neither the tokenizer nor the positions of a model set a limit
 PADDED = ("siglip", "siglip2")  # types of models that read texts padded to full length
 
@@ -168,6 +174,14 @@ def resolve(name: str) -> Path | str:
             + ", ".join(closest_first(name, ENCODERS))
         )
     return source
+
+
+def at_hand(name: str) -> bool:
+    """Return whether an encoder that ``build`` accepts can be loaded without a network."""
+    if name not in ENCODERS and name.endswith(SUFFIXES):
+        return True
+    source = resolve(name)
+    return isinstance(source, Path) or hub.has_cached(source, None, *HUB_FILES)
 
 
 def read_source(name: str, source: Path | str, read: Callable[[str, bool], T]) -> T:

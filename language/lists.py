@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
+from utilities.progress import bar
 from utilities.seeding import derive
 
 READ_ROWS = 1 << 16  # rows read at a time
@@ -48,7 +48,7 @@ class Flat:
         most = CPU_BLOCK_BYTES if self.vectors.device.type == "cpu" else BLOCK_BYTES
         best, ids = _empty(len(queries), m)
         few = len(queries) < BAR_FROM
-        with tqdm(total=len(queries), desc=self.name, leave=False, disable=few) as bar:
+        with bar(total=len(queries), desc=self.name, hidden=few) as shown:
             for places in torch.arange(len(queries)).split(size):
                 points = unit(self.vectors[queries[places].to(self.vectors.device)])
                 near, which = (part.to(points.device) for part in _empty(len(points), m))
@@ -62,7 +62,7 @@ class Flat:
                         sims = points[rows] @ others.T
                         _enter(near, which, rows, sims if less is None else sims - less, members)
                 best[places], ids[places] = near.cpu(), which.cpu()
-                bar.update(len(points))
+                shown.update(len(points))
         return best, ids
 
     def others(self, queries: Tensor, k: int, n_read: int = 0) -> tuple[Tensor, Tensor]:
@@ -153,7 +153,7 @@ def _kmeans(points: Tensor, k: int) -> Tensor:
     """Spherical k-means (Dhillon and Modha, Machine Learning 2001): (k, D) unit centroids."""
     centroids = points[:k].clone()  # points come in random order
     block = max(1, BLOCK_BYTES // (8 * k))
-    for _ in tqdm(range(KMEANS_ROUNDS), desc="k-means", leave=False, disable=k < 1000):
+    for _ in bar(range(KMEANS_ROUNDS), desc="k-means", hidden=k < 1000):
         owner = torch.cat([(some @ centroids.T).argmax(dim=1) for some in points.split(block)])
         sums = torch.zeros_like(centroids).index_add_(0, owner, points)
         alone = torch.bincount(owner, minlength=k) == 0

@@ -115,7 +115,7 @@ def open_images(dataset: str, source_path: Path | None) -> Any:
         root = openclipart.prepare(source_path)
     if is_caption_set(root):
         return caption_set.open_caption_set(root)
-    return splits.read(dataset, source_path)[0]
+    return splits.read_splits(dataset, source_path).train
 
 
 def import_released(file: Path, images: Any, folder: Path | None) -> Partners:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from language import INDICES
 from language.copies import READ_ROWS, Floats, Groups, Ints, Vectors, group, read_rows, share_out
 from language.lists import Flat, InvertedFile
 from language.partner_folder import Partners
+from utilities.progress import bar
 from utilities.seeding import derive
 
 LOG = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _scopes(n: int, scopes: Ints | None, first: int, last: int) -> Iterator[Ints
         return
     order = np.argsort(scopes, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(scopes[order])) + 1)
-    for scope in tqdm(parts, desc="scopes", unit="scope", leave=False, disable=len(parts) < 2):
+    for scope in bar(parts, desc="scopes", unit="scope", hidden=len(parts) < 2):
         at = np.searchsorted(scope, [first, last])
         if at[1] > at[0]:
             yield scope

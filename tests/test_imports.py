@@ -24,8 +24,10 @@ MAY_IMPORT = {
 }
 # parameters.py reads the names of components from tables that are free of torch and numpy.
 TABLES = {"criteria", "batchminer", "datasampler", "utilities.registry"}
-FLAGS = {"utilities.flag_parser", "utilities.flag_types", "utilities.files"}  # of its parser
-LONGEST = {"main": 273, "parameters": 842}  # lines; other files: 450
+FLAGS = {  # of its parser
+    "utilities.flag_parser", "utilities.flag_types", "utilities.files", "utilities.unknown_words",
+}  # fmt: skip
+LONGEST = {"main": 276, "parameters": 842}  # lines; other files: 450
 
 
 def module_of(path: Path, root: Path = ROOT) -> str:

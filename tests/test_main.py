@@ -4,6 +4,7 @@ tests/test_pretend.py trains every objective and miner, tests/test_main_captions
 """
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 
 import architectures
 import criteria
+import datasets
 import main
 import parameters
 from tests.runs import RUN, killed_at, output, rows_of, start, tiny_run, without_times
-from utilities import checkpoint
+from utilities import checkpoint, hub
 
 pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
 
@@ -53,6 +55,54 @@ def test_a_run_leaves_all_that_it_promises(animals, tmp_path, caplog):
     assert recalls[checkpoint.load(folder / best)["epoch"]] == max(recalls[1:])
     assert f"run folder: {folder}" in caplog.text
     assert "0 images" not in caplog.text and "24 images of 4 classes" in caplog.text
+
+
+def test_a_run_for_deployment_trains_on_all_classes_without_test_scores(animals, tmp_path, caplog):
+    """Its checkpoint is evaluated, and another share of the classes can be tested on."""
+    words = tiny_run(animals, tmp_path, "--test_classes", "0", "--n_epochs", "1")
+    scores = main.main(words)
+    assert scores["train/embeds/e_recall@1"] > 0
+    assert not [name for name in scores if name.startswith("test/")]
+    assert "animals.train: 48 images of 8 classes" in caplog.text
+    run = str(tmp_path / RUN)
+    again = ("--evaluate_only", "--checkpoint", run, "--no_report", "--save_path", str(tmp_path))
+    found = main.main([*again, "--savename", "again"])
+    name = "train/embeds/e_recall@1"
+    assert found[name] == scores[name] and set(found) <= set(scores)
+    with pytest.raises(ValueError, match="was trained on images or classes to evaluate"):
+        main.main([*again, "--savename", "tested", "--test_fraction", "0.25"])
+
+
+def test_defaults_give_way_to_images_and_packages_and_stay_so(animals, tmp_path, monkeypatch):
+    """A run that is resumed or evaluated uses what it began with, though a hub answers by then."""
+    monkeypatch.setattr(hub, "answers", lambda: False)
+    monkeypatch.setattr(datasets.defaults, "PACKAGED", {"resnet50_frozen_normalize": "test_resnet"})
+    left_out = {"--bs", "--arch"}
+    words = tiny_run(animals, tmp_path, "--no_train_metrics")
+    pairs = zip(["", *words], words, strict=False)
+    words = [word for before, word in pairs if not {before, word} & left_out]
+    words.remove("--not_pretrained")
+    monkeypatch.setattr(architectures, "at_hand", lambda name: False)
+    create = architectures.create
+
+    def random(name, embed_dim, **options):
+        return create(name, embed_dim, **options | {"pretrained": False})
+
+    monkeypatch.setattr(architectures, "create", random)
+    with killed_at(4):
+        main.main(words)
+    flags = json.loads((tmp_path / RUN / "config.json").read_text())["flags"]
+    assert (flags["bs"], flags["arch"]) == (8, "test_resnet")
+    monkeypatch.setattr(hub, "answers", lambda: True)
+    main.main([*words, "--resume"])
+    log = (tmp_path / RUN / "log.txt").read_text()
+    assert "batch size: 8, the largest that fits 4 training classes (default: 112)" in log
+    assert "from packages: --arch test_resnet (no hub answers)" in log
+    assert "as it began: --bs 8 --arch test_resnet" in log
+    assert re.search(r"epoch 2/2: loss \d\.\d{4}, test/embeds/e_recall@1 \d+\.\d\d, ", log)
+    assert "\r" not in log
+    again = ("--evaluate_only", "--checkpoint", str(tmp_path / RUN), "--no_report")
+    assert main.main([*again, "--save_path", str(tmp_path)])
 
 
 def test_a_checkpoint_scores_as_it_did_in_training(animals, tmp_path):
@@ -292,7 +342,10 @@ def test_a_run_too_short_to_skip_ten_steps_fails_if_no_loss_is_finite(
         ("--dataset nowhere", "nowhere"),
         ("--arch resnt50_frozen_normalize", "resnet50"),
         ("--evaluation_metrics e_recal@1", "recall@k"),
-        ("--evaluation_metrics wrong_word_similarity@1", "language_model"),
+        (
+            "--evaluation_metrics wrong_word_similarity@1 --evaluation_language_model clip",
+            "language_model clip: cannot get",
+        ),
         ("--language_distill_w 1 --language_words captions", "captions"),
         ("--weights missing.pth", "exclude each other"),
     ],

@@ -15,6 +15,7 @@ from language import SCOPES, SEVERAL, SOURCES
 from language.guide import LanguageGuide
 from language.search import Options
 from utilities.registry import hyperparameters
+from utilities.unknown_words import FAMILIAR
 
 
 def loaded(registry):
@@ -87,7 +88,8 @@ def test_published_defaults():
     assert set(filled) == {
         "arch", "image_size", "language_model", "language_words", "language_pseudoclass_model",
         "language_prompt", "language_shift", "language_proxy_w",
-        "n_epochs", "max_steps", "optim", "lr", "lr_base_bs", "decay", "scheduler", "warmup_steps",
+        "bs", "n_epochs", "max_steps", "optim", "lr", "lr_base_bs", "decay", "scheduler",
+        "warmup_steps",
         "evaluate_every", "evaluation_metrics", "evaluation_language_model", "evaluation_datasets",
     }  # fmt: skip
     assert why.startswith("the published setting")
@@ -220,12 +222,16 @@ def test_a_published_command_parses():
         ("--language_several mean --language_words names+tags", "got --language_words names+tags"),
         ("--weights x.pth --not_pretrained", "exclude each other"),
         ("--no_test_metrics --no_train_metrics", "--use_tv_split"),
+        ("--test_classes 0 --no_train_metrics", "--test_classes 0 --no_train_metrics leave"),
+        ("--test_fraction 0 --no_train_metrics", "--test_fraction 0 --no_train_metrics leave"),
+        ("--test_fraction 0.2 --test_classes 3", "both choose the test classes; drop one of them"),
+        ("--test_fraction 1.2", "1.2 is out of range"),
         ("--warmup 5 --n_epochs 3", "at most --warmup 3"),
         ("--evaluate_only", "--checkpoint go together"),
         ("--checkpoint runs/a", "--checkpoint go together"),
         ("--loss supcon --samples_per_class 1", "use 2 or more"),
         ("--loss softmax --xbm_size 64", "--xbm_size 64 needs a loss over pairs of images"),
-        ("--data_sampler d2_coreset --data_batchmatch_bigbs 64", "at least --bs 112; got 64"),
+        ("--data_sampler d2_coreset --data_batchmatch_bigbs 64 --bs 90", "at least --bs 90; got"),
         ("--data_mb_mom 1", "--data_mb_mom must be in [0, 1), or -1 to disable; got 1"),
         ("--data_sampler_lowproj_dim 0", "must be at least 1, or -1 to disable; got 0"),
         ("--batch_mining parametric", "hold some out with --use_tv_split"),
@@ -271,6 +277,55 @@ def test_refusals_name_flag_value_and_remedy(flags, says, capsys):
         parameters.parse(shlex.split(flags))
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("shop", "shop follows no flag; did you mean --dataset shop --source_path data?"),
+        ("data/shop/", "did you mean --dataset shop --source_path data?"),
+        ("shop --source_path elsewhere", "shop follows no flag; did you mean --dataset shop --so"),
+        ("mine --source_path elsewhere", "mine follows no flag; did you mean --dataset mine?"),
+        ("built --lr 1e-3", "built follows no flag; did you mean --dataset built?"),
+        ("typo", "typo follows no flag; a dataset is given as --dataset NAME"),
+        ("--batch-size 3", "--batch-size is not a flag; did you mean --batch_size?"),
+        ("-bs 3", "-bs is not a flag; did you mean --bs?"),
+        ("--optimizer=sgd", "--optimizer=sgd is not a flag; did you mean --optim?"),
+    ],
+)
+def test_a_bare_word_or_a_familiar_name_is_answered_with_the_flag(
+    typed, says, tmp_path, own_cache, monkeypatch, capsys
+):
+    for folder in ("data/shop", "elsewhere/mine"):
+        (tmp_path / folder / "images").mkdir(parents=True)
+    (own_cache / "datasets" / "built").mkdir(parents=True)
+    (own_cache / "datasets" / "built" / "manifest.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        parameters.parse(shlex.split(typed))
+    assert says in capsys.readouterr().err
+
+
+def test_all_unknown_words_are_reported_at_once(tmp_path, monkeypatch, capsys):
+    (tmp_path / "shop" / "images").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        parameters.parse(shlex.split("--langage_model minilm --bs 8 --nmu_workers 2 3 shop"))
+    *_, first, second, third, fourth = capsys.readouterr().err.splitlines()
+    assert first.endswith("3 words are unknown")  # and not the values 2 and 3
+    assert second.startswith("  --langage_model is not a flag; did you mean --language_model")
+    assert third.startswith("  --nmu_workers is not a flag")
+    assert fourth == "  shop follows no flag; did you mean --dataset shop --source_path .?"
+
+
+def test_flags_of_other_programs_are_those_of_this_one(capsys):
+    args = parameters.parse(
+        shlex.split("--batch_size=8 --epochs 3 --learning_rate 0.1 --model resnet18")
+    )
+    assert (args.bs, args.n_epochs, args.lr, args.arch) == (8, 3, 0.1, "resnet18")
+    assert not {"batch_size", "epochs", "learning_rate", "model"} & vars(args).keys()
+    known = {flag.name for group in parameters.FLAGS.values() for flag in group}
+    assert set(FAMILIAR.values()) <= known and not set(FAMILIAR) & known
 
 
 def test_negative_shifts_and_several_prompts_are_read():
@@ -395,8 +450,8 @@ def test_a_file_may_be_empty(config, text):
         ("langage_distill_w: 3", "langage_distill_w is not a flag; did you mean language_distill_"),
         ("config: other.yaml", "config is not a flag"),
         ("loss: margn", "--loss: margn is unknown; known, closest first: margin"),
-        ("lr: 0", "--lr: 0 is out of range; it must be above 0"),
-        ("bs: 1.5", "--bs: '1.5' is not a whole number"),
+        ("lr: 0", "--lr/--learning_rate: 0 is out of range; it must be above 0"),
+        ("bs: 1.5", "--bs/--batch_size: '1.5' is not a whole number"),
         ("bs: [8, 16]", "--bs takes one number or text; got [8, 16]"),
         ("seed: yes", "--seed takes one number or text; got True"),
         ("bs: {a: 1}", "--bs takes one number or text; got {'a': 1}"),
@@ -409,6 +464,7 @@ def test_a_file_may_be_empty(config, text):
         ("lr", "--config must hold an object; got a text"),
         ("lr: [", "--config is not valid YAML"),
         ("lr: 1\nlr: 2", "--config is not valid YAML: the key 'lr' appears twice"),
+        ("batch_size: 0", "--bs/--batch_size: 0 is out of range"),
         ("loss: &a margin\ngroup: *a", "--config is not valid YAML: an alias (*name) must be"),
         ("group: &a [*a]", "--config is not valid YAML: an alias (*name) must be"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nloss: [*b, *b]", "--config is not valid YAML: an alias"),
@@ -460,7 +516,7 @@ def test_flags_of_the_guidance_without_it_are_named():
         args = parameters.parse(["--dataset", "mine", *typed])
         chosen = fill_by_recipe(args)
         sizes = {"mine.train": "1 image"}
-        return parameters.summary(args, chosen, sizes, "cpu", "runs/a", (1, 1))
+        return parameters.summary(args, chosen, {}, sizes, "cpu", "runs/a", (1, 1))
 
     typed = ("--language_words", "captions", "--language_temp", "2", "--language_prompt", "{}")
     said = "guidance: none, ignored without it: --language_words captions --language_temp 2.0"

@@ -31,12 +31,11 @@ def page() -> str:
         section(title[:1].upper() + title[1:], head, [row(flag) for flag in flags])
         for title, flags in parameters.FLAGS.items()
     ]
-    others = [
-        (code(f"--{name}"), code(f"--{' '.join(flag)}"))
-        for name, flag in parameters.OTHER_NAMES.items()
-    ]
+    also = {f.also: (f.name,) for fs in parameters.FLAGS.values() for f in fs if f.also}
+    others = also | parameters.OTHER_NAMES
+    names = [(code(f"--{name}"), code(f"--{' '.join(flag)}")) for name, flag in others.items()]
     return "\n".join(
-        [OPENING, *groups, section("Other names", ("name", "stands for"), others), recipes()]
+        [OPENING, *groups, section("Other names", ("name", "stands for"), names), recipes()]
     )
 
 

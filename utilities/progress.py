@@ -1,6 +1,8 @@
-"""One epoch of batches behind a progress bar: how many images, how fast, at what loss."""
+"""One epoch of batches: how many images, how fast, at what loss; bars on a terminal."""
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,24 +15,31 @@ from utilities import distributed
 from utilities.device import DelayedValue
 from utilities.timing import Stopwatch
 
+LOG = logging.getLogger(__name__)
+
 T = TypeVar("T")
 R = TypeVar("R")
 
+SIGN_OF_LIFE = 600.0  # seconds between two lines on a long epoch that no bar shows
 
-def bar(**options: Any) -> tqdm:
-    """Return a progress bar that vanishes at its end; the first process alone shows it."""
-    hidden = {} if distributed.is_first() else {"disable": True}
-    return tqdm(leave=False, **options, **hidden)
+
+def bar(items: Iterable[T] | None = None, *, hidden: bool = False, **options: Any) -> Any:
+    """Return a progress bar over items, or to be updated; it vanishes at its end.
+
+    The first process alone shows it, and only on a terminal: a file would hold every redrawing.
+    """
+    hidden = hidden or not distributed.is_first()
+    return tqdm(items, leave=False, disable=hidden or None, **options)
 
 
 def in_threads(
     function: Callable[[T], R], items: Sequence[T], title: str, *, leave: bool = False
 ) -> list[R]:
-    """Apply a function to each item, in a thread per core, behind a progress bar."""
-    workers = os.cpu_count()
+    """Apply a function to each item, in a thread per core, behind a progress bar as ``bar``."""
     return thread_map(
-        function, items, max_workers=workers, desc=title, unit="image", leave=leave, tqdm_class=tqdm
-    )
+        *(function, items), max_workers=os.cpu_count(), desc=title, unit="image", leave=leave,
+        disable=None, tqdm_class=tqdm,
+    )  # fmt: skip
 
 
 class Progress:
@@ -53,11 +62,16 @@ class Progress:
         self._shown: dict[str, str] = {}
 
     def over(self, batches: Iterable[T], n_batches: int, title: str) -> Iterator[T]:
+        told = time.monotonic()
         with bar(total=n_batches, desc=title, unit="batch") as self.bar:
-            for batch in self.watch.waiting(batches):
+            for number, batch in enumerate(self.watch.waiting(batches), start=1):
                 with self.watch.section("step"):
                     yield batch
                 self.bar.update()
+                if self.bar.disable and time.monotonic() - told >= SIGN_OF_LIFE:
+                    told = time.monotonic()
+                    shown = ", ".join(f"{name} {value}" for name, value in self._shown.items())
+                    LOG.info("%s: batch %d of %d, %s", title, number, n_batches, shown)
 
     def count(self, n_images: int, **terms: Tensor) -> None:
         """Add a step's scalar terms, the loss first; nothing waits, so the bar may lag behind."""
@@ -68,8 +82,9 @@ class Progress:
         loss = next(iter(terms.values()), None)
         seen = None if loss is None else self._watched.poll(loss)
         if seen is not None:
-            self._shown = {"loss": f"{float(seen):.3f}"}
-        self.bar.set_postfix({"images/s": f"{speed:.0f}"} | self._shown, refresh=False)
+            self._shown["loss"] = f"{float(seen):.3f}"
+        self._shown["images/s"] = f"{speed:.0f}"
+        self.bar.set_postfix(self._shown, refresh=False)
 
     def show(self, prefix: str, values: Mapping[str, float]) -> None:
         """Report ``values`` as ``<prefix>/<name>`` from now on, in later epochs, too."""

@@ -16,6 +16,7 @@ from utilities import device as devices
 from utilities.finished import differing
 from utilities.interrupt import Interruption
 from utilities.memory import peak_memory_mb
+from utilities.results.runs import is_fraction
 from utilities.run_files import BEFORE
 from utilities.run_folder import RunFolder
 from utilities.trackers import Trackers
@@ -160,6 +161,8 @@ class Run:
         self.best: dict[str, float] = {}
         self.resumed = saved is not None
         self._drawn = time.monotonic()
+        self._began = time.monotonic()  # the first epoch of this process
+        self._first = 0  # which follows this one
         if saved:
             state.load_state_dict(saved)
             self.epoch, self.best = saved.epoch, saved["best"]
@@ -167,6 +170,7 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """Yield the epochs that are left, from 1."""
+        self._began, self._first = time.monotonic(), self.epoch
         yield from range(self.epoch + 1, self.n_epochs + 1)
 
     def save(self, scores: Mapping[str, float] | None = None) -> None:
@@ -201,6 +205,7 @@ class Run:
         self.write(epoch, scores)
         self.epoch = epoch
         self.save(scores)
+        LOG.info("epoch %d/%d: %s", epoch, self.n_epochs, self._told(scores))
         if self._must_stop() and epoch < self.n_epochs:
             self._leave()
 
@@ -210,6 +215,7 @@ class Run:
             checkpoint.save(self._before, kept)
         if scores:
             self.write(0, scores)
+            LOG.info("untrained: %s", self._told(scores))
 
     def untrained(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return what ``record_untrained`` wrote before the run was interrupted; empty if gone."""
@@ -248,6 +254,22 @@ class Run:
         self.trackers.log(scores, epoch)
         if time.monotonic() - self._drawn >= REDRAW:
             self._draw_curves()
+
+    def _told(self, scores: Mapping[str, float]) -> str:
+        """Describe an epoch: loss, scores of ``best_of``, mAP@R, speed and time left."""
+        parts = [f"loss {scores['train/loss']:.4f}"] if "train/loss" in scores else []
+        headlines = {name.rpartition("/")[0] + "/mAP@R" for name in self.best_of}
+        for name, value in scores.items():
+            if name in headlines or name in self.best_of:
+                parts.append(f"{name} {100 * value if is_fraction(name) else value:.2f}")
+        if "train/images_per_second" in scores:
+            parts.append(f"{scores['train/images_per_second']:.0f} images/s")
+        done, left = self.epoch - self._first, self.n_epochs - self.epoch
+        if done > 0 and left > 0:
+            minutes, seconds = divmod(round((time.monotonic() - self._began) / done * left), 60)
+            hours, minutes = divmod(minutes, 60)
+            parts.append(f"{hours}:{minutes:02d}:{seconds:02d} left")
+        return ", ".join(parts)
 
     def _draw_curves(self) -> None:
         plots.learning_curves(self.folder.rows, self.curves)

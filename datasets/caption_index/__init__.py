@@ -41,13 +41,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from datasets.caption_index.layouts import INDEX, SKIPPED, is_caption_set, layout, names, parts
 from datasets.caption_index.rows import READERS, Look, OpenShards, Row, Skipped
 from datasets.folders import listed
 from datasets.image_files import refuse_unreadable_names
 from utilities.disk_cache import Entry, digest
+from utilities.progress import bar
 
 __all__ = [
     "BATCH",
@@ -228,7 +228,7 @@ def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) ->
         (folder / SKIPPED).open(
             "w", encoding="utf-8", errors="backslashreplace", newline=""
         ) as file,
-        tqdm(desc=f"{root.name}: index", unit="image") as bar,
+        bar(desc=f"{root.name}: index", unit="image") as shown,
         ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 4)) as pool,
         pa.ipc.new_file(str(folder / INDEX), schema) as writer,
     ):
@@ -243,7 +243,7 @@ def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) ->
 
         def read(part: str) -> Iterator[Row]:
             for result in _in_order(pool, READERS[head.layout](root, part, old.find)):
-                bar.update()
+                shown.update()
                 if isinstance(result, Row):
                     yield result
                 else:
@@ -252,7 +252,7 @@ def _write(root: Path, head: Head, old: _Previous, folder: Path, place: Path) ->
         def tables() -> Iterator[pa.Table]:
             for number, part in enumerate(head.parts):
                 if number % 64 == 0:
-                    bar.set_postfix_str(f"{number} of {len(head.parts)} parts")
+                    shown.set_postfix_str(f"{number} of {len(head.parts)} parts")
                 if part in kept:
                     table = old.rows(part).replace_schema_metadata()
                     column = pa.array(np.full(len(table), number, np.int32))

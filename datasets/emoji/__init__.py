@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
 from datasets import drawings
 from datasets.drawings import Drawn
 from datasets.emoji.packs import SIZE, Concept, match, read_concepts, read_pack
+from utilities.progress import bar
 
 LOG = logging.getLogger(__name__)
 
@@ -166,8 +166,8 @@ def draw(source: bytes) -> Drawn | None:
 
 
 def _build(folder: Path, downloads: Path) -> dict[str, Any]:
-    with tqdm([NAMES, *ART.values()], desc="emoji: fetch", unit="package") as bar:
-        tarballs = {package.name: fetch(package, downloads) for package in bar}
+    with bar([NAMES, *ART.values()], desc="emoji: fetch", unit="package") as packages:
+        tarballs = {package.name: fetch(package, downloads) for package in packages}
     concepts = read_concepts(tarballs[NAMES.name])
     packs = {vendor: read_pack(tarballs[package.name]) for vendor, package in ART.items()}
 
@@ -181,8 +181,8 @@ def _build(folder: Path, downloads: Path) -> dict[str, Any]:
     drawn: dict[tuple[str, str], Drawn] = {}  # of (code, vendor)
     unreadable = []
     results = drawings.draw_all(draw, sources)
-    bar = tqdm(results, desc="emoji: draw", total=len(sources), unit="image")
-    for (code, vendor, drawing), result in zip(wanted, bar, strict=True):
+    shown = bar(results, desc="emoji: draw", total=len(sources), unit="image")
+    for (code, vendor, drawing), result in zip(wanted, shown, strict=True):
         if isinstance(result, str):
             unreadable.append(f"{vendor} {drawing}: {result}")
         elif result is not None:

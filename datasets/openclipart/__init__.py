@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
 from datasets import drawings
 from datasets.drawings import Drawn
 from datasets.openclipart.captions import READERS, Picture, to_ascii
+from utilities.progress import bar
 
 LOG = logging.getLogger(__name__)
 
@@ -214,11 +214,11 @@ def _raster(path: Path, width: int = SIZE) -> Image.Image:
 
 def _build(folder: Path, source_path: Path, packages: Sequence[str]) -> dict[str, Any]:
     downloads, debs = source_path / "downloads", source_path / "debs"
-    with tqdm(packages, desc="openclipart: fetch", unit="package") as bar:
-        files = {package: fetch(package, downloads, debs) for package in bar}
+    with bar(packages, desc="openclipart: fetch", unit="package") as shown:
+        files = {package: fetch(package, downloads, debs) for package in shown}
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".openclipart.") as unpacked:
         pictures = []
-        for package in tqdm(packages, desc="openclipart: unpack", unit="package"):
+        for package in bar(packages, desc="openclipart: unpack", unit="package"):
             place = Path(unpacked) / package
             place.mkdir()
             unpack(files[package], place)
@@ -254,8 +254,8 @@ def _write(folder: Path, pictures: Sequence[tuple[str, Picture]]) -> None:
     seen: set[str] = set()
     cannot, blank, copies = [], 0, 0
     results = drawings.draw_all(draw, [picture.path for _, picture in pictures])
-    bar = tqdm(results, desc="openclipart: draw", total=len(pictures), unit="image")
-    for (package, picture), result in zip(pictures, bar, strict=True):
+    shown = bar(results, desc="openclipart: draw", total=len(pictures), unit="image")
+    for (package, picture), result in zip(pictures, shown, strict=True):
         if isinstance(result, str):
             cannot.append(f"{package} {picture.file}: {result}")
         elif result is None:

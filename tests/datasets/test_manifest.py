@@ -192,6 +192,16 @@ def test_splits_are_what_the_table_says(root):
     assert load(root, use_tv_split=True).val.paths == data.val.paths
 
 
+def test_train_alone_is_trained_on_for_deployment(root):
+    names = [("a0.jpg", "a"), ("a1.jpg", "a"), ("b0.jpg", "b"), ("b1.jpg", "b")]
+    table(root, [{"path": path, "label": label, "split": "train"} for path, label in names])
+    data = load(root)
+    assert data.train.class_names == ("a", "b") and (data.val, data.test) == (None, None)
+    with pytest.raises(ValueError, match="--test_classes 0 splits classes, but"):
+        load(root, test_classes=0)
+    assert len(downstream.labelled(root.name, root.parent)) == 4  # unseen by another run
+
+
 def test_queries_and_gallery_are_one_test_set(root, caplog):
     table(root, divided(query="cdf", train="aabb", gallery="ddcce"))
     test = load(root).test
@@ -302,10 +312,9 @@ def test_a_misspelt_column_of_labels_is_pointed_at(tmp_path, caplog):
             [("a0.jpg", "a", "train"), ("a1.jpg", "b", "test"), ("a2.jpg", "b", "query")],
             r"line 4: query stands beside test \(1 train, 1 test, 1 query\)",
         ),
-        ([("a0.jpg", "a", "train")], r"names 1 train images; it needs train, and test or both"),
         (
             [("a0.jpg", "a", "train"), ("a1.jpg", "b", "query")],
-            r"names 1 train, 1 query images; it needs",
+            r"names 1 train, 1 query images; it needs train, and may have test, or both query and",
         ),
         ([("a0.jpg", "a", "test")], r"names 1 test images; it needs train"),
     ],

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 import tarfile
 
 import pytest
@@ -267,6 +268,7 @@ def test_packages_are_unpacked_with_and_without_dpkg(tmp_path, packages, monkeyp
 
 def test_without_apt_the_error_says_where_the_files_come_from_and_go(tmp_path, monkeypatch):
     monkeypatch.setattr(openclipart.shutil, "which", lambda _: None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # where bars are shown
     with pytest.raises(FileNotFoundError) as error:
         prepare(tmp_path)
     text = str(error.value)

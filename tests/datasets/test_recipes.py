@@ -46,9 +46,9 @@ def test_a_recipe_fills_what_is_open_with_what_the_flag_would_accept(name, capti
 
 
 def test_a_recipe_leaves_what_is_given_and_knows_no_other_flags():
-    args = argparse.Namespace(dataset="openclipart", lr=0.5, decay=None, bs=None)
+    args = argparse.Namespace(dataset="openclipart", lr=0.5, decay=None, seed=None)
     assert fill(args, datasets.recipe("openclipart")) == {"decay": 0.01}
-    assert args == argparse.Namespace(dataset="openclipart", lr=0.5, decay=0.01, bs=None)
+    assert args == argparse.Namespace(dataset="openclipart", lr=0.5, decay=0.01, seed=None)
 
 
 def test_every_default_of_a_recipe_has_its_flag():

@@ -87,6 +87,48 @@ def test_cub200_trains_on_the_first_half_of_the_sorted_classes(cub200):
             assert clean([path.parent.name]) == (images.class_names[label],)
 
 
+@pytest.mark.parametrize(
+    ("asked", "train", "test"),
+    [
+        ({}, "abc", "defg"),
+        ({"test_fraction": 0.5}, "abc", "defg"),
+        ({"test_fraction": 0.3}, "abcd", "efg"),
+        ({"test_classes": 2}, "abcde", "fg"),
+        ({"test_classes": 5}, "ab", "cdefg"),
+        ({"test_classes": 0}, "abcdefg", None),
+        ({"test_fraction": 0.0}, "abcdefg", None),
+    ],
+)
+def test_the_last_classes_are_tested_on(mine, asked, train, test):
+    data = load(mine(dict.fromkeys("abcdefg", 1)), **asked)
+    assert data.train.class_names == tuple(train)
+    assert (data.test and data.test.class_names) == (test and tuple(test))
+
+
+def test_a_share_is_of_the_shuffled_classes_of_emoji(mine, tmp_path, monkeypatch):
+    """The test classes of a smaller share are among those of the usual one."""
+    monkeypatch.setattr(splits, "is_emoji", lambda root: True)
+    root = mine({f"{number:02}": 1 for number in range(20)})
+    half, fifth = (load(root, test_fraction=share).test.class_names for share in (0.5, 0.2))
+    assert len(fifth) == 4 and set(fifth) < set(half)
+    assert half != tuple(f"{number:02}" for number in range(10, 20))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "at least 4 are needed. --test_classes 0 trains on all"),
+        ({"test_classes": 1}, "--test_classes 1 leaves 2 classes to train on and 1 to test on; .*"
+                              "holds 3 classes with images .a, b, c., .* use --test_classes 0"),
+        ({"test_classes": 9}, "--test_classes 9 leaves 0 classes to train on and 9 to test on"),
+        ({"test_fraction": 0.6}, "--test_fraction 0.6 leaves 1 classes to train on and 2 to test"),
+    ],
+)  # fmt: skip
+def test_too_few_classes_on_a_side_are_refused(mine, asked, message):
+    with pytest.raises(ValueError, match=message):
+        load(mine(dict.fromkeys("abc", 2)), **asked)
+
+
 def test_cars196_keeps_whole_names(cars196):
     data = load(cars196)
     assert data.train.class_names == ("Acura Integra Type R 2001", "BMW 3 Series Sedan 2012")
@@ -365,6 +407,7 @@ def test_flags_reach_the_split_and_are_named_in_errors(cub200):
         use_tv_split=True,
         tv_split_perc=0.6,
         tv_split_by_samples=True,
+        **{"test_classes": None, "test_fraction": None},
         **{"cv_folds": 0, "cv_fold": 0, "train_classes": 0, "seed": 0},
     )
     data = datasets.build(flags)

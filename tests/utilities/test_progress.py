@@ -1,11 +1,13 @@
-"""An epoch's averages."""
+"""An epoch's averages, and bars on a terminal alone."""
 
 import itertools
+import sys
 import time
 
 import torch
 
-from utilities.progress import Progress
+from utilities import progress as progress_module
+from utilities.progress import Progress, bar, in_threads
 
 
 def test_averages_over_the_steps_that_had_a_term():
@@ -87,3 +89,29 @@ def test_values_that_are_shown_stay_until_others_are():
     again.load_state_dict(progress.state_dict())
     for one in (progress, again):
         assert one.averages()["miner/reward"] == -1.0 and one.averages()["miner/nmi"] == 0.5
+
+
+def test_bars_are_shown_on_a_terminal_alone(capsys, monkeypatch):
+    def run():
+        progress = Progress()
+        for _ in progress.over([1, 2], 2, "epoch 1"):
+            progress.count(1, loss=torch.tensor(0.0))
+        in_threads(str, list(bar([1, 2], desc="listed")), "threads")
+        return capsys.readouterr().err
+
+    assert run() == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    shown = run()
+    assert all(title in shown for title in ("epoch 1", "listed", "threads"))
+
+
+def test_a_long_epoch_gives_a_sign_of_life_where_no_bar_is_shown(caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(progress_module, "SIGN_OF_LIFE", 0.0)
+    progress = Progress()
+    for _ in progress.over([1, 2], 2, "epoch 1/3"):
+        progress.count(1, loss=torch.tensor(0.25))
+    assert [line.partition(",")[0] for line in caplog.messages] == [
+        "epoch 1/3: batch 1 of 2", "epoch 1/3: batch 2 of 2",
+    ]  # fmt: skip
+    assert "images/s" in caplog.text

@@ -343,6 +343,37 @@ def test_folders_without_a_run_are_left_out_and_named(runs, tmp_path, cli):
     assert "lacks dataset, n_epochs, seed" in cli.refused(*runs)
 
 
+def test_runs_beneath_a_folder_are_found(runs, make, tmp_path, cli):
+    """Not the trials of a search, nor evaluations, which have the seed of the run they evaluate."""
+    make("baseline", 0, {"epoch": 4, "recall": 0.1}, suffix="_evaluation", evaluate_only=True)
+    (tmp_path / "search" / "study" / "deep").mkdir(parents=True)
+    (tmp_path / "search" / "study" / "trials.db").touch()
+    leave(tmp_path / "search" / "study" / "deep", "trial", 0, [{"epoch": 4, "recall": 0.9}])
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "config.json").write_text("{}")  # of something else
+    (tmp_path / "other").mkdir()
+    rows = [{"epoch": 1, "val/embeds/e_recall@1": 0.5}]  # chosen by another rule
+    leave(tmp_path / "other", "g", 0, rows, dataset="cub200")
+    rows, printed = cli.table(tmp_path)
+    assert rows[0:3] == cli.table(*runs)[0]
+    assert "cub200: scores at each run's best epoch" in printed.err and "trial" not in printed.out
+    found = {(row["dataset"], row["group"]): row["epoch_by"] for row in cli.csv(tmp_path)}
+    assert found == {
+        ("emoji", "baseline"): "last", ("emoji", "guided"): "last", ("cub200", "g"): "validation",
+    }  # fmt: skip
+
+
+def test_runs_for_deployment_are_left_out_and_named(runs, make, cli):
+    """They have no scores of unseen classes, and would leave the others without one in common."""
+    deployed = make("all", 0, {"epoch": 4, "train/embeds/e_recall@1": 0.9, "train/loss": 1})
+    rows, printed = cli.table(*runs, deployed)
+    assert rows == cli.table(*runs)[0]
+    assert "emoji: left out, scored on training classes alone: all seed 0" in printed.err
+    assert "scored on training classes alone; name --scores" in cli.refused(deployed)
+    name = "train/embeds/e_recall@1"
+    assert cli.table(deployed, "--scores", name)[0][1] == ["all", "1", "90.00"]
+
+
 def test_of_one_seed_the_newest_run_is_taken(runs, make, cli):
     for suffix, date, recall in (
         ("_2", "2026-01-02", 0.8),

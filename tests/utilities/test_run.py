@@ -102,6 +102,28 @@ def test_scores_go_to_files_curves_and_trackers(folder):
     assert run.curves.stat().st_size > 1000
 
 
+def test_an_epoch_is_told_in_one_line(folder, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    run = make(folder, best_of=["test/embeds/e_recall@1"])
+    scored = {"test/embeds/e_recall@1": 0.5, "test/embeds/mAP@R": 0.25, "test/embeds/nmi": 0.9}
+    now[0] = 1000.0  # evaluated before training
+    run.record_untrained(scored, None)
+    for epoch in run.epochs():
+        now[0] += 1800
+        scores = {"train/loss": 0.5, "train/images_per_second": 81.2}
+        run.record(epoch, scores | (scored if epoch == 4 else {}))
+    told = "test/embeds/e_recall@1 50.00, test/embeds/mAP@R 25.00"
+    assert caplog.messages == [
+        f"untrained: {told}",
+        "epoch 1/4: loss 0.5000, 81 images/s, 1:30:00 left",
+        "epoch 2/4: loss 0.5000, 81 images/s, 1:00:00 left",
+        "epoch 3/4: loss 0.5000, 81 images/s, 0:30:00 left",
+        f"epoch 4/4: loss 0.5000, {told}, 81 images/s",
+    ]
+
+
 def test_a_checkpoint_within_an_epoch_is_not_a_best_one(folder):
     run = make(folder, best_of=["test/recall"])
     train(run, [0.5])

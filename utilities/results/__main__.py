@@ -1,5 +1,6 @@
 """Tables, learning curves and comparisons of runs, made from their run folders.
 
+    python -m utilities.results Training_Results
     python -m utilities.results Training_Results/emoji/* --baseline baseline
     python -m utilities.results Training_Results/emoji/league_* --versus _guided
     python -m utilities.results RUNS --baseline baseline --format latex --output table.tex
@@ -19,7 +20,15 @@ from utilities import console
 from utilities.files import atomic_path
 from utilities.results import compare, curves
 from utilities.results.report import HEADLINES, Report, Selection, how_chosen, report
-from utilities.results.runs import RULES, Run, choose, collect, default_rule, read
+from utilities.results.runs import (
+    RULES,
+    Run,
+    choose,
+    collect,
+    default_rule,
+    has_unseen_classes,
+    read,
+)
 from utilities.results.tables import FORMATS, latex, long_csv, markdown, signed_rank_notes
 
 CAPTION = "Mean over seeds at every evaluation; bands: 95 % interval, cut where they are wide."
@@ -31,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     # fmt: off
-    add("runs", nargs="*", type=Path, help="run folders")
+    add("runs", nargs="*", type=Path, help="run folders, or folders above them")
     add("--baseline", help="group to compare the others with, paired by seed")
     add("--versus", metavar="SUFFIX",
         help="compare each group with the one whose name adds this suffix, such as _guided")
@@ -111,7 +120,6 @@ def tables(args: argparse.Namespace) -> str:
     )
     runs, notes = collect(args.runs, selection.needs)
     note(*notes)
-    rule = epoch_rule_of(args, runs)
     by_dataset: dict[str, list[Run]] = {}
     for run in runs:
         by_dataset.setdefault(run.dataset, []).append(run)
@@ -121,8 +129,18 @@ def tables(args: argparse.Namespace) -> str:
             "runs of one of them"
         )
     reports: dict[str, Report] = {}
+    rules: dict[str, str] = {}
     for dataset, members in by_dataset.items():
+        rule = rules[dataset] = epoch_rule_of(args, members)
         results = [choose(run, rule, args.epoch_score) for run in members]
+        if not args.scores:
+            deployed = [result for result in results if not has_unseen_classes(result)]
+            results = [result for result in results if result not in deployed]
+            if deployed:
+                names = ", ".join(result.run.name for result in deployed)
+                note(f"{dataset}: left out, scored on training classes alone: {names}")
+            if not results:
+                continue
         title = dataset if len(by_dataset) > 1 else ""
         found = reports[dataset] = report(results, selection, rule, title)
         chosen, _ = how_chosen(rule, results)
@@ -134,8 +152,10 @@ def tables(args: argparse.Namespace) -> str:
             aside = f" Table: {chosen}." if rule == "test" else ""
             curves.draw(panels, args.curves, CAPTION + aside)
             note(f"wrote {args.curves}")
+    if not reports:
+        raise ValueError("all runs are scored on training classes alone; name --scores to show")
     if args.format == "csv":
-        return long_csv({name: found.summaries for name, found in reports.items()}, rule)
+        return long_csv({name: found.summaries for name, found in reports.items()}, rules)
     render = latex if args.format == "latex" else markdown
     return "\n".join(render(found.table) for found in reports.values())
 

@@ -1,6 +1,7 @@
 """Reads runs from their folders and chooses the epoch whose scores are reported."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 from utilities.registry import closest_first
 from utilities.run_files import Row, is_finished, read_config, read_rows
 
+STUDY = "study.log"  # in the folder of a search
+SEARCHES = {"trials.db", "best.json"}  # in the folder of a search
 RULES = ("validation", "last", "test")
 # Scores that are neither fractions nor better when higher; no epoch is chosen by them.
 NOT_FRACTIONS = re.compile(
@@ -87,16 +90,40 @@ def read(folder: Path) -> Run:
     return Run(folder, config, read_rows(folder / "metrics.jsonl"))
 
 
+def beneath(folder: Path) -> list[Path]:
+    """Return the run folders below a folder, sorted.
+
+    Left out are the trials of a search, which ``utilities.search`` reports, and runs that only
+    evaluated a checkpoint, which have the group and the seed of the run that trained it.
+    """
+    found: list[Path] = []
+    for place, below, files in os.walk(folder):
+        below.sort()
+        is_run = "config.json" in files and not {"metrics.jsonl", "log.txt"}.isdisjoint(files)
+        if is_run:
+            found.append(Path(place))
+        if is_run or not SEARCHES.isdisjoint(files):
+            below.clear()
+    return [path for path in found if not read(path).flags.get("evaluate_only")]
+
+
 def collect(folders: Iterable[Path], wanted: Callable[[str], bool]) -> tuple[list[Run], list[str]]:
-    """Return the newest finished run per dataset, group and seed, and notes on the rest."""
+    """Return the newest finished run per dataset, group and seed, and notes on the rest.
+
+    Args:
+        folders: of runs, or above them.
+    """
     found: dict[tuple[str, str, Seed], list[Run]] = {}
     other_folders, unfinished, notes = [], [], []
-    for folder in {folder.resolve(): folder for folder in folders}.values():
+    given: dict[Path, Path] = {}
+    for folder in folders:
         if not folder.exists():
-            raise ValueError(f"{folder} does not exist; give run folders, with config.json in them")
-        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} does not exist; give run folders, or a folder above them")
+        is_run = (folder / "config.json").is_file()
+        if not (of_runs := [folder] if is_run else beneath(folder)):
             other_folders.append(folder.name)
-            continue
+        given |= {path.resolve(): path for path in of_runs}
+    for folder in given.values():
         run = read(folder)
         if not wanted(run.group):
             continue
@@ -138,6 +165,11 @@ def is_validation(name: str) -> bool:
 def is_test(name: str) -> bool:
     """Return whether a score is on test classes, or on the datasets of frozen features."""
     return is_evaluation(name) and not name.startswith(("val/", "train/"))
+
+
+def has_unseen_classes(result: Result) -> bool:
+    """Return whether any score is of classes that training did not see."""
+    return any(is_evaluation(name) and not name.startswith("train/") for name in result.scores)
 
 
 def check_scores(results: Sequence[Result], names: Iterable[str]) -> None:

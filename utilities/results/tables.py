@@ -209,14 +209,19 @@ def escaped(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
 
 
-def long_csv(summaries: Mapping[str, Summaries], rule: str) -> str:
-    """Return a CSV line per dataset, group and score; what could not be computed is empty."""
+def long_csv(summaries: Mapping[str, Summaries], rules: Mapping[str, str]) -> str:
+    """Return a CSV line per dataset, group and score; what could not be computed is empty.
+
+    Args:
+        rules: by dataset, how the reported epochs were chosen.
+    """
     lines = []
     for dataset, groups in summaries.items():
         for group, by_score in groups.items():
             for score, summary in by_score.items():
                 values = [
-                    *(dataset, group, score, rule_label(rule), " ".join(map(str, summary.epochs))),
+                    *(dataset, group, score, rule_label(rules[dataset])),
+                    " ".join(map(str, summary.epochs)),
                     *(summary.mean, summary.half),
                     *(len(summary.seeds), " ".join(map(str, summary.seeds))),
                     *(summary.difference or [""] * 8),
