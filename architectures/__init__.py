@@ -8,16 +8,18 @@ from pathlib import Path
 
 from torch import nn
 
+from architectures.average import build_average
 from architectures.embedder import Embedder
 from architectures.image_tower import ImageTower, has_text_tower, image_tower
 from architectures.layout import lay_out
 from architectures.naming import ArchitectureName
 from architectures.weights import Classifier, backbone, classifier
+from utilities import distributed
 from utilities.structures import input_size
 
 __all__ = [
-    "ArchitectureName", "Classifier", "Embedder", "ImageTower", "build", "build_classifier",
-    "build_image_tower", "classifier", "create",
+    "ArchitectureName", "Classifier", "Embedder", "ImageTower", "build", "build_average",
+    "build_classifier", "build_image_tower", "classifier", "create",
 ]  # fmt: skip
 
 LOG = logging.getLogger(__name__)
@@ -60,9 +62,9 @@ def create(
 
 
 def build(args: argparse.Namespace) -> Embedder:
-    """Return the embedder that the flags describe; errors begin with --arch."""
+    """Return the embedder that the flags describe, for training; errors begin with --arch."""
     with _speaking_of(f"--arch {args.arch}"):
-        return create(
+        embedder = create(
             args.arch,
             args.embed_dim,
             pretrained=not args.not_pretrained,
@@ -70,6 +72,17 @@ def build(args: argparse.Namespace) -> Embedder:
             image_size=input_size(args.image_size, args.augmentation),
             zero_init_last=not args.no_zero_init_last,
         )
+        if args.grad_checkpointing:
+            embedder.checkpoint_gradients()
+        in_parts = 0 < args.forward_bs < args.bs // distributed.world_size()
+        if in_parts and (norms := len(embedder.batch_norms)):
+            raise ValueError(
+                f"--forward_bs {args.forward_bs} embeds a batch in parts, but {norms} layers "
+                "normalise over the whole batch (BatchNorm); freeze them with "
+                f"--arch {args.arch}_frozen, choose a backbone without, or save memory by "
+                "--grad_checkpointing"
+            )
+        return embedder
 
 
 def build_classifier(args: argparse.Namespace) -> Classifier:
