@@ -94,6 +94,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     datasets.refuse_lacking(args, data.train, criteria.CRITERIA[args.loss].needs)
     notes |= datasampler.fit_bs(args, data.train, chosen[0])
     embedder = architectures.build(args).to(device)
+    average = architectures.build_average(embedder, args.ema)
     logits = partial(evaluation.imagenet_logits, args, architectures.build_classifier)
     guide = language.build_guide(args, data.train, device, partial(logits, data.train, device))
     preparation = evaluation.preprocessing_of(embedder, vars(args))
@@ -115,7 +116,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     criterion = criteria.build(
         args,
         n_classes=len(classes),
-        embed_dim=args.embed_dim,
+        **pick(args, "embed_dim", "forward_bs"),
         feature_dim=embedder.feature_dim,
         embedder=embedder,
         miner=miner,
@@ -129,7 +130,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         embedder.compile()
     objective = criteria.Objective(
         *(embedder, criterion, guide, distill, args.language_distill_w),
-        *(proxies, args.language_proxy_w),
+        *(proxies, args.language_proxy_w, args.forward_bs),
     ).to(device)
 
     lr = optimization.scaled_lr(args.lr, args.bs, args.lr_base_bs)
@@ -139,16 +140,14 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     optimizer, scheduler = optimization.build(
         groups, lr=lr, n_steps=length.n_steps, steps_per_epoch=len(batches), **pick(args, *flags)
     )
-    precision = devices.precision(args.precision, device)
     objective = distributed.data_parallel(objective, device)
-    trainer = Trainer(objective, optimizer, scheduler, device=device, precision=precision)
+    options = {"precision": devices.precision(args.precision, device), **pick(args, "clip_grad")}
+    trainer = Trainer(objective, optimizer, scheduler, device=device, **options)
 
     # Evaluation: retrieval of unseen classes; at the end, classifiers on frozen features.
-    n_steps, n_epochs = length
-    if args.dry_run:
-        n_steps, n_epochs = length.shortened(dry_run.STEPS, len(batches))
+    n_steps, n_epochs = length.shortened(dry_run.STEPS, len(batches)) if args.dry_run else length
     words = language.NamesReader(device), architectures.build_image_tower, lambda: criterion
-    session = evaluation.build(args, embedder, data, preparation, device, n_epochs, *words)
+    session = evaluation.build(args, embedder, data, preparation, device, n_epochs, *words, average)
     others = {name: images for name, images in session.sets.items() if name not in described}
     described |= datasets.describe(args, others, resumed=saved)
     feedback = datasets.feedback(args, data) if miner.adapt_every else None
@@ -159,8 +158,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     )
     progress = Progress()
     parts: dict[str, Any] = {"embedder": embedder, "criterion": criterion, "trainer": trainer}
-    if proxies:
-        parts["proxies"] = proxies
+    parts |= {"proxies": proxies, "ema": average and average.module}
     current = run.Run(
         folder,
         run.State(device, **parts, batches=batches, progress=progress),
@@ -197,6 +195,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
             guided = trainer.iteration >= args.language_delay
             outcome = trainer.step(batch, guided)
             criterion.after_step(embedder)
+            if average is not None:
+                average.update(embedder, trainer.iteration)
             sampler.observe(outcome.rows, outcome.embeds)
             progress.count(len(outcome.rows), loss=outcome.loss, **outcome.terms)
             current.after_step(trainer.iteration)

@@ -9,15 +9,17 @@ from pathlib import Path
 from torch import nn
 
 from architectures import weights as pretrained_weights
+from architectures.average import build_average
 from architectures.embedder import Embedder
 from architectures.image_tower import ImageTower, has_text_tower, image_tower
 from architectures.layout import lay_out
 from architectures.naming import ArchitectureName
 from architectures.weights import Classifier, backbone, classifier
+from utilities import distributed
 from utilities.structures import input_size
 
 __all__ = [
-    "ArchitectureName", "Classifier", "Embedder", "ImageTower", "at_hand", "build",
+    "ArchitectureName", "Classifier", "Embedder", "ImageTower", "at_hand", "build", "build_average",
     "build_classifier", "build_image_tower", "classifier", "create",
 ]  # fmt: skip
 
@@ -66,7 +68,7 @@ def at_hand(name: str) -> bool:
 
 
 def build(args: argparse.Namespace) -> Embedder:
-    """Return the embedder that the flags describe; errors begin with --arch."""
+    """Return the embedder that the flags describe, for training; errors begin with --arch."""
     with _speaking_of(f"--arch {args.arch}"):
         embedder = create(
             args.arch,
@@ -76,10 +78,19 @@ def build(args: argparse.Namespace) -> Embedder:
             image_size=input_size(args.image_size, args.augmentation),
             zero_init_last=not args.no_zero_init_last,
         )
+        if args.grad_checkpointing:
+            embedder.checkpoint_gradients()
     if args.embed_init == "pca" and args.embed_dim > embedder.feature_dim:
         raise ValueError(
             f"--embed_init pca: --embed_dim must be at most the {embedder.feature_dim:,} features "
             f"of --arch {args.arch}; got {args.embed_dim}"
+        )
+    in_parts = 0 < args.forward_bs < args.bs // distributed.world_size()
+    if in_parts and (norms := len(embedder.batch_norms)):
+        raise ValueError(
+            f"--forward_bs {args.forward_bs} embeds a batch in parts, but {norms} layers normalise "
+            f"over the whole batch (BatchNorm); freeze them with --arch {args.arch}_frozen, choose "
+            "a backbone without, or save memory by --grad_checkpointing"
         )
     return embedder
 

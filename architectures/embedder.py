@@ -62,6 +62,7 @@ class Embedder(nn.Module):
         self.name = str(backbone.pretrained_cfg["architecture"])  # type: ignore[index]
         if frozen and not self.frozen_norms:
             raise ValueError(f"{self.name} has no BatchNorm to freeze; drop _frozen")
+        self.momenta: list[float] | None = None  # of BatchNorm, if activations are recomputed
         self.n_prefix = 0  # tokens before those of the patches
         self.feature_dim, self.map_dim = self._try(image_size or self.image_size)
         self.embedding = nn.Linear(self.feature_dim, embed_dim)
@@ -106,6 +107,28 @@ class Embedder(nn.Module):
         norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
         return [m for m in self.backbone.modules() if self.frozen and isinstance(m, norms)]
 
+    @property
+    def batch_norms(self) -> list[nn.Module]:
+        """The layers that normalise over the batch in training."""
+        frozen = {*self.frozen_norms}
+        modules = self.backbone.modules()
+        return [m for m in modules if hasattr(m, "running_var") and m not in frozen]
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations a second time in the backward pass, as timm does for a backbone.
+
+        Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. ValueError if the backbone
+        cannot.
+        """
+        try:
+            self.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError) as error:
+            raise ValueError(
+                f"timm has no gradient checkpointing of {self.name}; drop --grad_checkpointing, or "
+                "save memory by --forward_bs"
+            ) from error
+        self.momenta = [norm.momentum for norm in self.batch_norms]  # type: ignore[misc]
+
     def train(self, mode: bool = True) -> "Embedder":
         super().train(mode)
         for norm in self.frozen_norms:
@@ -113,6 +136,19 @@ class Embedder(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Embedding:
+        if self.momenta is None:
+            return self._embed(images)
+        # The second computation gives BatchNorm the same batch; only the first updates statistics.
+        self._set_momenta(self.momenta)
+        embedding = self._embed(images)
+        self._set_momenta([0.0] * len(self.momenta))
+        return embedding
+
+    def _set_momenta(self, momenta: Sequence[float]) -> None:
+        for norm, momentum in zip(self.batch_norms, momenta, strict=True):
+            norm.momentum = momentum  # type: ignore[assignment]
+
+    def _embed(self, images: Tensor) -> Embedding:
         output = self.backbone.forward_features(images)  # type: ignore[operator]
         feature_map = self._feature_map(output, images.shape[2:])  # (B, M, h, w)
         features = self._pool(output, feature_map).float()  # (B, F)

@@ -84,8 +84,8 @@ def build(
         embed_dim: D.
         feature_dim: F, of the pooled features.
         collaborators: what some criteria need besides: n_classes, miner, embedder (copied by a
-            momentum encoder), n_steps (planned optimizer steps), and tokenizer and encoder, which
-            make what reads captions.
+            momentum encoder), n_steps (planned optimizer steps), forward_bs (rows per pass of an
+            encoder of its own), and tokenizer and encoder, which make what reads captions.
 
     Raises:
         ValueError: an unknown name, or hyperparameters or a memory that do not fit the criterion.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from utilities.gradient_cache import in_chunks
 from utilities.structures import Batch, Embedding
 
 from .base import Counting, at_least_float32, require_at_least
@@ -31,6 +32,7 @@ class BYOL(Counting, SelfSupervised):
     Args:
         embedder: f, copied here.
         n_steps: optimizer steps of the run, at the end of which m is 1.
+        forward_bs: images per pass through f'; 0: all.
         momentum: m of the first step, in [0, 1].
         hidden_dim: width of projector and predictor.
         proj_dim: dimension of z' and p.
@@ -45,6 +47,7 @@ class BYOL(Counting, SelfSupervised):
         feature_dim: int,
         embedder: nn.Module,
         n_steps: int,
+        forward_bs: int = 0,
         *,
         momentum: float = 0.996,
         hidden_dim: int = 4096,
@@ -55,6 +58,7 @@ class BYOL(Counting, SelfSupervised):
             raise ValueError(f"momentum must be in [0, 1]; got {momentum:g}")
         require_at_least(1, hidden_dim=hidden_dim, proj_dim=proj_dim)
         self.n_steps = n_steps
+        self.forward_bs = forward_bs
         self.momentum = momentum
         self.steps = 0
         self.projector = head(feature_dim, hidden_dim, proj_dim)
@@ -66,8 +70,10 @@ class BYOL(Counting, SelfSupervised):
         self.check(views, batch)
         p1, p2 = (self.predictor(self.projector(at_least_float32(v.features))) for v in views)
         with torch.no_grad():
-            features = (self.target_embedder(images).features for images in batch.views)
-            z1, z2 = (self.target_projector(at_least_float32(f)) for f in features)
+            targets = (
+                in_chunks(self.target_embedder, self.forward_bs, view) for view in batch.views
+            )
+            z1, z2 = (self.target_projector(at_least_float32(t.features)) for t in targets)
         return 4 - 2 * mean_cosine(p1, z2) - 2 * mean_cosine(p2, z1)
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from language.text_tower import TextTower
 from language.tokenizer import Tokenizer
 from utilities.device import send
 from utilities.distributed import gather
+from utilities.gradient_cache import in_chunks
 from utilities.optimization import decay_groups
 from utilities.structures import Batch, Embedding
 
@@ -45,6 +46,7 @@ class CLIP(Criterion):
     Args:
         tokenizer: makes a tokenizer for texts of at most a number of tokens, for "transformer".
         encoder: makes the frozen sentence encoder, for "frozen".
+        forward_bs: captions per pass through the transformer; 0: all.
         text: "transformer" or "frozen".
         proj_dim: dimension of x and t.
         width, layers: of the transformer.
@@ -66,6 +68,7 @@ class CLIP(Criterion):
         feature_dim: int,
         tokenizer: Callable[[int], Tokenizer],
         encoder: Callable[[], TextEncoder],
+        forward_bs: int = 0,
         *,
         text: str = "transformer",
         proj_dim: int = 512,
@@ -100,7 +103,7 @@ class CLIP(Criterion):
                 heads=heads,
                 out_dim=proj_dim,
             )
-            self.reader = TrainedReader(tokenize, tower)
+            self.reader = TrainedReader(tokenize, tower, forward_bs)
         self.projection: nn.Module = _projection(feature_dim, proj_dim)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
@@ -172,15 +175,17 @@ class CLIP(Criterion):
 class TrainedReader(nn.Module):
     """Reads (B,) captions with a trained tower: (B, D), and None, since it knows every text."""
 
-    def __init__(self, tokenizer: Tokenizer, tower: TextTower) -> None:
+    def __init__(self, tokenizer: Tokenizer, tower: TextTower, forward_bs: int = 0) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.tower = tower
+        self.forward_bs = forward_bs
 
     def forward(self, captions: Sequence[str]) -> tuple[Tensor, None]:
         device = self.tower.positions.device
         ids, mask = self.tokenizer(captions)
-        return self.tower(send(ids, device), send(mask, device)), None
+        tokens = send(ids, device), send(mask, device)
+        return in_chunks(self.tower, self.forward_bs, *tokens), None
 
 
 class FrozenReader(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from language.guide import LanguageGuide
 from utilities.distributed import gather, mean, smallest
+from utilities.gradient_cache import in_chunks
 from utilities.structures import Batch
 
 from .base import Criterion
@@ -46,6 +47,7 @@ class Objective(nn.Module):
         weight: w.
         proxies: L_proxy, if any.
         proxy_weight: λ.
+        forward_bs: images per pass through the embedder (``utilities.gradient_cache``); 0: all.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Objective(nn.Module):
         weight: float = 0.0,
         proxies: LanguageProxies | None = None,
         proxy_weight: float = 0.0,
+        forward_bs: int = 0,
     ) -> None:
         super().__init__()
         if guide is not None and distill is None:
@@ -68,13 +71,14 @@ class Objective(nn.Module):
         self.weight = weight
         self.proxies = proxies
         self.proxy_weight = proxy_weight
+        self.forward_bs = forward_bs
 
     def forward(self, batch: Batch, guided: bool = True) -> Outcome:
         """Return the loss of the batch of which this is the process's share."""
         batch = _cut(batch, smallest(len(batch.labels)))
         labels, rows = gather(torch.stack([batch.labels, batch.rows], dim=1)).unbind(dim=1)
         whole = batch._replace(labels=labels, rows=rows)
-        views = [self.embedder(view) for view in batch.views]
+        views = [in_chunks(self.embedder, self.forward_bs, view) for view in batch.views]
         if self.criterion.gathers:
             own = self.criterion.compute(views, batch)
             loss = own + (mean(own.detach()) - own.detach())  # that of all, by the own one's graph

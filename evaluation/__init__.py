@@ -72,6 +72,7 @@ def build(
     embed_names: NamesReader,
     build_image_tower: Callable[[argparse.Namespace], ImageTower | None],
     load_text_side: Callable[[], Any],
+    average: Any = None,
 ) -> EvaluationSession:
     """Return the evaluation that the flags describe: of ``data``, or of other datasets they name.
 
@@ -80,6 +81,7 @@ def build(
         embed_names: reads the names of classes, for metrics and reports that need words.
         build_image_tower: returns the image tower of CLIP that the backbone was, if it was one.
         load_text_side: returns the run's objective, which may have a text side.
+        average: whose ``module`` is an embedder of averaged weights, to be evaluated beside.
     """
     protocols = [name for name in args.evaluations if name != "retrieval"]
     with distributed.first_rank_first():
@@ -105,13 +107,15 @@ def build(
         "seed": args.seed,
     }
     transform = preparation.transform()
-    evaluator = Evaluator(
-        *(embedder, sets, transform, words, word_search, tower_searches),
-        metrics=args.evaluation_metrics,
-        evaltypes=args.evaltypes,
-        block_bytes=int(args.eval_memory * 2**30),
+    scored: dict[str, Any] = {
+        "metrics": args.evaluation_metrics,
+        "evaltypes": args.evaltypes,
+        "block_bytes": int(args.eval_memory * 2**30),
         **common,
-    )
+    }
+    searches = word_search, tower_searches
+    evaluator = Evaluator(embedder, sets, transform, words, *searches, **scored)
+    averaged = average and Evaluator(average.module, sets, transform, words, **scored)
     if not sets and not downstream:
         LOG.warning(
             "nothing is evaluated: retrieval needs folders of labelled images; name some with "
@@ -136,7 +140,7 @@ def build(
         return word_search.stored(model or "", output, args.arch, preparation, embedder)
 
     return EvaluationSession(
-        *(evaluator, at_end, others, stored_map),
+        *(evaluator, at_end, others, stored_map, averaged),
         every=args.evaluate_every, n_epochs=n_epochs, cache=cache,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -12,7 +13,10 @@ from metrics import Interval, parse
 from utilities.console import columns, padded
 from utilities.files import atomic_path
 
+T = TypeVar("T")
+
 ACCURACIES = ("linear_probe", "fewshot", "knn")
+EMA = "ema_"  # before the output of the embedder, in scores of averaged weights
 OVER_IMAGES = "over images"  # in the protocol of a few-shot score of as many classes as ways
 
 
@@ -47,6 +51,27 @@ class Scores(dict[str, float]):
         for field in ("protocols", "intervals", "by_class"):
             added = getattr(other, field).items()
             getattr(self, field).update({prefix + name: value for name, value in added})
+
+    def of_average(self, evaltypes: Sequence[str]) -> "Scores":
+        """Return the scores of these outputs, named as those of averaged weights.
+
+        ``test/embeds/e_recall@1`` becomes ``test/ema_embeds/e_recall@1``.
+        """
+
+        def renamed(values: Mapping[str, T]) -> dict[str, T]:
+            paths = {name: name.rsplit("/", 2) for name in values if name.count("/") == 2}
+            return {
+                f"{images}/{EMA}{kind}/{metric}": values[name]
+                for name, (images, kind, metric) in paths.items()
+                if kind in evaltypes
+            }
+
+        return Scores(
+            renamed(self),
+            renamed(self.protocols),
+            renamed(self.intervals),
+            renamed(self.by_class),
+        )
 
 
 def is_fraction(name: str) -> bool:

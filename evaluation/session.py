@@ -11,7 +11,7 @@ from torch import Tensor
 from evaluation.evaluator import Evaluator
 from evaluation.report_data import ReportData, build_report_data
 from evaluation.report_html import write_report
-from evaluation.scores import Scores, listing, table, write_by_class
+from evaluation.scores import EMA, Scores, listing, table, write_by_class
 from evaluation.verdict import BACKBONE, Searched, Verdict, verdict
 from evaluation.word_map_file import StoredMap, map_file, write
 from evaluation.word_search import WORDS
@@ -31,6 +31,7 @@ class EvaluationSession:
         evaluator: retrieval on the run's sets; checkpoints are chosen by the first.
         downstream: scores frozen features at the end of the run.
         others: sets that ``downstream`` reads, by name.
+        averaged: retrieval by averaged weights, on the same sets; None without such weights.
         stored_map: makes the map from words to images of the last evaluation, if there is one.
         n_epochs: of the run; the last is always evaluated.
         cache: folder in which features before training are kept, since many runs start from them.
@@ -46,6 +47,7 @@ class EvaluationSession:
         downstream: Callable[[], Scores] | None,
         others: Mapping[str, Any] | None = None,
         stored_map: Callable[[], StoredMap | None] = lambda: None,
+        averaged: Evaluator | None = None,
         *,
         every: int = 1,
         n_epochs: int = 0,
@@ -55,6 +57,7 @@ class EvaluationSession:
         self.downstream = downstream
         self.sets = {**evaluator.sets, **(others or {})}
         self.stored_map = stored_map
+        self.averaged = averaged
         self.every = every
         self.n_epochs = n_epochs
         self.cache = cache
@@ -69,7 +72,10 @@ class EvaluationSession:
         return next(iter(self.evaluator.sets), None)
 
     def best_of(self, metrics: Sequence[str]) -> list[str]:
-        """Return the scores of the first set that checkpoints are chosen by."""
+        """Return the scores of the first set that checkpoints are chosen by.
+
+        Retrieval by averaged weights, if there are any, chooses checkpoints of its own.
+        """
         evaluator = self.evaluator
         of_words = WORDS if evaluator.word_search is not None and self.chosen_by != "train" else ""
         if not of_words and evaluator.tower_searches:
@@ -82,7 +88,10 @@ class EvaluationSession:
             )
         evaltype = evaluator.options["evaltypes"][0]
         kinds = [of_words if parse(metric).words_by else evaltype for metric in metrics]
-        return [f"{self.chosen_by}/{k}/{metric}" for k, metric in zip(kinds, metrics, strict=True)]
+        chosen = [f"{k}/{metric}" for k, metric in zip(kinds, metrics, strict=True)]
+        if self.averaged is not None:
+            chosen += [f"{EMA}{name}" for name in chosen if name.startswith(f"{evaltype}/")]
+        return [f"{self.chosen_by}/{name}" for name in chosen]
 
     def start(self, run: Run) -> Scores:
         """Evaluate and record the untrained embedder; of a resumed run, read what was recorded."""
@@ -94,8 +103,8 @@ class EvaluationSession:
             if self.before is None and self.chosen_by:
                 LOG.warning("the embeddings before training are gone; the report goes without them")
         else:
-            last = not self.n_epochs
-            self.untrained = self.scores = self._evaluate(last, self.cache, backbone=not last)
+            trains = self.n_epochs > 0
+            self.untrained = self.scores = self._evaluate(0, self.cache, backbone=trains)
             self.before = self.evaluator.embeds.get(self.chosen_by or "")
             kept = dict[str, Any]()
             if self.before is not None:
@@ -106,15 +115,18 @@ class EvaluationSession:
 
     def evaluate_if_due(self, epoch: int) -> Scores:
         """Evaluate after ``epoch`` epochs if it is due; return the scores, or none."""
-        last = epoch == self.n_epochs
-        if epoch % self.every and not last:
+        if epoch % self.every and epoch != self.n_epochs:
             return Scores({}, {})
-        self.scores = self._evaluate(last)
+        self.scores = self._evaluate(epoch)
         return self.scores
 
-    def _evaluate(self, last: bool, cache: Path | None = None, *, backbone: bool = False) -> Scores:
+    def _evaluate(self, epoch: int, cache: Path | None = None, *, backbone: bool = False) -> Scores:
         scores = self.evaluator(cache, backbone=backbone)
-        if last and self.downstream is not None:
+        if self.averaged is not None:
+            # Before training the averaged weights are the others.
+            found = self.averaged() if epoch else scores
+            scores.add(found.of_average(self.evaluator.options["evaltypes"]))
+        if epoch == self.n_epochs and self.downstream is not None:
             scores.add(self.downstream())
         return scores
 

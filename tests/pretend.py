@@ -132,6 +132,9 @@ class _Module:
     def current_device(self) -> int:
         return 0
 
+    def device(self, _: int) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def current_stream(self, *_: Any) -> None:
         return None
 
@@ -172,7 +175,7 @@ class Generator(torch.Generator):
             return torch._C.Generator(device)
         return super().__new__(cls)
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self.manual_seed(67280421310721)
 
     device = property(lambda self: DEVICE)

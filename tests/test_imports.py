@@ -27,7 +27,7 @@ TABLES = {"criteria", "batchminer", "datasampler", "utilities.registry"}
 FLAGS = {  # of its parser
     "utilities.flag_parser", "utilities.flag_types", "utilities.files", "utilities.unknown_words",
 }  # fmt: skip
-LONGEST = {"main": 276, "parameters": 842}  # lines; other files: 450
+LONGEST = {"main": 280, "parameters": 842}  # lines; other files: 450
 
 
 def module_of(path: Path, root: Path = ROOT) -> str:

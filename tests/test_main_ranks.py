@@ -23,6 +23,10 @@ FROZEN = ("--arch", "test_resnet_frozen_normalize")
         ("--language_proxy_w", "0.3", "--language_delay", "2"),
         ("--loss", "supcon", "--cache_images", "--kernels", "2", "--optim", "sgd"),
         ("--loss", "margin", "--data_sampler", "fid_batchmatch", "--data_batchmatch_bigbs", "16"),
+        (
+            *("--forward_bs", "3", "--grad_checkpointing", "--clip_grad", "0.5", "--ema", "0.5"),
+            *("--loss", "supcon"),
+        ),
     ],
     ids=" ".join,
 )

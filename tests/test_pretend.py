@@ -134,10 +134,12 @@ def test_an_objective_over_views_never_waits(captioned, tmp_path, waits_of_a_ste
         ("--language_distill_w", "2", "--language_pseudoclass"),
         ("--language_distill_w", "2", "--language_pseudoclass", "--language_pseudoclass_level",
          "sample"),
+        ("--forward_bs", "3", "--arch", "test_resnet_frozen_normalize", "--grad_checkpointing"),
+        ("--clip_grad", "0.5", "--ema", "0.9", "--precision", "fp16"),
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_no_way_of_loading_or_guiding_makes_a_step_wait(
+def test_no_way_of_loading_guiding_or_saving_memory_makes_a_step_wait(
     animals, tmp_path, waits_of_a_step, monkeypatch, more
 ):
     monkeypatch.setattr(architectures, "classifier", small_classifier)

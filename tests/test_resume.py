@@ -40,6 +40,9 @@ HARD = [  # what a next step may depend on beside the weights
     ("--loss", "byol", "--loss_byol_hidden_dim", "8", "--loss_byol_proj_dim", "6"),
     ("--loss", "nnclr", "--loss_nnclr_hidden_dim", "8", "--loss_nnclr_proj_dim", "6",
      "--loss_nnclr_pred_dim", "8", "--loss_nnclr_queue_size", "20"),
+    ("--ema", "0.9", "--clip_grad", "0.5", "--grad_checkpointing", "--loss", "supcon"),
+    ("--loss", "byol", "--loss_byol_hidden_dim", "8", "--loss_byol_proj_dim", "6",
+     "--forward_bs", "3", "--arch", "test_resnet_frozen_normalize"),
     ("--precision", "bf16", "--scheduler", "warmup_cosine",
      "--evaluations", "retrieval", "fewshot"),
 ]  # fmt: skip

@@ -27,9 +27,10 @@ class Remedies(NamedTuple):
 
 
 OF_RUN = Remedies(
-    "lower --bs, --kernels or --eval_memory",
-    "train with a lower --bs or --image_size, or with --precision bf16; if evaluation filled it, "
-    "resume with --evaluate_on_cpu or a lower --eval_memory",
+    "lower --forward_bs (images at a time, of the same batch), --kernels or --eval_memory",
+    "train with a lower --forward_bs (images at a time, of the same batch), --bs or --image_size, "
+    "with --grad_checkpointing or with --precision bf16; if evaluation filled it, resume with "
+    "--evaluate_on_cpu or a lower --eval_memory",
     "finished epochs are kept: the same command with --resume continues after them",
 )
 

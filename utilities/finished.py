@@ -14,8 +14,8 @@ EARLIER = {
     "data_class_replacement": False, "no_zero_init_last": False, "train_classes": 0,
     "language_proxy_w": 0.0, "language_proxy_vectors": "words", "language_centre": False,
     "language_several": "ranks", "data_pairs_mutual": False, "data_pairs_csls": 0,
-    "embed_init": "random",
-    "test_classes": None, "test_fraction": None,
+    "embed_init": "random", "test_classes": None, "test_fraction": None,
+    "clip_grad": 0.0, "ema": 0.0,
 }  # fmt: skip
 EARLIER_OF = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lgslip")}
 
@@ -23,7 +23,7 @@ EARLIER_OF = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lg
 PLACES = frozenset(
     ("source_path", "save_path", "device", "gpu", "kernels", "resume", "checkpoint_every",
      "accept_changed_data", "wandb_mode", "project", "tensorboard", "evaluate_on_cpu",
-     "eval_memory")
+     "eval_memory", "forward_bs", "grad_checkpointing")
 )  # fmt: skip
 
 

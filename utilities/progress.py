@@ -94,12 +94,13 @@ class Progress:
         """Return each mean ``train/<term>``, the speed of loading, and what ``show`` reported.
 
         ``train/images_per_second`` and ``train/waiting_for_data`` (a share of the time) are of this
-        process since it started, and 0 without a step; terms are means over all processes.
+        process since it started, and 0 without a step; terms are means over all processes, and
+        over the steps in which they are numbers.
         """
         seconds = sum(self.watch.seconds.values()) if self.n_images else 0.0
         return {
             **{
-                f"train/{name}": float(distributed.mean(values.mean()))
+                f"train/{name}": float(distributed.mean(values.nanmean()))
                 for name, values in self._terms_so_far().items()
             },
             "train/images_per_second": self.watch.images_per_second(self.n_images),

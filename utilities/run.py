@@ -36,12 +36,13 @@ class Stateful(Protocol):
 class State:
     """Named parts that the rest of a run depends on, saved and loaded together.
 
-    The global random generators and that of ``device`` are a part of it.
+    Those that are None are left out. The global random generators and that of ``device`` belong to
+    it, too.
     """
 
-    def __init__(self, device: torch.device, **parts: Stateful) -> None:
+    def __init__(self, device: torch.device, **parts: Stateful | None) -> None:
         self.device = device
-        self.parts = parts
+        self.parts = {name: part for name, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self.parts.items()}
@@ -96,6 +97,8 @@ def to_resume(
         except ValueError as error:
             LOG.warning("%s; trying an earlier one", error)
             continue
+        if "averaged" in saved:
+            continue  # weights alone, from which no training can continue
         given = {name: value for name, value in flags.items() if value is not None}
         if flags.get("max_steps"):
             given.pop("n_epochs", None)  # follows from the steps
@@ -186,10 +189,17 @@ class Run:
         self.best |= {name: scores[name] for name in improved}
         reached = {"epoch": self.epoch, "best": self.best}
         parts = {**self.state.state_dict(), **self.own, **reached}
+        # Averaged weights have files of their own, in which they are the embedder.
+        average: dict[str, Any] = {}
+        if "ema" in parts:
+            average = {"embedder": parts["ema"], "averaged": True, **self.own, **reached}
         self.folder.check_there()
         for name in improved:
             suffix = f"_epoch{self.epoch}" if self.keep_all else ""
-            checkpoint.save(self.folder.checkpoint(f"best_{name}{suffix}"), parts)
+            content = average if average and "/ema_" in name else parts
+            checkpoint.save(self.folder.checkpoint(f"best_{name}{suffix}"), content)
+        if average:
+            checkpoint.save(self.folder.checkpoint("ema"), average)
         checkpoint.save(self.last, parts)
 
     def after_step(self, step: int) -> None:

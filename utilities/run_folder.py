@@ -124,7 +124,7 @@ class RunFolder:
             )
 
     def checkpoint(self, name: str) -> Path:
-        """Return the file of the checkpoint ``last`` or ``best_<score>``."""
+        """Return the file of the checkpoint ``last``, ``ema`` or ``best_<score>``."""
         return self.path / f"{name.replace('/', '_')}.pt"
 
     def write_config(self, flags: Mapping[str, Any], device: torch.device | str = "cpu") -> None:

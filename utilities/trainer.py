@@ -43,6 +43,8 @@ class Trainer:
     Args:
         objective: (batch, ...) -> an outcome with a ``loss``; DistributedDataParallel or not.
         optimizer: a fused one of torch, which ``found_inf`` tells to leave a step out.
+        clip_grad: largest norm of the gradient of all that is trained; 0: unlimited. With a limit
+            the outcome's terms have the "grad_norm" before clipping, NaN if the step is skipped.
         most_skipped: steps in a row that change nothing, and end training.
     """
 
@@ -54,6 +56,7 @@ class Trainer:
         *,
         device: torch.device,
         precision: str = "fp32",
+        clip_grad: float = 0.0,
         most_skipped: int = 10,
     ) -> None:
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -63,6 +66,7 @@ class Trainer:
         self.scheduler = scheduler
         self.device = device
         self.precision = precision
+        self.clip_grad = clip_grad
         self.most_skipped = most_skipped
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.iteration = 0
@@ -80,26 +84,34 @@ class Trainer:
         self.optimizer.zero_grad()
         self.scaler.scale(outcome.loss).backward()
         self.scaler.unscale_(self.optimizer)  # nothing, unless the loss was scaled
-        skip = self._skip(outcome.loss)
+        norm, skip = self._norm_and_skip(outcome.loss)
         self.optimizer.grad_scale, self.optimizer.found_inf = None, skip
         self.optimizer.step()
         self.scaler.update()
         self.iteration += 1
         self.scheduler.step()
         self._count(skip, getattr(outcome, "rows", None))
+        if self.clip_grad:
+            told = {"grad_norm": norm.masked_fill(skip.bool(), torch.nan)}
+            outcome = outcome._replace(terms=outcome.terms | told)
         return outcome
 
     @torch.no_grad()
-    def _skip(self, loss: Tensor) -> Tensor:
-        """Return a scalar on the device: 1 if the loss or a gradient is not finite, else 0."""
-        gradients = [
-            parameter.grad
+    def _norm_and_skip(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Clip the gradient; return two scalars on the device.
+
+        They are its norm before that, and 1 if the norm or the loss is not finite, else 0.
+        """
+        trained = [
+            parameter
             for group in self.optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
         ]
-        finite = nn.utils.get_total_norm(gradients).isfinite() & loss.isfinite()
-        return (~finite).to(torch.float32)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in trained])
+        if self.clip_grad:
+            nn.utils.clip_grads_with_norm_(trained, self.clip_grad, norm)
+        return norm, (~(norm.isfinite() & loss.isfinite())).to(torch.float32)
 
     def _count(self, skip: Tensor, rows: Tensor | None) -> None:
         so_far, in_a_row = self._skips

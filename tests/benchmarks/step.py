@@ -91,9 +91,10 @@ def build_objective(args: argparse.Namespace, device: torch.device) -> criteria.
         miner=batchminer.build(args),
         embedder=embedder,
         n_steps=1000,
+        forward_bs=args.forward_bs,
     ).to(device)
-    guide = guidance(N_CLASSES)
-    return criteria.Objective(embedder, criterion, guide, criteria.build_distillation(args), 7.5)
+    terms = guidance(N_CLASSES), criteria.build_distillation(args), 7.5
+    return criteria.Objective(embedder, criterion, *terms, forward_bs=args.forward_bs)
 
 
 def guidance(n_classes: int) -> LanguageGuide:

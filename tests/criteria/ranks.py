@@ -138,7 +138,7 @@ class Toy(nn.Module):
         return Embedding(F.normalize(self.embedding(features), dim=1), features, feature_map)
 
 
-def build(case: Case, dtype: torch.dtype) -> Objective:
+def build(case: Case, dtype: torch.dtype, forward_bs: int = 0) -> Objective:
     torch.manual_seed(0)  # for the first weights, class vectors and queues, as main.py seeds
     args = flags(loss=case.loss, seed=3, **{"loss_s2sd_target_dims": (4, 7), **case.chosen})
     embedder = Toy()
@@ -155,6 +155,7 @@ def build(case: Case, dtype: torch.dtype) -> Objective:
             n_steps=len(LABELS),
             tokenizer=Letters,
             encoder=Hashes,
+            forward_bs=forward_bs,
         )
     )
     for module in criterion.modules():
@@ -162,7 +163,8 @@ def build(case: Case, dtype: torch.dtype) -> Objective:
             module.eval()  # for the whole batch, SyncBatchNorm needs a GPU
     guide, distill = guidance(case.guide, args)
     proxies = class_vectors(case.proxies, DIM if criterion.reads == "embeds" else FEATURE_DIM)
-    objective = Objective(embedder, criterion, guide, distill, 2.0, proxies, 0.5).to(dtype)
+    terms = guide, distill, 2.0, proxies, 0.5
+    objective = Objective(embedder, criterion, *terms, forward_bs=forward_bs).to(dtype)
     for module in objective.modules():
         if isinstance(module, Miner):
             module.float()  # what it learns is float32 whatever it mines
@@ -207,13 +209,16 @@ def batch_of(case: Case, step: int, places: list[int], n_views: int, dtype: torc
     return Batch(tuple(images), 1000 * labels - 7 if case.far_labels else labels, rows, captions)
 
 
-def train(case: Case, dtype: torch.dtype, n_steps: int, n_shares: int = 1) -> dict[str, Any]:
+def train(
+    case: Case, dtype: torch.dtype, n_steps: int, n_shares: int = 1, forward_bs: int = 0
+) -> dict[str, Any]:
     """Take a few steps; return what a rank, or one process, sees of them.
 
     Args:
         n_shares: in one process, how many ranks it stands for where images are lost.
+        forward_bs: images and captions per pass of an encoder.
     """
-    objective = build(case, dtype)
+    objective = build(case, dtype, forward_bs)
     module = data_parallel(objective, torch.device("cpu"))
     if world_size() > 1:
         share = torch.arange(BS).chunk(world_size())[rank()].tolist()
@@ -298,6 +303,11 @@ def work(own: int, folder: Path, n_ranks: int) -> None:
         }
         for digits in (PRECISIONS if n_ranks == 2 else ["double"])
     }
+    if n_ranks == 2:
+        seen["in chunks"] = {
+            name: train(CASES[name], *PRECISIONS["double"], forward_bs=3)
+            for name in criteria.CRITERIA
+        }
     seen["alone"] = train(ALONE, *PRECISIONS["double"])
     seen["travelled"] = travelled()
     torch.save(seen, folder / f"{n_ranks}.{own}.pt")

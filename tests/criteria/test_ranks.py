@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+import criteria
 from parameters import MINED_LOSSES
 from tests.criteria import ranks
 from tests.launch import run
@@ -59,6 +60,14 @@ def test_steps_draws_and_states_are_those_of_one_process(seen, world, name):
     assert len(wanted["steps"]) == 4
     for got in seen[world]:
         torch.testing.assert_close(got["double"][name], wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", criteria.CRITERIA)
+def test_steps_in_chunks_of_a_share_are_those_of_one_process(seen, name):
+    """Gradients are averaged once, although each encoder has run twice on each chunk."""
+    for got in seen[2]:
+        wanted = alone(name, "double", 2)
+        torch.testing.assert_close(got["in chunks"][name], wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ranks.trained_by(2, "single"))

@@ -94,6 +94,25 @@ def test_checkpoints_are_chosen_by_the_first_set_and_output():
     assert evaluated.best_of(["word_mAP", "nmi"]) == ["val/words/word_mAP", "val/features/nmi"]
 
 
+def test_averaged_weights_are_scored_beside_and_choose_checkpoints_of_their_own():
+    """Before training they are the others."""
+    evaluated, _ = session(every=1, n_epochs=2)
+    evaluated.averaged = lambda: Scores(
+        {"val/features/e_recall@1": 0.9, "val/words/word_mAP": 0.3},
+        {"val/features/e_recall@1": "val n=2"},
+        by_class={"val/features/e_recall@1": torch.ones(2)},
+    )
+    assert evaluated.best_of(["e_recall@1"]) == [
+        "val/features/e_recall@1", "val/ema_features/e_recall@1",
+    ]  # fmt: skip
+    before = {"val/features/e_recall@1": 1.0, "val/ema_features/e_recall@1": 1.0}
+    assert evaluated.start(Run()) == before
+    scores = evaluated.evaluate_if_due(1)
+    assert scores == {"val/features/e_recall@1": 2.0, "val/ema_features/e_recall@1": 0.9}
+    assert scores.protocols == {"val/ema_features/e_recall@1": "val n=2"}
+    assert torch.equal(scores.by_class["val/ema_features/e_recall@1"], torch.ones(2))
+
+
 @pytest.mark.parametrize(
     ("changed", "model"),
     [

@@ -14,9 +14,10 @@ def test_averages_over_the_steps_that_had_a_term():
     progress = Progress()
     for batch in progress.over([1, 2, 3], 3, "epoch 1"):
         late = {"loss_match": torch.tensor(10.0 * batch)} if batch > 1 else {}
-        progress.count(4, loss=torch.tensor(float(batch)), **late)
+        skipped = torch.tensor(torch.nan if batch == 2 else batch)  # a norm that is not finite
+        progress.count(4, loss=torch.tensor(float(batch)), grad_norm=skipped, **late)
     averages = progress.averages()
-    assert averages["train/loss"] == 2.0
+    assert averages["train/loss"] == averages["train/grad_norm"] == 2.0
     assert averages["train/loss_match"] == 25.0
     assert progress.n_images == 12
 

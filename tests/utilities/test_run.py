@@ -246,6 +246,26 @@ def test_a_spoiled_checkpoint_is_replaced_by_the_newest_of_the_best(
         iteration()
 
 
+def test_averaged_weights_are_the_embedder_of_files_of_their_own(tmp_path, folder):
+    """The best of their score among them; a damaged last.pt is not replaced by these."""
+    state = State(torch.device("cpu"), embedder=Part(1), ema=Part(10), proxies=None)
+    assert list(state.parts) == ["embedder", "ema"]
+    best_of = ("test/embeds/nmi", "test/ema_embeds/nmi")
+    run = Run(folder, state, flags=FLAGS, n_epochs=4, trackers=Trackers(), best_of=best_of)
+    run.record(1, {"test/embeds/nmi": 0.5, "test/ema_embeds/nmi": 0.6})
+    state.parts["embedder"].value, state.parts["ema"].value = 2, 20
+    run.record(2, {"test/embeds/nmi": 0.4, "test/ema_embeds/nmi": 0.7})
+    kept = {path.name: checkpoint.load(path) for path in folder.path.glob("*.pt")}
+    assert {name: int(parts["embedder"]["value"]) for name, parts in kept.items()} == {
+        "last.pt": 2, "ema.pt": 20,
+        "best_test_embeds_nmi.pt": 1, "best_test_ema_embeds_nmi.pt": 20,
+    }  # fmt: skip
+    assert int(kept["last.pt"]["ema"]["value"]) == 20
+    assert kept["ema.pt"]["flags"] == FLAGS and kept["ema.pt"]["epoch"] == 2
+    folder.checkpoint("last").write_bytes(b"")
+    assert int(to_resume(tmp_path, "emoji", "run", FLAGS)["embedder"]["value"]) == 1
+
+
 def test_other_flags_are_refused_by_name(tmp_path, folder):
     save(folder, "last.pt", 5)
     assert to_resume(tmp_path, "emoji", "run", {**FLAGS, "kernels": 8, "n_epochs": None})

@@ -1,7 +1,9 @@
 """Steps are plain optimizer steps, those that are not finite change nothing."""
 
 import copy
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -16,6 +18,7 @@ CPU = torch.device("cpu")
 
 class Outcome(NamedTuple):
     loss: Tensor
+    terms: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Regression(nn.Module):
@@ -156,6 +159,33 @@ def test_the_scale_of_fp16_falls_until_the_gradient_fits():
         ours.step(data(1)[0], 1e3)
     assert 0 < ours.skipped < 30
     assert ours.scaler.get_scale() < 2**16
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("limit", [0.5, 1e4])
+def test_the_gradient_is_clipped_after_the_loss_scale_is_taken_back(precision, limit):
+    """As by torch.nn.utils.clip_grad_norm_; the norm before that is a term of the outcome."""
+    ours, plain = trainer(precision, clip_grad=limit, optim="sgd"), trainer(optim="sgd")
+    ours.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=precision == "fp16")
+    clipped = []
+    for x in data(3):
+        outcome = ours.step(x, 10.0)
+        plain.optimizer.zero_grad()
+        plain.objective(x, 10.0).loss.backward()
+        norm = nn.utils.clip_grad_norm_(plain.objective.parameters(), limit)
+        plain.optimizer.step(), plain.scheduler.step()
+        close = {"rtol": 1e-6, "atol": 0} if precision == "fp32" else {"rtol": 0.02, "atol": 1e-3}
+        torch.testing.assert_close(outcome.terms["grad_norm"], norm, **close)
+        torch.testing.assert_close(weights(ours), weights(plain), **close)
+        clipped.append(bool(norm > limit))
+    assert any(clipped) == (limit < 1)
+
+
+def test_the_norm_of_a_skipped_step_is_not_told():
+    ours = trainer(clip_grad=1.0)
+    before = weights(ours)
+    assert ours.step(data(1)[0], float("inf")).terms["grad_norm"].isnan()
+    assert ours.skipped == 1 and torch.equal(weights(ours), before)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
