@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from tests.runs import ROOT
 
