@@ -68,6 +68,10 @@ SMALL = {
         *("--images", "8", "--size", "64", "48", "--side", "32", "--bs", "4"),
         *("--workers", "0", "--rounds", "1"),
     ),
+    "tests.benchmarks.memory": (
+        *("--arch", "test_resnet_frozen_normalize", "--image_size", "32"),
+        *("--bs", "8", "--forward_bs", "4"),
+    ),
     "tests.benchmarks.neighbours": (
         *("--rows", "300", "--dim", "8", "--texts", "0", "--threads", "1"),
         *("--index", "ivf", "flat", "faiss", "faiss_batch", "faiss_pq", "faiss_flat"),
