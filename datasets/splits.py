@@ -257,13 +257,15 @@ def _asked(test_classes: int | None, test_fraction: float | None) -> str:
 
 
 def _by_names(images: ImageSet, classes: Mapping[str, Sequence[str]]) -> Splits | None:
-    """Return the classes of these names; None if names are equal, or all of a part are gone."""
+    """Return the classes of these names; None if names are equal, or none of test is left.
+
+    Of a run without test classes, none of train.
+    """
     number = {name: label for label, name in enumerate(images.class_names)}
     kept = {
         part: [number[name] for name in names if name in number] for part, names in classes.items()
     }
-    gone = any(not kept[part] for part in ("train", "test") if part in kept)
-    if len(number) < images.n_classes or gone:
+    if len(number) < images.n_classes or not kept.get("test", kept.get("train")):
         return None
     known = {name for names in classes.values() for name in names}
     if new := [name for name in images.class_names if name not in known]:
