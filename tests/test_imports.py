@@ -24,7 +24,7 @@ MAY_IMPORT = {
 }
 # parameters.py reads the names of components from tables that are free of torch and numpy.
 TABLES = {"criteria", "batchminer", "datasampler", "utilities.registry"}
-FLAGS = {"utilities.flag_parser", "utilities.flag_types", "utilities.files"}  # of its parser
+FLAGS = {f"utilities.{name}" for name in ("flag_parser", "flag_types", "files", "guidance")}
 LONGEST = {"main": 273, "parameters": 842}  # lines; other files: 450
 
 
