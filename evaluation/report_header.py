@@ -1,4 +1,4 @@
-"""What a report is of: the run's data, model and objective, its command and code, its flags."""
+"""The header of a report (data, model, objective, command, code) and its list of flags."""
 
 from collections.abc import Container, Mapping
 from datetime import datetime

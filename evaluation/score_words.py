@@ -1,4 +1,4 @@
-"""What each score means, in words that a reader of a report needs no page to understand."""
+"""The scores in words, for a reader who has not met their names."""
 
 import re
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What training changed: the trained embedding beside the untrained one and the backbone.
+"""The conclusion of a run: its embedding beside the untrained one and the backbone.
 
 The untrained embedding is a random projection of the backbone's features and scores lower than they
 do, so a run can end above the one and below the other: worse than no training.
@@ -21,7 +21,7 @@ HEADLINES = {"e_recall@1": "Recall@1", "recall@1": "Recall@1", "mAP@R": "mAP@R"}
 
 
 class Searched(NamedTuple):
-    """What images were searched with, and how well."""
+    """A way to search the images, with its scores."""
 
     name: str
     prefix: str  # of its scores, as in "test/embeds"

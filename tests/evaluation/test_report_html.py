@@ -259,6 +259,14 @@ def test_words_without_scores_still_show_what_they_find(tmp_path):
     assert "Words that find" in text and 'class="scores by-words"' not in text
 
 
+def test_views_of_training_are_shown_if_the_run_drew_them(tmp_path):
+    (tmp_path / "run").mkdir()
+    Image.new("RGB", (600, 200), "red").save(tmp_path / "run" / "views.png")
+    _, text = report(tmp_path / "run", make(tmp_path))
+    assert '<section id="views">' in text
+    assert '<section id="views">' not in report(tmp_path / "other", make(tmp_path))[1]
+
+
 def test_flags_are_listed_with_what_they_hold(tmp_path):
     config = {"flags": {"lr": 0.1, "sizes": [1, 2]}, "chosen": {"arch": "resnet18"}}
     _, text = report(tmp_path / "run", make(tmp_path), config=config)
