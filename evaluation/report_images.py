@@ -165,7 +165,7 @@ def row_labels(data: ReportData, found: Similarities) -> list[tuple[float, str]]
     n = len(found.classes)
     step = -(-n // ROW_LABELS)
     return [
-        (round(ROW_BOX[1] * (row + 0.5) / n, 1), shorten(data.class_names[label], 20))
+        (round(ROW_BOX[1] * (row + 0.5) / n, 1), shorten(data.class_names[label], 18))
         for row, label in list(enumerate(found.classes.tolist()))[::step]
     ]
 
