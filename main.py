@@ -207,7 +207,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         current.record(epoch, scores)
 
     if distributed.is_first():
-        pictures = session.report(folder, config, current.last)
+        pictures = session.report(folder, config, current.last, parameters.changed(args, chosen[0]))
         current.finish([folder.path / evaluation.VIEWS, *pictures])
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))
     return scores
@@ -236,7 +236,7 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     scores = session.evaluate_if_due(0)
     current.write(trained.epoch, scores)
     if distributed.is_first():
-        current.finish(session.report(folder, vars(args), trained.file))
+        current.finish(session.report(folder, vars(args), trained.file, parameters.given(argv)))
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))
     return dict(scores)
 

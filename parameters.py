@@ -13,7 +13,7 @@ once.
 import argparse
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from batchminer import MINERS
@@ -34,6 +34,7 @@ from utilities.flag_types import (
     switch,
     text,
 )
+from utilities.guidance import describe_guidance
 from utilities.registry import needing
 
 LABEL_LOSSES = needing(CRITERIA, "labels")  # compare classes
@@ -579,6 +580,15 @@ def run_name(args: argparse.Namespace, usual: str | None = None) -> str:
     return usual or f"{args.group}_s{args.seed}" + (f"_f{args.cv_fold}" if args.cv_folds else "")
 
 
+def changed(args: argparse.Namespace, filled: Collection[str]) -> set[str]:
+    """Return the flags that neither their defaults, the objective nor ``filled`` have set."""
+    usual = build_parser().parse_args([])
+    names = flag_parser.differing(args, usual) - {*filled, *flag_parser.OF_THE_MACHINE}
+    usual.loss = args.loss
+    fill_by_objective(usual)
+    return names & flag_parser.differing(args, usual) | names & {"loss"}
+
+
 def summary(
     args: argparse.Namespace,
     chosen: tuple[Mapping[str, Any], str],
@@ -596,20 +606,11 @@ def summary(
         sizes: size of each image set, by name.
         length: optimizer steps and epochs.
     """
-    terms = {"L_match": args.language_distill_w, "L_proxy": args.language_proxy_w}
-    guidance = " + ".join(f"{weight:g} x {term}" for term, weight in terms.items() if weight)
-    free = args.language_proxy_w and args.language_proxy_vectors == "free"
-    if args.language_distill_w or (guidance and not free):
-        guidance += f", {args.language_words} embedded by {args.language_model}"
-    if free:
-        guidance += ", class vectors free of words"
-    if args.language_control != "none":
-        guidance += f", {args.language_control} as a control"
+    guidance = describe_guidance(vars(args))
     flags, why = chosen
     read = READ_ELSEWHERE + READ_BY_RELATED * (args.data_sampler == "class_related")
     rows = [row for row in FLAGS["language guidance"] if row.name not in read]
-    idle = flag_parser.changed(args, rows, flags)
-    if idle and not guidance:
+    if not guidance and (idle := flag_parser.changed(args, rows, flags)):
         guidance = f"none, ignored without it: {' '.join(idle)}"
     given = {k: v for k, v in flags.items() if v or k == "language_shift"}  # 0 there is a choice
     lists = {k: shlex.join(map(str, v)) for k, v in given.items() if isinstance(v, tuple | list)}

@@ -16,7 +16,7 @@ from datasets import Images
 from evaluation.downstream import check, evaluate_downstream
 from evaluation.evaluator import Evaluator
 from evaluation.extract import Features, extract, predict
-from evaluation.pictures import views_picture
+from evaluation.pictures import VIEWS, views_picture
 from evaluation.preprocessing import Preprocessing, preprocessing, preprocessing_of
 from evaluation.retrieval import EVALTYPES, run
 from evaluation.scores import Scores, listing, table, write_by_class
@@ -57,7 +57,6 @@ __all__ = [
 
 LOG = logging.getLogger(__name__)
 
-VIEWS = "views.png"  # in the run folder
 PARTS = ("train", "val", "test")  # of a downstream dataset
 N_DRAWN = 12  # tuples in the picture of views
 

@@ -22,6 +22,7 @@ GROUP_COLOURS = (
 )  # fmt: skip
 OTHER_COLOUR = "#8b8f96"
 RIGHT, WRONG = "#2e8b57", "#c0392b"
+VIEWS = "views.png"  # in the run folder
 TILE = 96  # px of an image in the retrieval picture
 LABELLED = 50  # classes whose names fit beside a matrix
 
@@ -78,7 +79,8 @@ def similarity_picture(data: ReportData, found: Similarities, path: Path) -> Non
     panels = np.atleast_1d(figure.subplots(1, n))
     for panel, (name, matrix) in zip(panels, found.matrices.items(), strict=True):
         low, high = shading(matrix.numpy())
-        shown = panel.imshow(matrix.numpy(), cmap="Blues", vmin=low, vmax=high)
+        off = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix.numpy())
+        shown = panel.imshow(off, cmap="Blues", vmin=low, vmax=high)
         panel.set_title(titles[name], fontsize=9)
         panel.set(xticks=[], yticks=[])
         bar = figure.colorbar(shown, ax=panel, shrink=0.7)

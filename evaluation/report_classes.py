@@ -65,7 +65,11 @@ class Pair(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """The pairs of classes that training moved most."""
+    """The pairs of classes that training moved most.
+
+    With words, those come first that moved as their words would have it: of pairs that were pulled
+    together those of similar words, of pairs that were pulled apart those of different ones.
+    """
 
     together: list[Pair]
     apart: list[Pair]
@@ -96,6 +100,9 @@ def pulled_pairs(data: ReportData, n: int = N_PAIRS, limit: int = PAIR_CLASSES) 
 
     together = [pair(place) for place in order[:n].tolist() if change[place] > 0]
     apart = [pair(place) for place in order.flip(0)[:n].tolist() if change[place] < 0]
+    if words is not None:
+        together.sort(key=lambda pair: -(pair.words or 0))
+        apart.sort(key=lambda pair: pair.words or 0)
     agreement = None
     if words is not None and len(classes) > 2:
         before, after = (rank_correlation(words, sims[name]) for name in ("before", "after"))

@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,27 +26,55 @@ from evaluation.report_words import NameSearch
 
 GRID_IMAGE = (112, 8192)  # px and bytes
 FOUND_IMAGE = (112, 4096)  # of what names find
+BEFORE_IMAGE = (56, 2560)  # of what queries find before training
 PAIR_IMAGE = (56, 3072)
 MAP_IMAGE = (48, 1536)
+VIEWS_IMAGE = (1040, 120_000)
+MAP_THUMBNAILS = 80  # drawn on the map
+MAP_SIDE = 46  # of one of them, on a map 1000 wide
+ROW_LABELS = 16  # of a matrix, at most
+ROW_BOX = (110, 260)  # of its labels, as high as the matrix
 INK = (64, 120, 184)  # of the matrices; its opacity is the value, on light and dark pages alike
+
+
+class QueryTiles(NamedTuple):
+    query: Retrieved
+    asked: dict[str, Any]
+    found: list[dict[str, Any]]
+    untrained: list[dict[str, Any]]  # what was found before training
 
 
 def query_tiles(
     data: ReportData, queries: Mapping[str, Sequence[Retrieved]]
-) -> dict[str, list[tuple[Retrieved, list[dict[str, Any]]]]]:
-    """Return each query with its tiles, its own first; ``source`` is empty if unreadable."""
+) -> dict[str, list[QueryTiles]]:
+    """Return each query with its tiles; ``source`` is empty if unreadable.
+
+    A tile is ``beyond`` if it follows the R-th, of R images that are to be found.
+    """
     shown = [query for found in queries.values() for query in found]
     wanted = [row for query in shown for row in (query.row, *query.neighbours)]
     sources = _sources_of(data, wanted, *GRID_IMAGE)
+    before = [row for query in shown if query.untrained for row in query.untrained.neighbours]
+    small = _sources_of(data, before, *BEFORE_IMAGE)
 
-    def tile(query: Retrieved, place: int, row: int) -> dict[str, Any]:
-        right = bool(data.labels[row] == data.labels[query.row])
-        role = f"neighbour {place}, {'right' if right else 'wrong'}" if place else "query"
-        return _tile(data, row, right, role, sources[row])
+    def tiles(query: Retrieved | None, of: Mapping[int, str]) -> list[dict[str, Any]]:
+        found = []
+        for place, row in enumerate(query.neighbours if query else (), 1):
+            assert query is not None
+            right = bool(data.labels[row] == data.labels[query.row])
+            role = f"neighbour {place}, {'right' if right else 'wrong'}"
+            tile = _tile(data, row, right, role, of[row])
+            found.append({**tile, "beyond": place > query.n_right})
+        return found
 
     return {
         name: [
-            (query, [tile(query, *at) for at in enumerate((query.row, *query.neighbours))])
+            QueryTiles(
+                query,
+                _tile(data, query.row, True, "query", sources[query.row]),
+                tiles(query, sources),
+                tiles(query.untrained, small),
+            )
             for query in found
         ]
         for name, found in queries.items()
@@ -74,7 +102,7 @@ def _tile(data: ReportData, row: int, right: bool, role: str, source: str) -> di
     name, path = shorten(data.class_of(row), NAME_LENGTH), data.paths[row]
     file = shorten(f"{path.parent.name}/{path.name}", 2 * NAME_LENGTH)
     about = {"name": name, "right": right, "alt": f"{role}: {name}", "file": file}
-    return {"source": source, **about}
+    return {"source": source, "beyond": False, "file_name": shorten(path.name, 32), **about}
 
 
 def _sources_of(data: ReportData, rows: Iterable[int], side: int, most: int) -> dict[int, str]:
@@ -112,7 +140,10 @@ def webp(image: Image.Image, most: int) -> str:
 
 
 def matrix_images(found: Similarities) -> list[dict[str, Any]]:
-    """Return the matrices as PNGs, whose ink is transparent at ``low`` and opaque at ``high``."""
+    """Return the matrices as PNGs, whose ink is transparent at ``low`` and opaque at ``high``.
+
+    The diagonal, which is always 1, is left blank.
+    """
     matrices, titles = [], matrix_titles(found)
     for name, matrix in found.matrices.items():
         values = matrix.numpy()
@@ -120,12 +151,23 @@ def matrix_images(found: Similarities) -> list[dict[str, Any]]:
         pixels = np.empty((*values.shape, 4), dtype=np.uint8)
         pixels[..., :3] = INK
         pixels[..., 3] = 255 * ((values - low) / (high - low)).clip(0, 1)
+        np.fill_diagonal(pixels[..., 3], 0)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
         source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
         shown = {"name": name, "title": titles[name], "source": source}
         matrices.append({**shown, "low": low, "high": high})
     return matrices
+
+
+def row_labels(data: ReportData, found: Similarities) -> list[tuple[float, str]]:
+    """Return the names of evenly spaced rows of the matrices, and their heights in ``ROW_BOX``."""
+    n = len(found.classes)
+    step = -(-n // ROW_LABELS)
+    return [
+        (round(ROW_BOX[1] * (row + 0.5) / n, 1), shorten(data.class_names[label], 18))
+        for row, label in list(enumerate(found.classes.tolist()))[::step]
+    ]
 
 
 def matrix_values(data: ReportData, found: Similarities) -> dict[str, Any]:
@@ -143,15 +185,33 @@ def map_circles(data: ReportData, found: ImageMap) -> dict[str, Any]:
     groups = largest_groups(data, found)
     numbers = group_numbers(data, found).tolist()
     circles = [
-        (round(20 + 960 * x), round(20 + 960 * y), number)
+        (round(30 + 940 * x), round(30 + 940 * y), number)
         for (x, y), number in zip(found.points.tolist(), numbers, strict=True)
     ]
     return {
         "circles": circles,
-        "height": round(40 + 960 * float(found.points[:, 1].max())),
+        "height": round(60 + 940 * float(found.points[:, 1].max())),
         "groups": list(zip(groups, GROUP_COLOURS, strict=False)),
         "others": len({*data.class_groups}) > len(groups),
     }
+
+
+def map_thumbnails(
+    circles: Sequence[tuple[int, int, int]], images: Sequence[str]
+) -> list[tuple[int, int, int, str]]:
+    """Return left, top, group and data URI of images to draw on the map without overlap."""
+    drawn: list[tuple[int, int, int, str]] = []
+    for (x, y, group), image in zip(circles, images, strict=True):
+        left, top = x - MAP_SIDE // 2, y - MAP_SIDE // 2
+        clear = all(max(abs(left - a), abs(top - b)) > MAP_SIDE + 4 for a, b, *_ in drawn)
+        if image and clear and len(drawn) < MAP_THUMBNAILS:
+            drawn.append((left, top, group, f"data:image/webp;base64,{image}"))
+    return drawn
+
+
+def views_source(path: Path) -> str:
+    """Return the data URI of the picture of training views; "" if there is none."""
+    return _sources([path], *VIEWS_IMAGE)[0] if path.is_file() else ""
 
 
 def map_images(data: ReportData, found: ImageMap) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evaluation.report_data import ReportData
 
-N_QUERIES = 6  # each of the best, of the median and of the worst
+N_QUERIES = 4  # each of the best, of the median and of the worst
 N_NEIGHBOURS = 8
 MAP_IMAGES = 1500
 PERPLEXITY = 30  # of t-SNE
@@ -21,6 +21,9 @@ class Retrieved(NamedTuple):
     row: int
     average_precision: float
     neighbours: list[int]  # rows, nearest first, without the query
+    n_right: int  # R, the other images of its class that can be found
+    n_found: int  # of them, those among the R nearest
+    untrained: "Retrieved | None" = None  # the same query before training, if that is known
 
 
 def retrievals(
@@ -42,10 +45,23 @@ def retrievals(
     )
     found = {}
     for name, rows in chosen.items():
-        asked = torch.tensor(rows).long()
-        near = neighbours_of(data.after, data.labels, asked, k, data.queries).tolist()
-        found[name] = list(map(Retrieved, rows, scores[asked].tolist(), near))
+        found[name] = _found(data, data.after, rows, k)
+        if data.before is not None:
+            untrained = _found(data, data.before, rows, k)
+            pairs = zip(found[name], untrained, strict=True)
+            found[name] = [query._replace(untrained=before) for query, before in pairs]
     return found
+
+
+def _found(data: ReportData, embeds: Tensor, rows: list[int], k: int) -> list[Retrieved]:
+    """Return what these queries find among the embeddings; the precision is that of the data."""
+    asked = torch.tensor(rows).long()
+    order = neighbours_of(embeds, data.labels, asked, len(embeds), data.queries)  # (Q, M)
+    right = data.labels[order] == data.labels[asked][:, None]
+    sizes = right.sum(dim=1).tolist()
+    n_found = [int(row[:size].sum()) for row, size in zip(right, sizes, strict=True)]
+    precision = data.average_precision.double()[asked].tolist()
+    return list(map(Retrieved, rows, precision, order[:, :k].tolist(), sizes, n_found))
 
 
 def best_median_worst(

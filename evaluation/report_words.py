@@ -127,17 +127,6 @@ def names_at(data: ReportData, percentiles: Sequence[float], k: int = N_FOUND) -
     return [names.search(numbers[place], k) for place in places]
 
 
-def meaning(metric: str) -> str:
-    """Return in plain words which share a metric of search by words is."""
-    kind, k = metric.rpartition("@")[0] or metric, metrics.parse(metric).k
-    where = "first" if k == 1 else f"among the first {k}"
-    return {
-        "word_recall": f"names with a right image {where}",
-        "word_mAP": "average precision of the names",
-        "named": f"images with their own name {where}",
-    }[kind.removeprefix("c_").removeprefix("e_")]
-
-
 def _chosen(data: ReportData, names: Names, each: int) -> dict[str, list[int]]:
     """Return the numbers of the names to show."""
     precision = names.precision.tolist()

@@ -1,7 +1,7 @@
 """Evaluate a run before training, every few epochs, and at its end."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from evaluation.evaluator import Evaluator
 from evaluation.report_data import ReportData, build_report_data
 from evaluation.report_html import write_report
 from evaluation.scores import EMA, Scores, listing, table, write_by_class
-from evaluation.verdict import BACKBONE, Searched, Verdict, verdict
+from evaluation.verdict import BACKBONE, Searched, Verdict, intervals_of_changes, verdict
 from evaluation.word_map_file import StoredMap, map_file, write
 from evaluation.word_search import WORDS
-from metrics import parse
+from metrics import Interval, parse
 from utilities.run import Run
 from utilities.run_folder import RunFolder
 
@@ -130,12 +130,19 @@ class EvaluationSession:
             scores.add(self.downstream())
         return scores
 
-    def report(self, folder: RunFolder, flags: Mapping[str, Any], checkpoint: Path) -> list[Path]:
+    def report(
+        self,
+        folder: RunFolder,
+        flags: Mapping[str, Any],
+        checkpoint: Path,
+        changed: Container[str] = (),
+    ) -> list[Path]:
         """Write classes_*.csv, a map from words and the report; return tables and pictures.
 
         Args:
             flags: of the run; with ``no_report`` the report is left out.
             checkpoint: of the embedder that was evaluated, which names the map.
+            changed: names of flags that the report lists first.
         """
         sets, scores = self.evaluator.sets, self.scores
         if stored := self.stored_map():
@@ -146,8 +153,9 @@ class EvaluationSession:
         if flags["no_report"] or not sets:
             return tables
         written = write_report(
-            *(folder.path, self.report_data(flags["seed"])), rows=folder.rows, config=flags,
-            protocols=scores.protocols, intervals=scores.intervals, verdict=self.verdict(),
+            *(folder.path, self.report_data(flags["seed"])), rows=folder.rows,
+            protocols=scores.protocols, intervals=scores.intervals, changes=self.changes(),
+            config={**folder.config, "flags": flags}, changed=changed, verdict=self.verdict(),
         )  # fmt: skip
         return tables + [path for path in written.values() if path.suffix == ".png"]
 
@@ -186,6 +194,14 @@ class EvaluationSession:
         trained = Searched("trained", f"{name}/{evaltype}", self.scores)
         metrics = self.evaluator.options["metrics"]
         return verdict(trained, floors, self.evaluator.sets[name], metrics, self.epochs)
+
+    def changes(self) -> dict[str, Interval]:
+        """Return the paired 95 % intervals of the changes of scores since before training."""
+        found: dict[str, Interval] = {}
+        before, after = self.untrained.by_class, self.scores.by_class
+        for name, images in self.evaluator.sets.items() if self.n_epochs else ():
+            found |= intervals_of_changes(before, after, images, f"{name}/")
+        return found
 
     def conclusion(self) -> str:
         """Return the scores beside those before training, how they were measured, the verdict."""

@@ -1,4 +1,4 @@
-"""Concludes a run: the trained embedding beside the untrained one and the backbone.
+"""The conclusion of a run: its embedding beside the untrained one and the backbone.
 
 The untrained embedding is a random projection of the backbone's features and scores lower than they
 do, so a run can end above the one and below the other: worse than no training.
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from datasets.image_set import ImageSet
 from evaluation.scores import Scores, aligned, number
-from metrics import Interval, bootstrap
+from evaluation.word_search import DistinctNames
+from metrics import Interval, bootstrap, parse
 
 BACKBONE = "backbone"  # in a score's name, as an evaltype: pooled features, as unit rows
 HEADLINES = {"e_recall@1": "Recall@1", "recall@1": "Recall@1", "mAP@R": "mAP@R"}
 
 
 class Searched(NamedTuple):
-    """What images were searched with, and how well."""
+    """A way to search the images, with its scores."""
 
     name: str
     prefix: str  # of its scores, as in "test/embeds"
@@ -95,14 +96,38 @@ def change(
     """Return by how much a score is above the floor's, with its 95 % interval over classes.
 
     The interval is that of ``metrics.bootstrap``, paired: a class that is drawn brings both of its
-    scores.
+    scores, weighted by its queries.
     """
-    labels = torch.from_numpy(images.labels)
-    if images.queries is not None:
-        labels = labels[torch.from_numpy(images.queries)]
     by_class = trained.by_class(metric) - floor.by_class(metric)
-    interval = bootstrap({metric: by_class[labels]}, labels)[metric]
+    interval = interval_of_change(metric, by_class, images)
     return trained.score(metric) - floor.score(metric), interval
+
+
+def intervals_of_changes(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], images: ImageSet, prefix: str
+) -> dict[str, Interval]:
+    """Return the intervals of ``change`` of all scores of a set, whose names begin with ``prefix``.
+
+    Args:
+        before, after: (C,) values by class of each score; a score that either lacks is left out.
+    """
+    return {
+        name: interval_of_change(metric, values - before[name], images)
+        for name, values in after.items()
+        if name.startswith(prefix) and name in before
+        if not parse(metric := name.rpartition("/")[2]).log  # of means, not a mean of classes
+    }
+
+
+def interval_of_change(metric: str, by_class: Tensor, images: ImageSet) -> Interval:
+    """Return the interval over classes of the mean of (C,) paired differences, by its queries."""
+    labels = torch.from_numpy(images.labels)
+    words_by = parse(metric).words_by
+    if words_by == "words":  # each name is one query
+        labels = DistinctNames.among(images.class_names).first
+    elif images.queries is not None and words_by is None:
+        labels = labels[torch.from_numpy(images.queries)]
+    return bootstrap({metric: by_class[labels]}, labels)[metric]
 
 
 def _points(value: float, interval: Interval) -> str:

@@ -25,8 +25,9 @@ MAY_IMPORT = {
 # parameters.py reads the names of components from tables that are free of torch and numpy.
 TABLES = {"criteria", "batchminer", "datasampler", "utilities.registry"}
 FLAGS = {  # of its parser
-    "utilities.flag_parser", "utilities.flag_types", "utilities.files", "utilities.unknown_words",
-}  # fmt: skip
+    f"utilities.{name}"
+    for name in ("flag_parser", "flag_types", "files", "guidance", "unknown_words")
+}
 LONGEST = {"main": 280, "parameters": 842}  # lines; other files: 450
 
 

@@ -334,6 +334,14 @@ def test_negative_shifts_and_several_prompts_are_read():
     assert args.language_shift == -0.5 and args.language_prompt == ["{}", "a photo of a {}"]
 
 
+def test_changed_flags_are_neither_defaults_nor_chosen_for_the_objective():
+    args = parameters.parse(["--loss", "simclr", "--lr", "0.1", "--gamma", "0.3", "--kernels", "1"])
+    args.decay, args.arch = 0.5, "resnet18"  # the second by a recipe
+    assert args.augmentation == "simclr"
+    assert parameters.changed(args, {"arch"}) == {"loss", "lr", "decay"}
+    assert parameters.changed(parameters.parse([]), ()) == set()
+
+
 def test_given_flags_are_those_that_were_typed():
     typed = parameters.given(["--bs", "8", "--no_report", "--tau", "3", "4"])
     assert typed == {"bs": 8, "no_report": True, "tau": [3, 4]}

@@ -83,6 +83,11 @@ def changed(args: argparse.Namespace, rows: Sequence[Any], filled: Container[str
     return [f"--{name} {v}" for name, v in values.items() if v not in (None, defaults[name])]
 
 
+def differing(args: argparse.Namespace, others: argparse.Namespace) -> set[str]:
+    """Return the flags whose values are not those of ``others``."""
+    return {name for name, value in vars(args).items() if value != getattr(others, name)}
+
+
 def _renamed(
     words: Sequence[str], parser: Parser, other_names: Mapping[str, Sequence[str]]
 ) -> list[str]:

@@ -10,7 +10,9 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -53,7 +55,7 @@ class RunFolder:
         self.path = path
         self.log_file = path / "log.txt"
         self.rows: list[Row] = []
-        self._config: dict[str, Any] = {}
+        self.config: dict[str, Any] = {}  # the contents of config.json, once it is written
         self._place: tuple[int, int] | None = None  # known once it is locked
 
     @classmethod
@@ -128,9 +130,10 @@ class RunFolder:
         return self.path / f"{name.replace('/', '_')}.pt"
 
     def write_config(self, flags: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
-        """Write config.json: every flag, and the code, packages and device of the run."""
-        self._config = {
+        """Write config.json: every flag, and the command, code, packages and device of the run."""
+        self.config = {
             "flags": dict(flags),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             FINISHED: None,
             "date": _now(),
             "git": git_state(),
@@ -143,12 +146,12 @@ class RunFolder:
 
     def mark_finished(self) -> None:
         """Note in config.json that everything of the run is written."""
-        self._config[FINISHED] = _now()
+        self.config[FINISHED] = _now()
         self._write_config()
 
     def _write_config(self) -> None:
         with atomic_path(self.path / "config.json", parents=False) as temporary:
-            text = json.dumps(self._config, indent=2, default=str)  # str: paths
+            text = json.dumps(self.config, indent=2, default=str)  # str: paths
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def record(self, epoch: int, scores: Mapping[str, float]) -> None:

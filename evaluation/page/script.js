@@ -97,7 +97,7 @@ const byId = (id) => document.getElementById(id);
 {
   const { names, groups, classes, images } = data.map;
   const plot = byId("map-plot");
-  const circles = [...plot.children];
+  const circles = [...plot.querySelectorAll("circle")];
   const choice = byId("map-class");
   const shown = byId("map-shown");
   const members = names.map(() => []);

@@ -68,7 +68,7 @@ def test_retrieved_images_lie_in_frames(shown, tmp_path):
 
 
 def test_a_right_neighbour_has_no_wrong_frame(shown, tmp_path):
-    queries = {"best": [Retrieved(0, 1.0, [1, 2])], "median": [], "worst": []}
+    queries = {"best": [Retrieved(0, 1.0, [1, 2], 2, 2)], "median": [], "worst": []}
     pictures.retrieval_picture(shown, queries, tmp_path / "right.png")
     pixels = opened(tmp_path / "right.png")
     assert has_colour(pixels, (0x2E, 0x8B, 0x57)) and not has_colour(pixels, (0xC0, 0x39, 0x2B))

@@ -73,8 +73,12 @@ def test_pairs_are_those_whose_standing_changed_most():
     change = {pair: standing(after, pair) - standing(before, pair) for pair in pairs}
     ascending = sorted(change, key=change.__getitem__)
     found = rc.pulled_pairs(shown, n=4)
-    assert [pair.classes for pair in found.apart] == ascending[:4]
-    assert [pair.classes for pair in found.together] == ascending[:-5:-1]
+    agreeing = sorted(ascending[:-5:-1], key=lambda pair: -word_cosine(shown, *pair))
+    assert [pair.classes for pair in found.together] == agreeing
+    agreeing = sorted(ascending[:4], key=lambda pair: word_cosine(shown, *pair))
+    assert [pair.classes for pair in found.apart] == agreeing
+    unnamed = rc.pulled_pairs(make((3,) * 7, words=False), n=4)
+    assert [pair.classes for pair in unnamed.together] == ascending[:-5:-1]
     for pair in (*found.together, *found.apart):
         assert pair.change == pytest.approx(change[pair.classes], abs=1e-4)
         assert pair.before == pytest.approx(before[pair.classes], abs=1e-5)

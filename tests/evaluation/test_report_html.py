@@ -17,11 +17,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from evaluation import report_html, report_images, report_words
+from evaluation import report_curves, report_html, report_images, report_retrieval, report_words
 from evaluation.report_html import write_report
 from evaluation.report_images import webp
+from evaluation.verdict import Verdict
 from metrics import Interval
 from tests.evaluation.conftest import make_report_data, with_words
 
@@ -45,7 +47,9 @@ def make(folder, sizes=(4, 4, 4, 4), by_words=False, **changes):
     return made(sizes, folder=folder / "<b>'images\" & more", **changes)
 
 
-def report(folder, data, rows=ROWS, protocols=None, intervals=None, config=None, *, draw=False):
+def report(
+    folder, data, rows=ROWS, protocols=None, intervals=None, config=None, *, draw=False, **more
+):
     """What was written and the page; the PNG files, which take longest, are mostly not needed."""
     folder.mkdir(exist_ok=True)
     pictures = ("retrieval_picture", "similarity_picture", "map_picture")
@@ -59,6 +63,7 @@ def report(folder, data, rows=ROWS, protocols=None, intervals=None, config=None,
             protocols=protocols or {},
             intervals=intervals,
             config={"lr": 0.1} if config is None else config,
+            **more,
         )
     return written, written["report"].read_text(encoding="utf-8")
 
@@ -116,26 +121,56 @@ def test_pictures_and_page_are_written(tmp_path):
 
 def test_scores_stand_beside_those_before_training(tmp_path):
     intervals = {R1: Interval(0.4, 0.6), MAP: Interval(math.nan, math.nan)}
-    _, text = report(tmp_path / "run", make(tmp_path), intervals=intervals)
-    heading, *lines = Page(text).tables[0]
-    assert heading[-2:] == ["95 % interval", "change"]
-    assert lines == [
-        # the interval stands in the cell, too: a narrow page shows it there
-        [R1, "25.00", "50.0040.00 – 60.00", "40.00 – 60.00", "+25.00"],
-        [MAP, "12.50", "37.50", "", "+25.00"],
-        [RHO, "0.5000", "0.7500", "", "+0.2500"],
-    ]
+    changes = {R1: Interval(0.1, 0.4), MAP: Interval(-0.1, 0.5)}
+    _, text = report(tmp_path / "run", make(tmp_path), intervals=intervals, changes=changes)
+    assert Page(text).tables[0] == [
+        ["", "test"],
+        ["", "untrained", "trained", "change"],
+        ["Search by picture"],
+        ["Recall@1 e_recall@1the nearest other image is of the same class", "25.00",
+         "50.0040.00 to 60.00", "▲ better+25.00+10.00 to +40.00"],
+        ["mAP@R mAP@Rprecision at each hit among the R nearest, where R are to be found", "12.50",
+         "37.50", "+25.00-10.00 to +50.00"],
+        ["Spectrum, ρ@1 rho_spectrum@1how far the singular values are from all equal", "0.5000",
+         "0.7500", "+0.2500"],
+    ]  # fmt: skip
 
 
 def test_an_evaluation_has_one_score(tmp_path):
     rows = [{"epoch": 8, R1: 0.5, MAP: math.nan}]
     _, text = report(tmp_path / "run", make(tmp_path, before=False), rows=rows)
-    assert Page(text).tables[0] == [
-        ["in percent", "score", "95 % interval"],
-        [R1, "50.00", ""],
-        [MAP, "–", ""],
-    ]
+    heading, group, *lines = Page(text).tables[0]
+    assert (heading, group) == (["", "test"], ["Search by picture"])
+    assert [line[1:] for line in lines] == [["50.00"], ["–"]]
     assert "untrained" not in Page(text).text
+
+
+def test_the_header_says_what_was_run_and_what_came_of_it(tmp_path):
+    flags = {
+        "dataset": "animals", "arch": "resnet50", "embed_dim": 8, "image_size": 64,
+        "loss": "margin", "language_distill_w": 7.5, "language_proxy_w": 0,
+        "language_proxy_vectors": "words",
+        "language_words": "classnames", "language_model": "minilm", "language_control": "none",
+    }  # fmt: skip
+    config = {
+        "flags": flags, "command": "main.py --lr '1'", "date": "2026-11-02T23:18:49+00:00",
+        "git": {"commit": "0123456789abcdef", "dirty": True},
+    }  # fmt: skip
+    found = Verdict([("test, in percent", "Recall@1"), ("trained", "50.00")], "Recall@1 rose.")
+    _, text = report(
+        tmp_path / "run", make(tmp_path), config=config, verdict=found, changed={"loss"}
+    )
+    page = Page(text)
+    header = text[text.index("<header>") : text.index("</header>")]
+    assert "Recall@1 rose." in header and page.tables[0][1] == ["trained", "50.00"]
+    for fact in (
+        "animals", "resnet50, 8 dimensions, 64 px", "margin",
+        "7.5 x L_match, classnames embedded by minilm", "2 November 2026, 23:18 UTC",
+        "0123456789ab, with uncommitted changes", "main.py --lr &#39;1&#39;",
+    ):  # fmt: skip
+        assert f">{fact}<" in header
+    first, others = text[text.index('id="flags"') :].split("<details>")
+    assert "<dt>loss</dt>" in first and "<dt>arch</dt>" in others and "<dt>arch</dt>" not in first
 
 
 @pytest.mark.parametrize(
@@ -149,7 +184,7 @@ def test_an_evaluation_has_one_score(tmp_path):
 def test_what_intervals_are_over_is_told(tmp_path, protocol, over):
     intervals = {R1: (0.25, 0.75)}
     _, text = report(tmp_path / "run", make(tmp_path), ROWS, {R1: protocol}, intervals)
-    assert f"Intervals are of 95 %, {over}" in Page(text).text
+    assert f"95 % intervals {over}" in Page(text).text
 
 
 def test_protocols_are_listed_once(tmp_path):
@@ -157,20 +192,33 @@ def test_protocols_are_listed_once(tmp_path):
     _, text = report(tmp_path / "run", make(tmp_path), protocols=protocols)
     seen = Page(text).text
     assert seen.count("set exact") == seen.count("set centres") == 1
-    assert f"{RHO} on set centres" in seen
+    assert f"set centres{RHO}" in seen
 
 
 def test_curves_are_of_what_has_two_values(tmp_path):
     _, text = report(tmp_path / "run", make(tmp_path))
     labels = [
-        tag["aria-label"] for name, tag in Page(text).tags if "epoch" in tag.get("aria-label", "")
+        tag["aria-label"] for _, tag in Page(text).tags if " to " in tag.get("aria-label", "")
     ]
     assert labels == [
-        f"{R1}, epoch 0 to 2: from 25.00 to 50.00, between 25.00 and 50.00",
-        f"{MAP}, epoch 0 to 2: from 12.50 to 37.50, between 12.50 and 37.50",
-        f"{RHO}, epoch 0 to 2: from 0.5 to 0.75, between 0.5 and 0.75",
-        "train/loss, epoch 1 to 2: from 1.5 to 1.25, between 1.25 and 1.5",
+        "Recall@1, in percent, epoch 0 to 2: test 25.0 to 50.0; best 50.0 after epoch 2",
+        "mAP@R, in percent, epoch 0 to 2: test 12.5 to 37.5; best 37.5 after epoch 2",
+        "Loss, epoch 1 to 2: loss 1.5 to 1.25",
+        "Spectrum, ρ@1, epoch 0 to 2: test 0.5 to 0.75",
     ]
+
+
+def test_a_query_says_how_many_it_found_and_what_it_found_before(tmp_path):
+    labels, embeds = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([[0.0], [1], [2], [5], [6]])
+    before = torch.tensor([[0.0], [0.1], [9], [0.2], [9.1]])
+    data = replace(make(tmp_path, (3, 2), labels=labels, after=embeds), before=before)
+    _, text = report(tmp_path / "run", data)
+    shown = text[text.index('id="retrieval"') : text.index('id="similarities"')]
+    assert [shown.count(f">{n} found<") for n in ("0 of 1", "0 of 2", "1 of 2")] == [2, 1, 2]
+    assert [shown.count(f"untrained: {n}<") for n in ("1 of 1", "2 of 2")] == [2, 3]
+    # of 4 neighbours, those after the 2nd in a class of 3 and after the 1st in a class of 2
+    assert shown.count(" beyond") == 2 * (3 * 2 + 2 * 3)
+    assert shown.count('class="file"') == 5 * (1 + 4) and "loading" not in text
 
 
 def test_names_are_shown_with_their_scores_and_the_control(tmp_path):
@@ -180,13 +228,14 @@ def test_names_are_shown_with_their_scores_and_the_control(tmp_path):
     data = make(tmp_path, by_words=True)
     _, text = report(tmp_path / "run", data, rows, intervals=intervals)
     page = Page(text)
-    assert page.tables[1] == [
-        ["in percent", "words", "95 % interval", "permuted", "95 % interval"],
-        ["Names with a right image first word_recall@1", "7.075.00 – 9.00", "5.00 – 9.00",
-         "0.320.00 – 0.80", "0.00 – 0.80"],
-    ]  # fmt: skip
-    assert page.tables[0][2][0] == f"{WORDS} names with a right image first"
-    assert page.tables[0][3][0] == f"{CONTROL} names with a right image first, by chance"
+    words = "Word recall@1 word_recall@1names with a right image first"
+    searched, controls, by_words, *_ = page.tables
+    assert by_words == [
+        ["in percent", "words", "permuted"],
+        [words, "7.075.00 to 9.00", "0.320.00 to 0.80"],
+    ]
+    assert searched[-2:] == [["Search by words"], [words, "0.10", "7.075.00 to 9.00", "+6.97"]]
+    assert controls[-1] == [words, "0.10", "0.320.00 to 0.80", "+0.22"]
     seen = " ".join(page.text.split())
     assert "A right image comes first for 7.07 % of the names" in seen
     assert "permuted training names, for 0.32 %." in seen
@@ -208,6 +257,14 @@ def test_a_run_without_a_search_by_words_says_nothing_of_it(tmp_path):
 def test_words_without_scores_still_show_what_they_find(tmp_path):
     _, text = report(tmp_path / "run", make(tmp_path, by_words=True))
     assert "Words that find" in text and 'class="scores by-words"' not in text
+
+
+def test_views_of_training_are_shown_if_the_run_drew_them(tmp_path):
+    (tmp_path / "run").mkdir()
+    Image.new("RGB", (600, 200), "red").save(tmp_path / "run" / "views.png")
+    _, text = report(tmp_path / "run", make(tmp_path))
+    assert '<section id="views">' in text
+    assert '<section id="views">' not in report(tmp_path / "other", make(tmp_path))[1]
 
 
 def test_flags_are_listed_with_what_they_hold(tmp_path):
@@ -297,13 +354,15 @@ def test_the_page_is_no_larger_than_it_may_be(tmp_path, monkeypatch):
     ]
     assert max(images) <= report_images.GRID_IMAGE[1]
     # Bytes of an escaped character: 5 in HTML (&#39;), 12 in JSON (a pair of surrogates).
-    grids = 3 * 6 * 9 * report_images.GRID_IMAGE[1] + 48 * report_images.PAIR_IMAGE[1]
+    queries, shown = 3 * report_retrieval.N_QUERIES, report_retrieval.N_NEIGHBOURS
+    grids = queries * (1 + shown) * report_images.GRID_IMAGE[1] + 48 * report_images.PAIR_IMAGE[1]
+    grids += queries * shown * report_images.BEFORE_IMAGE[1] + report_images.VIEWS_IMAGE[1]
     grids += 3 * report_words.N_NAMES * report_words.N_FOUND * report_images.FOUND_IMAGE[1]
-    dots = 1500 * report_images.MAP_IMAGE[1]
+    dots = (1500 + report_images.MAP_THUMBNAILS) * report_images.MAP_IMAGE[1]
     table = report_html.TABLE_CLASSES * (3 * 5 * report_images.NAME_LENGTH + 200)
     names = 12 * report_images.NAME_LENGTH * (150 + 2 * 1500)
     names += 5 * report_images.NAME_LENGTH * 6 * (1 + report_words.N_ASIDE)
-    curves = report_html.CURVES * report_html.CURVE_POINTS * 12
+    curves = report_curves.PANELS * report_curves.LINES * report_curves.POINTS * 12
     most = 4 / 3 * (grids + dots + 3 * 2 * 150**2) + table + names + curves + 1500 * 60
     assert len(text) < most < 0.95 * report_html.MAX_BYTES
     monkeypatch.setattr(report_html, "TABLE_CLASSES", 10)
@@ -445,11 +504,17 @@ def test_a_browser_shows_it_without_complaint(browser, page, width):
     assert browser.evaluate(broken) == 0
 
 
-def test_a_narrow_page_shows_intervals_below_their_scores(browser, page):
-    shown = "[...document.querySelectorAll('.scores .interval')].map(one => one.offsetWidth > 0)"
-    for width, narrow in ((390, True), (1280, False)):
-        browser.open(page, width)
-        assert browser.evaluate(shown) == [narrow, narrow]
+def test_a_large_report_prints_to_six_pages(browser, tmp_path):
+    kinds = {
+        f"{s}/embeds/{m}": 0.5 for s in ("test", "train") for m in ("e_recall@1", "mAP@R", "nmi")
+    }
+    rows = [{"epoch": epoch, **kinds, WORDS: 0.1, CONTROL: 0.01} for epoch in range(3)]
+    flags = {f"flag_{n}": n for n in range(200)}
+    data = make(tmp_path, (4,) * 60, by_words=True)
+    written, _ = report(tmp_path / "run", data, rows, config=flags, changed={"flag_1", "flag_2"})
+    browser.open(written["report"], 1280)
+    printed = browser.ask("Page.printToPDF", preferCSSPageSize=True)["data"]
+    assert 1 <= base64.b64decode(printed).count(b"/Type /Page\n") <= 6
 
 
 def test_a_heading_sorts_its_column(browser, page):

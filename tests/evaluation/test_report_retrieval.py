@@ -44,6 +44,17 @@ def test_images_alone_in_their_class_are_no_queries(sizes, n):
     assert not shown.average_precision[rows].isnan().any()
 
 
+def test_found_are_the_right_ones_among_the_first_r_even_if_fewer_are_shown():
+    labels, embeds = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([[0.0], [1], [2], [5], [6]])
+    shown = replace(make((3, 2), labels=labels, after=embeds), before=embeds.flip(0))
+    queries = {q.row: q for found in retrievals(shown, k=1).values() for q in found}
+    assert {row: (q.n_found, q.n_right) for row, q in queries.items()} == {
+        0: (1, 2), 1: (1, 2), 2: (0, 1), 3: (0, 2), 4: (0, 1),
+    }  # fmt: skip
+    before = {row: (q.untrained.n_found, q.untrained.neighbours) for row, q in queries.items()}
+    assert before == {0: (1, [1]), 1: (1, [0]), 2: (0, [3]), 3: (0, [2]), 4: (0, [3])}
+
+
 @pytest.mark.parametrize("k", [1, 4, 100])
 def test_neighbours_are_those_of_sorted_distances(k):
     shown = make()

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evaluation.report_words import meaning, names_at, word_finds
+from evaluation.report_words import names_at, word_finds
 from evaluation.word_search import DistinctNames, by_words
 from tests.evaluation.conftest import make_report_data, with_words
 from tests.evaluation.test_word_search import image_set
@@ -129,16 +129,3 @@ def test_without_a_search_by_words_nothing_is_found():
     assert word_finds(make_report_data()) is None
     finds = word_finds(with_words((2, 2), groups=False))
     assert finds.in_group is None and finds.n_names == 2
-
-
-@pytest.mark.parametrize(
-    ("metric", "text"),
-    [
-        ("word_recall@1", "names with a right image first"),
-        ("c_word_recall@10", "names with a right image among the first 10"),
-        ("word_mAP", "average precision of the names"),
-        ("named@5", "images with their own name among the first 5"),
-    ],
-)
-def test_scores_are_told_in_plain_words(metric, text):
-    assert meaning(metric) == text

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluation.scores import Scores
-from evaluation.verdict import Searched, change, verdict
+from evaluation.verdict import Searched, change, interval_of_change, intervals_of_changes, verdict
 
 METRICS = ["e_recall@1", "nmi", "mAP@R"]
 
@@ -124,3 +124,32 @@ def test_nothing_is_concluded_without_scores_of_classes():
 def test_a_missing_score_of_an_epoch_is_no_score():
     rows = [{"epoch": 0, "test/embeds/e_recall@1": math.nan}, {"epoch": 1}]
     assert "highest" not in conclude(LOW, LOW, HIGH, rows).sentence
+
+
+def test_changes_of_a_set_have_the_interval_of_their_change():
+    floor = searched("untrained", "test/embeds", LOW, COUNTS)
+    last = searched("trained", "test/embeds", HIGH, COUNTS)
+    before, after = floor.scores.by_class, last.scores.by_class
+    found = intervals_of_changes(before, after, images(COUNTS), "test/")
+    assert set(found) == {f"test/embeds/{metric}" for metric in METRICS}
+    expected = change(last, floor, images(COUNTS), "e_recall@1")[1]
+    assert found["test/embeds/e_recall@1"] == expected
+    assert intervals_of_changes(before, after, images(COUNTS), "train/") == {}
+    assert intervals_of_changes({}, after, images(COUNTS), "test/") == {}
+
+
+def test_each_name_weighs_the_same_however_many_images_it_has():
+    difference = torch.tensor([0.0, 0.5, 1.0, 0.5], dtype=torch.float64)
+    few, many = images([1, 1, 1, 1]), images([1, 9, 1, 50])
+    few.class_names = many.class_names = ["a", "b", "c", "d"]
+    found = [interval_of_change("word_mAP", difference, some) for some in (few, many)]
+    assert found[0] == found[1]
+    few, many = (interval_of_change("named@1", difference, some) for some in (few, many))
+    assert few != many
+    twice = images([1, 1, 1, 1])
+    twice.class_names = ["a", "b", "c", "b"]  # one name, counted once
+    alone = images([1, 1, 1])
+    alone.class_names = ["a", "b", "c"]
+    assert interval_of_change("word_mAP", difference, twice) == interval_of_change(
+        "word_mAP", difference[:3], alone
+    )

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -149,6 +150,7 @@ def test_config_says_what_ran(folder):
     assert config["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert {"timm", "numpy", "transformers"} <= set(config["packages"])
     assert config["device"].startswith("cpu: ")
+    assert shlex.split(config["command"])[1:] == sys.argv[1:]
 
 
 def test_config_holds_nothing_of_the_environment(folder, monkeypatch):
