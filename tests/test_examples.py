@@ -27,7 +27,7 @@ model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16))
 """
 CHECK_PROJECT = """
 assert loss.isfinite() and own_loss.isfinite() and criterion.beta.grad is not None
-assert 0 <= scores["mAP@R"] <= 1 and nearest.shape == (1, 5)
+assert 0 <= scores["mAP@R"] <= 1 
 import datasets, criteria
 assert "other" in datasets.__file__ and "other" not in criteria.__file__
 """
@@ -63,8 +63,7 @@ def test_the_page_for_other_projects_runs_beside_another_package_called_datasets
     page = (ROOT / "docs" / "library.md").read_text()
     path, _, *blocks = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
     tested = """
-train_embeds = F.normalize(torch.randn(36, 16), dim=1)
-train_labels = test_labels = torch.arange(36) % 12
+test_labels = torch.arange(36) % 12
 test_embeds = F.normalize(torch.randn(36, 16), dim=1)
 """
     blocks.insert(-1, tested)
