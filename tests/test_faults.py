@@ -200,9 +200,11 @@ def test_a_gpu_whose_memory_is_full_costs_no_finished_epoch(
 ):
     """In a step of the second epoch, and in the evaluation after it, then resumed."""
     plain, calls = getattr(owner, name), iter(range(1, 100))
+    # The evaluation before training searches a third time, by the backbone's features.
+    last = 6 if name == "rank" else 5
 
     def filling(*inputs, **named):
-        if next(calls) == 5:
+        if next(calls) == last:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0")
         return plain(*inputs, **named)
 

@@ -132,7 +132,7 @@ def test_a_vision_transformer_is_built_for_the_enlarged_images():
     args = SimpleNamespace(
         arch="vit_tiny_patch16_224", embed_dim=4, not_pretrained=True, weights=None,
         image_size=56, augmentation="big", no_zero_init_last=False,
-        bs=2, forward_bs=0, grad_checkpointing=False,
+        bs=2, forward_bs=0, grad_checkpointing=False, embed_init="random",
     )  # fmt: skip
     assert architectures.build(args)(images()).embeds.shape == (2, 4)  # 64 px
 
