@@ -48,7 +48,7 @@ def of_flags(**changed):
     flags = {
         "arch": "test_resnet_frozen_normalize", "embed_dim": 6, "not_pretrained": True,
         "weights": None, "image_size": 32, "augmentation": "base", "no_zero_init_last": False,
-        "bs": 8, "forward_bs": 0, "grad_checkpointing": False,
+        "bs": 8, "forward_bs": 0, "grad_checkpointing": False, "embed_init": "random",
     }  # fmt: skip
     return architectures.build(SimpleNamespace(**flags | changed))
 
@@ -94,7 +94,7 @@ def test_gradients_in_chunks_are_those_of_the_batch(name, recompute):
 
 
 def test_a_backbone_that_normalises_over_the_batch_is_refused():
-    refusal = r"--arch test_resnet: --forward_bs 4 .* \d+ layers .* --arch test_resnet_frozen"
+    refusal = r"--forward_bs 4 .* \d+ layers .* --arch test_resnet_frozen"
     with pytest.raises(ValueError, match=refusal):
         of_flags(arch="test_resnet", forward_bs=4)
     assert of_flags(arch="test_resnet", forward_bs=8).batch_norms  # the whole batch at once
