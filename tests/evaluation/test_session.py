@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import evaluation
-from datasets import Data
+from datasets import Data, ImageSet
 from evaluation import EvaluationSession, Scores
 
 
@@ -131,6 +131,7 @@ def test_class_names_are_read_by_whom_the_scores_or_else_the_report_need(changed
         "language_model": "guide", "language_distill_w": 7.5, "no_report": False,
         "evaluate_only": False,
     }  # fmt: skip
-    test = changed.get("test", "images")  # captions have no test classes
-    data = Data("train", None, test)
+    test = changed.get("test", "images")
+    train = object.__new__(ImageSet) if test else "captions"  # which have no test classes
+    data = Data(train, None, test)
     assert evaluation._language_model(Namespace(**flags | changed), data) == model
