@@ -109,7 +109,7 @@ def test_an_epoch_is_told_in_one_line(folder, monkeypatch, caplog):
     run = make(folder, best_of=["test/embeds/e_recall@1"])
     scored = {"test/embeds/e_recall@1": 0.5, "test/embeds/mAP@R": 0.25, "test/embeds/nmi": 0.9}
     now[0] = 1000.0  # evaluated before training
-    run.record_untrained(scored, None)
+    run.record_untrained(scored, {})
     for epoch in run.epochs():
         now[0] += 1800
         scores = {"train/loss": 0.5, "train/images_per_second": 81.2}
@@ -135,33 +135,34 @@ def test_a_checkpoint_within_an_epoch_is_not_a_best_one(folder):
 
 def test_the_scores_before_training_are_kept_until_the_end(folder):
     run = make(folder)
-    before = torch.rand(4, 2), torch.tensor([0, 1, 3, 4])
+    before = {"embeds": torch.rand(4, 2), "by_class": {"test/recall": torch.rand(3)}}
     run.record_untrained({"test/recall": 0.25, "test/rare": math.nan}, before)
     train(run, [0.5])
     scores, kept = make(RunFolder.reopen(folder.path, 1)).untrained()
     assert scores["test/recall"] == 0.25 and math.isnan(scores["test/rare"])
-    assert all(map(torch.equal, kept, before))
+    assert torch.equal(kept["embeds"], before["embeds"])
+    assert torch.equal(kept["by_class"]["test/recall"], before["by_class"]["test/recall"])
     run.finish()
     assert not (folder.path / "before.pt").is_file()
-    assert run.untrained()[1] is None
+    assert run.untrained()[1] == {}
 
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
 def test_damaged_embeddings_before_training_are_not_compared_with(folder, place):
     run = make(folder)
-    run.record_untrained({}, (torch.rand(40, 20), torch.arange(40)))
+    run.record_untrained({}, {"embeds": torch.rand(40, 20), "rows": torch.arange(40)})
     before = folder.path / "before.pt"
     content = bytearray(before.read_bytes())
     content[int(place * len(content))] ^= 1
     before.write_bytes(content)
     try:
-        _, (embeds, rows) = run.untrained()  # where the byte only fills a gap
+        _, kept = run.untrained()  # where the byte only fills a gap
     except ValueError as error:
         assert "before.pt is damaged; delete it to resume without" in str(error)
     else:
-        assert place == 0.9 and embeds.shape == (40, 20) and len(rows) == 40
+        assert place == 0.9 and kept["embeds"].shape == (40, 20) and len(kept["rows"]) == 40
     before.unlink()
-    assert run.untrained()[1] is None
+    assert run.untrained()[1] == {}
 
 
 class Grown(Part):
@@ -192,7 +193,7 @@ def test_a_process_that_does_not_write_writes_nothing(folder, monkeypatch):
     monkeypatch.setattr("utilities.distributed.is_first", lambda: False)
     files, spy = sorted(folder.path.iterdir()), Spy()
     run = make(folder, best_of=["test/recall"], trackers=spy)
-    run.record_untrained({"test/recall": 0.25}, (torch.ones(1, 1), torch.zeros(1)))
+    run.record_untrained({"test/recall": 0.25}, {"embeds": torch.ones(1, 1)})
     train(run, [0.5])
     run.finish()
     assert sorted(folder.path.iterdir()) == files and spy.sent == []

@@ -130,7 +130,7 @@ def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
         (["lr=1..2"], ["--lr", "1"], "--lr is given after -- as well"),
         (["seed=0..9"], [], "--seed is the same for all trials"),
         (["lr=2..1"], [], "--space lr: 2 is not below 1"),
-        (["lr=0..1"], [], "--lr: 0 is out of range; it must be above 0"),
+        (["lr=0..1"], [], "--lr/--learning_rate: 0 is out of range; it must be above 0"),
         (["decay=0..1:log"], [], "--space decay: 0 has no logarithm"),
         (["loss=margin..triplet"], [], "--space loss: --loss does not take a number"),
         (["batch_mining=distance,semihrd"], [], "semihrd is unknown; known, closest"),

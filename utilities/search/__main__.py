@@ -67,7 +67,7 @@ def main_py() -> CommandLine:
     flags = {
         option.removeprefix("--"): Flag(action.dest, action.nargs, action.default)
         for action in parameters.build_parser()._actions
-        for option in action.option_strings
+        for option in action.option_strings[:1]  # a second one is a familiar name of the flag
         if option.startswith("--")
     }
     return CommandLine(flags, lambda words: vars(parameters.parse(words)), parameters.given)
