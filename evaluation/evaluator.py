@@ -96,7 +96,7 @@ class Evaluator:
         return scores
 
     def _backbone_scores(self, images: ImageSet, found: Features) -> Scores:
-        if not distributed.is_first() or "embeds" not in self.options["evaltypes"][:1]:
+        if not distributed.is_first() or self.options["evaltypes"][0] != "embeds":
             return Scores({}, {})
         device, size = self.options["search_device"], self.options["block_bytes"]
         unit = F.normalize(found.features, dim=1).to(device)

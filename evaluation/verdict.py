@@ -147,7 +147,7 @@ def _outcome(heading: str, value: float, interval: Interval, floor: str) -> str:
 
 def _highest(score: str, rows: Sequence[Mapping[str, Any]], set_name: str) -> str:
     """Say when the score was highest, if that was not at the end."""
-    found = [row for row in rows if not math.isnan(row.get(score) or math.nan)]
+    found = [row for row in rows if row.get(score) is not None and math.isfinite(row[score])]
     if not found:
         return ""
     best = max(reversed(found), key=lambda row: row[score])

@@ -76,6 +76,7 @@ def test_a_gain_that_rests_on_one_class_is_not_clear():
         ((0.6, 0.5, None, 0.4), "test", "highest before training, 60.0 %."),
         ((0.2, 0.5, 0.5), "test", None),
         ((0.2, None, 0.5), "test", None),
+        ((0.2, 0.5, 0.0), "test", "50.0 %, after epoch 1; choose"),
     ],
 )  # fmt: skip
 def test_the_best_epoch_is_named_where_it_is_not_the_last(values, split, expected):
