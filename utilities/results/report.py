@@ -1,7 +1,6 @@
 """The table of one dataset: its scores, groups, comparisons and epochs."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,10 +8,10 @@ from utilities.registry import closest_first
 from utilities.results.runs import (
     Groups,
     Result,
-    before_training,
     by_group,
     check_scores,
     is_evaluation,
+    mean_before_training,
 )
 from utilities.results.significance import Summaries, summarise
 from utilities.results.tables import Table, score_table
@@ -137,11 +136,9 @@ def _floors(results: Sequence[Result], scores: Sequence[str]) -> dict[str, dict[
     """Return the mean scores that all runs began with, and of their backbones, by title."""
     floors: dict[str, dict[str, float]] = {}
     for score in scores:
-        found = [before_training(result.run.rows, score) for result in results]
-        for title in dict.fromkeys(title for floor in found for title in floor):
-            values = [floor[title] for floor in found if title in floor]
-            if len(values) == len(results):
-                floors.setdefault(title, {})[score] = statistics.fmean(values)
+        means = mean_before_training([result.run.rows for result in results], score)
+        for title, mean in means.items():
+            floors.setdefault(title, {})[score] = mean
     return floors
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,13 @@ def read(folder: Path) -> Run:
     if missing:
         raise ValueError(f"{folder} holds no run (config.json lacks {', '.join(sorted(missing))})")
     return Run(folder, config, read_rows(folder / "metrics.jsonl"))
+
+
+def mean_before_training(runs: Sequence[Sequence[Row]], score: str) -> dict[str, float]:
+    """Return the means over runs of what ``before_training`` finds in the rows of all of them."""
+    found = [before_training(rows, score) for rows in runs]
+    shared = [title for title in (found[0] if found else {}) if all(title in f for f in found)]
+    return {title: statistics.fmean(f[title] for f in found) for title in shared}
 
 
 def beneath(folder: Path) -> list[Path]:

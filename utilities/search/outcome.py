@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from utilities.files import atomic_path
-from utilities.results.runs import before_training
+from utilities.results.runs import mean_before_training
 from utilities.run_files import read_config, read_rows
 from utilities.search.space import CommandLine, Flags
 from utilities.search.trials import Fold, distinct_trials, run_number
@@ -53,10 +53,8 @@ def report(
 def floor(study: optuna.Study, folder: Path, objective: str) -> list[str]:
     """Return lines with the score before training, in the mean over the best trial's folds."""
     best = study.best_trial
-    runs = folder.glob(f"*/trial{run_number(best):04d}_fold*")
-    found = [before_training(read_rows(run / "metrics.jsonl"), objective) for run in runs]
-    titles = dict.fromkeys(title for fold in found for title in fold)
-    means = {t: statistics.fmean(fold[t] for fold in found if t in fold) for t in titles}
+    files = folder.glob(f"*/trial{run_number(best):04d}_fold*/metrics.jsonl")
+    means = mean_before_training([read_rows(file) for file in files], objective)
     lines = [f"{title}: {objective} {mean:.4f}" for title, mean in means.items()]
     higher = study.direction == optuna.study.StudyDirection.MAXIMIZE
     worse = [t for t, mean in means.items() if higher and mean >= (best.value or 0.0)]
