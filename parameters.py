@@ -113,8 +113,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("no_norm_decay", switch, False,
          "no weight decay on norms and biases (always so in the heads of simclr and the like)"),
     Flag("clip_grad", nonnegative, 0.0, "largest norm of the gradient; 0: unlimited"),
-    Flag("ema", Number(low=0, high=0.99999), 0.0, "decay of a moving average of the weights, such "
-         "as 0.999, which is evaluated beside them and kept in ema.pt; 0: none"),
+    Flag("ema", Number(low=0, high=0.99999), 0.0, "decay of an averaged copy of the weights, such "
+         "as 0.999; the copy is evaluated as well and saved as ema.pt; 0: off"),
     Flag("optim", OneOf(("adam", "adamw", "sgd")), None, "optimizer"),
     Flag("scheduler", OneOf(("step", "cosine", "none", "warmup_cosine")), None,
          "step (times --gamma at --tau), cosine (to zero), none, all by the epoch; warmup_cosine "

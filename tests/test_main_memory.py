@@ -13,7 +13,7 @@ FROZEN = ("--arch", "test_resnet_frozen_normalize", "--optim", "sgd")
 
 
 def test_a_run_in_chunks_ends_within_rounding_of_the_whole(animals, tmp_path):
-    """Also if they are asked for only after a run was stopped."""
+    """Even if they are requested only after a run was stopped."""
     more = (*FROZEN, "--language_distill_w", "2", "--loss", "supcon", "--checkpoint_every", "1")
     main.main(tiny_run(animals, tmp_path / "whole", *more))
     with killed_at(2):

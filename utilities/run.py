@@ -36,8 +36,8 @@ class Stateful(Protocol):
 class State:
     """Named parts that the rest of a run depends on, saved and loaded together.
 
-    Those that are None are left out. The global random generators and that of ``device`` belong to
-    it, too.
+    Parts that are None are skipped. The global random generators and that of ``device`` are
+    included.
     """
 
     def __init__(self, device: torch.device, **parts: Stateful | None) -> None:
