@@ -108,7 +108,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     inputs = language.sampler_inputs(args, data.train, device, visual)
     n_views = criteria.CRITERIA[args.loss].load().n_views
     sampler = datasampler.build(args, data.train, n_views=n_views, **inputs)
-    batches = datasets.batches(args, data.train, sampler, n_views, pin=device.type != "cpu")
+    pin = device.type != "cpu"
+    batches = datasets.training_batches(args, data.train, sampler, n_views, pin=pin)
     length = Length.of(args.max_steps, args.n_epochs, len(batches))
 
     # The objective: L = L_DML + w L_match + lambda L_proxy.
@@ -116,7 +117,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     criterion = criteria.build(
         args,
         n_classes=len(classes),
-        **pick(args, "embed_dim", "forward_bs"),
+        embed_dim=embedder.embed_dim,
+        forward_bs=args.forward_bs,
         feature_dim=embedder.feature_dim,
         embedder=embedder,
         miner=miner,
@@ -124,7 +126,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         **language.caption_readers(args, data.train.captions, device),
     )
     distill = criteria.build_distillation(args)
-    dim = args.embed_dim if criterion.reads == "embeds" else embedder.feature_dim
+    dim = embedder.embed_dim if criterion.reads == "embeds" else embedder.feature_dim
     proxies = criteria.build_proxies(args, guide and guide.class_words, len(classes), dim)
     if args.compile:
         embedder.compile()

@@ -71,6 +71,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "emoji or openclipart (built on first use), cub200, cars196, online_products, inshop, "
          "inat, or the name of your own folder: <source_path>/NAME/images/<class>/<file>, "
          "<source_path>/NAME/manifest.csv, or images with captions"),
+    Flag("recipe", OneOf(("standard", "small")), None,
+         "defaults of --dataset, or those for small sets, which begin with the ranking of the "
+         "backbone's features (default: small for your own labelled images, up to 5,000)"),
     Flag("source_path", text, None, "folder of the datasets (default: the user's cache folder)"),
     Flag("save_path", text, "Training_Results", "runs go to <save_path>/<dataset>/<run name>"),
     Flag("savename", text, "group_plus_seed",
@@ -108,7 +111,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("lr", positive, None, "learning rate of the backbone", also="learning_rate"),
     Flag("lr_base_bs", natural, None,
          "reference batch size: the rate is scaled by bs / lr_base_bs; 0: no scaling"),
-    Flag("fc_lr", real, -1, "learning rate of the embedding layer; -1: same as --lr"),
+    Flag("fc_lr", real, None, "learning rate of the embedding layer; -1: same as --lr"),
     Flag("decay", nonnegative, None, "weight decay"),
     Flag("no_norm_decay", switch, False,
          "no weight decay on norms and biases (always so in the heads of simclr and the like)"),
@@ -140,8 +143,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("arch", text, None,
          "<timm backbone>[_frozen][_double][_normalize], such as resnet50_frozen_normalize: frozen "
          "BatchNorm, average + max pooling, unit embeddings", also="model"),
-    Flag("embed_dim", count, 128, "D, dimension of the embedding"),
-    Flag("embed_init", OneOf(("random", "pca")), "random",
+    Flag("embed_dim", natural, None, "D, dimension of the embedding; 0: as wide as the features"),
+    Flag("embed_init", OneOf(("random", "pca")), None,
          "start of the embedding layer: random, or the principal axes of the features"),
     Flag("image_size", count, None, "side of the square input, pixels"),
     Flag("not_pretrained", switch, False, "start from random weights"),
@@ -155,7 +158,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("data_sampler", OneOf(tuple(SAMPLERS)), None,
          "how batches are drawn; see docs/objectives.md (default: class_random, or augmented_pairs "
          "for an objective without labels)"),
-    Flag("samples_per_class", count, 2, "images of each class in a batch"),
+    Flag("samples_per_class", count, None, "images of each class in a batch"),
     Flag("data_class_replacement", switch, False,
          "class_random: draw classes and images with replacement, as released"),
     Flag("data_pairs_by", OneOf(("language", "visual")), "language",
@@ -612,12 +615,13 @@ def summary(
     rows = [row for row in FLAGS["language guidance"] if row.name not in read]
     if not guidance and (idle := flag_parser.changed(args, rows, flags)):
         guidance = f"none, ignored without it: {' '.join(idle)}"
-    given = {k: v for k, v in flags.items() if v or k == "language_shift"}  # 0 there is a choice
+    zeros = ("language_shift", "embed_dim")  # of which 0 is a choice
+    given = {k: v for k, v in flags.items() if v or k in zeros}
     lists = {k: shlex.join(map(str, v)) for k, v in given.items() if isinstance(v, tuple | list)}
     given = {k: v for k, v in given.items() if k in lists or v == getattr(args, k)}
     lines = {
         **sizes,
-        "embedder": f"{args.arch}, {args.embed_dim} dimensions, {args.image_size} px",
+        "embedder": f"{args.arch}, {args.embed_dim or 'all'} dimensions, {args.image_size} px",
         "objective": f"{args.loss}; guidance: {guidance or 'none'}",
         "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views",
         "length": f"{length[1]:,} epochs, {length[0]:,} steps in total, lr {args.lr:g}",
@@ -632,6 +636,8 @@ def summary(
 def fill_by_objective(args: argparse.Namespace) -> None:
     """Choose sampler, augmentation and evaluated output for the objective if no flag does."""
     views = args.loss in VIEW_LOSSES
+    if args.loss not in LABEL_LOSSES or args.not_pretrained:
+        args.recipe = args.recipe or "standard"  # the small one keeps what the features know
     if args.evaltypes is None:
         args.evaltypes = ["embeds" if args.loss in LABEL_LOSSES else "features"]
     if args.data_sampler is None:
@@ -663,6 +669,12 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"--gpu {args.gpu} has no effect on --device {args.device}; drop one of them")
     if args.weights and args.not_pretrained:
         parser.error("--weights and --not_pretrained exclude each other; drop one of them")
+    if args.recipe == "small" and (args.loss not in LABEL_LOSSES or args.not_pretrained):
+        reason = "--not_pretrained" if args.not_pretrained else f"--loss {args.loss}"
+        parser.error(
+            f"--recipe small keeps what pretrained features know, for losses that compare labels; "
+            f"drop it or {reason}"
+        )
     if args.no_zero_init_last and not args.not_pretrained:
         parser.error("--no_zero_init_last is for random weights; add --not_pretrained or drop it")
     if args.max_steps and args.n_epochs is not None:
@@ -717,7 +729,7 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
 def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse batches that cannot be drawn, or that the objective cannot work with."""
     by_class, pairs = args.data_sampler in CLASS_SAMPLERS, args.data_sampler in PAIR_SAMPLERS
-    if by_class and args.bs and args.bs % args.samples_per_class:
+    if by_class and args.bs and args.samples_per_class and args.bs % args.samples_per_class:
         low = args.bs // args.samples_per_class * args.samples_per_class
         fitting = [str(bs) for bs in (low, low + args.samples_per_class) if bs]
         parser.error(
@@ -729,7 +741,7 @@ def check_batches(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             "--data_class_replacement is for --data_sampler class_random; got --data_sampler "
             f"{args.data_sampler}; drop one of them"
         )
-    paired = args.samples_per_class > 1 or args.data_class_replacement or args.xbm_size
+    paired = args.samples_per_class != 1 or args.data_class_replacement or args.xbm_size
     if by_class and args.loss in PAIR_LOSSES and not paired:
         parser.error(
             f"--loss {args.loss} compares images of one class, but --samples_per_class 1 puts "

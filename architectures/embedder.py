@@ -26,6 +26,7 @@ class Embedder(nn.Module):
 
     Args:
         backbone: a timm model without head, with its ``forward_features`` and ``forward_head``.
+        embed_dim: D, the width of the embedding; 0 for that of the features.
         image_size: side of the images in pixels, or (height, width); None for that of the weights.
         frozen: BatchNorm keeps its stored statistics; its scale and shift are trained, as in the
             released code of Roth et al., CVPR 2022.
@@ -50,10 +51,9 @@ class Embedder(nn.Module):
         double: bool = False,
     ) -> None:
         super().__init__()
-        if embed_dim < 1:
-            raise ValueError(f"embed_dim must be >= 1; got {embed_dim}")
+        if embed_dim < 0:
+            raise ValueError(f"embed_dim must be >= 0; got {embed_dim}")
         self.backbone = backbone
-        self.embed_dim = embed_dim
         self.frozen = frozen
         self.normalize = normalize
         self.add_maximum = double  # nn.Module.double casts to float64
@@ -65,7 +65,8 @@ class Embedder(nn.Module):
         self.momenta: list[float] | None = None  # of BatchNorm, if activations are recomputed
         self.n_prefix = 0  # tokens before those of the patches
         self.feature_dim, self.map_dim = self._try(image_size or self.image_size)
-        self.embedding = nn.Linear(self.feature_dim, embed_dim)
+        self.embed_dim = embed_dim or self.feature_dim
+        self.embedding = nn.Linear(self.feature_dim, self.embed_dim)
 
     @torch.no_grad()
     def _try(self, image_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -13,6 +13,13 @@ transformers. Files are moved into DIR once all of them, read back, agree with t
 pictures: of the run's dataset, if it is there, or of --pictures.
 """
 
+from architectures import export_flags
+from utilities import console
+
+if __name__ == "__main__":  # a wrong flag need not wait for torch
+    console.outlast()
+    export_flags.parse()
+
 import argparse
 import copy
 import importlib.util
@@ -44,9 +51,8 @@ from evaluation.feature_cache import digest_of_embeddings
 from evaluation.preprocessing import preprocessing
 from evaluation.sample_pictures import Pictures, sample_pictures
 from language.encoders import encoder_source
-from utilities import console, faults
+from utilities import faults
 
-FORMATS = ("onnx", "safetensors", "torch_export")
 ONNX_PACKAGES = {"onnx": "1.21.0", "onnxscript": "0.7.2", "onnxruntime": "1.23.2"}
 ONNX_LIMIT = 2 * 10**9  # bytes; a protobuf file ends at 2 GiB
 
@@ -353,31 +359,9 @@ def _difference(found: Tensor, wanted: Tensor) -> tuple[float, float]:
     return difference, F.cosine_similarity(found.double(), wanted.double()).min().item()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m architectures.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="RUN",
-        help="run folder, whose last.pt is read, or a checkpoint file",
-    )  # fmt: skip
-    parser.add_argument("--format", choices=(*FORMATS, "all"), default="all")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--pictures", type=Path, nargs="+", default=(), metavar="PATH",
-        help="files or folders to compare with (default: pictures of the run's dataset)",
-    )  # fmt: skip
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out must be a folder; got the file {args.out}")
-    formats = FORMATS if args.format == "all" else (args.format,)
+    parser, args = export_flags.parse(argv)
+    formats = export_flags.FORMATS if args.format == "all" else (args.format,)
     with faults.reported(parser.error):
         trained = load_embedder(args.checkpoint)
         words, why = None, ""
@@ -397,5 +381,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    console.outlast()
     main()

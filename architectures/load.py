@@ -9,7 +9,7 @@ import architectures
 from architectures.embedder import Embedder
 from utilities import checkpoint
 from utilities.finished import PLACES
-from utilities.run_folder import RunFolder
+from utilities.run_files import checkpoint_file
 from utilities.structures import input_size
 
 # Fixed by a checkpoint: what the embedder is, and the input that it expects.
@@ -26,22 +26,6 @@ class Trained(NamedTuple):
     epoch: int
     data: dict[str, Any] | None = None  # as ``datasets.describe`` wrote it; older ones lack it
     criterion: dict[str, Any] | None = None  # state of the objective
-
-
-def checkpoint_file(run: Path, name: str = "last") -> Path:
-    """Return the checkpoint "last" or ``best_<score>`` of a run folder; ``run`` if it is a file."""
-    if run.is_file():
-        return run
-    if not run.is_dir():
-        raise FileNotFoundError(f"checkpoint {run} does not exist; give a run folder or a .pt file")
-    file = RunFolder(run).checkpoint(name)
-    if not file.is_file():
-        found = ", ".join(sorted(path.name for path in run.glob("*.pt")))
-        raise FileNotFoundError(
-            f"run folder {run} holds no {file.name}; "
-            + (f"give one of its files: {found}" if found else "a run saves one after each epoch")
-        )
-    return file
 
 
 def load_embedder(run: Path, name: str = "last") -> Trained:

@@ -138,7 +138,7 @@ def load_text_side(
                 f"--{flag} must be {value}, as the text side of {trained.file} was trained; got "
                 f"{getattr(args, flag)}; leave --{flag} out"
             )
-    sizes = {"embed_dim": args.embed_dim, "feature_dim": trained.embedder.feature_dim}
+    sizes = {f"{of}_dim": getattr(trained.embedder, f"{of}_dim") for of in ("embed", "feature")}
     criterion = build(args, **sizes, **readers)
     criterion.load_state_dict(trained.criterion)
     return criterion.eval()

@@ -18,7 +18,7 @@ class Sampler(ABC):
     The order is drawn from the sampler's own generator, which moves on from epoch to epoch.
     ``state_dict`` between two passes and ``load_state_dict`` repeat the epochs that follow; within
     a pass it may be ahead of training, so a run is resumed from the beginning of the pass
-    (``datasets.batches``). The state is the same on every rank.
+    (``datasets.training_batches``). The state is the same on every rank.
 
     Args:
         bs: images per batch, of all processes together.

@@ -9,7 +9,13 @@ published ones, which stay as they are. The exit status is 1 if there are proble
 downloaded and no image is changed.
 """
 
-import argparse
+from datasets import check_flags
+from utilities import console
+
+if __name__ == "__main__":  # a wrong flag need not wait for torch
+    console.outlast()
+    check_flags.parse()
+
 import csv
 import logging
 import sys
@@ -33,10 +39,9 @@ from datasets.oddities import caption_oddities, headers, same_files
 from datasets.readable import find_faults
 from datasets.reading import MOST_EXTREME
 from language import build_encoder, readability
-from utilities import console, faults
+from utilities import faults
 from utilities.files import FOLDER, cache_folder
 
-NEAR = 8  # bits
 MOST = 10  # examples of each kind
 MOST_HEADERS = 1_000_000  # images whose headers are read; of more, as many evenly spaced ones
 
@@ -102,7 +107,7 @@ class Findings:
         return path.relative_to(self.root) if path.is_relative_to(self.root) else path
 
 
-def examine(name: str, source_path: Path, near: int = NEAR) -> Findings:
+def examine(name: str, source_path: Path, near: int = check_flags.NEAR) -> Findings:
     """Check one dataset; test images are compared with train's if hashes are ``near``, in bits."""
     root = source_path / name
     own = name in ("emoji", "openclipart") and drawings.is_own(root)
@@ -302,38 +307,8 @@ def report(name: str, found: Findings) -> str:
     return "\n".join(text)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.check",
-        description="Check a dataset: layout, names, counts, unreadable and skipped files, classes "
-        "of one image, extreme shapes, images in both train and test, captions. The exit status is "
-        "1 if there are problems.",
-    )
-    parser.add_argument("dataset", metavar="DATASET", help="as for main.py's --dataset")
-    parser.add_argument(
-        "--source_path", type=Path, metavar="DIR", help="folder of all datasets, as for main.py"
-    )
-    parser.add_argument(
-        "--near",
-        type=int,
-        default=NEAR,
-        metavar="BITS",
-        help="compare a train and a test image if their 64-bit hashes differ by at most this many "
-        f"bits; -1 compares none, which is faster (default: {NEAR})",
-    )
-    parser.add_argument(
-        "--language_model",
-        metavar="NAME",
-        help="also find class names or captions that this text encoder cannot read, such as minilm",
-    )
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if not -1 <= args.near <= 64:
-        parser.error(f"--near must be in 0 to 64, or -1 to compare no images; got {args.near}")
+    parser, args = check_flags.parse(argv)
     logging.basicConfig(format="%(message)s")
     with faults.reported(parser.error):
         source_path = (args.source_path or cache_folder() / "datasets").expanduser()
@@ -345,5 +320,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    console.outlast()
     sys.exit(main())

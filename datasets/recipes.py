@@ -19,6 +19,8 @@ class Recipe:
 
     why: str  # one sentence for the summary that opens a run
     arch: str = "resnet50_frozen_normalize"
+    embed_dim: int = 128  # 0: as wide as the features
+    embed_init: str = "random"
     image_size: int = 224  # pixels, side of the square input
     crop_ratio: float = 0.875  # evaluation: share of the resized shorter side that the crop keeps
     train_scale: tuple[float, float] = (0.08, 1.0)  # area share of the random resized crop
@@ -29,10 +31,12 @@ class Recipe:
     language_proxy_w: float = 0.0  # where there is a language_distill_w
     language_pseudoclass_model: str = "resnet50"
     bs: int = 112  # or the largest batch that the images fill
+    samples_per_class: int = 2
     n_epochs: int = 150
     max_steps: int = 0  # 0: n_epochs says how long
     optim: str = "adam"
     lr: float = 1e-5
+    fc_lr: float = -1  # of the embedding layer; -1: lr
     lr_base_bs: int = 0  # reference batch size of lr; 0: no scaling
     decay: float = 4e-4
     scheduler: str = "step"
@@ -44,6 +48,20 @@ class Recipe:
 
 
 OWN_IMAGES = Recipe(why="benchmark defaults, used for your own images")
+# A random embedding layer loses more of the backbone's ranking than a few hundred images teach it.
+# Chosen on validation classes: docs/small_sets.md.
+SMALL = Recipe(
+    why="for small sets: begin with the backbone's own ranking, and change it carefully",
+    embed_dim=0,
+    embed_init="pca",
+    samples_per_class=4,
+    n_epochs=12,
+    lr=1e-5,
+    fc_lr=1e-4,
+    scheduler="none",
+    evaluation_metrics=(*_RECALLS, "mAP@R"),
+)
+MOST_SMALL = 5_000  # images of a small set
 OWN_CAPTIONS = Recipe(
     why="defaults of openclipart, with the backbone, image size and text encoder of the published "
     "LG-SimCLR",
@@ -114,8 +132,10 @@ RECIPES = {
 }
 
 
-def recipe(name: str, captions: bool = False) -> Recipe:
+def recipe(name: str, captions: bool = False, small: bool = False) -> Recipe:
     """Return the recipe of a dataset; an unknown name is a user's own dataset."""
+    if small:
+        return SMALL
     return RECIPES.get(name, OWN_CAPTIONS if captions else OWN_IMAGES)
 
 
@@ -160,6 +180,8 @@ def fill(flags: Any, recipe: Recipe) -> dict[str, Any]:
     )
     if not given["language_distill_w"] or of_images or chosen:
         recipe = replace(recipe, language_proxy_w=0.0)
+    if given.get("bs") and given["bs"] % recipe.samples_per_class:  # as typed, not as chosen here
+        recipe = replace(recipe, samples_per_class=Recipe.samples_per_class)
     filled = {
         field.name: getattr(recipe, field.name)
         for field in fields(recipe)

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import drawings, emoji, openclipart
 from datasets.caption_index.layouts import columns, is_caption_set, labelled_manifest
 from datasets.caption_set import CaptionSet, open_caption_set
-from datasets.folders import MANIFESTS, find, listed, read_class_folders
+from datasets.folders import MANIFESTS, class_files, find, listed, read_class_folders
 from datasets.image_files import refuse_unreadable_names
 from datasets.image_set import ImageSet
 from datasets.lists import read_inat, read_inshop, read_online_products
@@ -161,6 +161,14 @@ def read_splits(
 def is_emoji(root: Path) -> bool:
     """Return whether a folder is the built benchmark: not the user's own of that name."""
     return root.name == "emoji" and not drawings.is_own(root)
+
+
+def n_labelled(root: Path) -> int:
+    """Return the number of labelled images in one's own dataset, 0 if it is not one."""
+    if manifest := labelled_manifest(root):
+        return sum(map(len, read_manifest(manifest).values()))
+    images = root / "images"
+    return sum(map(len, class_files(images)[0].values())) if images.is_dir() else 0
 
 
 def read_layout(name: str, source_path: Path) -> tuple[Path, dict[str, ImageSet]]:

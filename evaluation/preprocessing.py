@@ -10,6 +10,7 @@ import datasets
 from datasets.colour import normalise_bytes
 from datasets.reading import open_image
 from datasets.transforms import CenterCrop, shorter_side
+from utilities.structures import input_size
 
 
 class Preprocessing(NamedTuple):
@@ -57,7 +58,7 @@ def preprocessing(
     """
     big = flags["augmentation"] == "big"
     return Preprocessing(
-        datasets.input_size(flags["image_size"], flags["augmentation"]),
+        input_size(flags["image_size"], flags["augmentation"]),
         1.0 if big else datasets.recipe(flags["dataset"]).crop_ratio,
         tuple(mean),
         tuple(std),

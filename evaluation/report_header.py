@@ -15,7 +15,8 @@ def facts(config: Mapping[str, Any]) -> dict[str, str]:
     flags, git = config.get("flags", config), config.get("git") or {}
     found = {}
     if "dataset" in flags and "loss" in flags:
-        model = "{arch}, {embed_dim} dimensions, {image_size} px".format_map(flags)
+        dim = flags["embed_dim"] or "all"
+        model = f"{flags['arch']}, {dim} dimensions, {flags['image_size']} px"
         found = {"dataset": flags["dataset"], "model": model, "objective": flags["loss"]}
         found["guidance"] = describe_guidance(flags) or "none"
     if "date" in config:

@@ -24,7 +24,7 @@ from torch import Tensor
 import criteria
 import language
 import parameters
-from architectures.load import Trained, checkpoint_file, load_embedder
+from architectures.load import Trained, load_embedder
 from evaluation import word_map_file
 from evaluation.contact_sheet import contact_sheet
 from evaluation.image_index import SPACES, ImageIndex, check_provenance, printable, read_index
@@ -36,6 +36,7 @@ from language import readability
 from utilities import checkpoint, console, faults, log
 from utilities import device as devices
 from utilities.files import special_kind
+from utilities.run_files import checkpoint_file
 
 LOG = logging.getLogger(__name__)
 

@@ -74,7 +74,7 @@ class ImageTower(Protocol):
 
 
 class NamesReader(Protocol):
-    """As in ``language.build``."""
+    """As in ``language.from_flags``."""
 
     def __call__(self, model: str, names: Sequence[str], prompt: str = "{}") -> Tensor: ...
     def image_features(self, model: str, images: Tensor) -> Tensor | None: ...

@@ -7,9 +7,15 @@ other checkpoint that was trained on classes with names, such as best_*.pt, from
 names of its training classes. ``python -m evaluation.retrieve query --words`` reads it.
 """
 
+from evaluation import words_flags
+from utilities import console
+
+if __name__ == "__main__":  # a wrong flag need not wait for torch
+    console.outlast()
+    words_flags.parse()
+
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import datasets
 import evaluation
@@ -20,47 +26,15 @@ from evaluation.feature_cache import cached_features
 from evaluation.word_map import FEWEST
 from evaluation.word_map_file import StoredMap, map_file, write
 from evaluation.word_search import WordSearch, can_fit
-from utilities import console, faults, log
 from utilities import device as devices
+from utilities import faults, log
 from utilities.files import cache_folder
 
 OUTPUT = "embeds"  # what an index of pictures holds
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.words",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="RUN",
-        help="a run folder, whose last.pt is used, or a checkpoint file",
-    )  # fmt: skip
-    parser.add_argument(
-        "--language_model",
-        metavar="NAME",
-        help="text encoder (default: the run's --evaluation_language_model)",
-    )
-    parser.add_argument("--source_path", help="folder of the datasets (default: the run's)")
-    parser.add_argument(
-        "--accept_changed_data",
-        action="store_true",
-        help="continue although images of the dataset have changed since the run",
-    )
-    parser.add_argument("--bs", type=int, help="images at a time (default: the run's)")
-    parser.add_argument("--kernels", type=int, help="loading processes (default: 6)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser()
-    typed = parser.parse_args(argv)
-    for flag, low in (("bs", 1), ("kernels", 0)):
-        value = getattr(typed, flag)
-        if value is not None and value < low:
-            parser.error(f"--{flag} must be at least {low}; got {value}")
+    parser, typed = words_flags.parse(argv)
     log.set_up()
     with faults.reported(parser.error, "lower --bs or --kernels"):
         trained = load_embedder(typed.checkpoint)
@@ -117,5 +91,4 @@ def fit(trained: Trained, args: argparse.Namespace) -> StoredMap:
 
 
 if __name__ == "__main__":
-    console.outlast()
     main()

@@ -1,6 +1,6 @@
 """Language: where words come from, what reads them, and how they guide a batch."""
 
-from utilities.registry import Component, exporter
+from utilities.registry import exporter, listed
 
 # What --language_model names: a Hugging Face id, or a folder inside an installed package as
 # `package:<module>/<folder>`.
@@ -29,7 +29,7 @@ SCOPES = ("none", "subreddit", "year", "subreddit_year")  # of partners
 INDICES = ("auto", "flat", "ivf")  # of the search for partners
 
 _EXPORTED = {
-    "language.build": (
+    "language.from_flags": (
         "NamesReader", "build_encoder", "build_guide", "caption_readers", "class_word_embeds",
         "files", "partners", "query_embeds", "sampler_inputs",
     ),
@@ -41,7 +41,4 @@ _EXPORTED = {
     "language.tokenizer": ("Tokenizer",),
     "language.words": ("Words",),
 }  # fmt: skip
-__getattr__ = exporter(
-    __name__,
-    {name: Component(module, name) for module, names in _EXPORTED.items() for name in names},
-)
+__getattr__ = exporter(__name__, listed(_EXPORTED))

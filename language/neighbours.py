@@ -5,6 +5,13 @@
 Writes a folder that numpy reads (``language.partner_folder``), and prints some of the partners.
 """
 
+from language import neighbours_flags
+from utilities import console
+
+if __name__ == "__main__":  # a wrong flag need not wait for torch
+    console.outlast()
+    neighbours_flags.parse()
+
 import argparse
 import logging
 from collections.abc import Sequence
@@ -15,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from language import SCOPES, encoders
+from language import encoders
 from language.copies import READ_ROWS, distinct, hash_texts
 from language.embedding_store import EmbeddingStore
 from language.pair_quality import mutual, quality, reach
@@ -23,8 +30,8 @@ from language.pairing import ImageEmbedder, Rank, find, image_embedder, rows_of
 from language.partner_folder import Partners, from_released_json, read, save, write
 from language.search import Options
 from language.text_encoder import TextEncoder
-from utilities import console, faults, log
 from utilities import device as devices
+from utilities import faults, log
 from utilities.disk_cache import Entry, digest, digest_of_file
 from utilities.files import cache_folder
 from utilities.registry import from_flags
@@ -33,54 +40,12 @@ LOG = logging.getLogger(__name__)
 
 EXAMPLES = 5  # pairs of captions that are printed
 SHOWN = 60  # characters of each
-LOOKS = 10  # visual neighbours of an image, which its partner is among or not
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m language.neighbours", description=(__doc__ or "").partition("\n")[0]
-    )
-    add = parser.add_argument
-    add("--dataset", required=True, help="openclipart, or a folder of <source_path>")
-    add("--source_path", type=Path, help="folder of the datasets (default: the user's cache)")
-    add("--language_model", default="minilm", help="encoder of the captions (default: minilm)")
-    add("--by", choices=("language", "visual"), default="language", help="captions or images")
-    add("--checkpoint", metavar="RUN", help="with --by visual: a run, or a timm architecture")
-    add("--k", type=int, default=Options.k, help="partners of each image (default: 1)")
-    add("--threshold", type=float, default=Options.threshold, help="least cosine of a partner")
-    add("--scope", choices=SCOPES, default=Options.scope, help="only images of one are partners")
-    add("--distinct", "--no_identical", action="store_true", help="no partner of the same caption")
-    add(
-        "--csls", type=int, default=Options.csls, metavar="M",
-        help="rank by cosine less half the partner's mean cosine with its M nearest captions "
-        "(Conneau et al., 2018); 0: by cosine",
-    )  # fmt: skip
-    add("--index", default=Options.index, help="auto (by the size of the set), flat or ivf")
-    add("--recall", type=float, default=Options.recall, help="recall@1 of ivf (default: 0.95)")
-    add("--out", type=Path, metavar="DIR", help="folder to write (default: in the user's cache)")
-    add("--from_json", type=Path, metavar="FILE", help="import the released neighbours of a file")
-    add(
-        "--quality", metavar="RUN",
-        help=f"a run, or a timm architecture: report how many partners are among the {LOOKS} "
-        "nearest by its features",
-    )  # fmt: skip
-    add("--kernels", type=int, default=6, help="processes that load images (default: 6)")
-    add("--bs", type=int, default=112, help="images at a time (default: 112)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)")
-    add("--gpu", type=int, default=0, help="which GPU; torchrun gives each process its own")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Find or import partners as the command line says, and print what they are like."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    parser, args = neighbours_flags.parse(argv)
     log.set_up()
-    if (args.by == "visual") != (args.checkpoint is not None):
-        parser.error("--by visual needs --checkpoint RUN or an architecture, and nothing else does")
-    for flag, low in (("bs", 1), ("kernels", 0)):
-        if getattr(args, flag) < low:
-            parser.error(f"--{flag} must be >= {low}; got {getattr(args, flag)}")
     with faults.reported(parser.error, "lower --bs or --kernels"):
         options = from_flags(Options, args, "")
         images = open_images(args.dataset, args.source_path)
@@ -99,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.quality:
             device = devices.choose(args.device, args.gpu)
             looking = visual(args, images, device, args.quality)
-            looks = find(rows_of(images), looking, Options(k=LOOKS), device=device)
+            looks = find(rows_of(images), looking, Options(k=neighbours_flags.LOOKS), device=device)
     if Rank.of_process().number == 0:
         print(summary(found, images.captions, looks))
 
@@ -232,5 +197,4 @@ def _cut(text: str) -> str:
 
 
 if __name__ == "__main__":
-    console.outlast()
     main()

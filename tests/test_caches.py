@@ -25,7 +25,7 @@ from datasets.caption_set import open_caption_set
 from datasets.folders import read_class_folders
 from datasets.image_cache import cached
 from datasets.readable import find_faults
-from evaluation import extract
+from evaluation.extract import extract
 from evaluation.feature_cache import cached_features
 from language.encoders import build as build_encoder
 from language.pairing import find, image_embedder, rows_of
@@ -82,7 +82,7 @@ def pseudolabels(root):
         greys = torch.tensor([np.asarray(images.read(row))[0, 0, 0] for row in range(4)])
         return torch.eye(1000)[greys.long()]
 
-    with mock.patch("language.build.build_encoder", return_value=Letters()):
+    with mock.patch("language.from_flags.build_encoder", return_value=Letters()):
         guide = language.build_guide(args, images, torch.device("cpu"), classify)
     return [guide.words.texts[i] for i in guide.index.flatten().tolist()]
 

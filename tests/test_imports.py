@@ -1,6 +1,7 @@
 """Imports go one way only, so that each folder can be lifted out into another pipeline."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -133,6 +134,15 @@ def test_parameters_import_tables_and_the_standard_library():
     assert IMPORTS["utilities.flag_parser"] <= {*allowed, "yaml"}
 
 
+@pytest.mark.parametrize("folder", ["architectures", "datasets", "evaluation", "language"])
+def test_what_a_folder_exports_exists_and_is_not_called_as_one_of_its_files(folder):
+    """Importing the file would hide it, and only from then on."""
+    package = importlib.import_module(folder)
+    exported = [name for names in package._EXPORTED.values() for name in names]
+    assert exported and all(hasattr(package, name) for name in exported)
+    assert not {*exported} & {path.stem for path in (ROOT / folder).iterdir()}
+
+
 def test_help_needs_neither_torch_nor_numpy_nor_yaml():
     """Their imports take seconds."""
     done = subprocess.run(
@@ -146,11 +156,14 @@ def test_help_needs_neither_torch_nor_numpy_nor_yaml():
 
 def test_only_builders_see_the_flags():
     """Components are built from plain arguments; argparse stays at the doors of each folder."""
-    doors = {"__init__.py", "build.py", "registry.py"}
+    doors = {"__init__.py", "from_flags.py", "registry.py"}
     seeing = {
         module
         for module, path in PRODUCT.items()
-        if "argparse" in IMPORTS[module] and module not in ENTRY_POINTS and path.name not in doors
+        if "argparse" in IMPORTS[module]
+        and module not in ENTRY_POINTS
+        and path.name not in doors
+        and not path.stem.endswith("_flags")  # of a command, before torch is imported
     }
     assert seeing <= {"parameters", *FLAGS}
 

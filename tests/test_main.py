@@ -13,9 +13,9 @@ import torch
 
 import architectures
 import criteria
-import datasets
 import main
 import parameters
+from architectures import from_flags
 from tests.runs import RUN, killed_at, output, rows_of, start, tiny_run, without_times
 from utilities import checkpoint, hub
 
@@ -76,19 +76,19 @@ def test_a_run_for_deployment_trains_on_all_classes_without_test_scores(animals,
 def test_defaults_give_way_to_images_and_packages_and_stay_so(animals, tmp_path, monkeypatch):
     """A run that is resumed or evaluated uses what it began with, though a hub answers by then."""
     monkeypatch.setattr(hub, "answers", lambda: False)
-    monkeypatch.setattr(datasets.defaults, "PACKAGED", {"resnet50_frozen_normalize": "test_resnet"})
+    monkeypatch.setattr("datasets.defaults.PACKAGED", {"resnet50_frozen_normalize": "test_resnet"})
     left_out = {"--bs", "--arch"}
     words = tiny_run(animals, tmp_path, "--no_train_metrics")
     pairs = zip(["", *words], words, strict=False)
     words = [word for before, word in pairs if not {before, word} & left_out]
     words.remove("--not_pretrained")
     monkeypatch.setattr(architectures, "at_hand", lambda name: False)
-    create = architectures.create
+    create = from_flags.create
 
     def random(name, embed_dim, **options):
         return create(name, embed_dim, **options | {"pretrained": False})
 
-    monkeypatch.setattr(architectures, "create", random)
+    monkeypatch.setattr(from_flags, "create", random)
     with killed_at(4):
         main.main(words)
     flags = json.loads((tmp_path / RUN / "config.json").read_text())["flags"]
@@ -103,6 +103,29 @@ def test_defaults_give_way_to_images_and_packages_and_stay_so(animals, tmp_path,
     assert "\r" not in log
     again = ("--evaluate_only", "--checkpoint", str(tmp_path / RUN), "--no_report")
     assert main.main([*again, "--save_path", str(tmp_path)])
+
+
+def test_own_small_sets_begin_with_the_ranking_of_the_backbone(animals, tmp_path, monkeypatch):
+    """In as many dimensions as it has features, killed and resumed, and evaluated again."""
+    create = from_flags.create
+    monkeypatch.setattr(
+        from_flags, "create", lambda *args, **kw: create(*args, **kw | {"pretrained": False})
+    )
+    measured = ("--no_train_metrics", "--evaluation_metrics", "mAP@R")
+    words = tiny_run(animals, tmp_path, "--embed_dim", "0", *measured)
+    words.remove("--not_pretrained")
+    with killed_at(4):
+        main.main(words)
+    scores = main.main([*words, "--resume"])
+    flags = json.loads((tmp_path / RUN / "config.json").read_text())["flags"]
+    small = {"recipe": "small", "embed_init": "pca", "fc_lr": 1e-4, "samples_per_class": 4}
+    assert small.items() <= flags.items()
+    before = rows_of(tmp_path / RUN)[0]
+    for metric in ("e_recall@1", "mAP@R"):
+        assert before[f"test/embeds/{metric}"] == before[f"test/backbone/{metric}"] > 0
+    again = ("--evaluate_only", "--checkpoint", str(tmp_path / RUN), "--no_report")
+    found = main.main([*again, "--save_path", str(tmp_path)])
+    assert found and found.items() <= scores.items()
 
 
 def test_a_checkpoint_scores_as_it_did_in_training(animals, tmp_path):
@@ -228,7 +251,7 @@ def test_pseudolabels_are_kept(animals, tmp_path, monkeypatch):
     more = ("--language_distill_w", "2", "--language_pseudoclass", "--language_model", "minilm")
     more += ("--language_pseudoclass_model", "efficientnet_lite0")
     one = main.main(short(animals, tmp_path, *more))
-    monkeypatch.setattr(architectures, "classifier", None)  # would fail if it were called
+    monkeypatch.setattr(from_flags, "classifier", None)  # would fail if it were called
     two = main.main(short(animals, tmp_path, *more))
     assert one["train/loss"] == two["train/loss"]
 

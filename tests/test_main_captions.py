@@ -10,7 +10,6 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-import evaluation
 import main
 import parameters
 from tests.runs import rows_of, without_times
@@ -225,7 +224,7 @@ def test_of_several_captions_one_is_read_in_each_epoch(source, tmp_path, monkeyp
 def test_the_views_that_training_begins_with_are_drawn(source, tmp_path, monkeypatch):
     """And are those that it begins with: in the colours of the images, two to a row."""
     seen, drawn = batches_of(monkeypatch), []
-    monkeypatch.setattr(evaluation, "views_picture", lambda *given: drawn.append(given))
+    monkeypatch.setattr("evaluation.from_flags.views_picture", lambda *given: drawn.append(given))
     main.main(without(flags(source, tmp_path, "--data_sampler", "random_pairs"), "--no_report", 0))
     [(views, said, path)] = drawn
     assert path == run_folder(tmp_path) / "views.png"

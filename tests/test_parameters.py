@@ -89,7 +89,7 @@ def test_published_defaults():
         "arch", "image_size", "language_model", "language_words", "language_pseudoclass_model",
         "language_prompt", "language_shift", "language_proxy_w",
         "bs", "n_epochs", "max_steps", "optim", "lr", "lr_base_bs", "decay", "scheduler",
-        "warmup_steps",
+        "warmup_steps", "embed_dim", "embed_init", "fc_lr", "samples_per_class",
         "evaluate_every", "evaluation_metrics", "evaluation_language_model", "evaluation_datasets",
     }  # fmt: skip
     assert why.startswith("the published setting")

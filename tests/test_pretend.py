@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-import architectures
 import main
 import parameters
 from architectures import export
@@ -142,7 +141,7 @@ def test_an_objective_over_views_never_waits(captioned, tmp_path, waits_of_a_ste
 def test_no_way_of_loading_guiding_or_saving_memory_makes_a_step_wait(
     animals, tmp_path, waits_of_a_step, monkeypatch, more
 ):
-    monkeypatch.setattr(architectures, "classifier", small_classifier)
+    monkeypatch.setattr("architectures.from_flags.classifier", small_classifier)
     try:
         _, waits = waits_of_a_step(tiny_run(animals, tmp_path, *SHORT, "--bs", "8", *more))
     finally:

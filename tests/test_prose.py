@@ -12,7 +12,7 @@ from batchminer import MINERS
 from criteria import CRITERIA
 from datasampler import SAMPLERS
 from datasets import downstream
-from language import neighbours
+from language import neighbours_flags
 from metrics import METRICS
 from tests.runs import ROOT
 from utilities import flags as flags_page
@@ -37,7 +37,7 @@ def defaults_of(parser):
 
 FLAGS = defaults_of(parameters.build_parser())
 OF_OTHER_COMMANDS = {
-    *defaults_of(neighbours.build_parser()),
+    *defaults_of(neighbours_flags.build_parser()),
     *(  # what has a command line of its own reads it by flags in quotes
         flag
         for path in ROOT.glob("*/**/*.py")
@@ -141,7 +141,7 @@ def test_the_views_of_each_sampler_are_documented():
 
 def test_the_neighbours_of_the_command_and_of_training_have_the_same_flags():
     """The table of partners: each flag with its default, and that of training beside it."""
-    options = defaults_of(neighbours.build_parser())
+    options = defaults_of(neighbours_flags.build_parser())
     section = section_of(OBJECTIVES[1], "Partners")
     documented = set()
     for cells in re.findall(r"^\| (`--[^|]+) \| ([^|]*) \|", section, re.M):

@@ -7,7 +7,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from utilities.run_files import finished_flags
+from utilities.run_files import checkpoint_file, finished_flags
 
 # What older runs did that lack these flags; those of objectives that have changed since, by loss.
 EARLIER = {
@@ -15,7 +15,7 @@ EARLIER = {
     "language_proxy_w": 0.0, "language_proxy_vectors": "words", "language_centre": False,
     "language_several": "ranks", "data_pairs_mutual": False, "data_pairs_csls": 0,
     "embed_init": "random", "test_classes": None, "test_fraction": None,
-    "clip_grad": 0.0, "ema": 0.0,
+    "clip_grad": 0.0, "ema": 0.0, "recipe": "standard",
 }  # fmt: skip
 EARLIER_OF = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lgslip")}
 
@@ -28,12 +28,15 @@ PLACES = frozenset(
 
 
 def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
-    """Exit if ``--resume`` is given and the run is finished (status 0) or has other flags (1)."""
-    if not flags["resume"]:
-        return
+    """Exit if ``--resume`` is given and the run is finished (status 0) or has other flags (1).
+
+    Exit, too, if the checkpoint that is to be evaluated does not exist (1).
+    """
     try:
-        folder = finished_run(flags, name)
-    except ValueError as error:
+        if flags["checkpoint"]:
+            checkpoint_file(Path(flags["checkpoint"]))
+        folder = finished_run(flags, name) if flags["resume"] else None
+    except (OSError, ValueError) as error:
         sys.exit(str(error))
     if folder:
         print(f"{folder} is finished")

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 import parameters
-from datasets.recipes import OWN_CAPTIONS, OWN_IMAGES, RECIPES, Recipe
+from datasets.recipes import OWN_CAPTIONS, OWN_IMAGES, RECIPES, SMALL, Recipe
 from parameters import Flag
 from utilities import console
 from utilities.flag_types import switch
@@ -54,7 +54,12 @@ def row(flag: Flag) -> tuple[str, str, str, str]:
 
 def recipes() -> str:
     """Return a table of the flags that recipes fill in; equal recipes share a column."""
-    named = {**RECIPES, "your own images": OWN_IMAGES, "your own captions": OWN_CAPTIONS}
+    named = {
+        **RECIPES,
+        "your own images": OWN_IMAGES,
+        "small": SMALL,
+        "your own captions": OWN_CAPTIONS,
+    }
     flags = [flag.name for group in parameters.FLAGS.values() for flag in group]
     filled = [field.name for field in fields(Recipe) if field.name in flags]
     columns: dict[tuple[str, ...], list[str]] = {}

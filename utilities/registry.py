@@ -21,7 +21,7 @@ class Component:
     """A row of a folder's table."""
 
     module: str  # that defines the class, such as "criteria.margin"
-    name: str  # of the class, such as "Margin"
+    name: str  # of the class or function, such as "Margin"
     needs: frozenset[str] = frozenset()  # such as "labels" or "miner"; words of the folder's table
 
     def load(self) -> Any:
@@ -34,15 +34,23 @@ def needing(registry: Mapping[str, Component], *needs: str) -> tuple[str, ...]:
 
 
 def exporter(package: str, registry: Mapping[str, Component]) -> Callable[[str], Any]:
-    """Return a module ``__getattr__`` (PEP 562) that imports a class of the table on first use."""
-    classes = {row.name: row for row in registry.values()}
+    """Return a module ``__getattr__`` (PEP 562) that imports what the table names on first use.
+
+    So a command of the package can refuse a wrong flag before torch is imported.
+    """
+    exported = {row.name: row for row in registry.values()}
 
     def attribute(name: str) -> Any:
-        if name not in classes:
+        if name not in exported:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return classes[name].load()
+        return exported[name].load()
 
     return attribute
+
+
+def listed(modules: Mapping[str, Iterable[str]]) -> dict[str, Component]:
+    """Return a table for ``exporter`` of what each module exports: its classes, functions, …"""
+    return {name: Component(module, name) for module, names in modules.items() for name in names}
 
 
 def closest_first(name: str, known: Iterable[str]) -> list[str]:

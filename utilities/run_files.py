@@ -1,4 +1,4 @@
-"""Reads config.json and metrics.jsonl of a run folder, with the standard library only."""
+"""Finds and reads the files of a run folder, with the standard library only."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,27 @@ FINISHED = "finished"  # in config.json: when the last file was written; None un
 
 NUMBER = int | float | None
 Row = dict[str, Any]  # {"epoch": int, score name: float or None}
+
+
+def checkpoint_name(name: str) -> str:
+    """Return the file name of the checkpoint ``last``, ``ema`` or ``best_<score>``."""
+    return f"{name.replace('/', '_')}.pt"
+
+
+def checkpoint_file(run: Path, name: str = "last") -> Path:
+    """Return the checkpoint "last" or ``best_<score>`` of a run folder; ``run`` if it is a file."""
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise FileNotFoundError(f"checkpoint {run} does not exist; give a run folder or a .pt file")
+    file = run / checkpoint_name(name)
+    if not file.is_file():
+        found = ", ".join(sorted(path.name for path in run.glob("*.pt")))
+        raise FileNotFoundError(
+            f"run folder {run} holds no {file.name}; "
+            + (f"give one of its files: {found}" if found else "a run saves one after each epoch")
+        )
+    return file
 
 
 def read_config(folder: Path) -> dict[str, Any]:

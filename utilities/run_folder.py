@@ -24,7 +24,7 @@ import torch
 from utilities.device import describe
 from utilities.files import atomic_path, file_id, take_lock
 from utilities.finished import attempts, folders_of
-from utilities.run_files import FINISHED, Row, read_rows
+from utilities.run_files import FINISHED, Row, checkpoint_name, read_rows
 
 # Packages whose version can change a number.
 PACKAGES = (
@@ -127,7 +127,7 @@ class RunFolder:
 
     def checkpoint(self, name: str) -> Path:
         """Return the file of the checkpoint ``last``, ``ema`` or ``best_<score>``."""
-        return self.path / f"{name.replace('/', '_')}.pt"
+        return self.path / checkpoint_name(name)
 
     def write_config(self, flags: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         """Write config.json: every flag, and the command, code, packages and device of the run."""

@@ -211,7 +211,7 @@ def test_unfrozen_norms_follow_the_data():
     ("name", "options", "message"),
     [
         ("vit_tiny_patch16_224_frozen", {}, "vit_tiny_patch16_224 has no BatchNorm to freeze"),
-        ("resnet18", {"embed_dim": 0}, "embed_dim must be >= 1; got 0"),
+        ("resnet18", {"embed_dim": -1}, "embed_dim must be >= 0; got -1"),
         ("resnet18", {"weights": "w.pth"}, "exclude each other"),
         ("vit_tiny_patch16_224", {"image_size": 70}, "image_size must .* got 70; use 64 or 80"),
     ],

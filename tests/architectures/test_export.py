@@ -14,7 +14,7 @@ import sklearn.datasets
 import torch
 from PIL import Image, ImageOps
 
-from architectures import export
+from architectures import export, export_flags
 from architectures.load import load_embedder
 from evaluation import exported_preprocess as preprocess
 from evaluation.preprocessing import preprocessing
@@ -222,7 +222,7 @@ def test_export_to_a_full_disk_is_one_line_and_the_old_files_stay(run, small_dis
     export.main(arguments)
     before = {path.name: path.read_bytes() for path in (small_disk / "out").iterdir()}
     fill(left=100_000)
-    for name in export.FORMATS:
+    for name in export_flags.FORMATS:
         refused(name)
     fill()
     refused("safetensors")

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-import architectures
 import datasets
 import evaluation
 import main
 import parameters
-from architectures.load import checkpoint_file, evaluation_flags, load_embedder
+from architectures.load import evaluation_flags, load_embedder
 from evaluation.preprocessing import preprocessing
 from tests.architectures.saved import FLAGS, save_run
 from utilities import checkpoint
+from utilities.run_files import checkpoint_file
 
 
 @pytest.mark.parametrize("arch", [FLAGS["arch"], "test_vit_double"])
@@ -68,7 +68,7 @@ def test_scores_are_those_of_training_to_the_last_digit(tmp_path):
 
 def test_nothing_is_downloaded(tmp_path, monkeypatch):
     save_run(tmp_path, weights="gone.pth", not_pretrained=False)
-    monkeypatch.setattr(architectures.weights, "find", None)  # would fail if it were called
+    monkeypatch.setattr("architectures.weights.find", None)  # would fail if it were called
     assert load_embedder(tmp_path).flags["weights"] == "gone.pth"
 
 

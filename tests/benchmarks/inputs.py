@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         kept = cached(images, shorter_side(args.side, RATIO), args.workers)
         took = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in kept.reader.folder.iterdir())  # type: ignore
+        size = sum(path.stat().st_size for path in kept.reader.folder.iterdir())
         print(f"the store: {args.images / took:,.0f} images/s to build, {size / 1e6:.0f} MB\n")
         compare(images, kept, args.side, args.bs, args.workers, args.rounds)
 

@@ -19,9 +19,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
 import architectures
-import evaluation
 from architectures.load import load_embedder
 from datasets.splits import read
+from evaluation.extract import extract
 from evaluation.preprocessing import preprocessing
 from main import main as train
 
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         untrained = architectures.create(arch, 128, image_size=64)
         for name, embedder in {"before": untrained, "after": trained.embedder}.items():
             transform = preprocessing(trained.flags, embedder.mean, embedder.std).transform()
-            embeds = evaluation.extract(embedder, test, transform, workers=0).embeds
+            embeds = extract(embedder, test, transform, workers=0).embeds
             found[name] = (embeds @ embeds.T).fill_diagonal_(-1).argsort(dim=1, descending=True)
         shown = {name: f"{value:.3f}" for name, value in scores.items() if "test/" in name}
         print(f"{shown}, saved to {args.out}")

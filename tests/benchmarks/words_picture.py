@@ -26,6 +26,7 @@ from architectures.load import load_embedder
 from datasets import description
 from datasets.folders import read_class_folders
 from evaluation import word_map_file
+from evaluation.extract import extract
 from evaluation.pictures import RIGHT, named, squared, thumbnails
 from evaluation.report_data import ReportData, build_report_data
 from evaluation.report_words import NameSearch, names_at
@@ -64,7 +65,7 @@ def search(run: Path, folder: Path) -> tuple[ReportData, evaluation.Scores]:
     new = [c for c, name in enumerate(images.class_names) if name.casefold() not in known]
     images = images.of_classes(np.array(new), "things")
     transform = evaluation.preprocessing_of(trained.embedder, trained.flags).transform()
-    features = evaluation.extract(trained.embedder, images, transform, workers=0)
+    features = extract(trained.embedder, images, transform, workers=0)
     encoder = language.build_encoder(stored.language_model, torch.device("cpu"))
     queries = stored.map(language.class_word_embeds(encoder, images.class_names, "{}"))
     scores = by_words(images, features.embeds, features.rows, [queries], METRICS)

@@ -24,7 +24,7 @@ def images(sizes):
 def fitted(train, typed="", filled=("bs",), usual=112):
     """Return the batch size, and what the summary says about it."""
     args = parameters.parse(shlex.split(typed))
-    args.bs = args.bs or usual
+    args.bs, args.samples_per_class = args.bs or usual, args.samples_per_class or 2
     notes = datasampler.fit_bs(args, train, filled)
     return args.bs, notes.get("batch size", ""), args
 

@@ -18,7 +18,7 @@ from datasets import ImageSet, image_cache
 from datasets.caption_set import CaptionSet, open_caption_set
 from datasets.image_cache import cached
 from datasets.transforms import shorter_side
-from evaluation import extract
+from evaluation.extract import extract
 from utilities.structures import Embedding
 
 pytestmark = pytest.mark.usefixtures("own_cache")

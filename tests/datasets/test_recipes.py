@@ -5,6 +5,7 @@ import pytest
 
 import datasets
 import parameters
+from datasets import fill_by_recipe, splits
 from datasets.recipes import fill
 
 
@@ -20,7 +21,8 @@ def test_a_name_of_one_s_own_gets_the_benchmarks_setting():
 
 
 def test_every_public_name_is_there():
-    assert all(getattr(datasets, name) is not None for name in datasets.__all__)
+    exported = [name for names in datasets._EXPORTED.values() for name in names]
+    assert all(getattr(datasets, name) is not None for name in exported)
 
 
 def test_captions_of_one_s_own_get_a_setting_for_captions():
@@ -97,3 +99,55 @@ def test_unguided_runs_do_not_search_by_words():
     args = parameters.build_parser().parse_args(["--dataset", "my_shoes"])
     datasets.fill_by_recipe(args)
     assert args.evaluation_metrics == [*datasets.recipe("my_shoes").evaluation_metrics]
+
+
+def own_images(folder, n):
+    (folder / "mine" / "images" / "a").mkdir(parents=True)
+    for row in range(n):
+        (folder / "mine" / "images" / "a" / f"{row}.jpg").touch()
+    return ["--dataset", "mine", "--source_path", str(folder)]
+
+
+@pytest.mark.parametrize(
+    ("n", "more", "expected"),
+    [
+        (3, "", "small"),
+        (4, "", "standard"),
+        (3, "--recipe standard", "standard"),
+        (4, "--recipe small", "small"),
+        (3, "--not_pretrained", "standard"),  # random features rank nothing
+        (3, "--loss simclr", "standard"),
+    ],
+)
+def test_own_labelled_images_are_small_up_to_a_number(tmp_path, monkeypatch, n, more, expected):
+    monkeypatch.setattr("datasets.from_flags.MOST_SMALL", 3)
+    args = parameters.parse([*own_images(tmp_path, n), *more.split()])
+    fill_by_recipe(args)
+    assert args.recipe == expected
+    assert args.embed_dim == (0 if expected == "small" else 128)
+
+
+def test_a_manifest_is_counted_and_a_benchmark_is_not_small(tmp_path):
+    folder = tmp_path / "listed"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.jpg").touch()
+    (folder / "manifest.csv").write_text("path,label\na.jpg,x\nb.jpg,y\n")
+    assert splits.n_labelled(folder) == 2 and splits.n_labelled(tmp_path) == 0
+    args = parameters.parse(["--dataset", "cub200", "--source_path", str(tmp_path)])
+    fill_by_recipe(args)
+    assert (args.recipe, args.embed_dim) == ("standard", 128)
+
+
+def test_what_is_typed_stays_in_a_small_set(tmp_path):
+    """The images of a class in a batch give way to a typed size that they do not divide."""
+    args = parameters.parse([*own_images(tmp_path, 3), "--bs", "6", "--embed_dim", "64"])
+    fill_by_recipe(args)
+    assert (args.bs, args.samples_per_class, args.embed_dim, args.embed_init) == (6, 2, 64, "pca")
+
+
+@pytest.mark.parametrize("more", ["--not_pretrained", "--loss simclr"])
+def test_a_small_recipe_needs_features_and_labels(more, capsys):
+    with pytest.raises(SystemExit):
+        parameters.parse(["--recipe", "small", *more.split()])
+    assert "--recipe small keeps what pretrained features know" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from datasets.colour import Crop, adjust, finish
 from datasets.transforms import train_views
 from tests.datasets.conftest import noise_images
 from utilities.seeding import derive
+from utilities.structures import input_size
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -79,7 +80,7 @@ def test_each_view_has_a_transform(augmentation, coloured):
         transforms = train_views(28, augmentation, n_views)
         views = [transform(Image.new("RGB", size)) for transform in transforms]
         assert tuple(isinstance(view, Crop) for view in views) == coloured[:n_views]
-        side = datasets.input_size(28, augmentation)
+        side = input_size(28, augmentation)
         for view in views:
             pixels = pixels_of(view)
             assert pixels.shape == (3, side, side) and pixels.dtype == torch.uint8
@@ -143,7 +144,7 @@ def test_the_network_s_input_is_that_of_torchvision_s_pipeline(images, augmentat
     Without AVX2 torchvision resizes in floating point, and may round to the next of 256 levels.
     """
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    side = datasets.input_size(16, augmentation)
+    side = input_size(16, augmentation)
     scale = (0.5, 1.0) if augmentation == "global_crop" else (0.08, 1.0)
     steps = [v2.PILToTensor(), v2.RandomResizedCrop(side, scale=scale)]
     if augmentation != "global_crop":

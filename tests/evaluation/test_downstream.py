@@ -9,8 +9,8 @@ from torch import nn
 import metrics
 from datasets.downstream import Downstream, build
 from datasets.library_sets import Wrapped
-from evaluation import extract
 from evaluation.downstream import PROTOCOLS, check, evaluate_downstream
+from evaluation.extract import extract
 from evaluation.fewshot import draw_episodes, interval, score_episodes
 from evaluation.knn_classifier import classify
 from evaluation.linear_probe import LabelledFeatures, linear_probe

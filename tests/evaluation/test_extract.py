@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 import datasets
-from evaluation import extract, predict
+from evaluation.extract import extract, predict
 from tests.evaluation.conftest import Colour, to_tensor
 from utilities.structures import Embedding
 

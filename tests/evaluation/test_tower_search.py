@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from architectures.image_tower import image_tower
 from datasets.image_set import ImageSet
 from evaluation.tower_search import TowerSearch, text_side, zero_shot
-from language.build import NamesReader
+from language.from_flags import NamesReader
 from tests.architectures import towers
 from tests.evaluation.test_word_search import brute_force
 
