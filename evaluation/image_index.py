@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.reading import READING
-from utilities.disk_cache import seal, verify
+from utilities.disk_cache import CONTENTS, seal, verify
 from utilities.files import atomic_folder
 
 INDEX, PARTS = "retrieval_index", "retrieval_parts"
@@ -65,6 +65,15 @@ class ImageIndex(NamedTuple):
 def has_index(where: Path) -> bool:
     """Return whether ``where`` holds an index, of whatever format."""
     return (where / INDEX).is_dir() or (where / EARLIER).is_file()
+
+
+def version_of(where: Path) -> tuple[int, int] | None:
+    """Return what changes as the index in ``where`` is replaced; None if there is none."""
+    try:
+        status = (where / INDEX / CONTENTS).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def read_index(where: Path) -> ImageIndex:
@@ -158,3 +167,9 @@ def read_parts(where: Path, provenance: Provenance) -> Iterator[EmbeddedFiles]:
 def printable(path: Path | str) -> str:
     """Return a path as text for any console: bytes that are not UTF-8 become ``?``."""
     return str(path).encode(errors="replace").decode()
+
+
+def folder_of(path: Path, root: Path) -> str:
+    """Return the folder of an image as seen from the indexed one, "" for that itself."""
+    folder = path.relative_to(root).parent.as_posix()
+    return "" if folder == "." else folder

@@ -14,26 +14,15 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-import criteria
-import language
-import parameters
-from architectures.load import Trained, checkpoint_file, load_embedder
-from evaluation import word_map_file
 from evaluation.contact_sheet import contact_sheet
-from evaluation.image_index import SPACES, ImageIndex, check_provenance, printable, read_index
-from evaluation.indexing import SearchModel, build_index, embed_queries, search
-from evaluation.preprocessing import preprocessing
+from evaluation.image_index import SPACES, printable
+from evaluation.indexing import build_index, rows_of_image, search
 from evaluation.queries import queries_of, vectors_of
-from evaluation.tower_search import AmongTexts
-from language import readability
-from utilities import checkpoint, console, faults, log
+from evaluation.searcher import Searcher, load_model
+from utilities import console, faults, log
 from utilities import device as devices
 from utilities.files import special_kind
 
@@ -89,6 +78,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, metavar="RUN", help="(default: the one that made the index)"
     )
     query.add_argument("--k", type=int, default=10, help="neighbours of each query (default: 10)")
+    query.add_argument(
+        "--leave_out_query",
+        action="store_true",
+        help="do not find the IMAGE itself or copies of its file; k others are found",
+    )
     query.add_argument("--save", type=Path, metavar="PNG", help="write a contact sheet")
 
     for command in (index, query):
@@ -109,38 +103,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     with faults.reported(parser.error, "lower --bs or --kernels"):
         device = devices.choose(args.device)
         (run_index if args.command == "index" else run_query)(args, device)
-
-
-def load_model(run: Path, space: str = "embeds") -> SearchModel:
-    """Load the embedder of a run folder or a checkpoint, as its run evaluated it.
-
-    Raises:
-        ValueError: the space is "words", and the run trained no text side.
-    """
-    trained = load_embedder(run)
-    flags = trained.flags
-    return SearchModel(
-        trained.embedder if space == "embeds" else among_texts(trained),
-        preprocessing(flags, trained.embedder.mean, trained.embedder.std),
-        flags.get("precision", "fp32"),
-        flags["arch"],
-        trained.file.resolve(),
-        trained.epoch,
-        space,
-    )
-
-
-def among_texts(trained: Trained) -> AmongTexts:
-    """Return an embedder into the space that a run on captions shares with its text side."""
-    args = argparse.Namespace(**vars(parameters.build_parser().parse_args([])) | trained.flags)
-    readers = language.caption_readers(args, (), torch.device("cpu"))
-    criterion = criteria.load_text_side(args, trained, readers)
-    if criterion is None:
-        raise ValueError(
-            f"--space words is of runs that train a text side, which --loss {args.loss} of "
-            f"{trained.file} does not; leave it out"
-        )
-    return AmongTexts(trained.embedder, criterion)
 
 
 def run_index(args: argparse.Namespace, device: torch.device) -> None:
@@ -167,29 +129,21 @@ def run_index(args: argparse.Namespace, device: torch.device) -> None:
 
 def run_query(args: argparse.Namespace, device: torch.device) -> None:
     check_query(args)
-    index = read_index(args.index)
-    none = np.zeros((0, index.provenance.embed_dim), np.float32)
-    among_words = index.provenance.space == "words"
-    if among_words and (args.map or args.language_model):
-        raise ValueError(
-            f"the index {args.index} is of the space of its run's own words, which needs no --map "
-            "and no --language_model; leave them out"
-        )
+    searcher = Searcher(args.index, args.checkpoint, args.map, args.language_model, device)
     # Words come first: they are read in less time than an embedder is loaded, and may not need one.
-    words = read_words(args, index, device) if args.words and not among_words else none
-    images = none
-    if args.images or among_words:
-        model = load_model(args.checkpoint or index.provenance.checkpoint, index.provenance.space)
-        check_provenance(index.provenance, model.provenance(index.provenance.folder), args.index)
-        if args.images:
-            images = embed_queries(args.images, model, device=device)
-        if args.words and among_words:
-            words = read_among_texts(args.words, model.embedder.criterion)
+    words = searcher.embed_words(args.words)
+    images = searcher.embed_images(args.images)
     queries = queries_of(args.images, args.words)
     weight = 0.5 if args.words_weight is None else args.words_weight
-    found = search(vectors_of(queries, images, words, weight), index, k=args.k)
+    without: list[set[int]] = []
+    if args.leave_out_query:
+        pairs = zip(args.images, images, strict=True)
+        own = [rows_of_image(image, vector, searcher.index) for image, vector in pairs]
+        without = [rows for rows in own for _ in range(max(1, len(args.words)))]  # as queries_of
+    vectors = vectors_of(queries, images, words, weight)
+    found = search(vectors, searcher.index, k=args.k, without=without)
     if args.save:
-        contact_sheet(queries, found, args.save)
+        contact_sheet(queries, found, args.save, searcher.index.provenance.folder)
         LOG.info("contact sheet: %s", args.save)
     if args.json:
         content = [
@@ -218,6 +172,8 @@ def check_query(args: argparse.Namespace) -> None:
     for flag in ("map", "language_model"):
         if getattr(args, flag) and not args.words:
             raise ValueError(f"--{flag} is read for --words alone; give some, or leave it out")
+    if args.leave_out_query and not args.images:
+        raise ValueError("--leave_out_query leaves out an IMAGE; give one, or leave the flag out")
     if args.words_weight is not None:
         if not args.images or not args.words:
             raise ValueError(
@@ -233,39 +189,6 @@ def check_query(args: argparse.Namespace) -> None:
     for path in args.images:
         if kind := special_kind(path):
             raise ValueError(f"{printable(path)} is a {kind}; give an image to query with")
-
-
-def read_words(
-    args: argparse.Namespace, index: ImageIndex, device: torch.device
-) -> NDArray[np.float32]:
-    """Return (W, D) unit rows: the queries of an index that ``--words`` make."""
-    file = args.map
-    if not file:
-        made_by = checkpoint_file(args.checkpoint or index.provenance.checkpoint)
-        file = word_map_file.map_file(made_by)
-        if not file.is_file():
-            content = checkpoint.load(made_by)
-            why = word_map_file.why_none(made_by, content.get("data"))
-            if "captions" in criteria.CRITERIA[content["flags"].get("loss", "margin")].needs:
-                why = f"{made_by} has a text side of its own; index the folder with --space words"
-            raise FileNotFoundError(f"--words: {why}")
-    stored = word_map_file.read(file)
-    stored.check_embedder(
-        *(index.provenance.digest, file, f"those that made the index {args.index}"),
-        "index the folder again into another index, or give --map a map that was fitted to them",
-    )
-    name = args.language_model or stored.language_model
-    encoder = language.build_encoder(name, device)
-    stored.check_encoder(encoder.encode([*stored.probes]), name, file)
-    return stored.map(language.query_embeds(encoder, args.words)).numpy()
-
-
-@torch.no_grad()
-def read_among_texts(words: Sequence[str], criterion: Any) -> NDArray[np.float32]:
-    """Return (W, D) unit rows of words by the text side that a run has trained."""
-    embeds: Tensor = criterion.embed_texts(words)
-    readability.check_queries(criterion.text_reader, words, embeds.cpu())
-    return embeds.cpu().numpy()
 
 
 if __name__ == "__main__":

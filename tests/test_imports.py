@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "metrics": {"utilities"},
     "evaluation": {"utilities", "metrics", "datasets"},
 }
+# What several entry points assemble alike: it may import everything, and only they import it.
+SHARED = {"evaluation.searcher"}
 # parameters.py reads the names of components from tables that are free of torch and numpy.
 TABLES = {"criteria", "batchminer", "datasampler", "utilities.registry"}
 FLAGS = {  # of its parser
@@ -100,7 +102,8 @@ def circle(imported: dict[str, set[str]]) -> list[str]:
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_a_folder_imports_only_what_the_table_allows(folder):
-    library = [name for name in TEXTS if name.split(".")[0] == folder and name not in ENTRY_POINTS]
+    assembled = ENTRY_POINTS | SHARED
+    library = [name for name in TEXTS if name.split(".")[0] == folder and name not in assembled]
     assert library
     stray = {
         module: found
@@ -115,6 +118,11 @@ def test_a_folder_imports_only_what_the_table_allows(folder):
 def test_no_product_file_imports_an_entry_point():
     importers = {module: found for module in TEXTS if (found := IMPORTS[module] & ENTRY_POINTS)}
     assert "main" in ENTRY_POINTS and not importers
+
+
+def test_only_entry_points_import_what_they_share():
+    importers = {module for module in TEXTS if IMPORTS[module] & SHARED}
+    assert SHARED <= {*TEXTS} and importers and importers <= ENTRY_POINTS
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -150,7 +158,9 @@ def test_only_builders_see_the_flags():
     seeing = {
         module
         for module, path in PRODUCT.items()
-        if "argparse" in IMPORTS[module] and module not in ENTRY_POINTS and path.name not in doors
+        if "argparse" in IMPORTS[module]
+        and module not in ENTRY_POINTS | SHARED
+        and path.name not in doors
     }
     assert seeing <= {"parameters", *FLAGS}
 
