@@ -267,9 +267,9 @@ def rows_of_image(image: Path, vector: NDArray[np.float32], index: ImageIndex) -
         vector: (D,) unit embedding of the image; only files that are as good as equal are read.
     """
     folder, files = index.provenance.folder, index.embedded.files
-    own = image.resolve()
-    place = own.relative_to(folder).as_posix() if own.is_relative_to(folder) else ""
-    rows = {row for row, file in enumerate(files) if file.path == place}
+    names = (image.absolute(), image.resolve())  # a link and what it leads to
+    places = {name.relative_to(folder).as_posix() for name in names if name.is_relative_to(folder)}
+    rows = {row for row, file in enumerate(files) if file.path in places}
     for row in np.flatnonzero(index.embedded.vectors @ vector > ALIKE).tolist():
         with suppress(OSError):  # one of them has vanished
             if filecmp.cmp(folder / files[row].path, image, shallow=False):

@@ -19,8 +19,7 @@ import torch
 
 from evaluation.contact_sheet import contact_sheet
 from evaluation.image_index import SPACES, printable
-from evaluation.indexing import build_index, rows_of_image, search
-from evaluation.queries import queries_of, vectors_of
+from evaluation.indexing import build_index
 from evaluation.searcher import Searcher, load_model
 from utilities import console, faults, log
 from utilities import device as devices
@@ -130,19 +129,12 @@ def run_index(args: argparse.Namespace, device: torch.device) -> None:
 def run_query(args: argparse.Namespace, device: torch.device) -> None:
     check_query(args)
     searcher = Searcher(args.index, args.checkpoint, args.map, args.language_model, device)
-    # Words come first: they are read in less time than an embedder is loaded, and may not need one.
-    words = searcher.embed_words(args.words)
-    images = searcher.embed_images(args.images)
-    queries = queries_of(args.images, args.words)
     weight = 0.5 if args.words_weight is None else args.words_weight
-    without: list[set[int]] = []
-    if args.leave_out_query:
-        pairs = zip(args.images, images, strict=True)
-        own = [rows_of_image(image, vector, searcher.index) for image, vector in pairs]
-        without = [rows for rows in own for _ in range(max(1, len(args.words)))]  # as queries_of
-    vectors = vectors_of(queries, images, words, weight)
-    found = search(vectors, searcher.index, k=args.k, without=without)
+    answers = searcher.find(
+        *(args.images, args.words), weight=weight, k=args.k, leave_out=args.leave_out_query
+    )
     if args.save:
+        queries, found = zip(*answers, strict=True)
         contact_sheet(queries, found, args.save, searcher.index.provenance.folder)
         LOG.info("contact sheet: %s", args.save)
     if args.json:
@@ -152,11 +144,11 @@ def run_query(args: argparse.Namespace, device: torch.device) -> None:
                 "words": query.words,
                 "neighbours": [hit._asdict() for hit in hits],
             }
-            for query, hits in zip(queries, found, strict=True)
+            for query, hits in answers
         ]
         print(json.dumps(content, indent=2, default=str))
         return
-    for query, hits in zip(queries, found, strict=True):
+    for query, hits in answers:
         print(f"query: {query}\nrank  similarity  path")
         for hit in hits:
             print(f"{hit.rank:>4}  {hit.similarity:>10.4f}  {printable(hit.path)}")

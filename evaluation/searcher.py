@@ -19,9 +19,10 @@ import language
 import parameters
 from architectures.load import Trained, checkpoint_file, load_embedder
 from evaluation import word_map_file
-from evaluation.image_index import check_provenance, read_index, version_of
-from evaluation.indexing import SearchModel, embed_queries
+from evaluation.image_index import check_provenance, printable, read_index, version_of
+from evaluation.indexing import Hit, SearchModel, embed_queries, rows_of_image, search
 from evaluation.preprocessing import preprocessing
+from evaluation.queries import Query, queries_of, vectors_of
 from evaluation.tower_search import AmongTexts
 from language import readability
 from utilities import checkpoint
@@ -128,6 +129,41 @@ class Searcher:
             return partial(read_among_texts, self.model.embedder.criterion)
         return self._read_by_map()
 
+    def find(
+        self,
+        images: Sequence[Path],
+        words: Sequence[str],
+        *,
+        weight: float = 0.5,
+        k: int = 10,
+        leave_out: bool = False,
+        indexed: bool = False,
+    ) -> list[tuple[Query, list[Hit]]]:
+        """Return each query that ``queries_of`` makes of images and words, with the k nearest.
+
+        Args:
+            weight: of words beside an image, in [0, 1].
+            leave_out: do not find the image of a query itself, nor copies of its file.
+            indexed: the images are some of the index, which need not be embedded again.
+
+        Raises:
+            ValueError: an image cannot be read or is not in the index, the text encoder knows none
+                of some words, or embedder or map are not those of the index.
+        """
+        # Words come first: they are read in less time than an embedder is loaded, and may not need
+        # one.
+        texts = self.embed_words(words)
+        pictures = self._stored(images) if indexed else self.embed_images(images)
+        queries = queries_of(images, words)
+        without: list[set[int]] = []
+        if leave_out:
+            pairs = zip(images, pictures, strict=True)
+            own = [rows_of_image(image, vector, self.index) for image, vector in pairs]
+            without = [rows for rows in own for _ in words or [""]]  # in the order of the queries
+        vectors = vectors_of(queries, pictures, texts, weight)
+        found = search(vectors, self.index, k=k, without=without)
+        return list(zip(queries, found, strict=True))
+
     def embed_words(self, words: Sequence[str]) -> NDArray[np.float32]:
         """Return (W, D) unit rows; ValueError if the text encoder knows none of some words."""
         return self.read_texts(words) if words else self._none()
@@ -135,6 +171,15 @@ class Searcher:
     def embed_images(self, images: Sequence[Path]) -> NDArray[np.float32]:
         """Return (I, D) unit rows of image files; ValueError if one cannot be read."""
         return embed_queries(images, self.model, device=self.device) if images else self._none()
+
+    def _stored(self, images: Sequence[Path]) -> NDArray[np.float32]:
+        folder, files = self.index.provenance.folder, self.index.embedded.files
+        rows = {file.path: row for row, file in enumerate(files)}
+        places = [image.relative_to(folder).as_posix() for image in images]
+        for image, place in zip(images, places, strict=True):
+            if place not in rows:
+                raise ValueError(f"{printable(image)} is no longer in the index {self.where}")
+        return self.index.embedded.vectors[[rows[place] for place in places]]
 
     def _none(self) -> NDArray[np.float32]:
         return np.zeros((0, self.index.provenance.embed_dim), np.float32)

@@ -1,0 +1,152 @@
+"""Search a folder of images on a page in the browser.
+
+    bash requirements.sh --demo
+    python -m evaluation.retrieve index FOLDER --checkpoint RUN --index DIR
+    python -m evaluation.serve --index DIR
+
+Drop a picture or type words to see the nearest images; click one to search on. Only this machine
+can open the page, and nothing is sent anywhere. Words need a map or a text side, as for
+``python -m evaluation.retrieve query --words``.
+"""
+
+import argparse
+import importlib.util
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from utilities import console, faults, log
+from utilities import device as devices
+
+LOG = logging.getLogger(__name__)
+PORT = 7860  # the usual one of Gradio
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--index", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="RUN", help="(default: the one that made the index)"
+    )
+    parser.add_argument(
+        "--map", type=Path, metavar="FILE",
+        help="map from words to images (default: the one beside the checkpoint)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--language_model", metavar="NAME",
+        help="where the text encoder of the map is now (default: where it was)",
+    )  # fmt: skip
+    parser.add_argument("--k", type=int, default=24, help="images that are found (default: 24)")
+    parser.add_argument(
+        "--host", default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 lets other machines open the page (default: 127.0.0.1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--port",
+        type=int,
+        help=f"0 is any free one (default: {PORT}, or a free one if it is taken)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve the page until Ctrl-C; its URL goes to stdout, everything else to stderr."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if importlib.util.find_spec("gradio") is None:
+        parser.error("the search page needs Gradio; install it: bash requirements.sh --demo")
+    if args.k < 1:
+        parser.error(f"--k must be at least 1; got {args.k}")
+    if args.port is not None and not 0 <= args.port < 1 << 16:
+        parser.error(f"--port must be in [0, 65535]; got {args.port}")
+    log.set_up()
+    with (
+        faults.reported(parser.error),
+        listen(args.host, args.port) as listener,
+        tempfile.TemporaryDirectory(prefix="search_page_") as uploads,
+    ):
+        serve(args, listener, Path(uploads))
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """Return a listening socket; for no port the usual one, or a free one if it is taken.
+
+    Raises:
+        OSError: the port is taken, or the host is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if port is None:
+        with suppress(OSError):
+            return socket.create_server((host, PORT), family=family)
+    try:
+        return socket.create_server((host, port or 0), family=family)
+    except OSError as error:
+        raise OSError(
+            f"--host {host} --port {port or 0} cannot be listened on ({error.strerror or error}); "
+            "leave --port out for a free one"
+        ) from error
+
+
+def serve(args: argparse.Namespace, listener: socket.socket, uploads: Path) -> None:
+    """Load the index and its model, and answer on a socket until Ctrl-C.
+
+    Args:
+        uploads: an empty folder for the pictures that are dropped.
+
+    Raises:
+        FileNotFoundError, ValueError: as a query by ``evaluation.retrieve`` would be refused.
+    """
+    # Gradio reads these as it is imported. Others of its variables could open folders or publish
+    # the page: the flags alone decide that.
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(uploads)}
+
+    import uvicorn
+
+    from evaluation.search_page import LOCAL, SearchPage, application
+    from evaluation.searcher import Searcher
+
+    device = devices.choose(args.device)
+    searcher = Searcher(args.index, args.checkpoint, args.map, args.language_model, device)
+    model = searcher.model
+    no_words = ""
+    try:
+        _ = searcher.read_texts
+    except (OSError, ValueError) as error:
+        if args.map or args.language_model:
+            raise
+        no_words = str(error).removeprefix("--words: ")
+        LOG.warning("the page searches by pictures alone: %s", no_words)
+    app = application(SearchPage(searcher, args.k, no_words), args.host)
+    if args.host not in LOCAL:
+        LOG.warning("--host %s: whoever reaches this address sees the pictures", args.host)
+    n, folder = len(searcher.index.embedded.files), searcher.index.provenance.folder
+    LOG.info(
+        "%s images of %s, embedded by %s; stop with Ctrl-C", f"{n:,}", folder, model.checkpoint
+    )
+    print(url_of(args.host, listener.getsockname()[1]), flush=True)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the address to open in a browser of this machine."""
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+if __name__ == "__main__":
+    console.outlast()
+    main()
