@@ -97,7 +97,7 @@ class SearchPage:
                         self.back = gr.Button("Back", interactive=False, min_width=80)
                         self.search = gr.Button("Search", variant="primary", min_width=80)
                 with gr.Column(scale=4, min_width=280):
-                    self.message = gr.HTML(self.welcome(), elem_id="told")
+                    self.message = gr.HTML(self.welcome(bool(no_words)), elem_id="told")
                     self.gallery = gr.Gallery(
                         show_label=False, elem_id="found", allow_preview=False, interactive=False,
                         height="auto", object_fit="contain", format="jpeg", buttons=[],
@@ -244,12 +244,11 @@ class SearchPage:
         lines = [printable(hit.path.name) + ("  (gone)" if gone else "")]
         return "\n".join([*lines, f"{hit.similarity:.3f}  {printable(folder)}"])
 
-    def welcome(self) -> str:
+    def welcome(self, pictures_alone: bool) -> str:
         folder, n = self.searcher.index.provenance.folder, len(self.searcher.index.embedded.files)
-        text = f"{n:,} images of {printable(folder.name)}"
-        return _line(
-            f"{text}. Drop a picture or type words to see the nearest; click one to search on."
-        )
+        how = "Drop a picture" if pictures_alone else "Drop a picture or type words"
+        text = f"{n:,} images of {printable(folder.name)}. {how} to see the nearest"
+        return _line(f"{text}; click one to search on.")
 
     def headline(self, asked: Asked, hits: Sequence[Hit]) -> str:
         root = self.searcher.index.provenance.folder

@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the page until Ctrl-C; its URL goes to stdout, everything else to stderr."""
+    """Serve the page until Ctrl-C or SIGTERM; its URL goes to stdout, everything else to stderr."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if importlib.util.find_spec("gradio") is None:
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.port is not None and not 0 <= args.port < 1 << 16:
         parser.error(f"--port must be in [0, 65535]; got {args.port}")
     log.set_up()
+    with suppress(ValueError):  # in a thread, as in tests
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # deletes the uploads, too
     with (
         faults.reported(parser.error),
         listen(args.host, args.port) as listener,

@@ -6,9 +6,13 @@ import http.client
 import importlib.util
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -27,6 +31,7 @@ from evaluation.searcher import Searcher, load_model
 from tests.browser import started_browser
 from tests.evaluation.test_retrieve import draw, run_command, save_run
 from tests.evaluation.test_retrieve_words import KNOWN, write_map
+from tests.runs import ROOT
 
 K = 5
 
@@ -249,8 +254,10 @@ def test_names_and_words_are_text_whatever_they_hold(place):
 def test_without_a_map_the_words_box_says_how_to_make_one(made):
     page = SearchPage(Searcher(made / "index"), K, "there is no <map>; make it: python -m x")
     assert page.words.interactive is False and "no &lt;map&gt;; make it" in page.words.info
+    assert "Drop a picture to see" in page.message.value
     page = SearchPage(Searcher(made / "index"), K)
     assert page.words.interactive is True and page.words.info is None
+    assert "Drop a picture or type words to see" in page.message.value
 
 
 def test_thumbnails_are_small_and_turned_upright(tmp_path):
@@ -387,6 +394,21 @@ def test_browsers_are_told_to_stay_on_this_host(url):
     assert fetch(url, "/", Host="evil.example")[0].status == 400  # a name that leads here
     for path in ("/docs", "/openapi.json", "/gradio_api/startup-events"):
         assert b"swagger" not in fetch(url, path)[1].lower()
+
+
+def test_uploads_are_deleted_as_it_stops(made, tmp_path):
+    """In a process of its own, which another program stops; Ctrl-C takes the same path."""
+    words = ["--index", made / "index", "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "evaluation.serve", *map(str, words)],
+        cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        url = process.stdout.readline().strip()
+        assert fetch(url, "/")[0].status == 200
+        assert list(tmp_path.glob("search_page_*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert not list(tmp_path.glob("search_page_*"))
 
 
 NAMES = "[...document.querySelectorAll('#found .caption-label')].map(one => one.textContent.trim())"
