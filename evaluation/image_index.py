@@ -17,16 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.reading import READING
-from utilities.disk_cache import seal, verify
+from evaluation.index_files import EARLIER, IMAGES, INDEX, PARTS, VECTORS, refuse_missing
+from utilities.disk_cache import CONTENTS, seal, verify
 from utilities.files import atomic_folder
 
-INDEX, PARTS = "retrieval_index", "retrieval_parts"
-IMAGES, VECTORS = "images.json", "vectors.faiss"
-EARLIER = "index.json"  # of format 1, which has no checksums and decoded large JPEGs differently
-SPACES = {
-    "embeds": "the embeddings that the run evaluates",
-    "words": "those in which a run on captions compares images with words",
-}
 FORMAT = 3  # raised when an older reader would misunderstand a newer index
 
 
@@ -62,9 +56,13 @@ class ImageIndex(NamedTuple):
     embedded: EmbeddedFiles
 
 
-def has_index(where: Path) -> bool:
-    """Return whether ``where`` holds an index, of whatever format."""
-    return (where / INDEX).is_dir() or (where / EARLIER).is_file()
+def version_of(where: Path) -> tuple[int, int] | None:
+    """Return what changes as the index in ``where`` is replaced; None if there is none."""
+    try:
+        status = (where / INDEX / CONTENTS).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def read_index(where: Path) -> ImageIndex:
@@ -75,11 +73,7 @@ def read_index(where: Path) -> ImageIndex:
         ValueError: it is damaged, or was written by an earlier or a newer version.
     """
     folder = where / INDEX
-    if not has_index(where):
-        raise FileNotFoundError(
-            f"{where} holds no index; make one first: "
-            "python -m evaluation.retrieve index FOLDER --checkpoint RUN --index DIR"
-        )
+    refuse_missing(where)
     if not folder.is_dir():
         raise ValueError(
             f"the index {where} was written by an earlier version; delete {EARLIER} and "
@@ -155,6 +149,7 @@ def read_parts(where: Path, provenance: Provenance) -> Iterator[EmbeddedFiles]:
             yield part.embedded
 
 
-def printable(path: Path | str) -> str:
-    """Return a path as text for any console: bytes that are not UTF-8 become ``?``."""
-    return str(path).encode(errors="replace").decode()
+def folder_of(path: Path, root: Path) -> str:
+    """Return the folder of an image as seen from the indexed one, "" for that itself."""
+    folder = path.relative_to(root).parent.as_posix()
+    return "" if folder == "." else folder

@@ -1,9 +1,11 @@
 """Embeds a folder of images into an index, and searches an index for the images of a query."""
 
+import filecmp
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,23 +22,23 @@ from datasets.readable import fault
 from evaluation.extract import extract_readable
 from evaluation.feature_cache import digest_of_embeddings
 from evaluation.image_index import (
-    PARTS,
     EmbeddedFiles,
     ImageFile,
     ImageIndex,
     Provenance,
     check_provenance,
-    has_index,
-    printable,
     read_index,
     read_parts,
     write_index,
 )
+from evaluation.index_files import PARTS, has_index
 from evaluation.preprocessing import Preprocessing
+from utilities.console import printable
 
 LOG = logging.getLogger(__name__)
 
 PART_SECONDS = 30.0  # of embedding, the most that an interruption loses
+ALIKE = 0.9999  # cosine of copies of a file, embedded in other batches or on another machine
 
 
 @dataclass(frozen=True)
@@ -231,20 +233,47 @@ def embed_queries(
     return np.concatenate([vectors for _, vectors, _ in parts])
 
 
-def search(queries: NDArray[np.float32], index: ImageIndex, *, k: int = 10) -> list[list[Hit]]:
+def search(
+    queries: NDArray[np.float32],
+    index: ImageIndex,
+    *,
+    k: int = 10,
+    without: Sequence[Collection[int]] = (),
+) -> list[list[Hit]]:
     """Return the k images of an index that are most similar to each query, by exact search.
 
     Equally similar images come in the order of their paths; a query in the index finds itself.
 
     Args:
         queries: (Q, D) unit rows.
+        without: rows of the index that each query is not to find.
     """
     folder, files = index.provenance.folder, index.embedded.files
     found = []
-    for query in queries:  # (D,)
-        nearest = enumerate(most_similar(query, index.embedded.vectors, k), start=1)
-        found.append([Hit(n, cosine, folder / files[row].path) for n, (row, cosine) in nearest])
+    for query, left_out in zip(queries, without or [()] * len(queries), strict=True):
+        nearest = most_similar(query, index.embedded.vectors, k + len(left_out))
+        kept = [(row, cosine) for row, cosine in nearest if row not in left_out][:k]
+        found.append(
+            [Hit(n, cosine, folder / files[row].path) for n, (row, cosine) in enumerate(kept, 1)]
+        )
     return found
+
+
+def rows_of_image(image: Path, vector: NDArray[np.float32], index: ImageIndex) -> set[int]:
+    """Return the rows of an index that hold an image: its own file, and copies with its bytes.
+
+    Args:
+        vector: (D,) unit embedding of the image; only files that are as good as equal are read.
+    """
+    folder, files = index.provenance.folder, index.embedded.files
+    names = (image.absolute(), image.resolve())  # a link and what it leads to
+    places = {name.relative_to(folder).as_posix() for name in names if name.is_relative_to(folder)}
+    rows = {row for row, file in enumerate(files) if file.path in places}
+    for row in np.flatnonzero(index.embedded.vectors @ vector > ALIKE).tolist():
+        with suppress(OSError):  # one of them has vanished
+            if filecmp.cmp(folder / files[row].path, image, shallow=False):
+                rows.add(row)
+    return rows
 
 
 def most_similar(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.image_index import printable
+from utilities.console import printable
 
 
 class Query(NamedTuple):

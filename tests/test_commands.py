@@ -94,6 +94,7 @@ RUN_ELSEWHERE = {  # commands that are not run here, and who runs them
     "requirements.sh": ".ci/run",
     "pytest": ".ci/run",
     "autofaiss": "nobody: another package, not installed",
+    "evaluation.serve": "tests/evaluation/test_serve.py",
     "utilities.completion": "tests/utilities/test_completion.py",
     "utilities.flags": "tests/test_prose.py",
     "tests.benchmarks.learning_curve_picture": "tests/test_learning_curve.py",

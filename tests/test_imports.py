@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "metrics": {"utilities"},
     "evaluation": {"utilities", "metrics", "datasets"},
 }
+# What several entry points assemble alike: it may import everything, and only they import it.
+SHARED = {"evaluation.searcher"}
 # parameters.py reads the names of components from tables that are free of torch and numpy.
 TABLES = {"criteria", "batchminer", "datasampler", "utilities.registry"}
 FLAGS = {  # of its parser
@@ -101,7 +103,8 @@ def circle(imported: dict[str, set[str]]) -> list[str]:
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_a_folder_imports_only_what_the_table_allows(folder):
-    library = [name for name in TEXTS if name.split(".")[0] == folder and name not in ENTRY_POINTS]
+    assembled = ENTRY_POINTS | SHARED
+    library = [name for name in TEXTS if name.split(".")[0] == folder and name not in assembled]
     assert library
     stray = {
         module: found
@@ -116,6 +119,11 @@ def test_a_folder_imports_only_what_the_table_allows(folder):
 def test_no_product_file_imports_an_entry_point():
     importers = {module: found for module in TEXTS if (found := IMPORTS[module] & ENTRY_POINTS)}
     assert "main" in ENTRY_POINTS and not importers
+
+
+def test_only_entry_points_import_what_they_share():
+    importers = {module for module in TEXTS if IMPORTS[module] & SHARED}
+    assert {*TEXTS} >= SHARED and importers and importers <= ENTRY_POINTS
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -154,6 +162,33 @@ def test_help_needs_neither_torch_nor_numpy_nor_yaml():
     assert not {"torch", "numpy", "yaml"} & loaded
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "main --evaluate_only --checkpoint nowhere",
+        "architectures.export --checkpoint nowhere --out new",
+        "datasets.check emoji --near 65",
+        "evaluation.retrieve index . --checkpoint nowhere --index new",
+        "evaluation.retrieve query nowhere.jpg --index new",
+        "evaluation.retrieve query --words red --index nowhere",
+        "evaluation.serve --index nowhere",
+        "evaluation.words --checkpoint nowhere",
+        "language.check emoji --seed -1",
+        "language.neighbours --dataset openclipart --bs 0",
+    ],
+)
+def test_what_cannot_work_is_refused_before_torch_is_imported(command):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", *command.split()],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    loaded = set(re.findall(r"\| +(\w+)$", done.stderr, re.M))
+    assert done.returncode and "Traceback" not in done.stderr
+    assert re.search(r"nowhere|must be", lines[-1]) and "argparse" in loaded
+    assert not {"torch", "numpy", "timm", "transformers"} & loaded
+
+
 def test_only_builders_see_the_flags():
     """Components are built from plain arguments; argparse stays at the doors of each folder."""
     doors = {"__init__.py", "from_flags.py", "registry.py"}
@@ -161,7 +196,7 @@ def test_only_builders_see_the_flags():
         module
         for module, path in PRODUCT.items()
         if "argparse" in IMPORTS[module]
-        and module not in ENTRY_POINTS
+        and module not in ENTRY_POINTS | SHARED
         and path.name not in doors
         and not path.stem.endswith("_flags")  # of a command, before torch is imported
     }

@@ -78,7 +78,7 @@ def test_defaults_give_way_to_images_and_packages_and_stay_so(animals, tmp_path,
     monkeypatch.setattr(hub, "answers", lambda: False)
     monkeypatch.setattr("datasets.defaults.PACKAGED", {"resnet50_frozen_normalize": "test_resnet"})
     left_out = {"--bs", "--arch"}
-    words = tiny_run(animals, tmp_path, "--no_train_metrics")
+    words = tiny_run(animals, tmp_path, "--no_train_metrics", "--samples_per_class", "2")
     pairs = zip(["", *words], words, strict=False)
     words = [word for before, word in pairs if not {before, word} & left_out]
     words.remove("--not_pretrained")

@@ -47,7 +47,7 @@ OF_OTHER_COMMANDS = {
     "--nproc_per_node",  # torchrun
     *("--embeddings", "--index_path", "--metric_type", "--max_index_memory_usage"),  # autofaiss
     "--distributed",  # autofaiss, too
-    *("--dev", "--cuda", "--print"),  # requirements.sh
+    *("--demo", "--dev", "--cuda", "--print"),  # requirements.sh
     *("--list", "--row", "--array"),  # language_guidance_benchmark_runs.sh
     *("--gres", "--wrap"),  # sbatch
 }

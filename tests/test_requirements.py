@@ -295,7 +295,7 @@ def test_a_gpu_that_torch_cannot_use_is_reported(machine):
     [
         ("--cuda 11", "--cuda must be 13, 12 or none; got 11"),
         ("--cuda", "--cuda must be 13, 12 or none; got nothing"),
-        ("--tests", "unknown option --tests; the options are --dev, --cuda and --print"),
+        ("--tests", "unknown option --tests; the options are --demo, --dev, --cuda and --print"),
     ],
 )
 def test_unknown_options_are_refused(machine, words, says):
@@ -303,13 +303,19 @@ def test_unknown_options_are_refused(machine, words, says):
 
 
 def test_print_lists_the_pins_and_installs_nothing(machine):
-    lists = [machine.run(*words, "--print").stdout.splitlines() for words in ((), ("--dev",))]
-    assert lists[0] == lists[1][: len(lists[0])] and "pytest" not in str(lists[0])
-    assert {pin.split("==")[0] for pin in lists[1][len(lists[0]) :]} >= {"pytest", "ruff", "mypy"}
-    assert all(re.fullmatch(r"[\w-]+==[\w.]+", pin) for pin in lists[1])
+    usual, demo, dev = (
+        machine.run(*words, "--print").stdout.splitlines()
+        for words in ((), ("--demo",), ("--dev",))
+    )
+    assert demo[:-1] == usual and demo[-1].startswith("gradio==") and "gradio" not in str(usual)
+    assert dev[: len(demo)] == demo and "pytest" not in str(demo)
+    assert {pin.split("==")[0] for pin in dev[len(demo) :]} >= {"pytest", "ruff", "mypy"}
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+", pin) for pin in dev)
     assert not (machine.folder / ".venv").exists()
+    machine.succeed("--demo")
+    assert machine.installed() == demo
     machine.succeed("--dev")
-    assert machine.installed() == lists[1]
+    assert machine.installed() == demo + dev
 
 
 def test_a_supported_python_is_searched_for(machine):

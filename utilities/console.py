@@ -4,6 +4,7 @@ import codecs
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Any
 from unicodedata import category, east_asian_width
 
@@ -56,6 +57,11 @@ def outlast() -> None:
                 write_through=stream.write_through,
             )
             setattr(sys, name, lasting)
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text for any console: bytes that are not UTF-8 become ``?``."""
+    return str(path).encode(errors="replace").decode()
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:

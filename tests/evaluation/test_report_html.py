@@ -4,13 +4,7 @@ import base64
 import contextlib
 import html
 import io
-import json
 import math
-import os
-import select
-import shutil
-import subprocess
-import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from unittest import mock
@@ -25,12 +19,10 @@ from evaluation.report_html import write_report
 from evaluation.report_images import webp
 from evaluation.verdict import Verdict
 from metrics import Interval
+from tests.browser import started_browser
 from tests.evaluation.conftest import make_report_data, with_words
 
 HOSTILE = """<script>alert(1)</script>"'&</style></script>{{ 7 * 6 }}<img src=x onerror=alert(2)>"""
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 R1, MAP, RHO = "test/embeds/e_recall@1", "test/embeds/mAP@R", "test/embeds/rho_spectrum@1"
 ROWS = [
     {"epoch": 0, R1: 0.25, MAP: 0.125, RHO: 0.5},
@@ -383,99 +375,10 @@ def test_an_image_is_encoded_to_fit(most):
 # --------------------------------------------------------------------------------------------------
 # In a browser
 # --------------------------------------------------------------------------------------------------
-class Browser:
-    """Chromium without a window, over the pipes of its DevTools protocol."""
-
-    def __init__(self, profile):
-        theirs_in, self.to = os.pipe()
-        self.back, theirs_out = os.pipe()
-        arguments = (
-            "--headless=new --no-sandbox --disable-gpu --hide-scrollbars --disable-dev-shm-usage "
-            "--no-first-run --disable-background-networking --remote-debugging-pipe"
-        )
-        # it reads file 3 and writes file 4
-        shell = f'exec "$0" {arguments} --user-data-dir="$1" 3<&{theirs_in} 4>&{theirs_out}'
-        self.process = subprocess.Popen(
-            ["bash", "-c", shell, BROWSER, str(profile)],
-            pass_fds=(theirs_in, theirs_out),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self.events, self.sent, self.buffer, self.session = [], 0, b"", None
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            self.ask(f"{domain}.enable")
-
-    def ask(self, method, **parameters):
-        self.sent += 1
-        message = {"id": self.sent, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.to, json.dumps(message).encode() + b"\0")
-        while (answer := self.read()).get("id") != self.sent:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def read(self, seconds=20):
-        until = time.monotonic() + seconds
-        while b"\0" not in self.buffer:
-            ready, _, _ = select.select([self.back], [], [], max(0, until - time.monotonic()))
-            part = os.read(self.back, 1 << 20) if ready else b""
-            assert part, f"{BROWSER} said nothing for {seconds} s"
-            self.buffer += part
-        message, _, self.buffer = self.buffer.partition(b"\0")
-        return json.loads(message)
-
-    def open(self, path, width):
-        self.ask(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=900, deviceScaleFactor=1, mobile=width < 600,
-        )  # fmt: skip
-        self.events.clear()
-        self.ask("Page.navigate", url=path.resolve().as_uri())
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
-            self.events.append(self.read())
-
-    def evaluate(self, script):
-        found = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
-
-    def complaints(self):
-        """What a console would show: exceptions, errors, and what the page's policy refused."""
-        self.evaluate("0")  # events sent until now have arrived before its answer
-        told = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-        return [event for event in self.events if event["method"] in told]
-
-    def screenshot(self):
-        data = self.ask("Page.captureScreenshot", format="png")["data"]
-        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-            return np.asarray(image.convert("L"))
-
-    def close(self):
-        with contextlib.suppress(OSError, AssertionError):
-            self.session = None
-            self.ask("Browser.close")
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.to)
-        os.close(self.back)
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if not BROWSER:
-        pytest.skip("no chromium, chromium-browser or google-chrome is installed")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
+    with started_browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -495,7 +398,7 @@ COLUMN = (
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_it_without_complaint(browser, page, width):
-    browser.open(page, width)
+    browser.open(page.resolve().as_uri(), width)
     assert browser.complaints() == []
     seen = browser.screenshot()
     assert seen.shape == (900, width) and seen.std() > 5
@@ -512,13 +415,13 @@ def test_a_large_report_prints_to_six_pages(browser, tmp_path):
     flags = {f"flag_{n}": n for n in range(200)}
     data = make(tmp_path, (4,) * 60, by_words=True)
     written, _ = report(tmp_path / "run", data, rows, config=flags, changed={"flag_1", "flag_2"})
-    browser.open(written["report"], 1280)
+    browser.open(written["report"].resolve().as_uri(), 1280)
     printed = browser.ask("Page.printToPDF", preferCSSPageSize=True)["data"]
     assert 1 <= base64.b64decode(printed).count(b"/Type /Page\n") <= 6
 
 
 def test_a_heading_sorts_its_column(browser, page):
-    browser.open(page, 1280)
+    browser.open(page.resolve().as_uri(), 1280)
     headings = "document.querySelectorAll('#class-table th button')"
     texts = browser.evaluate(f"[...{headings}].map(button => button.textContent)")
     images, precision = texts.index("images"), texts.index("mAP@R")
@@ -536,7 +439,7 @@ def test_a_heading_sorts_its_column(browser, page):
 
 
 def test_classes_can_be_found_and_shown_on_the_map(browser, page):
-    browser.open(page, 1280)
+    browser.open(page.resolve().as_uri(), 1280)
     browser.evaluate(
         "const find = document.getElementById('class-filter'); find.value = 'ALONE';"
         "find.dispatchEvent(new Event('input'))"
@@ -557,7 +460,7 @@ def test_classes_can_be_found_and_shown_on_the_map(browser, page):
 
 
 def test_keys_move_through_a_matrix(browser, page):
-    browser.open(page, 1280)
+    browser.open(page.resolve().as_uri(), 1280)
     readout = "document.getElementById('matrix-readout').textContent"
     press = (
         "document.querySelector('.matrix').dispatchEvent("

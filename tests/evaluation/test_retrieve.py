@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 import architectures
 from architectures.load import load_embedder
 from datasets.reading import read_image
-from evaluation import contact_sheet, image_index, indexing, retrieve
+from evaluation import contact_sheet, image_index, indexing, retrieve, searcher
 from evaluation.preprocessing import preprocessing
 from evaluation.queries import Query
 from utilities import checkpoint
@@ -78,13 +78,13 @@ def embedded_paths(monkeypatch):
 def index(folder, run, where, bs=3, workers=0):
     """Index a folder; what is embedded, and what has changed."""
     (_, embedded), changes = indexing.build_index(
-        folder, retrieve.load_model(run), where, bs=bs, workers=workers
+        folder, searcher.load_model(run), where, bs=bs, workers=workers
     )
     return embedded, changes
 
 
 def query(images, where, run, k=10):
-    vectors = indexing.embed_queries(images, retrieve.load_model(run))
+    vectors = indexing.embed_queries(images, searcher.load_model(run))
     return indexing.search(vectors, image_index.read_index(where), k=k)
 
 
@@ -126,7 +126,7 @@ def test_every_format_in_every_folder(folder, run, where, workers):
     assert_holds(embedded, folder, run)
     np.testing.assert_allclose(np.linalg.norm(embedded.vectors, axis=1), 1, atol=1e-6)
     provenance, read = image_index.read_index(where)
-    assert provenance == retrieve.load_model(run).provenance(folder)
+    assert provenance == searcher.load_model(run).provenance(folder)
     assert read.files == embedded.files
     np.testing.assert_array_equal(read.vectors, embedded.vectors)
 
@@ -214,7 +214,7 @@ def test_an_interrupted_pass_is_resumed(folder, run, where, tmp_path, embedded_p
 
 
 def test_parts_of_another_checkpoint_are_not_used(folder, run, where, tmp_path):
-    other = retrieve.load_model(save_run(tmp_path / "other", seed=1))
+    other = searcher.load_model(save_run(tmp_path / "other", seed=1))
     files = indexing.list_files(folder.resolve(), where)
     wrong = image_index.EmbeddedFiles(files, np.eye(8, dtype=np.float32), {})
     place = where / image_index.PARTS / "00000"
@@ -367,6 +367,72 @@ def test_command_line(folder, run, where, tmp_path, capsys):
     assert [entry["query"] for entry in told] == [str(path) for path in queries]
     assert [hit["rank"] for hit in told[0]["neighbours"]] == list(range(1, 9))
     assert told[0]["neighbours"][0]["path"] == str(queries[0])
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_a_query_and_its_copies_are_left_out(folder, run, where, tmp_path, capsys, k):
+    """Those of its file and those of its bytes, not another picture with the same embedding."""
+    asked, twin = folder / "a" / "0.jpg", folder / "b" / "twin.png"
+    shutil.copy(asked, folder / "b" / "copy.jpg")
+    with Image.open(asked) as image:
+        image.save(twin)
+    index(folder, run, where)
+    command = ("query", asked, "--index", where, "--json", "--k")
+    whole = json.loads(run_command(capsys, *command, 99))[0]["neighbours"]
+    own = {str(asked), str(folder / "b" / "copy.jpg")}
+    assert {hit["path"] for hit in whole[:3]} == own | {str(twin)} and len(whole) == 10
+    left = json.loads(run_command(capsys, *command, k, "--leave_out_query"))[0]["neighbours"]
+    rest = [(hit["path"], hit["similarity"]) for hit in whole if hit["path"] not in own]
+    assert [(hit["path"], hit["similarity"]) for hit in left] == rest[:k]
+    assert [hit["rank"] for hit in left] == list(range(1, min(k, 8) + 1))
+
+    upload = shutil.copy(asked, tmp_path / "upload.jpg")  # outside of the folder, the same bytes
+    command = ("query", upload, "--index", where, "--json", "--k", k, "--leave_out_query")
+    assert json.loads(run_command(capsys, *command))[0]["neighbours"] == left
+
+
+def test_a_query_that_changed_or_vanished_since_is_left_out(folder, run, where):
+    asked = folder / "a" / "0.jpg"
+    index(folder, run, where)
+    draw(asked, 77)
+    [vector] = indexing.embed_queries([asked], searcher.load_model(run))
+    stored = image_index.read_index(where)
+    assert indexing.rows_of_image(asked, vector, stored) == {0}
+    asked.unlink()
+    assert indexing.rows_of_image(asked, stored.embedded.vectors[0], stored) == {0}
+
+
+def test_the_only_image_is_left_out(run, where, tmp_path, capsys):
+    draw(tmp_path / "photos" / "alone.png", 1)
+    index(tmp_path / "photos", run, where)
+    command = ("query", tmp_path / "photos" / "alone.png", "--index", where, "--leave_out_query")
+    out = run_command(capsys, *command, "--save", tmp_path / "sheet.png")
+    assert out.splitlines()[1:] == ["rank  similarity  path", ""]
+    assert "leaves out an IMAGE" in refusal(capsys, "query", "--words", "x", *command[2:])
+
+
+def test_the_contact_sheet_shows_folders(folder, run, where, tmp_path, capsys, monkeypatch):
+    """As seen from the indexed folder, which itself has no name; long ones keep both ends."""
+    drawn = []
+    text = ImageDraw.ImageDraw.text
+
+    def noting(self, place, line, *args, **options):
+        drawn.append((place, line))
+        return text(self, place, line, *args, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noting)
+    deep = folder / ("many kinds of " * 9 + "animals") / "deep.png"
+    draw(deep, 60)
+    draw(folder / "top.png", 61)
+    index(folder, run, where)
+    command = ("query", folder / "top.png", "--index", where, "--k", 10)
+    run_command(capsys, *command, "--save", tmp_path / "sheet.png")
+    below = {line: (x, y + 14) for (x, y), line in drawn}
+    at = {place: line for place, line in drawn}
+    folders = {name: at.get(place) for name, place in below.items() if "." in name}
+    assert folders["4.bmp"] == "a" and folders["7.jpg"] == "b" and folders["top.png"] is None
+    assert folders["deep.png"].startswith("many kinds") and folders["deep.png"].endswith("animals")
+    assert "…" in folders["deep.png"]
 
 
 def sheet_size(columns, lines):
