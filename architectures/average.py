@@ -4,9 +4,8 @@ Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992
 Tarvainen and Valpola, Mean Teachers are Better Role Models, NeurIPS 2017.
 """
 
-from timm.utils import ModelEmaV3
-
 from architectures.embedder import Embedder
+from architectures.library import ModelEmaV3
 
 
 def build_average(embedder: Embedder, decay: float) -> ModelEmaV3 | None:

@@ -8,11 +8,10 @@ Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023.
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import timm
 import torch
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from architectures.library import timm
 from architectures.naming import ArchitectureName
 from architectures.weights import find, load_model, preprocessing
 
@@ -90,7 +89,7 @@ def image_tower(name: str, weights: Path | None = None) -> ImageTower:
             "its weights were trained with another activation; use --arch "
             + _tagged(quick, arch.backbone)
         )
-    config = get_pretrained_cfg(arch.backbone)
+    config = timm.models.get_pretrained_cfg(arch.backbone)
     assert config is not None  # has_text_tower
     state, source = find(arch.backbone, weights)
     model = cast(Any, load_model(arch.backbone, state, source, {"num_classes": config.num_classes}))
@@ -105,7 +104,7 @@ def image_tower(name: str, weights: Path | None = None) -> ImageTower:
 
 def _tagged(model: str, like: str) -> str:
     """Return ``model`` with the tag of the weights behind ``like``."""
-    config = get_pretrained_cfg(like)
+    config = timm.models.get_pretrained_cfg(like)
     return f"{model.partition('.')[0]}.{config.tag if config else ''}"
 
 

@@ -6,8 +6,7 @@ in Deep Metric Learning, ICML 2020.
 
 from dataclasses import dataclass
 
-import timm
-
+from architectures.library import timm
 from utilities.registry import closest_first
 
 OPTIONS = ("frozen", "normalize", "double")

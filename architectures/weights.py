@@ -11,12 +11,10 @@ from typing import Any, NamedTuple, cast
 
 import huggingface_hub
 import safetensors.torch
-import timm
 import torch
-from timm.layers import PatchEmbed
-from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import Tensor, nn
 
+from architectures.library import timm
 from architectures.naming import resolve
 from utilities import faults, hub
 
@@ -73,7 +71,7 @@ def backbone(
                 "machine to this one (or set HF_HOME to it), or start from random weights with "
                 "--not_pretrained"
             ) from error
-        config = get_pretrained_cfg(name)
+        config = timm.models.get_pretrained_cfg(name)
         head = config.classifier if config else ()
         heads = (head,) if isinstance(head, str) else tuple(head or ())
         body = {key: value for key, value in state.items() if key.rpartition(".")[0] not in heads}
@@ -90,7 +88,7 @@ def classifier(name: str = "efficientnet_lite0", weights: Path | None = None) ->
         FileNotFoundError: the weights cannot be found; lists the remedies.
     """
     name = resolve(name)
-    config = get_pretrained_cfg(name)
+    config = timm.models.get_pretrained_cfg(name)
     if config is None or config.num_classes != 1000:
         raise ValueError(
             f"{name} must classify the 1000 classes of ImageNet; it has "
@@ -110,7 +108,7 @@ def classifier(name: str = "efficientnet_lite0", weights: Path | None = None) ->
 
 def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
     """Return the options with which timm builds ``name`` as a backbone."""
-    config = get_pretrained_cfg(name)
+    config = timm.models.get_pretrained_cfg(name)
     sized = config is not None and config.fixed_input_size and image_size is not None
     return {"num_classes": 0} | ({"img_size": image_size} if sized else {})
 
@@ -144,7 +142,7 @@ def at_hand(name: str) -> bool:
     """Return whether the ImageNet weights of a timm model need no network."""
     if _package_file(name) is not None:
         return True
-    config = get_pretrained_cfg(name)
+    config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         return False
     repository, _, revision = config.hf_hub_id.partition("@")
@@ -184,7 +182,7 @@ def read_state_dict(path: Path) -> StateDict:
     }
     if not tensors:
         raise ValueError(f"weights {path} must be a state dict of tensors")
-    state = clean_state_dict(tensors)
+    state = timm.models.clean_state_dict(tensors)
     prefix = "backbone."
     body = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     return body or state
@@ -250,7 +248,7 @@ def _from_package(name: str, path: Path) -> StateDict:
 
 
 def _from_hub(name: str) -> StateDict:
-    config = get_pretrained_cfg(name)
+    config = timm.models.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         raise LookupError(f"timm has no ImageNet weights of {name}")
     if not config.hf_hub_id:
@@ -284,7 +282,7 @@ def _create(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, **options)
     except Exception as error:  # each family raises its own
-        config, side = get_pretrained_cfg(name), options.get("img_size")
+        config, side = timm.models.get_pretrained_cfg(name), options.get("img_size")
         if config is None or side is None or faults.explanation(error):
             raise
         own = config.input_size[-1]
@@ -294,7 +292,7 @@ def _create(name: str, options: dict[str, Any]) -> nn.Module:
 def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
     """Refuse images that plain patches do not cover; timm would leave out the rest of them."""
     patches = getattr(model, "patch_embed", None)
-    if not isinstance(patches, PatchEmbed) or image_size is None:
+    if not isinstance(patches, timm.layers.PatchEmbed) or image_size is None:
         return
     side = patches.patch_size[0]
     if image_size % side:
