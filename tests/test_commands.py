@@ -99,6 +99,7 @@ RUN_ELSEWHERE = {  # commands that are not run here, and who runs them
     "utilities.flags": "tests/test_prose.py",
     "tests.benchmarks.learning_curve_picture": "tests/test_learning_curve.py",
     "tests.benchmarks.readme_picture": "test_the_picture_of_the_readme_is_drawn",
+    "tests.benchmarks.small_sets": "tests/test_small_sets.py",
     "tests.benchmarks.words_picture": "tests/test_main_words.py",
 }
 ASSIGNMENT = re.compile(r"""\w+=(\(.*\)|"[^"]*"|'[^']*'|\S*)$""")
