@@ -100,8 +100,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
     preparation = evaluation.preprocessing_of(embedder, vars(args))
     data = datasets.decoded(args, data, preparation.shorter_side)
     embed = evaluation.embedding(args, embedder, preparation, device)
-    if args.embed_init == "pca" and not saved:
-        embedder.start_from(embed(data.train).features)
+    if not saved:
+        architectures.initialise(args, embedder, partial(embed, data.train))
 
     # Which images meet in a batch. In language_pairs their captions decide.
     visual = partial(evaluation.image_reader, args, load_or_create, device)

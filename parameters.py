@@ -144,8 +144,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "<timm backbone>[_frozen][_double][_normalize], such as resnet50_frozen_normalize: frozen "
          "BatchNorm, average + max pooling, unit embeddings", also="model"),
     Flag("embed_dim", natural, None, "D, dimension of the embedding; 0: as wide as the features"),
-    Flag("embed_init", OneOf(("random", "pca")), None,
-         "start of the embedding layer: random, or the principal axes of the features"),
+    Flag("embed_init", OneOf(("random", "pca", "whiten")), None,
+         "start of the embedding layer: random; pca, the principal axes of the features; whiten, "
+         "those of the features whitened within training classes"),
     Flag("image_size", count, None, "side of the square input, pixels"),
     Flag("not_pretrained", switch, False, "start from random weights"),
     Flag("no_zero_init_last", switch, False,
@@ -669,12 +670,14 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"--gpu {args.gpu} has no effect on --device {args.device}; drop one of them")
     if args.weights and args.not_pretrained:
         parser.error("--weights and --not_pretrained exclude each other; drop one of them")
-    if args.recipe == "small" and (args.loss not in LABEL_LOSSES or args.not_pretrained):
-        reason = "--not_pretrained" if args.not_pretrained else f"--loss {args.loss}"
-        parser.error(
-            f"--recipe small keeps what pretrained features know, for losses that compare labels; "
-            f"drop it or {reason}"
-        )
+    unfit = "" if args.loss in LABEL_LOSSES else f"--loss {args.loss}"
+    unfit = "--not_pretrained" if args.not_pretrained else unfit
+    for flag, value in (("recipe", "small"), ("embed_init", "whiten")):
+        if getattr(args, flag) == value and unfit:
+            parser.error(
+                f"--{flag} {value} is for pretrained features and losses that compare labels; drop "
+                f"it or {unfit}"
+            )
     if args.no_zero_init_last and not args.not_pretrained:
         parser.error("--no_zero_init_last is for random weights; add --not_pretrained or drop it")
     if args.max_steps and args.n_epochs is not None:

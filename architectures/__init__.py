@@ -6,7 +6,7 @@ _EXPORTED = {
     "architectures.average": ("build_average",),
     "architectures.embedder": ("Embedder",),
     "architectures.from_flags": (
-        "at_hand", "build", "build_classifier", "build_image_tower", "create",
+        "at_hand", "build", "build_classifier", "build_image_tower", "create", "initialise",
     ),
     "architectures.image_tower": ("ImageTower",),
     "architectures.naming": ("ArchitectureName",),

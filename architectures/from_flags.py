@@ -2,9 +2,10 @@
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -74,10 +75,10 @@ def build(args: argparse.Namespace) -> Embedder:
         )
         if args.grad_checkpointing:
             embedder.checkpoint_gradients()
-    if args.embed_init == "pca" and args.embed_dim > embedder.feature_dim:
+    if args.embed_init != "random" and args.embed_dim > embedder.feature_dim:
         raise ValueError(
-            f"--embed_init pca: --embed_dim must be at most the {embedder.feature_dim:,} features "
-            f"of --arch {args.arch}; got {args.embed_dim}"
+            f"--embed_init {args.embed_init}: --embed_dim must be at most the "
+            f"{embedder.feature_dim:,} features of --arch {args.arch}; got {args.embed_dim}"
         )
     in_parts = 0 < args.forward_bs < args.bs // distributed.world_size()
     if in_parts and (norms := len(embedder.batch_norms)):
@@ -87,6 +88,17 @@ def build(args: argparse.Namespace) -> Embedder:
             "a backbone without, or save memory by --grad_checkpointing"
         )
     return embedder
+
+
+def initialise(args: argparse.Namespace, embedder: Embedder, embed: Callable[[], Any]) -> None:
+    """Start the embedding layer as ``--embed_init`` says.
+
+    Args:
+        embed: returns the ``features`` and ``labels`` of the training images.
+    """
+    if args.embed_init != "random":
+        found = embed()
+        embedder.start_from(found.features, found.labels if args.embed_init == "whiten" else None)
 
 
 def build_classifier(args: argparse.Namespace) -> Classifier:

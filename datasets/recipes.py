@@ -53,7 +53,7 @@ OWN_IMAGES = Recipe(why="benchmark defaults, used for your own images")
 SMALL = Recipe(
     why="for small sets: begin with the backbone's own ranking, and change it carefully",
     embed_dim=0,
-    embed_init="pca",
+    embed_init="whiten",
     samples_per_class=4,
     n_epochs=12,
     lr=1e-5,

@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import scipy.linalg
 import timm
 import torch
 
@@ -301,6 +303,40 @@ def test_no_layer_of_as_many_dimensions_keeps_more_of_the_features():
     assert kept == pytest.approx(float(torch.linalg.svdvals(unit)[:3].square().sum()), rel=1e-5)
     others = torch.linalg.qr(torch.randn(20, 96, 3))[0]
     assert ((unit @ others).square().sum(dim=(1, 2)) < kept).all()
+
+
+@pytest.mark.parametrize("embed_dim", [0, 5])
+def test_whitening_within_classes_is_that_of_its_equation(embed_dim):
+    """By scalar loops and a general matrix root, in all dimensions or the principal ones."""
+    rng = np.random.default_rng(0)
+    labels = np.array([7, 7, 7, 3, 3, 5, 5, 5, 5, 9] * 20)
+    embedder = architectures.create("test_resnet", embed_dim, pretrained=False, image_size=32)
+    x = rng.normal(size=(200, 96)) * np.linspace(0.1, 3, 96) + rng.normal(size=96)
+    embedder.start_from(torch.tensor(x).float(), torch.tensor(labels))
+    within = np.zeros((96, 96))
+    for name in np.unique(labels):
+        of_class = x[labels == name]
+        for row in of_class:
+            within += np.outer(row - of_class.mean(0), row - of_class.mean(0))
+    within /= np.trace(within) / 96
+    whiten = np.linalg.inv(scipy.linalg.sqrtm(within + 10 * np.eye(96)).real)
+    z = (x - x.mean(0)) @ whiten
+    if embed_dim:
+        z = z @ np.linalg.svd(z, full_matrices=False)[2][:embed_dim].T
+    with torch.no_grad():
+        found = embedder.embedding(torch.tensor(x).float()).double().numpy()
+    expected = z @ z.T * 10  # of the scale at which much shrinkage changes nothing
+    assert np.allclose(found @ found.T, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_classes_of_one_image_are_only_centred():
+    x = torch.randn(6, 96)
+    embedder = architectures.create("test_resnet", 0, pretrained=False, image_size=32)
+    embedder.start_from(x, torch.arange(6))
+    with torch.no_grad():
+        found = embedder.embedding(x)
+    centred = x - x.mean(0)
+    assert torch.allclose(found @ found.T, centred @ centred.T, atol=1e-3)
 
 
 def test_build_reads_the_flags_and_errors_name_them():

@@ -143,11 +143,17 @@ def test_what_is_typed_stays_in_a_small_set(tmp_path):
     """The images of a class in a batch give way to a typed size that they do not divide."""
     args = parameters.parse([*own_images(tmp_path, 3), "--bs", "6", "--embed_dim", "64"])
     fill_by_recipe(args)
-    assert (args.bs, args.samples_per_class, args.embed_dim, args.embed_init) == (6, 2, 64, "pca")
+    assert (args.bs, args.samples_per_class, args.embed_dim, args.embed_init) == (
+        6,
+        2,
+        64,
+        "whiten",
+    )
 
 
+@pytest.mark.parametrize("flag", ["--recipe small", "--embed_init whiten"])
 @pytest.mark.parametrize("more", ["--not_pretrained", "--loss simclr"])
-def test_a_small_recipe_needs_features_and_labels(more, capsys):
+def test_a_small_recipe_needs_features_and_labels(flag, more, capsys):
     with pytest.raises(SystemExit):
-        parameters.parse(["--recipe", "small", *more.split()])
-    assert "--recipe small keeps what pretrained features know" in capsys.readouterr().err
+        parameters.parse([*flag.split(), *more.split()])
+    assert f"{flag} is for pretrained features and losses that" in capsys.readouterr().err
