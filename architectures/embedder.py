@@ -13,7 +13,7 @@ from utilities import faults
 from utilities.optimization import decay_groups
 from utilities.structures import Embedding
 
-SHRINKAGE = 10.0  # of the whitening, in mean variances; chosen in docs/small_sets.md
+SHRINKAGE = 10.0  # chosen on validation classes: docs/small_sets.md
 
 
 class Embedder(nn.Module):
@@ -188,7 +188,9 @@ class Embedder(nn.Module):
         return super().load_state_dict(state, strict, assign)
 
     @torch.no_grad()
-    def start_from(self, features: Tensor, labels: Tensor | None = None) -> None:
+    def start_from(
+        self, features: Tensor, labels: Tensor | None = None, shrinkage: float = SHRINKAGE
+    ) -> None:
         """Set the embedding layer to the principal axes of the backbone's features.
 
         Of all maps to ``embed_dim`` dimensions it changes their cosines least (Eckart and Young,
@@ -203,13 +205,15 @@ class Embedder(nn.Module):
             features: (N, F), pooled, of training images. Without labels their lengths do not
                 matter, and they are not centred, as in retrieval by cosine. F >= D.
             labels: (N,), the classes of the images.
+            shrinkage: of the whitening, in mean variances within classes; with infinity the
+                features are only centred.
         """
         x = features.double().cpu()
         whiten, mean = torch.eye(x.shape[1], dtype=x.dtype), torch.zeros_like(x[0])
         if labels is None:
             x = F.normalize(x, dim=1)
         else:
-            whiten, mean = _whitening(x, labels.cpu()), x.mean(dim=0)
+            whiten, mean = _whitening(x, labels.cpu(), shrinkage), x.mean(dim=0)
             x = (x - mean) @ whiten  # (N, F)
         _, axes = torch.linalg.eigh(x.T @ x)  # (F, F), the largest last
         weight = axes.flip(1).T[: self.embed_dim] @ whiten  # (D, F)
@@ -236,7 +240,7 @@ class Embedder(nn.Module):
         return [{"weight_decay": decay} | group for group in groups]
 
 
-def _whitening(x: Tensor, labels: Tensor) -> Tensor:
+def _whitening(x: Tensor, labels: Tensor, shrinkage: float) -> Tensor:
     """Return the (F, F) whitening of (N, F) features within classes, shrunk towards no change.
 
     It is sqrt(a) (S / s + a I)^(-1/2), with the covariance S within classes, its mean variance s
@@ -250,7 +254,7 @@ def _whitening(x: Tensor, labels: Tensor) -> Tensor:
     if not scale:  # classes of one image
         return torch.eye(len(covariance), dtype=x.dtype)
     variances, axes = torch.linalg.eigh(covariance / scale)
-    return (axes * (variances.clamp(min=0) / SHRINKAGE + 1).rsqrt()) @ axes.T
+    return (axes * (variances.clamp(min=0) / shrinkage + 1).rsqrt()) @ axes.T
 
 
 def _last(output: Any) -> Any:

@@ -1,8 +1,11 @@
 """The sets of the table of small sets, from miniature packages, and the table itself."""
 
 import numpy as np
+import torch
 from PIL import Image
 
+import architectures
+from evaluation.extract import Features
 from tests.benchmarks import small_sets
 from tests.utilities.test_results import leave
 
@@ -56,6 +59,21 @@ def test_clip_art_is_of_folders_with_drawings_enough(tmp_path):
     found = small_sets.clipart(tmp_path / "svg", tmp_path)
     assert found.keys() == {"animals big cats"} and len({*found["animals big cats"]}) == 12
     assert found == small_sets.clipart(tmp_path / "svg", tmp_path)
+
+
+def test_choices_search_half_of_the_classes_with_features_whitened_by_the_others():
+    """In which a direction that varies within classes hides the one that tells them apart."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40).repeat_interleave(6)
+    x = torch.randn(240, 16, generator=generator) * 0.1 + 1
+    x[:, :4] += torch.randn(40, 4, generator=generator)[labels]
+    x[:, 5] += 6 * torch.randn(240, generator=generator)
+    embedder = architectures.create("test_resnet", 16, pretrained=False, image_size=32)
+    embedder.embedding = torch.nn.Linear(16, 16)
+    found = Features(x, x, torch.arange(240), labels)
+    plain, much, little = (small_sets.searched(embedder, found, a, 0) for a in (None, 1e9, 1e-3))
+    assert little[0] > plain[0] + 0.2 and little[1] > 2 * plain[1]
+    assert plain[1] < much[1] < little[1]
 
 
 def test_the_table_has_the_change_since_the_features(tmp_path):

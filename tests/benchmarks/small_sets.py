@@ -1,7 +1,9 @@
 """Trains on four small sets by both recipes, and prints the table of docs/small_sets.md.
 
     python -m tests.benchmarks.small_sets FOLDER --seeds 0 1 2
+    python -m tests.benchmarks.small_sets FOLDER --choose
 
+The second command prints how the whitening was chosen, on validation classes.
 The sets are laid out in FOLDER from the packages of `openclipart` and `emoji`, which are fetched if
 need be: photographs of things (Tux Paint's stamps, by folder, without cartoons and signs),
 photographs for children (Art4Apps, by topic), drawings of a folder each (Open Clip Art) and of a
@@ -11,6 +13,7 @@ skipped, so that the command can be repeated.
 
 import argparse
 import hashlib
+import math
 import random
 import re
 import shutil
@@ -20,10 +23,18 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from datasets import drawings, emoji, openclipart
+import architectures
+from datasets import drawings, emoji, openclipart, splits
+from evaluation.extract import Features, extract
+from evaluation.preprocessing import preprocessing_of
+from metrics import Gallery, measure
 from tests.benchmarks.learning_curve_picture import estimate
 from utilities.files import atomic_folder, cache_folder
 from utilities.results.runs import collect
@@ -34,9 +45,11 @@ SETS = ("stamps", "kids", "emoji80", "clipart")
 LONGEST, SHORTEST = 320, 48  # pixels, sides of a photograph
 FEWEST, FEWEST_DRAWN, MOST_DRAWN = 4, 6, 12  # images of a class
 
+ARCH, SIDE = "efficientnet_lite0_frozen_normalize", 128
+SHRINKAGES = (1, 3, 10, 30, math.inf)
 FLAGS = (
-    *("--loss", "multisimilarity", "--image_size", "128", "--n_epochs", "12"),
-    *("--arch", "efficientnet_lite0_frozen_normalize", "--evaluation_metrics", "e_recall@1"),
+    *("--loss", "multisimilarity", "--image_size", str(SIDE), "--n_epochs", "12"),
+    *("--arch", ARCH, "--evaluation_metrics", "e_recall@1"),
     *("mAP@R", "--evaluate_every", "12", "--no_train_metrics", "--resume"),
 )
 RECIPES = {  # the standard one at a rate and length that fit its embedding layer
@@ -179,12 +192,54 @@ def table(folders: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
+def choices(folder: Path) -> str:
+    """Return validation scores of the features as they are, and whitened by several shrinkages.
+
+    They are means over three random halves of the training classes: one is fitted, the other
+    searched.
+    """
+    lines = ["| features | " + " | ".join(SETS) + " |", "|---|" + "---:|" * len(SETS)]
+    kinds = {"as they are": None, **{f"whitened, shrinkage {a:g}": a for a in SHRINKAGES}}
+    cells: dict[str, list[str]] = {kind: [] for kind in kinds}
+    for name in SETS:
+        train = splits.split(*splits.read_layout(name, folder)).train
+        embedder = architectures.create(ARCH, 0, image_size=SIDE)
+        flags = {"dataset": name, "image_size": SIDE, "augmentation": "base"}
+        transform = preprocessing_of(embedder, flags).transform()
+        found = extract(embedder, train, transform, workers=0)
+        for kind, shrinkage in kinds.items():
+            scores = [searched(embedder, found, shrinkage, seed) for seed in range(3)]
+            recall, precision = (100 * sum(column) / 3 for column in zip(*scores, strict=True))
+            cells[kind].append(f"{recall:.1f} / {precision:.1f}")
+    return "\n".join([*lines, *(f"| {kind} | {' | '.join(of)} |" for kind, of in cells.items())])
+
+
+@torch.no_grad()
+def searched(
+    embedder: Any, found: Features, shrinkage: float | None, seed: int
+) -> tuple[float, float]:
+    """Return Recall@1 and mAP@R of half of the classes, with features whitened by the others."""
+    classes = torch.from_numpy(np.random.default_rng(seed).permutation(int(found.labels.max()) + 1))
+    fitted = torch.isin(found.labels, classes[: len(classes) // 2])
+    embeds = found.features[~fitted]
+    if shrinkage is not None:
+        embedder.start_from(found.features[fitted], found.labels[fitted], shrinkage)
+        embeds = embedder.embedding(embeds)
+    gallery = Gallery(F.normalize(embeds, dim=1), found.labels[~fitted])
+    scores, _ = measure(["e_recall@1", "mAP@R"], gallery)
+    return scores["e_recall@1"], scores["mAP@R"]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--choose", action="store_true", help="print how whitening was chosen")
     args = parser.parse_args(argv)
     lay_out(args.folder)
+    if args.choose:
+        print(choices(args.folder))
+        return
     runs = args.folder / "runs"
     places = ("--source_path", str(args.folder), "--save_path", str(runs))
     for seed in args.seeds:
