@@ -625,7 +625,8 @@ def summary(
         "embedder": f"{args.arch}, {args.embed_dim or 'all'} dimensions, {args.image_size} px",
         "objective": f"{args.loss}; guidance: {guidance or 'none'}",
         "batches": f"{args.bs} by {args.data_sampler}, {args.augmentation} views",
-        "length": f"{length[1]:,} epochs, {length[0]:,} steps in total, lr {args.lr:g}",
+        "length": f"{length[1]:,} epoch{'s' * (length[1] != 1)}, {length[0]:,} steps in total, lr "
+        f"{args.lr:g}",
         "device": device,
         **notes,
         "from recipe": " ".join(f"--{k} {v}" for k, v in (given | lists).items()) + f" ({why})",

@@ -230,9 +230,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        main.main(["--dataset", "shop", "--source_path", "data", "--group", "guided",
-                   "--n_epochs", "1", *RUN])  # fmt: skip
-        run = results / "shop" / "guided_s0"
+        main.main(["--dataset", "shop", "--source_path", "data", "--n_epochs", "1", *RUN])
+        run = results / "shop" / "default_s0"
         find_words.main(["--checkpoint", str(run), *SMALL["evaluation.words"]])
         for copy in ("RUN", "runs/shoes/default_s0"):
             shutil.copytree(run, place / copy)
@@ -250,8 +249,6 @@ def place(tmp_path_factory):
                 rows = [{"epoch": epoch, **scores} for epoch in (4, 8)]
                 leave(results / dataset, group, seed, rows, dataset=dataset)
         shutil.copy(run / "last.pt", results / dataset / "default_s0")
-    rows = [{"epoch": 1, "test/embeds/e_recall@1": 0.5}]
-    leave(results / "shop", "plain", 0, rows, dataset="shop")
     for name in ("RUN_A", "RUN_B"):
         shutil.copytree(results / "emoji" / "baseline_s0", place / name)
 

@@ -36,13 +36,13 @@ def test_topics_are_read_as_words(tmp_path):
     assert names(small_sets.kids(tmp_path)) == {"fruit and veg": ["pear.png"]}
 
 
-def test_photographs_are_small_distinct_and_four_to_a_class(tmp_path):
+def test_pictures_are_small_distinct_and_four_to_a_class(tmp_path):
     paths = [tmp_path / f"{number} x.png" for number in range(7)]
     for number, path in enumerate(paths):
         write(path, seed=min(number, 4), size=(40, 400) if number == 0 else (64, 400))
     few = tmp_path / "few.png"
     write(few, seed=9)
-    small_sets.write_photographs({"many": paths, "few": [few]}, tmp_path / "out")
+    small_sets.write_pictures({"many": paths, "few": [few]}, tmp_path / "out")
     written = sorted((tmp_path / "out" / "images").rglob("*.jpg"))
     # The first is too thin, the last two are the fifth again.
     assert [path.name for path in written] == [f"{n:03d}_{n + 1}_x.jpg" for n in range(4)]

@@ -6,7 +6,7 @@
 The second command prints how the whitening was chosen, on validation classes.
 The sets are laid out in FOLDER from the packages of `openclipart` and `emoji`, which are fetched if
 need be: photographs of things (Tux Paint's stamps, by folder, without cartoons and signs),
-photographs for children (Art4Apps, by topic), drawings of a folder each (Open Clip Art) and of a
+illustrations for children (Art4Apps, by topic), drawings of a folder each (Open Clip Art) and of a
 concept each (80 of emoji). Half of the classes of each are never trained on. Finished runs are
 skipped, so that the command can be repeated.
 """
@@ -42,7 +42,7 @@ from utilities.results.runs import collect
 STAMPS, ART4APPS = "usr/share/tuxpaint/stamps", "usr/share/games/pysiogame/res/images/art4apps"
 CLIP_ART = "usr/share/openclipart/svg"
 SETS = ("stamps", "kids", "emoji80", "clipart")
-LONGEST, SHORTEST = 320, 48  # pixels, sides of a photograph
+LONGEST, SHORTEST = 320, 48  # pixels, sides of a picture
 FEWEST, FEWEST_DRAWN, MOST_DRAWN = 4, 6, 12  # images of a class
 
 ARCH, SIDE = "efficientnet_lite0_frozen_normalize", 128
@@ -63,7 +63,7 @@ SCORES = {"Recall@1": "e_recall@1", "mAP@R": "mAP@R"}
 # The sets
 # --------------------------------------------------------------------------------------------------
 def stamps(root: Path) -> dict[str, list[Path]]:
-    """Return the photographs and paintings of Tux Paint by class, the last two folders."""
+    """Return the photographs and paintings of Tux Paint by class, which folders name."""
     classes = defaultdict(list)
     for path in (root / STAMPS).rglob("*.png"):
         folders = path.relative_to(root / STAMPS).parent.parts
@@ -84,7 +84,7 @@ def kids(root: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def write_photographs(classes: Mapping[str, Iterable[Path]], folder: Path) -> None:
+def write_pictures(classes: Mapping[str, Iterable[Path]], folder: Path) -> None:
     """Write pictures on white as JPEG; of equal ones the first, and no class of fewer than 4."""
     seen = set()
     for name, paths in sorted(classes.items()):
@@ -151,7 +151,7 @@ def lay_out(folder: Path) -> None:
             if name == "clipart":
                 copy(clipart(root / CLIP_ART, built["openclipart"] / package_name), fresh)
             else:
-                write_photographs(stamps(root) if name == "stamps" else kids(root), fresh)
+                write_pictures(stamps(root) if name == "stamps" else kids(root), fresh)
 
 
 def copy(classes: Mapping[str, Sequence[Path]], folder: Path) -> None:
