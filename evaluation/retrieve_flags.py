@@ -85,7 +85,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.ArgumentParser, a
         if args.command == "query":
             check_query(args)
             refuse_missing(args.index)
-        if args.checkpoint:
+        if args.checkpoint and (args.command == "index" or args.images or not args.map):
             checkpoint_file(args.checkpoint)
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -264,7 +264,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(animals, small_disk, trained, tm
 
 
 TOOLS = {  # module, what fails in it, and its words
-    "evaluation.retrieve": ("load_model", ["index", "x", "--checkpoint", "y", "--index", "z"]),
+    "evaluation.retrieve": ("load_model", ["index", "x", "--checkpoint", __file__, "--index", "z"]),
     "language.neighbours": ("open_images", ["--dataset", "x"]),
     "datasets.caption_index.__main__": ("build", ["x"]),
     "datasets.openclipart.__main__": ("prepare", []),

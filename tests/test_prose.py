@@ -41,7 +41,8 @@ OF_OTHER_COMMANDS = {
     *(  # what has a command line of its own reads it by flags in quotes
         flag
         for path in ROOT.glob("*/**/*.py")
-        if ".venv" not in path.parts and "__main__" in (text := path.read_text())
+        if ".venv" not in path.parts
+        and ("__main__" in (text := path.read_text()) or path.stem.endswith("_flags"))
         for flag in re.findall(r'"(--\w+)"', text)
     ),
     "--nproc_per_node",  # torchrun

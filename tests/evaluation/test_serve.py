@@ -316,7 +316,7 @@ def test_a_port_is_free_or_refused(capsys, made):
         told = refusal(capsys, "--index", made / "index", "--port", port)
         assert f"--port {port} cannot be listened on" in told and "leave --port out" in told
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(serve, "PORT", port)
+            patch.setattr(serve.serve_flags, "PORT", port)
             with serve.listen("127.0.0.1", None) as other:
                 assert other.getsockname()[1] not in (0, port)
     with serve.listen("127.0.0.1", 0) as free:

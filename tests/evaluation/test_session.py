@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import evaluation
 from datasets import Data, ImageSet
-from evaluation import EvaluationSession, Scores
+from evaluation import EvaluationSession, Scores, from_flags
 
 
 class Evaluator:
@@ -134,4 +133,4 @@ def test_class_names_are_read_by_whom_the_scores_or_else_the_report_need(changed
     test = changed.get("test", "images")
     train = object.__new__(ImageSet) if test else "captions"  # which have no test classes
     data = Data(train, None, test)
-    assert evaluation._language_model(Namespace(**flags | changed), data) == model
+    assert from_flags._language_model(Namespace(**flags | changed), data) == model
