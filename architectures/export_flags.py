@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from utilities import faults
 from utilities.run_files import checkpoint_file
 
 FORMATS = ("onnx", "safetensors", "torch_export")
@@ -39,8 +40,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.ArgumentParser, a
     args = parser.parse_args(argv)
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out must be a folder; got the file {args.out}")
-    try:
+    with faults.reported(parser.error):
         checkpoint_file(args.checkpoint)
-    except OSError as error:
-        parser.error(str(error))
     return parser, args

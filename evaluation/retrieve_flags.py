@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.index_files import SPACES, refuse_missing
+from utilities import faults
 from utilities.console import printable
 from utilities.files import special_kind
 from utilities.run_files import checkpoint_file
@@ -81,14 +82,12 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.ArgumentParser, a
     for flag, low in (("bs", 1), ("k", 1), ("kernels", 0)):
         if getattr(args, flag, low) < low:
             parser.error(f"--{flag} must be at least {low}; got {getattr(args, flag)}")
-    try:
+    with faults.reported(parser.error):
         if args.command == "query":
             check_query(args)
             refuse_missing(args.index)
         if args.checkpoint and (args.command == "index" or args.images or not args.map):
             checkpoint_file(args.checkpoint)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
     return parser, args
 
 

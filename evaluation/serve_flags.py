@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.index_files import refuse_missing
+from utilities import faults
 from utilities.run_files import checkpoint_file
 
 PORT = 7860  # the usual one of Gradio
@@ -53,10 +54,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.ArgumentParser, a
         parser.error(f"--k must be at least 1; got {args.k}")
     if args.port is not None and not 0 <= args.port < 1 << 16:
         parser.error(f"--port must be in [0, 65535]; got {args.port}")
-    try:
+    with faults.reported(parser.error):
         refuse_missing(args.index)
         if args.checkpoint:
             checkpoint_file(args.checkpoint)
-    except OSError as error:
-        parser.error(str(error))
     return parser, args

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from utilities import faults
 from utilities.run_files import checkpoint_file
 
 
@@ -42,8 +43,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.ArgumentParser, a
         value = getattr(args, flag)
         if value is not None and value < low:
             parser.error(f"--{flag} must be at least {low}; got {value}")
-    try:
+    with faults.reported(parser.error):
         checkpoint_file(args.checkpoint)
-    except OSError as error:
-        parser.error(str(error))
     return parser, args
