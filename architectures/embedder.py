@@ -14,6 +14,7 @@ from utilities.optimization import decay_groups
 from utilities.structures import Embedding
 
 SHRINKAGE = 10.0  # chosen on validation classes: docs/small_sets.md
+ROOT_FLOOR = 1e-6
 
 
 class Embedder(nn.Module):
@@ -33,6 +34,7 @@ class Embedder(nn.Module):
         frozen: BatchNorm keeps its stored statistics; its scale and shift are trained, as in the
             released code of Roth et al., CVPR 2022.
         double: pool by average + maximum over the feature map (Roth et al., ICML 2020).
+        root: the embedding layer reads square roots of the features (``signed_root``).
 
     Shapes: images (B, 3, H, W); returns embeds (B, D), features (B, F), feature_map (B, M, h, w),
         the first two float32 under autocast too. F is ``feature_dim``, M ``map_dim``; they differ
@@ -51,6 +53,7 @@ class Embedder(nn.Module):
         frozen: bool = False,
         normalize: bool = False,
         double: bool = False,
+        root: bool = False,
     ) -> None:
         super().__init__()
         if embed_dim < 0:
@@ -59,6 +62,7 @@ class Embedder(nn.Module):
         self.frozen = frozen
         self.normalize = normalize
         self.add_maximum = double  # nn.Module.double casts to float64
+        self.root = root
         self.pooling = "average + maximum" if double else "as timm"  # distinguishes cached features
         self.mean, self.std, self.image_size, self.crop_ratio = preprocessing(backbone)
         self.name = str(backbone.pretrained_cfg["architecture"])  # type: ignore[index]
@@ -155,10 +159,13 @@ class Embedder(nn.Module):
         output = self.backbone.forward_features(images)  # type: ignore[operator]
         feature_map = self._feature_map(output, images.shape[2:])  # (B, M, h, w)
         features = self._pool(output, feature_map).float()  # (B, F)
-        embeds = self.embedding(features).float()  # (B, D)
-        if self.normalize:
-            embeds = F.normalize(embeds, dim=1)
+        embeds = self.embed_features(features)  # (B, D)
         return Embedding(embeds, features, feature_map)
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of pooled features (B, F)."""
+        embeds = self.embedding(signed_root(features) if self.root else features).float()
+        return F.normalize(embeds, dim=1) if self.normalize else embeds
 
     def _pool(self, output: Any, feature_map: Tensor) -> Tensor:
         if self.add_maximum:
@@ -209,6 +216,7 @@ class Embedder(nn.Module):
                 features are only centred.
         """
         x = features.double().cpu()
+        x = signed_root(x) if self.root else x
         whiten, mean = torch.eye(x.shape[1], dtype=x.dtype), torch.zeros_like(x[0])
         if labels is None:
             x = F.normalize(x, dim=1)
@@ -238,6 +246,16 @@ class Embedder(nn.Module):
         else:
             groups = [group for part, rate in parts for group in decay_groups(part, rate)]
         return [{"weight_decay": decay} | group for group in groups]
+
+
+def signed_root(features: Tensor) -> Tensor:
+    """Return the square roots of features' sizes, with their signs.
+
+    A few large features dominate cosines less. Perronnin, Sanchez and Mensink, Improving the Fisher
+    Kernel for Large-Scale Image Classification, ECCV 2010, section 3.2; with a small floor, which
+    keeps the gradient finite.
+    """
+    return features.sign() * (features.abs() + ROOT_FLOOR).sqrt()
 
 
 def _whitening(x: Tensor, labels: Tensor, shrinkage: float) -> Tensor:

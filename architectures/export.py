@@ -21,8 +21,7 @@ if __name__ == "__main__":  # a wrong flag need not wait for torch
     export_flags.parse()
 
 import argparse
-import copy
-import importlib.util
+import importlib
 import io
 import json
 import shutil
@@ -37,13 +36,14 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import datasets
 import language
-from architectures.embedder import Embedder
+from architectures.embedder import ROOT_FLOOR, Embedder
 from architectures.load import Trained, load_embedder
 from architectures.naming import ArchitectureName
+from architectures.onnx_file import ToEmbeds, any_batch, check_onnx, detached, write_onnx
 from architectures.weights import timm_options
 from evaluation import exported_preprocess, word_map_file
 from evaluation.exported_words import ExportedWords, write_words
@@ -52,9 +52,6 @@ from evaluation.preprocessing import preprocessing
 from evaluation.sample_pictures import Pictures, sample_pictures
 from language.encoders import encoder_source
 from utilities import faults
-
-ONNX_PACKAGES = {"onnx": "1.21.0", "onnxscript": "0.7.2", "onnxruntime": "1.23.2"}
-ONNX_LIMIT = 2 * 10**9  # bytes; a protobuf file ends at 2 GiB
 
 CHECKED_BATCHES = (1, 3)  # sizes other than the traced one
 N_PICTURES = sum(CHECKED_BATCHES)
@@ -90,7 +87,7 @@ layer = safetensors.torch.load_file(HERE / "embedding.safetensors")  # weight (D
 def embed(images):
     """Return (B, D) embeddings of (B, 3, S, S) tensors from preprocess.py."""
     {features}
-    embeds = torch.nn.functional.linear(features, layer["weight"], layer["bias"])
+    embeds = torch.nn.functional.linear({read}, layer["weight"], layer["bias"])
     return {embeds}
 
 
@@ -106,15 +103,6 @@ class Checked(NamedTuple):
     path: Path
     difference: float  # the largest
     cosine: float  # the smallest
-
-
-class ToEmbeds(nn.Module):
-    def __init__(self, embedder: Embedder) -> None:
-        super().__init__()
-        self.embedder = embedder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.embedder(images).embeds
 
 
 def export(
@@ -138,11 +126,13 @@ def export(
             or does not agree with it. OSError: the disk is full. Then nothing is written.
     """
     prepare = preprocessing(trained.flags, trained.embedder.mean, trained.embedder.std)
-    # Without channels_last and gradients, neither of which belongs in a file.
-    embedder = copy.deepcopy(trained.embedder).to(memory_format=torch.contiguous_format)
-    embedder.eval().requires_grad_(False)
+    embedder = detached(trained.embedder)
     if "onnx" in formats:
-        check_onnx(embedder)
+        try:
+            check_onnx(embedder)
+        except ValueError as error:
+            others = "--format safetensors or torch_export writes other files"
+            raise ValueError(f"--format onnx: {error}. {others}") from error
     writers = {"onnx": _onnx, "safetensors": _safetensors, "torch_export": _torch_export}
     with _beside(out.absolute()) as folder:
         text = json.dumps(about(trained), indent=2)
@@ -237,38 +227,12 @@ def words_of(trained: Trained) -> ExportedWords:
     return ExportedWords(stored, file, source, stored.map(texts))
 
 
-def check_onnx(embedder: nn.Module) -> None:
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        install = " ".join(f"{name}=={version}" for name, version in ONNX_PACKAGES.items())
-        raise ValueError(
-            f"--format onnx needs {', '.join(missing)}; pip install {install}, or give --format "
-            "safetensors or torch_export"
-        )
-    size = sum(value.nbytes for value in embedder.state_dict().values())
-    if size > ONNX_LIMIT:
-        raise ValueError(
-            f"--format onnx: the weights take {size / 1e9:.1f} GB, but an ONNX file holds 2; use "
-            "--format torch_export"
-        )
-
-
 def _onnx(
     trained: Trained, embedder: Embedder, pictures: Pictures, folder: Path
 ) -> tuple[Path, Tensor]:
     onnxruntime = importlib.import_module("onnxruntime")  # needed for this format alone
     path = folder / "embedder.onnx"
-    torch.onnx.export(
-        ToEmbeds(embedder).eval(),
-        (pictures.images[:2],),
-        str(path),
-        input_names=["images"],
-        output_names=["embeds"],
-        dynamic_shapes=_any_batch(),
-        dynamo=True,
-        external_data=False,  # one file
-        verbose=False,
-    )
+    write_onnx(embedder, pictures.images[:2], path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return path, _in_batches(
         lambda batch: torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]), pictures
@@ -280,7 +244,7 @@ def _torch_export(
 ) -> tuple[Path, Tensor]:
     path = folder / "embedder.pt2"
     program = torch.export.export(
-        ToEmbeds(embedder).eval(), (pictures.images[:2],), dynamic_shapes=_any_batch()
+        ToEmbeds(embedder).eval(), (pictures.images[:2],), dynamic_shapes=any_batch()
     )
     content = io.BytesIO()  # given the path, torch's writer ends the process if the disk is full
     torch.export.save(program, content)
@@ -318,10 +282,12 @@ def _script(trained: Trained, embedder: Embedder, images: Tensor) -> str:
             f"places = backbone.forward_features(images){_places(embedder, images)}",
             "features = places.mean(dim=1) + places.amax(dim=1)",
         ]
+    read = f"features.sign() * (features.abs() + {ROOT_FLOOR}).sqrt()"
     return SCRIPT.format(
         name=name,
         arguments="".join(f", {key}={value!r}" for key, value in options.items()),
         features="\n    ".join(features),
+        read=read if embedder.root else "features",
         embeds=("torch.nn.functional.normalize(embeds, dim=1)" if embedder.normalize else "embeds"),
     )
 
@@ -336,10 +302,6 @@ def _places(embedder: Embedder, images: Tensor) -> str:
         return f"{last}[:, {embedder.n_prefix}:]"
     in_front = output.shape[1] == embedder.map_dim
     return last + (".flatten(2).transpose(1, 2)" if in_front else ".flatten(1, 2)")
-
-
-def _any_batch() -> dict[str, dict[int, Any]]:
-    return {"images": {0: torch.export.Dim("batch", min=1)}}
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def create(
     image_size: int | None = None,
     zero_init_last: bool = True,
 ) -> Embedder:
-    """Return the embedder called ``<timm model>[_frozen][_normalize][_double]``.
+    """Return the embedder called ``<timm model>[_frozen][_normalize][_double][_root]``.
 
     Args:
         pretrained: load ImageNet weights from a package or timm's hub.
@@ -51,8 +51,14 @@ def create(
     body = backbone(arch.backbone, pretrained=pretrained, weights=weights, image_size=image_size)
     if not zero_init_last:
         _start_at_one(body)
-    options = {"frozen": arch.frozen, "normalize": arch.normalize, "double": arch.double}
-    embedder = Embedder(body, embed_dim, image_size=image_size, **options)
+    embedder = Embedder(
+        *(body, embed_dim),
+        image_size=image_size,
+        frozen=arch.frozen,
+        normalize=arch.normalize,
+        double=arch.double,
+        root=arch.root,
+    )
     lay_out(embedder)
     return embedder
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from architectures.library import timm
 from utilities.registry import closest_first
 
-OPTIONS = ("frozen", "normalize", "double")
+OPTIONS = ("frozen", "normalize", "double", "root")
 
 # Weights behind a bare name, where timm's default differs from the field's: published retrieval
 # results of ResNet-50 use torchvision's first ImageNet weights, and EfficientNet-Lite is the
@@ -28,10 +28,11 @@ class ArchitectureName:
     frozen: bool = False  # BatchNorm keeps its running statistics
     normalize: bool = False  # embeddings are unit vectors
     double: bool = False  # pool by average + maximum over the feature map
+    root: bool = False  # the embedding layer reads square roots of the features
 
     @classmethod
     def parse(cls, name: str) -> "ArchitectureName":
-        """Parse ``<timm model>[_frozen][_normalize][_double]``, the options in any order."""
+        """Parse ``<timm model>[_frozen][_normalize][_double][_root]``, the options in any order."""
         words = name.split("_")
         options: list[str] = []
         while len(words) > 1 and words[-1] in OPTIONS:

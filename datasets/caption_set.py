@@ -16,8 +16,9 @@ from PIL import Image
 
 from datasets.caption_index import BATCH, OpenShards, build, open_index
 from datasets.folders import listed
-from datasets.reading import READING, LazyImage, Reader, as_image, open_image
-from utilities.disk_cache import stamp
+from datasets.image_files import READING
+from datasets.reading import LazyImage, Reader, as_image, open_image
+from utilities.checksums import stamp
 
 Scope = Literal["subreddit", "year", "subreddit_year"]
 SCOPES: tuple[Scope, ...] = ("subreddit", "year", "subreddit_year")

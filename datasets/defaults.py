@@ -13,6 +13,7 @@ AtHand = Callable[[str], bool]  # of a model's name: whether it can be loaded wi
 
 # Defaults from a model hub, and what packages have in their place.
 PACKAGED = {
+    "resnet50_frozen_normalize_root": "efficientnet_lite0_frozen_normalize_root",
     "resnet50_frozen_normalize": "efficientnet_lite0_frozen_normalize",
     "resnet50_frozen": "efficientnet_lite0_frozen",
     "resnet50": "efficientnet_lite0",

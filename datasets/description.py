@@ -18,7 +18,8 @@ import torch
 from datasets.caption_set import CaptionSet
 from datasets.folders import listed
 from datasets.image_set import ImageSet
-from utilities.disk_cache import digest, digest_of_file, of_files
+from utilities.checksums import digest, digest_of_file
+from utilities.disk_cache import of_files
 from utilities.progress import in_threads
 
 LOG = logging.getLogger(__name__)

@@ -26,11 +26,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.caption_set import CaptionSet
+from datasets.image_files import READING
 from datasets.image_set import ImageSet
 from datasets.loading import check_sockets
-from datasets.reading import READING, Decoded
+from datasets.reading import Decoded
 from datasets.transforms import resized_to, shrink
-from utilities import disk_cache
+from utilities import checksums
+from utilities.disk_cache import Entry
 from utilities.progress import bar
 
 LOG = logging.getLogger(__name__)
@@ -53,10 +55,10 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
     """
     images = images.with_reader(None)
     where, state = _where_and_state(images)
-    entry = disk_cache.Entry(
+    entry = Entry(
         "images",
         f"{images.name}-{shorter_side}",
-        disk_cache.digest([str(shorter_side), where, str(READING)]),
+        checksums.digest([str(shorter_side), where, str(READING)]),
         unhashed=(PIXELS,),  # verified image by image
     )
     with entry.locked():
@@ -71,10 +73,10 @@ def cached(images: S, shorter_side: int, workers: int) -> S:
 def _where_and_state(images: ImageSet | CaptionSet) -> tuple[str, str]:
     """Return digests of where the images are and of what is there."""
     if isinstance(images, CaptionSet):
-        files = disk_cache.digest([images.fingerprint(), *images.stamps()])
+        files = checksums.digest([images.fingerprint(), *images.stamps()])
         return str(images.root.resolve()), files
     paths = [path.absolute() for path in images.paths]
-    return disk_cache.digest(map(str, paths)), disk_cache.digest(map(disk_cache.stamp, paths))
+    return checksums.digest(map(str, paths)), checksums.digest(map(checksums.stamp, paths))
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class Store:
         values: Any = self._pixels[self._starts[place] : self._starts[place + 1]]
         if not self._verified[place]:
             if zlib.adler32(values) != self._sums[place]:
-                (self.folder / disk_cache.CONTENTS).unlink(missing_ok=True)
+                (self.folder / checksums.CONTENTS).unlink(missing_ok=True)
                 raise OSError(
                     f"image {row} is damaged in the image cache {self.folder}; the next run with "
                     "--cache_images rebuilds it"

@@ -20,6 +20,10 @@ from utilities.files import BROKEN, FOLDER, special_kind
 
 LOG = logging.getLogger(__name__)
 
+# Part of every fingerprint of what is computed from pixels. Raise it when ``datasets.reading``
+# reads the same file as other pixels.
+READING = 2
+
 UNDECODABLE = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens them but has no decoder
 PLUGINS = ("pillow_heif", "pi_heif", "pillow_avif")  # that add formats to Pillow
 # Endings of images that need a plug-in or have no decoder: files that one misses when skipped.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from datasets.image_files import READING
 from datasets.reading import (
-    READING,
     Decoded,
     LazyImage,
     Reader,

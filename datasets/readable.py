@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datasets.folders import listed
+from datasets.image_files import READING
 from datasets.image_set import ImageSet
-from datasets.reading import READING, open_image
+from datasets.reading import open_image
 from utilities.disk_cache import of_files
 from utilities.files import special_kind
 

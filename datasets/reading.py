@@ -4,7 +4,8 @@ A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, at a fraction of the cost.
 depends on the crop, and the crop on the image's size; so an image is opened first
 (``LazyImage.size``, from its header) and decoded later (``LazyImage.pixels``). At full size
 torchvision decodes a JPEG if possible: the same pixels as PIL's, a fifth faster. An image that is
-stored turned or mirrored, as its EXIF orientation tells, is set upright.
+stored turned or mirrored, as its EXIF orientation tells, is set upright. Whoever changes the pixels
+that a file is read as raises ``image_files.READING``.
 """
 
 import io
@@ -21,9 +22,6 @@ from torch import Tensor
 from datasets import image_files  # noqa: F401  lets plug-ins open their formats
 from utilities.files import special_kind
 
-# Part of every fingerprint of what is computed from pixels. Raise it when the same file is read as
-# other pixels.
-READING = 2
 MOST_EXTREME = 20  # aspect ratio of images that are used whole
 MOST_BYTES = 1 << 30  # of a JPEG, whatever follows its end in the file
 TURNS = {  # EXIF orientation -> what sets an image upright

@@ -51,7 +51,9 @@ OWN_IMAGES = Recipe(why="benchmark defaults, used for your own images")
 # A random embedding layer loses more of the backbone's ranking than a few hundred images teach it.
 # Chosen on validation classes: docs/small_sets.md.
 SMALL = Recipe(
-    why="for small sets: the backbone's features, whitened within classes, and a little training",
+    why="for small sets: roots of the backbone's features, whitened within classes, and a little "
+    "training",
+    arch="resnet50_frozen_normalize_root",
     embed_dim=0,
     embed_init="whiten",
     samples_per_class=4,

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datasets.reading import read_image
 from evaluation.image_index import folder_of
-from evaluation.indexing import Hit
+from evaluation.nearest import Hit
 from evaluation.queries import Query
 from utilities.console import printable
 from utilities.files import atomic_path

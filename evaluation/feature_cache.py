@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from datasets.image_files import READING
 from datasets.image_set import Images, ImageSet
 from datasets.loading import Transform
-from datasets.reading import READING
 from evaluation.extract import Features, extract
 from utilities import distributed
-from utilities.disk_cache import Entry, digest, stamp
+from utilities.checksums import digest, stamp
+from utilities.disk_cache import Entry
 
 PLAIN = (bool, int, float, str, tuple)
 N_SAMPLED = 16  # images whose pixels identify a set that does not consist of files

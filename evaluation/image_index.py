@@ -16,9 +16,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.reading import READING
+from datasets.image_files import READING
 from evaluation.index_files import EARLIER, IMAGES, INDEX, PARTS, VECTORS, refuse_missing
-from utilities.disk_cache import CONTENTS, seal, verify
+from utilities.checksums import CONTENTS, seal, verify
 from utilities.files import atomic_folder
 
 FORMAT = 3  # raised when an older reader would misunderstand a newer index

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-INDEX, PARTS = "retrieval_index", "retrieval_parts"
+INDEX, PARTS, QUICK = "retrieval_index", "retrieval_parts", "retrieval_embedder"
 IMAGES, VECTORS = "images.json", "vectors.faiss"
 EARLIER = "index.json"  # of format 1, which has no checksums and decoded large JPEGs differently
 SPACES = {

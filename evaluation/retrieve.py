@@ -21,12 +21,7 @@ import json
 import logging
 from collections.abc import Sequence
 
-import torch
-
-from evaluation.contact_sheet import contact_sheet
-from evaluation.indexing import build_index
-from evaluation.searcher import Searcher, load_model
-from utilities import device as devices
+from evaluation.searcher import Searcher
 from utilities import faults, log
 from utilities.console import printable
 
@@ -38,15 +33,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser, args = retrieve_flags.parse(argv)
     log.set_up()
     with faults.reported(parser.error, "lower --bs or --kernels"):
-        device = devices.choose(args.device)
-        (run_index if args.command == "index" else run_query)(args, device)
+        (run_index if args.command == "index" else run_query)(args)
 
 
-def run_index(args: argparse.Namespace, device: torch.device) -> None:
-    (provenance, embedded), changes = build_index(
-        *(args.folder, load_model(args.checkpoint, args.space), args.index),
+def run_index(args: argparse.Namespace) -> None:
+    # Queries by pictures do without torch, and without these.
+    from evaluation.indexing import build_index
+    from evaluation.search_models import keep_quick_embedder, load_model
+    from utilities import device as devices
+
+    device = devices.choose(args.device)
+    model = load_model(args.checkpoint, args.space)
+    index, changes = build_index(
+        *(args.folder, model, args.index),
         bs=args.bs, workers=devices.at_most_the_cores(args.kernels), device=device,
     )  # fmt: skip
+    keep_quick_embedder(args.index, index, model)
+    provenance, embedded = index
     count, dimensions = embedded.vectors.shape
     if args.json:
         content = {
@@ -64,13 +67,15 @@ def run_index(args: argparse.Namespace, device: torch.device) -> None:
     )
 
 
-def run_query(args: argparse.Namespace, device: torch.device) -> None:
-    searcher = Searcher(args.index, args.checkpoint, args.map, args.language_model, device)
+def run_query(args: argparse.Namespace) -> None:
+    searcher = Searcher(args.index, args.checkpoint, args.map, args.language_model, args.device)
     weight = 0.5 if args.words_weight is None else args.words_weight
     answers = searcher.find(
         *(args.images, args.words), weight=weight, k=args.k, leave_out=args.leave_out_query
     )
     if args.save:
+        from evaluation.contact_sheet import contact_sheet
+
         queries, found = zip(*answers, strict=True)
         contact_sheet(queries, found, args.save, searcher.index.provenance.folder)
         LOG.info("contact sheet: %s", args.save)

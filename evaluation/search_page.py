@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from datasets.readable import fault
 from datasets.reading import as_image, open_image
 from evaluation.image_index import folder_of
-from evaluation.indexing import Hit
+from evaluation.nearest import Hit
 from evaluation.queries import Query
 from utilities import faults
 from utilities.console import printable

@@ -1,77 +1,43 @@
 """Searches an index by pictures and words: what the command and the page of a search share.
 
-Like an entry point it assembles parts of several folders; only entry points import it.
+torch is imported when it is first needed. A query by pictures alone need not wait for it.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-import criteria
-import language
-import parameters
-from architectures.load import Trained, load_embedder
-from evaluation import word_map_file
+from evaluation import quick_embedder
 from evaluation.image_index import check_provenance, read_index, version_of
-from evaluation.indexing import Hit, SearchModel, embed_queries, rows_of_image, search
-from evaluation.preprocessing import preprocessing
+from evaluation.nearest import Hit, rows_of_image, search
 from evaluation.queries import Query, queries_of, vectors_of
-from evaluation.tower_search import AmongTexts
-from language import readability
-from utilities import checkpoint
+from evaluation.quick_embedder import QuickEmbedder
 from utilities.console import printable
-from utilities.run_files import checkpoint_file
 
+if TYPE_CHECKING:
+    import torch
 
-def load_model(run: Path, space: str = "embeds") -> SearchModel:
-    """Load the embedder of a run folder or a checkpoint, as its run evaluated it.
-
-    Raises:
-        ValueError: the space is "words", and the run trained no text side.
-    """
-    trained = load_embedder(run)
-    flags = trained.flags
-    return SearchModel(
-        trained.embedder if space == "embeds" else among_texts(trained),
-        preprocessing(flags, trained.embedder.mean, trained.embedder.std),
-        flags.get("precision", "fp32"),
-        flags["arch"],
-        trained.file.resolve(),
-        trained.epoch,
-        space,
-    )
-
-
-def among_texts(trained: Trained) -> AmongTexts:
-    """Return an embedder into the space that a run on captions shares with its text side."""
-    args = argparse.Namespace(**vars(parameters.build_parser().parse_args([])) | trained.flags)
-    readers = language.caption_readers(args, (), torch.device("cpu"))
-    criterion = criteria.load_text_side(args, trained, readers)
-    if criterion is None:
-        raise ValueError(
-            f"--space words is of runs that train a text side, which --loss {args.loss} of "
-            f"{trained.file} does not; leave it out"
-        )
-    return AmongTexts(trained.embedder, criterion)
+    from evaluation.indexing import SearchModel
 
 
 class Searcher:
     """Turns pictures and words into queries of one index.
 
-    The embedder and the text encoder are loaded when they are first needed, and then kept.
+    The embedder and the text encoder are loaded when they are first needed, and then kept. Pictures
+    are embedded by the index's own copy of the embedder if there is one and neither run nor device
+    is given.
 
     Args:
         where: folder of the index, which is read at once.
         run: run folder or checkpoint; None for the one that made the index.
         word_map: map from words to images; None for the one beside the checkpoint.
         language_model: where the text encoder of the map is now; None for where it was.
+        device: as ``utilities.device.choose`` takes it.
 
     Raises:
         FileNotFoundError: there is no index.
@@ -84,7 +50,7 @@ class Searcher:
         run: Path | None = None,
         word_map: Path | None = None,
         language_model: str | None = None,
-        device: torch.device | str = "cpu",
+        device: str = "auto",
     ) -> None:
         self.where = where
         self.version = version_of(where)
@@ -92,7 +58,9 @@ class Searcher:
         self.run = run or self.index.provenance.checkpoint
         self.word_map = word_map
         self.language_model = language_model
-        self.device = torch.device(device)
+        self.device_name = device
+        # What the caller chooses is used, and checked against the index.
+        self.may_be_quick = run is None and device == "auto"
         if self.among_words and (word_map or language_model):
             raise ValueError(
                 f"the index {where} is of the space of its run's own words, which needs no --map "
@@ -117,8 +85,21 @@ class Searcher:
         self.index, self.version = index, version
 
     @cached_property
-    def model(self) -> SearchModel:
+    def device(self) -> "torch.device":
+        from utilities import device
+
+        return device.choose(self.device_name)
+
+    @cached_property
+    def quick_embedder(self) -> QuickEmbedder | None:
+        digest = self.index.provenance.digest
+        return quick_embedder.load(self.where, digest) if self.may_be_quick else None
+
+    @cached_property
+    def model(self) -> "SearchModel":
         """The embedder; ValueError if it is not the one that made the index."""
+        from evaluation.search_models import load_model
+
         made_by = self.index.provenance
         model = load_model(self.run, made_by.space)
         check_provenance(made_by, model.provenance(made_by.folder), self.where)
@@ -127,9 +108,14 @@ class Searcher:
     @cached_property
     def read_texts(self) -> Callable[[Sequence[str]], NDArray[np.float32]]:
         """A function of texts to (W, D) unit rows; raises why there is none, and the remedy."""
+        from evaluation.search_models import read_among_texts, reader_by_map
+
         if self.among_words:
             return partial(read_among_texts, self.model.embedder.criterion)
-        return self._read_by_map()
+        return reader_by_map(
+            *(self.run, self.word_map, self.language_model),
+            *(self.index.provenance.digest, self.where, self.device),
+        )
 
     def find(
         self,
@@ -172,7 +158,14 @@ class Searcher:
 
     def embed_images(self, images: Sequence[Path]) -> NDArray[np.float32]:
         """Return (I, D) unit rows of image files; ValueError if one cannot be read."""
-        return embed_queries(images, self.model, device=self.device) if images else self._none()
+        if not images:
+            return self._none()
+        if self.quick_embedder:
+            with suppress(Exception):  # the embedder reads more formats, or tells what is wrong
+                return self.quick_embedder.embed(images)
+        from evaluation.indexing import embed_queries
+
+        return embed_queries(images, self.model, device=self.device)
 
     def _stored(self, images: Sequence[Path]) -> NDArray[np.float32]:
         folder, files = self.index.provenance.folder, self.index.embedded.files
@@ -185,39 +178,3 @@ class Searcher:
 
     def _none(self) -> NDArray[np.float32]:
         return np.zeros((0, self.index.provenance.embed_dim), np.float32)
-
-    def _read_by_map(self) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-        file = self.word_map
-        if not file:
-            made_by = checkpoint_file(self.run)
-            file = word_map_file.map_file(made_by)
-            if not file.is_file():
-                content = checkpoint.load(made_by)
-                why = word_map_file.why_none(made_by, content.get("data"))
-                if "captions" in criteria.CRITERIA[content["flags"].get("loss", "margin")].needs:
-                    why = (
-                        f"{made_by} has a text side of its own; index the folder with --space words"
-                    )
-                raise FileNotFoundError(f"--words: {why}")
-        stored = word_map_file.read(file)
-        stored.check_embedder(
-            *(self.index.provenance.digest, file, f"those that made the index {self.where}"),
-            "index the folder again into another index, or give --map a map that was fitted to "
-            "them",
-        )
-        name = self.language_model or stored.language_model
-        encoder = language.build_encoder(name, self.device)
-        stored.check_encoder(encoder.encode([*stored.probes]), name, file)
-
-        def read(words: Sequence[str]) -> NDArray[np.float32]:
-            return stored.map(language.query_embeds(encoder, words)).numpy()
-
-        return read
-
-
-@torch.no_grad()
-def read_among_texts(criterion: Any, words: Sequence[str]) -> NDArray[np.float32]:
-    """Return (W, D) unit rows of words by the text side that a run has trained."""
-    embeds: Tensor = criterion.embed_texts(words)
-    readability.check_queries(criterion.text_reader, words, embeds.cpu())
-    return embeds.cpu().numpy()

@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from utilities import device as devices
 from utilities import faults, log
 
 LOG = logging.getLogger(__name__)
@@ -85,8 +84,7 @@ def serve(args: argparse.Namespace, listener: socket.socket, uploads: Path) -> N
     from evaluation.search_page import LOCAL, SearchPage, application
     from evaluation.searcher import Searcher
 
-    device = devices.choose(args.device)
-    searcher = Searcher(args.index, args.checkpoint, args.map, args.language_model, device)
+    searcher = Searcher(args.index, args.checkpoint, args.map, args.language_model, args.device)
     model = searcher.model
     no_words = ""
     try:

@@ -19,7 +19,7 @@ from datasets import description
 from datasets.description import Description
 from evaluation.feature_cache import digest_of_tensors
 from evaluation.word_map import FEWEST, WordMap
-from utilities.disk_cache import digest
+from utilities.checksums import digest
 from utilities.files import atomic_path
 
 FORMAT = 1  # raised when an older reader would misunderstand a newer file

@@ -48,7 +48,8 @@ from language.pseudolabels import imagenet_names, top_classes
 from language.text_encoder import TextEncoder, embed_captions
 from utilities import device as devices
 from utilities import faults
-from utilities.disk_cache import Entry, digest, stamp
+from utilities.checksums import digest, stamp
+from utilities.disk_cache import Entry
 from utilities.files import cache_folder
 from utilities.memory import keep_freed_memory
 from utilities.seeding import derive

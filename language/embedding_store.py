@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from language import readability
 from language.text_encoder import TextEncoder, embed_captions
-from utilities.disk_cache import digest_of_file
+from utilities.checksums import digest_of_file
 from utilities.files import atomic_path
 from utilities.progress import bar
 

@@ -23,7 +23,7 @@ from language.cache import CachedEncoder
 from language.text_encoder import TextEncoder, unit_rows
 from language.word_vectors import SUFFIXES, WordVectors
 from utilities import hub
-from utilities.disk_cache import digest, stamp
+from utilities.checksums import digest, stamp
 from utilities.registry import closest_first
 
 T = TypeVar("T")

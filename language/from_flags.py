@@ -22,7 +22,8 @@ from language.search import Options
 from language.text_encoder import TextEncoder, embed_captions
 from language.tokenizer import Tokenizer
 from language.words import Words
-from utilities.disk_cache import Entry, digest, stamp
+from utilities.checksums import digest, stamp
+from utilities.disk_cache import Entry
 from utilities.files import cache_folder
 from utilities.registry import from_flags
 from utilities.seeding import derive

@@ -32,7 +32,8 @@ from language.search import Options
 from language.text_encoder import TextEncoder
 from utilities import device as devices
 from utilities import faults, log
-from utilities.disk_cache import Entry, digest, digest_of_file
+from utilities.checksums import digest, digest_of_file
+from utilities.disk_cache import Entry
 from utilities.files import cache_folder
 from utilities.registry import from_flags
 

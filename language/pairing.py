@@ -25,7 +25,8 @@ from language.embedding_store import Embed, EmbeddingStore, wait_for
 from language.partner_folder import Partners, is_there, read, save, write
 from language.search import Options, search
 from language.text_encoder import TextEncoder
-from utilities.disk_cache import Entry, digest, stamp
+from utilities.checksums import digest, stamp
+from utilities.disk_cache import Entry
 from utilities.files import cache_folder
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utilities.disk_cache import CONTENTS, seal, verify
+from utilities.checksums import CONTENTS, seal, verify
 from utilities.files import atomic_folder, read_json
 from utilities.run_folder import versions
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from language.text_encoder import TextEncoder, unit_rows
-from utilities.disk_cache import stamp
+from utilities.checksums import stamp
 
 SUFFIXES = (".txt", ".vec", ".txt.gz", ".vec.gz")
 TOKEN = re.compile(r"[^\W_]+")  # runs of letters and digits

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import main
 from architectures.load import load_embedder
 from datasets.image_set import ImageSet
-from evaluation import retrieve, searcher
+from evaluation import retrieve, search_models
 from evaluation.extract import extract
 from evaluation.tower_search import TEXT_SIDE, ZERO_SHOT
 from tests import test_main_captions as captions
@@ -130,7 +130,7 @@ def test_words_search_an_index_in_the_space_of_a_runs_own_words(source, tmp_path
     found = json.loads(capsys.readouterr().out)
 
     trained = load_embedder(run)
-    model = searcher.load_model(run, "words")
+    model = search_models.load_model(run, "words")
     criterion = model.embedder.criterion
     paths = sorted(photos.rglob("*.jpg"))
     images = ImageSet("photos", tuple(paths), np.zeros(len(paths), np.int64), ("",))

@@ -46,7 +46,8 @@ from datasets.caption_index.layouts import INDEX, SKIPPED, is_caption_set, layou
 from datasets.caption_index.rows import READERS, Look, OpenShards, Row, Skipped
 from datasets.folders import listed
 from datasets.image_files import refuse_unreadable_names
-from utilities.disk_cache import Entry, digest
+from utilities.checksums import digest
+from utilities.disk_cache import Entry
 from utilities.progress import bar
 
 __all__ = [

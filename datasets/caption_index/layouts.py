@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from datasets import folders
 from datasets.image_files import is_image_name
-from utilities.disk_cache import changes, digest
+from utilities.checksums import changes, digest
 from utilities.files import refuse_special
 
 MANIFESTS = (".parquet", ".csv", ".tsv")

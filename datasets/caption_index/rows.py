@@ -26,7 +26,7 @@ from datasets.caption_index.layouts import dialect, names, path_and_caption
 from datasets.image_files import PICTURES, ending, is_image_name
 from datasets.reading import MOST_EXTREME
 from utilities.captions import join
-from utilities.disk_cache import changes
+from utilities.checksums import changes
 from utilities.files import special_kind
 
 LOG = logging.getLogger(__name__)

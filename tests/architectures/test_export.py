@@ -14,7 +14,7 @@ import sklearn.datasets
 import torch
 from PIL import Image, ImageOps
 
-from architectures import export, export_flags
+from architectures import export, export_flags, onnx_file
 from architectures.load import load_embedder
 from evaluation import exported_preprocess as preprocess
 from evaluation.preprocessing import preprocessing
@@ -249,13 +249,13 @@ def test_onnx_without_its_packages_or_too_large_is_refused(run, tmp_path, monkey
         assert not (tmp_path / "out").exists()
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "ONNX_LIMIT", 1000)
-        refused(r"weights take .* GB, but an ONNX file holds 2; use")
+        patch.setattr(onnx_file, "LIMIT", 1000)
+        refused(r"--format onnx: the weights take .* GB, but .* --format safetensors or")
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
     )
-    refused(r"needs onnxscript; pip install onnx==.* onnxscript==")
+    refused("ONNX needs onnxscript; run bash requirements.sh again")
 
 
 def test_command_line(run, tmp_path, own_cache, capsys):

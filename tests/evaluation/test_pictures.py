@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from evaluation import pictures
 from evaluation.contact_sheet import contact_sheet
-from evaluation.indexing import Hit
+from evaluation.nearest import Hit
 from evaluation.queries import Query
 from evaluation.report_classes import similarities
 from evaluation.report_retrieval import Retrieved, image_map, retrievals

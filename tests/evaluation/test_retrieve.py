@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageOps
 import architectures
 from architectures.load import load_embedder
 from datasets.reading import read_image
-from evaluation import contact_sheet, image_index, indexing, retrieve, searcher
+from evaluation import contact_sheet, image_index, indexing, nearest, retrieve, search_models
 from evaluation.preprocessing import preprocessing
 from evaluation.queries import Query
 from utilities import checkpoint
@@ -78,14 +78,14 @@ def embedded_paths(monkeypatch):
 def index(folder, run, where, bs=3, workers=0):
     """Index a folder; what is embedded, and what has changed."""
     (_, embedded), changes = indexing.build_index(
-        folder, searcher.load_model(run), where, bs=bs, workers=workers
+        folder, search_models.load_model(run), where, bs=bs, workers=workers
     )
     return embedded, changes
 
 
 def query(images, where, run, k=10):
-    vectors = indexing.embed_queries(images, searcher.load_model(run))
-    return indexing.search(vectors, image_index.read_index(where), k=k)
+    vectors = indexing.embed_queries(images, search_models.load_model(run))
+    return nearest.search(vectors, image_index.read_index(where), k=k)
 
 
 def run_command(capsys, *words):
@@ -126,7 +126,7 @@ def test_every_format_in_every_folder(folder, run, where, workers):
     assert_holds(embedded, folder, run)
     np.testing.assert_allclose(np.linalg.norm(embedded.vectors, axis=1), 1, atol=1e-6)
     provenance, read = image_index.read_index(where)
-    assert provenance == searcher.load_model(run).provenance(folder)
+    assert provenance == search_models.load_model(run).provenance(folder)
     assert read.files == embedded.files
     np.testing.assert_array_equal(read.vectors, embedded.vectors)
 
@@ -214,7 +214,7 @@ def test_an_interrupted_pass_is_resumed(folder, run, where, tmp_path, embedded_p
 
 
 def test_parts_of_another_checkpoint_are_not_used(folder, run, where, tmp_path):
-    other = searcher.load_model(save_run(tmp_path / "other", seed=1))
+    other = search_models.load_model(save_run(tmp_path / "other", seed=1))
     files = indexing.list_files(folder.resolve(), where)
     wrong = image_index.EmbeddedFiles(files, np.eye(8, dtype=np.float32), {})
     place = where / image_index.PARTS / "00000"
@@ -395,11 +395,11 @@ def test_a_query_that_changed_or_vanished_since_is_left_out(folder, run, where):
     asked = folder / "a" / "0.jpg"
     index(folder, run, where)
     draw(asked, 77)
-    [vector] = indexing.embed_queries([asked], searcher.load_model(run))
+    [vector] = indexing.embed_queries([asked], search_models.load_model(run))
     stored = image_index.read_index(where)
-    assert indexing.rows_of_image(asked, vector, stored) == {0}
+    assert nearest.rows_of_image(asked, vector, stored) == {0}
     asked.unlink()
-    assert indexing.rows_of_image(asked, stored.embedded.vectors[0], stored) == {0}
+    assert nearest.rows_of_image(asked, stored.embedded.vectors[0], stored) == {0}
 
 
 def test_the_only_image_is_left_out(run, where, tmp_path, capsys):
@@ -442,7 +442,7 @@ def sheet_size(columns, lines):
 
 def test_a_long_list_wraps_in_the_contact_sheet(folder, tmp_path):
     asked = folder / "a" / "0.jpg"
-    hits = [indexing.Hit(rank, 0.5, asked) for rank in range(1, 14)]
+    hits = [nearest.Hit(rank, 0.5, asked) for rank in range(1, 14)]
     contact_sheet.contact_sheet([Query(asked)], [hits], tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == sheet_size(columns=11, lines=2)
@@ -489,7 +489,7 @@ def test_a_turned_image_and_its_upright_twin_are_the_same(folder, run, where, or
         assert hits[1].similarity == pytest.approx(1, abs=1e-5)
     upright = np.asarray(read_image(folder / "upright.png"))
     assert np.array_equal(np.asarray(read_image(folder / "turned.png")), upright)
-    hits = [indexing.Hit(1, 1.0, folder / name) for name in ("turned.png", "upright.png")]
+    hits = [nearest.Hit(1, 1.0, folder / name) for name in ("turned.png", "upright.png")]
     asked = Query(folder / "turned.png")
     contact_sheet.contact_sheet([asked], [hits], where.parent / "sheet.png")
     with Image.open(where.parent / "sheet.png") as sheet:
@@ -504,7 +504,7 @@ def test_a_turned_image_and_its_upright_twin_are_the_same(folder, run, where, or
 
 def test_an_extreme_image_has_a_place_in_the_contact_sheet(tmp_path):
     Image.new("RGB", (3000, 1)).save(tmp_path / "long.png")
-    hits = [indexing.Hit(1, 1.0, tmp_path / "long.png")]
+    hits = [nearest.Hit(1, 1.0, tmp_path / "long.png")]
     asked = Query(tmp_path / "long.png")
     contact_sheet.contact_sheet([asked], [hits], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").is_file()

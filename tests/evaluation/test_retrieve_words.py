@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from evaluation import contact_sheet, indexing, retrieve, searcher, word_map_file
+from evaluation import contact_sheet, nearest, retrieve, search_models, word_map_file
 from evaluation.queries import Query
 from evaluation.word_map import WordMap
 from evaluation.word_map_file import StoredMap
@@ -44,7 +44,7 @@ def write_map(place, file, **changes):
     probes = dict(zip(names, WordVectors(place / "words.txt").encode(names), strict=True))
     stored = StoredMap(
         WordMap(weight, mean, (1.0, 1.0)),
-        *(str(place / "words.txt"), "embeds", 8, searcher.load_model(place / "run").digest),
+        *(str(place / "words.txt"), "embeds", 8, search_models.load_model(place / "run").digest),
         probes,
     )
     word_map_file.write(file, stored._replace(**changes))
@@ -84,7 +84,7 @@ def test_words_find_what_brute_force_finds(place, capsys, monkeypatch):
     words = ["red fox", "snow owl"]
     paths = sorted((place / "photos").iterdir())
     gallery = brute_force(place / "run", paths)
-    monkeypatch.setattr(searcher, "load_embedder", None)  # which words alone do not need
+    monkeypatch.setattr(search_models, "load_embedder", None)  # which words alone do not need
     texts = [part for text in words for part in ("--words", text)]
     out = run_command(capsys, *asked(place, *texts, "--json"))
     assert [(q["query"], q["words"]) for q in json.loads(out)] == [(None, text) for text in words]
@@ -131,7 +131,7 @@ def test_the_contact_sheet_shows_the_words(place, tmp_path, monkeypatch):
         Query(None, "Donaudampfschifffahrtselektrizitätenhauptbetriebswerk"),
         Query(None, "so many words " * 30),
     ]
-    hits = [indexing.Hit(1, 0.5, place / "asked.png")]
+    hits = [nearest.Hit(1, 0.5, place / "asked.png")]
     contact_sheet.contact_sheet(queries, [hits] * len(queries), tmp_path / "sheet.png")
     drawn = [" ".join(text.split()) for text in drawn]
     assert {"a red fox asleep in the snow", "Жук на снегу", "+ at night"} <= {*drawn}
@@ -167,7 +167,7 @@ def test_the_contact_sheet_shows_the_words(place, tmp_path, monkeypatch):
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_words_that_cannot_be_answered(place, capsys, monkeypatch, words, says):
-    monkeypatch.setattr(searcher, "load_embedder", None)  # before an embedder is loaded
+    monkeypatch.setattr(search_models, "load_embedder", None)  # before an embedder is loaded
     words = [str(place / "asked.png") if word == "IMAGE" else word for word in words]
     assert re.search(says, refusal(capsys, *asked(place, *words)))
 

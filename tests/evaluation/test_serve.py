@@ -26,8 +26,9 @@ import uvicorn
 from PIL import Image
 
 from evaluation import indexing, search_page, serve
+from evaluation.search_models import load_model
 from evaluation.search_page import SearchPage
-from evaluation.searcher import Searcher, load_model
+from evaluation.searcher import Searcher
 from tests.browser import started_browser
 from tests.evaluation.test_retrieve import draw, run_command, save_run
 from tests.evaluation.test_retrieve_words import KNOWN, write_map
@@ -126,7 +127,7 @@ def test_the_page_finds_what_the_command_finds(made, page, capsys, picture, word
 
 def test_a_result_is_searched_for_and_a_way_leads_back(made, page, capsys, monkeypatch):
     first = ask(page, made / "asked.png", "snow", 0.3)
-    monkeypatch.setattr("evaluation.searcher.embed_queries", None)  # an index has it embedded
+    monkeypatch.setattr("evaluation.indexing.embed_queries", None)  # an index has it embedded
     clicked = first.paths[3]
     event = SimpleNamespace(index=3)
     values = page.search_on(first.paths, False, first.history, event)

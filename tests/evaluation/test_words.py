@@ -7,7 +7,7 @@ import main
 from architectures.load import load_embedder
 from evaluation import word_map, word_map_file, words
 from evaluation.indexing import embed_files
-from evaluation.searcher import load_model
+from evaluation.search_models import load_model
 from language.word_vectors import WordVectors
 from tests.runs import MANY, RUN, WORD_METRICS, tiny_run, write_animals
 from utilities import checkpoint

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from utilities.disk_cache import CONTENTS, TENSORS, Entry, digest, digest_of_file, stamp
+from utilities.checksums import CONTENTS, digest, digest_of_file, stamp
+from utilities.disk_cache import TENSORS, Entry
 
 
 @pytest.fixture
