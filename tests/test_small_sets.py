@@ -1,11 +1,17 @@
 """The sets of the table of small sets, from miniature packages, and the table itself."""
 
+import csv
+import json
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 import architectures
+from datasets import splits
 from evaluation.extract import Features
+from metrics import bootstrap
 from tests.benchmarks import small_sets
 from tests.utilities.test_results import leave
 
@@ -61,7 +67,21 @@ def test_clip_art_is_of_folders_with_drawings_enough(tmp_path):
     assert found == small_sets.clipart(tmp_path / "svg", tmp_path)
 
 
-def test_choices_search_half_of_the_classes_with_features_whitened_by_the_others():
+def test_halves_are_exchanged(tmp_path, own_cache):
+    for label in "abcde":
+        for number in range(2):
+            write(tmp_path / "set" / "images" / label / f"{number}.png", number)
+    small_sets.exchange("set", tmp_path)
+    first = splits.split(*splits.read_layout("set", tmp_path))
+    second = splits.split(*splits.read_layout("set_exchanged", tmp_path))
+    assert first.train.class_names == second.test.class_names
+    assert first.test.class_names == second.train.class_names
+    names = {path.resolve() for path in first.train.paths}
+    assert names == {path.resolve() for path in second.test.paths} and len(names) == 4
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_choices_search_half_of_the_classes_with_a_layer_fitted_to_the_others(root):
     """In which a direction that varies within classes hides the one that tells them apart."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(40).repeat_interleave(6)
@@ -71,19 +91,48 @@ def test_choices_search_half_of_the_classes_with_features_whitened_by_the_others
     embedder = architectures.create("test_resnet", 16, pretrained=False, image_size=32)
     embedder.embedding = torch.nn.Linear(16, 16)
     found = Features(x, x, torch.arange(240), labels)
-    plain, much, little = (small_sets.searched(embedder, found, a, 0) for a in (None, 1e9, 1e-3))
+    starts = None, (root, 1e9), (root, 1e-3)
+    plain, much, little = (small_sets.searched(embedder, found, start, 0) for start in starts)
+    assert embedder.root == root
     assert little[0] > plain[0] + 0.2 and little[1] > 2 * plain[1]
     assert plain[1] < much[1] < little[1]
 
 
-def test_the_table_has_the_change_since_the_features(tmp_path):
-    for seed, after in enumerate((0.62, 0.64, 0.66)):
-        kinds = {"backbone": 0.6, "embeds": 0.5}
-        before = {
-            f"test/{kind}/{m}": v for kind, v in kinds.items() for m in ("e_recall@1", "mAP@R")
-        }
-        trained = {"test/embeds/e_recall@1": after, "test/embeds/mAP@R": 0.3}
-        leave(tmp_path, "small", seed, [{"epoch": 0, **before}, {"epoch": 12, **trained}])
-    table = small_sets.table([tmp_path])
-    assert "| small | 3 | Recall@1 | 60.0 | 50.0 | 64.0 | +4.0 ± 5.0 |" in table
-    assert "| small | 3 | mAP@R | 60.0 | 50.0 | 30.0 | -30.0 ± 0.0 |" in table
+def leave_classes(parent, group, dataset, seed, columns):
+    """Write what ``table`` reads of a run: columns of scores by class."""
+    rows = [{"epoch": 1}]
+    folder = leave(parent, f"{group}_{dataset}", seed, rows, dataset=dataset)
+    config = json.loads((folder / "config.json").read_text())
+    config["flags"]["group"] = group
+    (folder / "config.json").write_text(json.dumps(config))
+    names = [f"{kind}/{score}" for kind in columns for score in small_sets.SCORES]
+    with (folder / "classes_test.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "group", "images", *names])
+        for label, n_images in (("a", 10), ("b", 30)):
+            values = [columns[kind][label] for kind in columns for _ in small_sets.SCORES]
+            writer.writerow([f"{dataset} {label}", "", n_images, *values])
+
+
+def test_the_table_compares_both_halves_by_class_with_the_features(tmp_path):
+    """Means are over images, seeds first; the interval is that of brute force over classes."""
+    for half, plus in (("kids", 0.0), ("kids_exchanged", 0.1)):
+        leave_classes(tmp_path, "features", half, 0, {"features": {"a": 0.2, "b": 0.4 + plus}})
+        for seed, more in enumerate((0.1, 0.3)):
+            trained = {"embeds": {"a": 0.2 + more, "b": 0.4}}
+            leave_classes(tmp_path, "small", half, seed, trained)
+    (line,) = small_sets.table(tmp_path).splitlines()[2:]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:4] == ["kids", "4", "small", "2"]
+    features, trained = (20 * 0.2 + 30 * 0.4 + 30 * 0.5) / 80, (20 * 0.4 + 60 * 0.4) / 80
+    assert cells[4:6] == cells[7:9] == [f"{100 * features:.1f}", f"{100 * trained:.1f}"]
+    changes = torch.tensor([0.2, 0.0, 0.2, -0.1]).double()
+    labels = torch.arange(4).repeat_interleave(torch.tensor([10, 30, 10, 30]))
+    low, high = bootstrap({"e_recall@1": changes[labels]}, labels)["e_recall@1"]
+    assert cells[6] == f"{100 * (trained - features):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def test_a_set_of_which_one_half_is_missing_has_no_line(tmp_path):
+    leave_classes(tmp_path, "features", "kids", 0, {"features": {"a": 0.2, "b": 0.4}})
+    leave_classes(tmp_path, "small", "kids", 0, {"embeds": {"a": 0.2, "b": 0.4}})
+    assert len(small_sets.table(tmp_path).splitlines()) == 2

@@ -1,5 +1,6 @@
 """The embedder on small random backbones: shapes, pooling, frozen norms, groups, warm-up."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 import architectures
 from architectures import Embedder
+from architectures.embedder import signed_root
 from architectures.weights import backbone
 
 
@@ -327,6 +329,38 @@ def test_whitening_within_classes_is_that_of_its_equation(embed_dim):
         found = embedder.embedding(torch.tensor(x).float()).double().numpy()
     expected = z @ z.T * 10  # of the scale at which much shrinkage changes nothing
     assert np.allclose(found @ found.T, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_layer_may_read_square_roots_of_the_features():
+    embedder = create("test_resnet_root_normalize", 5).eval()
+    assert embedder.root and not create("test_resnet", 5).root
+    out = embedder(torch.randn(4, 3, 64, 64))
+    roots = [[math.copysign(math.sqrt(abs(v)), v) for v in row] for row in out.features.tolist()]
+    expected = torch.tensor(roots) @ embedder.embedding.weight.T + embedder.embedding.bias
+    expected = torch.nn.functional.normalize(expected, dim=1)
+    assert torch.allclose(out.embeds, expected, atol=1e-3)  # the floor of 1e-6 moves 0 by 1e-3
+    assert torch.equal(embedder.embed_features(out.features), out.embeds)
+
+
+def test_roots_have_the_signs_of_the_features_and_finite_gradients():
+    x = torch.tensor([-4.0, -1e-12, 0.0, 1e-12, 0.25, 9.0], requires_grad=True)
+    roots = signed_root(x)
+    assert torch.allclose(roots, torch.tensor([-2.0, -1e-3, 0.0, 1e-3, 0.5, 3.0]), atol=1e-5)
+    roots.sum().backward()
+    assert x.grad.isfinite().all() and (x.grad >= 0).all()
+    y = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(signed_root, y)
+
+
+def test_the_start_of_a_layer_that_reads_roots_is_fitted_to_roots():
+    x, labels = torch.rand(60, 96), torch.arange(10).repeat(6)
+    rooted = create("test_resnet_root", 0).eval()
+    rooted.start_from(x, labels)
+    plain = create("test_resnet", 0).eval()
+    plain.start_from(signed_root(x), labels)
+    found, expected = rooted.embed_features(x), plain.embed_features(signed_root(x))
+    assert torch.allclose(found @ found.T, expected @ expected.T, atol=1e-3)
+    assert not torch.allclose(expected @ expected.T, x @ x.T, atol=1)
 
 
 def test_classes_of_one_image_are_only_centred():

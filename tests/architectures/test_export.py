@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["test_resnet_normalize", "test_vit_double"])
+@pytest.fixture(scope="module", params=["test_resnet_normalize", "test_vit_double_root"])
 def exported(request, tmp_path_factory):
     """A run of a convolutional or a token backbone, and the folder of all formats."""
     folder = tmp_path_factory.mktemp("run")
@@ -81,7 +81,7 @@ def test_any_batch_size_is_embedded(exported, name):
     "arch",
     [
         "test_resnet_double", "test_vit_double_normalize", "test_convnext",
-        "mobilenetv3_small_050_normalize", "repvgg_a0",
+        "mobilenetv3_small_050_normalize", "repvgg_a0", "test_resnet_normalize_root",
     ],
 )  # fmt: skip
 def test_the_written_program_embeds_pictures_as_evaluation_does(tmp_path, monkeypatch, arch):

@@ -12,6 +12,7 @@ from architectures.naming import ALIASES, ArchitectureName, resolve
         ("resnet18_frozen_normalize", "resnet18", ("frozen", "normalize")),
         ("resnet18_double_normalize_frozen", "resnet18", ("frozen", "normalize", "double")),
         ("vit_small_patch16_224_normalize", "vit_small_patch16_224", ("normalize",)),
+        ("resnet18_root_frozen", "resnet18", ("frozen", "root")),
         ("resnet50_frozen", "resnet50.tv_in1k", ("frozen",)),
         ("resnet50.a1_in1k_double", "resnet50.a1_in1k", ("double",)),
         ("efficientnet_lite0", "tf_efficientnet_lite0", ()),
@@ -27,7 +28,7 @@ def test_parse(name, backbone, options):
     ("name", "message"),
     [
         ("resnet500_normalize", r"no model 'resnet500'; closest: resnet50,"),
-        ("resnet18_normalise", "frozen, normalize, double"),
+        ("resnet18_normalise", "frozen, normalize, double, root"),
         ("normalize", "no model 'normalize'"),  # an option alone
         ("resnet18_frozen_normalize_frozen", "must not repeat"),
         ("resnet50.tv_in2k", "resnet50 has no weights 'tv_in2k'; it has tv_in1k"),

@@ -1,17 +1,18 @@
-"""Trains on four small sets by both recipes, and prints the table of docs/small_sets.md.
+"""Trains on four small sets by several recipes, and prints the table of docs/small_sets.md.
 
-    python -m tests.benchmarks.small_sets FOLDER --seeds 0 1 2
+    python -m tests.benchmarks.small_sets FOLDER --recipes small --seeds 0 1 2
     python -m tests.benchmarks.small_sets FOLDER --choose
 
-The second command prints how the whitening was chosen, on validation classes.
+The second command prints how roots and whitening were chosen, on training classes.
 The sets are laid out in FOLDER from the packages of `openclipart` and `emoji`, which are fetched if
 need be: photographs of things (Tux Paint's stamps, by folder, without cartoons and signs),
 illustrations for children (Art4Apps, by topic), drawings of a folder each (Open Clip Art) and of a
-concept each (80 of emoji). Half of the classes of each are never trained on. Finished runs are
-skipped, so that the command can be repeated.
+concept each (80 of emoji). Each half of the classes is searched by what was trained on the other.
+Finished runs are skipped, so that the command can be repeated.
 """
 
 import argparse
+import csv
 import hashlib
 import math
 import random
@@ -34,8 +35,7 @@ import architectures
 from datasets import drawings, emoji, openclipart, splits
 from evaluation.extract import Features, extract
 from evaluation.preprocessing import preprocessing_of
-from metrics import Gallery, measure
-from tests.benchmarks.learning_curve_picture import estimate
+from metrics import Gallery, bootstrap, measure
 from utilities.files import atomic_folder, cache_folder
 from utilities.results.runs import collect
 
@@ -46,17 +46,25 @@ LONGEST, SHORTEST = 320, 48  # pixels, sides of a picture
 FEWEST, FEWEST_DRAWN, MOST_DRAWN = 4, 6, 12  # images of a class
 
 ARCH, SIDE = "efficientnet_lite0_frozen_normalize", 128
+EXCHANGED = "_exchanged"  # ends the name of a set whose other half is trained on
 SHRINKAGES = (1, 3, 10, 30, math.inf)
+SPLITS = 12  # random halves of the training classes
 FLAGS = (
-    *("--loss", "multisimilarity", "--image_size", str(SIDE), "--n_epochs", "12"),
-    *("--arch", ARCH, "--evaluation_metrics", "e_recall@1"),
-    *("mAP@R", "--evaluate_every", "12", "--no_train_metrics", "--resume"),
+    *("--loss", "multisimilarity", "--image_size", str(SIDE), "--no_train_metrics", "--resume"),
+    *("--evaluation_metrics", "e_recall@1", "mAP@R", "--evaluate_every", "12"),
 )
-RECIPES = {  # the standard one at a rate and length that fit its embedding layer
-    "small": ("--recipe", "small"),
-    "standard": ("--recipe", "standard", "--lr", "1e-4"),
+BACKBONE = "features"  # group of runs that train nothing
+RECIPES = {
+    BACKBONE: ("--arch", ARCH, "--n_epochs", "0", "--evaltypes", "features"),
+    "small": ("--arch", f"{ARCH}_root"),
+    "small, trained longer": (
+        *("--arch", f"{ARCH}_root", "--n_epochs", "12", "--lr", "1e-4", "--fc_lr", "1e-4"),
+    ),
+    "standard": (  # at a rate and length that fit its random embedding layer
+        *("--arch", ARCH, "--recipe", "standard", "--n_epochs", "12", "--lr", "1e-4"),
+    ),
 }
-SCORES = {"Recall@1": "e_recall@1", "mAP@R": "mAP@R"}
+SCORES = ("e_recall@1", "mAP@R")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -132,8 +140,23 @@ def emoji80(images: Path) -> dict[str, list[Path]]:
     return {name: sorted((images / name).iterdir()) for name in chosen}
 
 
+def exchange(name: str, folder: Path) -> None:
+    """Write a set whose test classes are the training classes of another, and the reverse."""
+    halves = splits.split(*splits.read_layout(name, folder))
+    lines = [
+        (str(path.absolute()), images.class_names[label], split)
+        for images, split in ((halves.train, "test"), (halves.test, "train"))
+        for path, label in zip(images.paths, images.labels, strict=True)
+    ]
+    with (
+        atomic_folder(folder / f"{name}{EXCHANGED}") as fresh,
+        (fresh / "manifest.csv").open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file).writerows([("path", "label", "split"), *lines])
+
+
 def lay_out(folder: Path) -> None:
-    """Write the sets that ``folder`` lacks."""
+    """Write the sets that ``folder`` lacks, and each with its halves exchanged."""
     source = cache_folder() / "datasets"
     built = {"openclipart": openclipart.prepare(source), "emoji": emoji.prepare(source)}
     for name in SETS:
@@ -153,6 +176,10 @@ def lay_out(folder: Path) -> None:
             else:
                 write_pictures(stamps(root) if name == "stamps" else kids(root), fresh)
 
+    for name in SETS:
+        if not (folder / f"{name}{EXCHANGED}").is_dir():
+            exchange(name, folder)
+
 
 def copy(classes: Mapping[str, Sequence[Path]], folder: Path) -> None:
     for name, pictures in classes.items():
@@ -164,42 +191,73 @@ def copy(classes: Mapping[str, Sequence[Path]], folder: Path) -> None:
 # --------------------------------------------------------------------------------------------------
 # The table
 # --------------------------------------------------------------------------------------------------
-def table(folders: Sequence[Path]) -> str:
+def table(folder: Path) -> str:
     """Return the scores of runs in percent, with the change since the backbone's features.
 
-    A run's group is its recipe. Intervals are 95 % of Student's t over seeds, which change the
-    batches and augmentation alone: all runs of a set test on the same classes.
+    Both halves of a set are searched, so that each of its classes counts once. Its scores are means
+    over seeds, and intervals are those over classes of ``metrics.bootstrap``, paired.
     """
-    found: dict[tuple[str, str, str], list[tuple[float, float, float]]] = defaultdict(list)
-    for run in collect(folders, lambda _: True)[0]:
-        first, last = run.rows[0], run.rows[-1]
-        for name, metric in SCORES.items():
-            backbone = first[f"test/backbone/{metric}"]
-            scores = backbone, first[f"test/embeds/{metric}"], last[f"test/embeds/{metric}"]
-            key = run.dataset, run.group, name
-            found[key].append(tuple(100 * value for value in scores))
+    found: dict[str, dict[str, list[Path]]] = {}  # by group, then set
+    for run in collect([folder], lambda _: True)[0]:
+        found.setdefault(run.group, {}).setdefault(run.dataset, []).append(run.folder)
     lines = [
-        "| set | recipe | seeds | score | backbone's features | untrained | trained | change |",
-        "|---|---|---:|---|---:|---:|---:|---:|",
+        "| set | classes | recipe | seeds | Recall@1: features | trained | change "
+        "| mAP@R: features | trained | change |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for (dataset, recipe, name), values in sorted(found.items()):
-        backbone, untrained, trained = (estimate(column) for column in zip(*values, strict=True))
-        change = estimate([after - before for before, _, after in values])
-        lines.append(
-            f"| {dataset} | {recipe} | {change.n} | {name} | {backbone.mean:.1f} | "
-            f"{untrained.mean:.1f} | {trained.mean:.1f} | {change.mean:+.1f} ± {change.half:.1f} |"
-        )
+    for name in SETS:
+        for group in RECIPES:
+            halves = [found.get(group, {}).get(half, []) for half in (name, f"{name}{EXCHANGED}")]
+            if group == BACKBONE or not all(halves):
+                continue
+            before = [found[BACKBONE][half] for half in (name, f"{name}{EXCHANGED}")]
+            cells = [compared(before, halves, score) for score in SCORES]
+            n_classes = sum(len(by_class(paths, "embeds", SCORES[0])) for paths in halves)
+            seeds = min(map(len, halves))
+            row = " | ".join([name, str(n_classes), group, str(seeds), *cells])
+            lines.append(f"| {row} |")
     return "\n".join(lines)
 
 
-def choices(folder: Path) -> str:
-    """Return validation scores of the features as they are, and whitened by several shrinkages.
+def compared(before: Sequence[Sequence[Path]], after: Sequence[Sequence[Path]], score: str) -> str:
+    """Return the cells of a score, from the run folders of each half."""
+    pairs = [
+        (of_class, by_class(trained, "embeds", score)[name])
+        for plain, trained in zip(before, after, strict=True)
+        for name, of_class in by_class(plain, "features", score).items()
+    ]
+    counts = torch.tensor([first[0] for first, _ in pairs])
+    old, new = (torch.tensor([half[1] for half in column]) for column in zip(*pairs, strict=True))
+    labels = torch.arange(len(pairs)).repeat_interleave(counts)
+    changes = (new - old)[labels].double()
+    low, high = bootstrap({score: changes}, labels)[score]
+    means = [100 * values[labels].double().mean() for values in (old, new)]
+    change = f"{100 * changes.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{means[0]:.1f} | {means[1]:.1f} | {change}"
 
-    They are means over three random halves of the training classes: one is fitted, the other
-    searched.
+
+def by_class(runs: Sequence[Path], kind: str, score: str) -> dict[str, tuple[int, float]]:
+    """Return the number of images of each test class, and its score, as the mean over runs."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    for run in runs:
+        with (run / "classes_test.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                rows.setdefault(row["class"], []).append(row)
+    return {
+        name: (int(of[0]["images"]), float(np.mean([float(row[f"{kind}/{score}"]) for row in of])))
+        for name, of in rows.items()
+    }
+
+
+def choices(folder: Path) -> str:
+    """Return validation scores of the features as they are, and of other starts of a layer.
+
+    They are means over random halves of the training classes: one is fitted, the other searched.
     """
     lines = ["| features | " + " | ".join(SETS) + " |", "|---|" + "---:|" * len(SETS)]
-    kinds = {"as they are": None, **{f"whitened, shrinkage {a:g}": a for a in SHRINKAGES}}
+    kinds: dict[str, tuple[bool, float] | None] = {"as they are": None}
+    for root, of in ((False, ""), (True, "roots, ")):
+        kinds |= {f"{of}whitened, shrinkage {a:g}": (root, a) for a in SHRINKAGES}
     cells: dict[str, list[str]] = {kind: [] for kind in kinds}
     for name in SETS:
         train = splits.split(*splits.read_layout(name, folder)).train
@@ -207,24 +265,29 @@ def choices(folder: Path) -> str:
         flags = {"dataset": name, "image_size": SIDE, "augmentation": "base"}
         transform = preprocessing_of(embedder, flags).transform()
         found = extract(embedder, train, transform, workers=0)
-        for kind, shrinkage in kinds.items():
-            scores = [searched(embedder, found, shrinkage, seed) for seed in range(3)]
-            recall, precision = (100 * sum(column) / 3 for column in zip(*scores, strict=True))
+        for kind, start in kinds.items():
+            scores = [searched(embedder, found, start, seed) for seed in range(SPLITS)]
+            recall, precision = (100 * np.mean(column) for column in zip(*scores, strict=True))
             cells[kind].append(f"{recall:.1f} / {precision:.1f}")
     return "\n".join([*lines, *(f"| {kind} | {' | '.join(of)} |" for kind, of in cells.items())])
 
 
 @torch.no_grad()
 def searched(
-    embedder: Any, found: Features, shrinkage: float | None, seed: int
+    embedder: Any, found: Features, start: tuple[bool, float] | None, seed: int
 ) -> tuple[float, float]:
-    """Return Recall@1 and mAP@R of half of the classes, with features whitened by the others."""
+    """Return Recall@1 and mAP@R of half of the classes, with a layer fitted to the others.
+
+    Args:
+        start: whether to take roots, and the shrinkage of the whitening; None for no layer.
+    """
     classes = torch.from_numpy(np.random.default_rng(seed).permutation(int(found.labels.max()) + 1))
     fitted = torch.isin(found.labels, classes[: len(classes) // 2])
     embeds = found.features[~fitted]
-    if shrinkage is not None:
+    if start is not None:
+        embedder.root, shrinkage = start
         embedder.start_from(found.features[fitted], found.labels[fitted], shrinkage)
-        embeds = embedder.embedding(embeds)
+        embeds = embedder.embed_features(embeds)
     gallery = Gallery(F.normalize(embeds, dim=1), found.labels[~fitted])
     scores, _ = measure(["e_recall@1", "mAP@R"], gallery)
     return scores["e_recall@1"], scores["mAP@R"]
@@ -234,7 +297,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--choose", action="store_true", help="print how whitening was chosen")
+    recipes = [name for name in RECIPES if name != BACKBONE]
+    parser.add_argument("--recipes", nargs="+", default=recipes, choices=recipes)
+    parser.add_argument("--choose", action="store_true", help="print how the start was chosen")
     args = parser.parse_args(argv)
     lay_out(args.folder)
     if args.choose:
@@ -242,13 +307,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     runs = args.folder / "runs"
     places = ("--source_path", str(args.folder), "--save_path", str(runs))
-    for seed in args.seeds:
-        for name in SETS:
-            for group, recipe in RECIPES.items():
+    for group, seeds in {BACKBONE: [0], **dict.fromkeys(args.recipes, args.seeds)}.items():
+        for name in (f"{name}{half}" for half in ("", EXCHANGED) for name in SETS):
+            for seed in seeds:
                 named = ("--dataset", name, "--group", group, "--seed", str(seed))
-                command = [sys.executable, "main.py", *FLAGS, *recipe, *named, *places]
+                command = [sys.executable, "main.py", *FLAGS, *RECIPES[group], *named, *places]
                 subprocess.run(command, check=True)
-    print(table([runs]))
+    print(table(runs))
 
 
 if __name__ == "__main__":
