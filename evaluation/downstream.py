@@ -16,7 +16,7 @@ from datasets.downstream import Downstream
 from datasets.folders import listed
 from datasets.image_set import Images
 from datasets.loading import Transform
-from evaluation.feature_cache import cached_features, digest_of_embedder
+from evaluation.feature_cache import cached_features, digest_of_backbone
 from evaluation.fewshot import Episodes, draw_episodes, interval, score_episodes
 from evaluation.knn_classifier import TEMPERATURE, classify
 from evaluation.linear_probe import (
@@ -66,7 +66,7 @@ class DownstreamEvaluation:
     def __post_init__(self) -> None:
         check_evaltypes([self.which])
         self.compare_on = self.device if self.search_device is None else self.search_device
-        self.embedder_digest = digest_of_embedder(self.embedder) if self.cache else None
+        self.backbone_digest = digest_of_backbone(self.embedder) if self.cache else None
         self.groups = getattr(self.downstream.test, "class_groups", ()) or None
         scoring.validate(self.retrieval_metrics, None, self.groups)
 
@@ -90,7 +90,7 @@ class DownstreamEvaluation:
         extracted = cached_features(
             *(self.embedder, images, self.transform),
             cache=self.cache,
-            embedder_digest=self.embedder_digest,
+            backbone_digest=self.backbone_digest,
             **{name: getattr(self, name) for name in ("bs", "workers", "device", "precision")},
         )
         features = getattr(extracted, self.which)

@@ -71,6 +71,20 @@ def extract(
     return Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
+def embed_in_batches(
+    embedder: nn.Module, features: Tensor, bs: int, device: torch.device | str, precision: str
+) -> Tensor:
+    """Return (M, D) embeddings of (M, F) pooled features on the CPU, as ``extract`` gives them."""
+    device = torch.device(device)
+    embeds = []
+    for part in features.split(bs):  # the same batches, so that they are rounded alike
+        with autocast(device, precision):
+            found: Tensor = embedder.embed_features(part.to(device))  # type: ignore[operator]
+        embeds.append(found.float().cpu())
+    return torch.cat(embeds)
+
+
 def extract_readable(
     embedder: nn.Module,
     image_set: Images,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from datasets.image_files import READING
 from datasets.image_set import Images, ImageSet
 from datasets.loading import Transform
-from evaluation.extract import Features, extract
+from evaluation.extract import Features, embed_in_batches, extract
 from utilities import distributed
 from utilities.checksums import digest, stamp
 from utilities.disk_cache import Entry
@@ -29,7 +29,7 @@ def cached_features(
     transform: Transform,
     *,
     cache: Path | None,
-    embedder_digest: str | None = None,
+    backbone_digest: str | None = None,
     bs: int = 112,
     workers: int = 6,
     device: torch.device | str = "cpu",
@@ -37,13 +37,18 @@ def cached_features(
 ) -> Features:
     """Return the features of ``extract``, from the folder ``cache`` if they have been kept.
 
+    Of an ``Embedder`` the pooled features are kept, which embedders with other embedding layers
+    share: before training, runs with any seed. Their embeddings are computed as ``extract`` does.
     Processes that train together read them, or extract a share each if any of them cannot.
+
+    Args:
+        backbone_digest: ``digest_of_backbone(embedder)``, to compute it once for several sets.
     """
     entry = kept = None
     if cache is not None:
         fingerprint = digest(
             [
-                embedder_digest or digest_of_embedder(embedder),
+                backbone_digest or digest_of_backbone(embedder),
                 digest_of_transform(transform),
                 digest_of_images(images),
                 f"{precision} on {torch.device(device).type}, {bs} at a time",
@@ -53,6 +58,8 @@ def cached_features(
         kept = entry.read_tensors()
         missing = distributed.any_rank(kept is None)
         if kept is not None and not missing:
+            if _has_layer(embedder):
+                kept["embeds"] = embed_in_batches(embedder, kept["features"], bs, device, precision)
             return Features(**{name: kept[name] for name in Features._fields})
     features = extract(
         *(embedder, images, transform),
@@ -62,8 +69,23 @@ def cached_features(
     if entry is not None and complete and distributed.is_first():
         with entry.locked():
             if entry.read() is None:
-                entry.keep_tensors(features._asdict())
+                parts = features._asdict()
+                if _has_layer(embedder):
+                    del parts["embeds"]
+                entry.keep_tensors(parts)
     return features
+
+
+def digest_of_backbone(embedder: nn.Module) -> str:
+    """Digest of all that decides the pooled features of an ``Embedder``; of others, of all."""
+    if not _has_layer(embedder):
+        return digest_of_embedder(embedder)
+    return digest([digest_of_embedder(embedder.backbone), str(embedder.pooling)])  # type: ignore[arg-type]
+
+
+def _has_layer(embedder: nn.Module) -> bool:
+    """Return whether embeddings follow from pooled features, by ``embed_features``."""
+    return hasattr(embedder, "embed_features")
 
 
 def digest_of_embedder(embedder: nn.Module) -> str:

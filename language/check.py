@@ -38,7 +38,7 @@ from datasets.dry_run import Subset
 from datasets.image_set import ImageSet
 from datasets.oddities import caption_oddities
 from evaluation.extract import predict
-from evaluation.feature_cache import cached_features, digest_of_embedder
+from evaluation.feature_cache import cached_features
 from evaluation.preprocessing import Preprocessing, preprocessing, preprocessing_of
 from evaluation.words_page import Compared, Nearest, write_page
 from language import advice, build_encoder, predicts_looks, readability
@@ -142,7 +142,6 @@ def embed(
         sample.images,
         prepare.transform(),
         cache=cache_folder() / "features",
-        embedder_digest=digest([digest_of_embedder(embedder.backbone), embedder.pooling]),
         workers=devices.at_most_the_cores(6),
         device=device,
     )

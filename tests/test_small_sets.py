@@ -98,28 +98,27 @@ def test_choices_search_half_of_the_classes_with_a_layer_fitted_to_the_others(ro
     assert plain[1] < much[1] < little[1]
 
 
-def leave_classes(parent, group, dataset, seed, columns):
-    """Write what ``table`` reads of a run: columns of scores by class."""
+def leave_classes(parent, group, dataset, seed, scores):
+    """Write what ``table`` reads of a run: its scores by class."""
     rows = [{"epoch": 1}]
     folder = leave(parent, f"{group}_{dataset}", seed, rows, dataset=dataset)
     config = json.loads((folder / "config.json").read_text())
     config["flags"]["group"] = group
     (folder / "config.json").write_text(json.dumps(config))
-    names = [f"{kind}/{score}" for kind in columns for score in small_sets.SCORES]
+    names = [f"embeds/{score}" for score in small_sets.SCORES]
     with (folder / "classes_test.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "group", "images", *names])
         for label, n_images in (("a", 10), ("b", 30)):
-            values = [columns[kind][label] for kind in columns for _ in small_sets.SCORES]
-            writer.writerow([f"{dataset} {label}", "", n_images, *values])
+            writer.writerow([f"{dataset} {label}", "", n_images, *[scores[label]] * len(names)])
 
 
 def test_the_table_compares_both_halves_by_class_with_the_features(tmp_path):
     """Means are over images, seeds first; the interval is that of brute force over classes."""
     for half, plus in (("kids", 0.0), ("kids_exchanged", 0.1)):
-        leave_classes(tmp_path, "features", half, 0, {"features": {"a": 0.2, "b": 0.4 + plus}})
+        leave_classes(tmp_path, "features", half, 0, {"a": 0.2, "b": 0.4 + plus})
         for seed, more in enumerate((0.1, 0.3)):
-            trained = {"embeds": {"a": 0.2 + more, "b": 0.4}}
+            trained = {"a": 0.2 + more, "b": 0.4}
             leave_classes(tmp_path, "small", half, seed, trained)
     (line,) = small_sets.table(tmp_path).splitlines()[2:]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -133,6 +132,6 @@ def test_the_table_compares_both_halves_by_class_with_the_features(tmp_path):
 
 
 def test_a_set_of_which_one_half_is_missing_has_no_line(tmp_path):
-    leave_classes(tmp_path, "features", "kids", 0, {"features": {"a": 0.2, "b": 0.4}})
-    leave_classes(tmp_path, "small", "kids", 0, {"embeds": {"a": 0.2, "b": 0.4}})
+    leave_classes(tmp_path, "features", "kids", 0, {"a": 0.2, "b": 0.4})
+    leave_classes(tmp_path, "small", "kids", 0, {"a": 0.2, "b": 0.4})
     assert len(small_sets.table(tmp_path).splitlines()) == 2

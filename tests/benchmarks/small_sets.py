@@ -55,7 +55,8 @@ FLAGS = (
 )
 BACKBONE = "features"  # group of runs that train nothing
 RECIPES = {
-    BACKBONE: ("--arch", ARCH, "--n_epochs", "0", "--evaltypes", "features"),
+    # All principal axes of the features: a rotation, which leaves their cosines as they are.
+    BACKBONE: ("--arch", ARCH, "--n_epochs", "0", "--embed_init", "pca"),
     "small": ("--arch", f"{ARCH}_root"),
     "small, trained longer": (
         *("--arch", f"{ARCH}_root", "--n_epochs", "12", "--lr", "1e-4", "--fc_lr", "1e-4"),
@@ -212,7 +213,7 @@ def table(folder: Path) -> str:
                 continue
             before = [found[BACKBONE][half] for half in (name, f"{name}{EXCHANGED}")]
             cells = [compared(before, halves, score) for score in SCORES]
-            n_classes = sum(len(by_class(paths, "embeds", SCORES[0])) for paths in halves)
+            n_classes = sum(len(by_class(paths, SCORES[0])) for paths in halves)
             seeds = min(map(len, halves))
             row = " | ".join([name, str(n_classes), group, str(seeds), *cells])
             lines.append(f"| {row} |")
@@ -222,9 +223,9 @@ def table(folder: Path) -> str:
 def compared(before: Sequence[Sequence[Path]], after: Sequence[Sequence[Path]], score: str) -> str:
     """Return the cells of a score, from the run folders of each half."""
     pairs = [
-        (of_class, by_class(trained, "embeds", score)[name])
+        (of_class, by_class(trained, score)[name])
         for plain, trained in zip(before, after, strict=True)
-        for name, of_class in by_class(plain, "features", score).items()
+        for name, of_class in by_class(plain, score).items()
     ]
     counts = torch.tensor([first[0] for first, _ in pairs])
     old, new = (torch.tensor([half[1] for half in column]) for column in zip(*pairs, strict=True))
@@ -236,7 +237,7 @@ def compared(before: Sequence[Sequence[Path]], after: Sequence[Sequence[Path]], 
     return f"{means[0]:.1f} | {means[1]:.1f} | {change}"
 
 
-def by_class(runs: Sequence[Path], kind: str, score: str) -> dict[str, tuple[int, float]]:
+def by_class(runs: Sequence[Path], score: str) -> dict[str, tuple[int, float]]:
     """Return the number of images of each test class, and its score, as the mean over runs."""
     rows: dict[str, list[dict[str, str]]] = {}
     for run in runs:
@@ -244,7 +245,7 @@ def by_class(runs: Sequence[Path], kind: str, score: str) -> dict[str, tuple[int
             for row in csv.DictReader(file):
                 rows.setdefault(row["class"], []).append(row)
     return {
-        name: (int(of[0]["images"]), float(np.mean([float(row[f"{kind}/{score}"]) for row in of])))
+        name: (int(of[0]["images"]), float(np.mean([float(row[f"embeds/{score}"]) for row in of])))
         for name, of in rows.items()
     }
 

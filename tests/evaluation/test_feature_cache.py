@@ -1,14 +1,18 @@
 """Kept features are those of the same model, transform and images, and are never used damaged."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+import architectures
 from datasets.image_set import ImageSet
 from datasets.library_sets import Wrapped
 from evaluation import feature_cache
+from evaluation.extract import extract
 from evaluation.feature_cache import (
     cached_features,
     digest_of_embedder,
@@ -37,6 +41,10 @@ def folder(tmp_path):
     return tmp_path / "features"
 
 
+def to_pixels(image):
+    return torch.from_numpy(np.asarray(image.resize((32, 32)))).permute(2, 0, 1) / 255
+
+
 def kept(embedder, images, folder, transform=to_tensor, **options):
     return cached_features(embedder, images, transform, cache=folder, workers=0, **options)
 
@@ -60,6 +68,56 @@ def test_another_model_transform_set_or_precision_is_another_entry(images, folde
     kept(embedder, images, folder, lambda image: to_tensor(image) * 2)
     kept(embedder, images, folder, precision="bf16")
     assert len(list(folder.glob("*/"))) == 5
+
+
+def with_other_layers(seeds, name="test_resnet_normalize"):
+    """Embedders with the same backbone."""
+    torch.manual_seed(0)
+    first = architectures.create(name, 5, pretrained=False, image_size=32)
+    for seed in seeds:
+        torch.manual_seed(seed)
+        embedder = copy.deepcopy(first)
+        embedder.embedding.reset_parameters()
+        yield embedder.to(memory_format=torch.channels_last).eval()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["test_resnet_normalize", "test_vit_root"])
+def test_embedders_that_share_a_backbone_share_features(colours, folder, precision, name):
+    """And each has its own embeddings, to the bit as without a cache."""
+    images = colours([(row, 3, 7) for row in range(0, 250, 10)], [0, 1, 2, 1, 0] * 5)
+    options = {"precision": precision, "bs": 7}
+    transform = to_pixels
+    found = []
+    for embedder in with_other_layers((1, 2), name):
+        expected = extract(embedder, images, transform, workers=0, **options)
+        found.append(kept(embedder, images, folder, transform, **options))
+        assert all(one.equal(two) for one, two in zip(found[-1], expected, strict=True))
+    assert len(list(folder.glob("*/"))) == 1
+    assert found[0].features.equal(found[1].features)
+    assert not found[0].embeds.equal(found[1].embeds)
+
+
+def test_other_backbones_and_other_pooling_share_nothing(images, folder):
+    (embedder,) = with_other_layers([1])
+    kept(embedder, images, folder, to_pixels)
+    (double,) = with_other_layers([1], "test_resnet_normalize_double")
+    kept(double, images, folder, to_pixels)
+    with torch.no_grad():
+        next(embedder.backbone.parameters()).add_(1e-6)
+    kept(embedder, images, folder, to_pixels)
+    assert len(list(folder.glob("*/"))) == 3
+
+
+def test_embeddings_that_an_earlier_version_kept_are_not_used(images, folder, monkeypatch):
+    one, two = with_other_layers((1, 2))
+    monkeypatch.setattr(feature_cache, "_has_layer", lambda embedder: False)
+    monkeypatch.setattr(feature_cache, "digest_of_backbone", lambda embedder: "the same")
+    kept(one, images, folder, to_pixels)
+    monkeypatch.setattr(feature_cache, "_has_layer", lambda embedder: True)
+    found = kept(two, images, folder, to_pixels)
+    assert found.embeds.equal(extract(two, images, to_pixels, workers=0).embeds)
+    assert len(list(folder.glob("*/"))) == 1
 
 
 def test_damage_is_noticed_and_repaired(images, folder, caplog):
