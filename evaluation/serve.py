@@ -85,7 +85,7 @@ def serve(args: argparse.Namespace, listener: socket.socket, uploads: Path) -> N
     from evaluation.searcher import Searcher
 
     searcher = Searcher(args.index, args.checkpoint, args.map, args.language_model, args.device)
-    model = searcher.model
+    _ = searcher.quick_embedder or searcher.model  # an index of another model is refused now
     no_words = ""
     try:
         _ = searcher.read_texts
@@ -99,7 +99,8 @@ def serve(args: argparse.Namespace, listener: socket.socket, uploads: Path) -> N
         LOG.warning("--host %s: whoever reaches this address sees the pictures", args.host)
     n, folder = len(searcher.index.embedded.files), searcher.index.provenance.folder
     LOG.info(
-        "%s images of %s, embedded by %s; stop with Ctrl-C", f"{n:,}", folder, model.checkpoint
+        "%s images of %s, embedded by %s; stop with Ctrl-C",
+        *(f"{n:,}", folder, searcher.index.provenance.checkpoint),
     )
     print(url_of(args.host, listener.getsockname()[1]), flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)

@@ -64,7 +64,8 @@ def verdict(
     Args:
         floors: what training must beat; the first decides.
         images: the set that was searched.
-        metrics: of the run; those in ``HEADLINES`` are compared, and the first of them decides.
+        metrics: of the run; those in ``HEADLINES`` are compared. The first of them is always told,
+            another if its change is of another kind.
         rows: ``{"epoch": int, score: float or None}`` as in metrics.jsonl.
     """
     metrics = [name for name in HEADLINES if name in metrics]
@@ -82,10 +83,15 @@ def verdict(
         (f"trained − {floors[0].name}", *(_points(*changes[name]) for name in metrics)),
     ]
     first = metrics[0]
+    kinds = {name: _kind(interval) for name, (_, interval) in changes.items()}
     sentences = [
-        _outcome(HEADLINES[first], *changes[first], floors[0].name),
+        *(
+            _outcome(HEADLINES[name], *changes[name], floors[0].name)
+            for name in metrics
+            if name == first or kinds[name] != kinds[first]
+        ),
         _highest(f"{trained.prefix}/{first}", rows, set_name),
-        _remedy(changes[first][1], floors[0]),
+        _remedy([kinds[name] for name in metrics], floors[0]),
     ]
     return Verdict(table, " ".join(filter(None, sentences)))
 
@@ -136,11 +142,18 @@ def _points(value: float, interval: Interval) -> str:
     return f"{100 * value:+.2f}{bracket}"
 
 
+def _kind(interval: Interval) -> int | None:
+    """Return 1 for a clear rise, -1 for a clear fall, 0 for neither, None without an interval."""
+    if math.isnan(interval.low):
+        return None
+    return (interval.low > 0) - (interval.high < 0)
+
+
 def _outcome(heading: str, value: float, interval: Interval, floor: str) -> str:
     points = f"{abs(100 * value):.1f} points"
-    if interval.low > 0:
+    if _kind(interval) == 1:
         return f"{heading} rose by {points} over the {floor}."
-    if interval.high < 0:
+    if _kind(interval) == -1:
         return f"{heading} fell by {points} below the {floor}."
     return f"{heading} is not clearly above or below the {floor}."
 
@@ -162,9 +175,13 @@ def _highest(score: str, rows: Sequence[Mapping[str, Any]], set_name: str) -> st
     return f"{highest}; choose the length on validation classes (--use_tv_split)."
 
 
-def _remedy(interval: Interval, floor: Searched) -> str:
-    """Say how to search with the backbone where training has not clearly raised the score."""
-    if interval.low > 0 or math.isnan(interval.low):
+def _remedy(kinds: Sequence[int | None], floor: Searched) -> str:
+    """Say how to search with the backbone where a score fell, or none clearly rose.
+
+    Args:
+        kinds: of the changes, see ``_kind``.
+    """
+    if None in kinds or (1 in kinds and -1 not in kinds):
         return ""
     return (
         f"The {floor.name} need no training: --n_epochs 0 --evaltypes features leaves a run that "

@@ -1,6 +1,7 @@
 """The verdict at the end of a run: its scores, its interval and its sentence."""
 
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,6 +67,31 @@ def test_a_gain_that_rests_on_one_class_is_not_clear():
     found = conclude(LOW, LOW, [*LOW[:-1], 0.9])
     assert "not clearly above or below" in found.sentence
     assert "need no training" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("recalls", "precisions", "says", "remedy"),
+    [
+        (HIGH, [*LOW[:-1], 0.9], "rose by.*mAP@R is not clearly above or below", False),
+        ([*LOW[:-1], 0.9], HIGH, "Recall@1 is not clearly .* mAP@R rose by 41", False),
+        (HIGH, [0.0] * 6, "Recall@1 rose by .* mAP@R fell by 17", True),
+        ([0.0] * 6, HIGH, "Recall@1 fell by .* mAP@R rose by 41", True),
+        (HIGH, HIGH, "Recall@1 rose by 41.* points over the backbone's features.$", False),
+        (LOW, LOW, "^Recall@1 is not clearly above or below the backbone's features. The", True),
+    ],
+)
+def test_a_score_that_changed_otherwise_is_told_too(recalls, precisions, says, remedy):
+    floor = searched("backbone's features", "test/backbone", LOW, COUNTS)
+    parts = [searched("trained", "test/embeds", of, COUNTS).scores for of in (recalls, precisions)]
+    name = "test/embeds/mAP@R"
+    scores = Scores(
+        {**parts[0], name: parts[1][name]}, {}, {},
+        {**parts[0].by_class, name: parts[1].by_class[name]},
+    )  # fmt: skip
+    trained = Searched("trained", "test/embeds", scores)
+    found = verdict(trained, [floor], images(COUNTS), METRICS, ())
+    assert re.search(says, found.sentence)
+    assert ("need no training" in found.sentence) == remedy
 
 
 @pytest.mark.parametrize(
