@@ -146,7 +146,8 @@ def _examine_labels(name: str, source_path: Path, near: int, found: Findings) ->
 
     faults = find_faults((path for images in present.values() for path in images.paths), root)
     reasons = [f"{path}: {why}" for path, why in faults.items()]
-    found.report(found.problems, f"{len(faults):,} images cannot be read", reasons)
+    title = f"{len(faults):,} of {counts['images']:,} images cannot be read"
+    found.report(found.problems, title, reasons)
     for images in present.values():
         _examine_unmatched(images, found)
     if (root / "images").is_dir() and "all" in laid_out and not labelled_manifest(root):

@@ -92,7 +92,7 @@ def test_unreadable_images_are_listed_and_capped(tmp_path):
         path.write_bytes(b"")
     (problem,) = examine("mine", tmp_path).problems
     lines = problem.splitlines()
-    assert lines[0] == "12 images cannot be read" and len(lines) == 12
+    assert lines[0] == "12 of 36 images cannot be read" and len(lines) == 12
     assert "class 0/0.png: " in lines[1] and lines[-1].strip() == "and 2 more"
     assert examine("mine", tmp_path).counts["images"] == 36  # counts are of what is listed
 
