@@ -76,7 +76,8 @@ def test_a_run_for_deployment_trains_on_all_classes_without_test_scores(animals,
 def test_defaults_give_way_to_images_and_packages_and_stay_so(animals, tmp_path, monkeypatch):
     """A run that is resumed or evaluated uses what it began with, though a hub answers by then."""
     monkeypatch.setattr(hub, "answers", lambda: False)
-    monkeypatch.setattr("datasets.defaults.PACKAGED", {"resnet50_frozen_normalize": "test_resnet"})
+    packaged = {"resnet50_frozen_normalize_root": "test_resnet"}
+    monkeypatch.setattr("datasets.defaults.PACKAGED", packaged)
     left_out = {"--bs", "--arch"}
     words = tiny_run(animals, tmp_path, "--no_train_metrics", "--samples_per_class", "2")
     pairs = zip(["", *words], words, strict=False)
