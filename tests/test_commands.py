@@ -123,8 +123,15 @@ def lines():
                     assigned.append(line)
                 else:
                     found.setdefault("\n".join([*assigned, line]), page.name)
+    again = [text for text in found if "architectures.export" in text][1:]
+    again += [text for text in found if "tests.benchmarks.memory" in text]  # and as a benchmark
     return [
-        pytest.param(text, id=f"{page}: {text.splitlines()[-1]}") for text, page in found.items()
+        pytest.param(
+            text,
+            id=f"{page}: {text.splitlines()[-1]}",
+            marks=[pytest.mark.slow] if text in again else (),  # ten seconds each
+        )
+        for text, page in found.items()
     ]
 
 

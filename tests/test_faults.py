@@ -77,7 +77,7 @@ def test_a_disk_that_goes_away_is_not_replaced_by_a_folder(animals, small_disk):
     assert not list(small_disk.iterdir())
 
 
-@pytest.mark.parametrize("kernels", ["0", "2"])
+@pytest.mark.parametrize("kernels", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_images_that_go_away_end_the_run(animals, tmp_path, kernels):
     shutil.copytree(animals, tmp_path / "source")
     run = start(tmp_path / "source", tmp_path, "--kernels", kernels)

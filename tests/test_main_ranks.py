@@ -20,9 +20,21 @@ FROZEN = ("--arch", "test_resnet_frozen_normalize")
     "more",
     [
         ("--language_distill_w", "2", "--language_delay", "2", "--evaluations", "retrieval", "knn"),
-        ("--language_proxy_w", "0.3", "--language_delay", "2"),
+        pytest.param(
+            ("--language_proxy_w", "0.3", "--language_delay", "2"), marks=pytest.mark.slow
+        ),
         ("--loss", "supcon", "--cache_images", "--kernels", "2", "--optim", "sgd"),
-        ("--loss", "margin", "--data_sampler", "fid_batchmatch", "--data_batchmatch_bigbs", "16"),
+        pytest.param(
+            (
+                "--loss",
+                "margin",
+                "--data_sampler",
+                "fid_batchmatch",
+                "--data_batchmatch_bigbs",
+                "16",
+            ),
+            marks=pytest.mark.slow,
+        ),
         (
             *("--forward_bs", "3", "--grad_checkpointing", "--clip_grad", "0.5", "--ema", "0.5"),
             *("--loss", "supcon"),

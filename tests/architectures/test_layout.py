@@ -42,7 +42,8 @@ for _ in range(2):
     ("name", "side", "isa"),
     [
         *(("3", 224, "AVX2"), ("3", 224, "ALL"), ("4", 112, "AVX2"), ("12", 112, "ALL")),
-        *(("repvgg_a0", 96, "ALL"), ("mobileone_s0", 96, "AVX2")),
+        pytest.param("repvgg_a0", 96, "ALL", marks=pytest.mark.slow),
+        pytest.param("mobileone_s0", 96, "AVX2", marks=pytest.mark.slow),
     ],
 )
 def test_gradients_are_those_of_the_plain_layout(name, side, isa):

@@ -43,7 +43,10 @@ def centred(logits):
     return logits - logits.mean(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize(("cost", "share"), [(1e-2, 1e-6), (1.0, 1e-5), (100.0, 2e-3)])
+@pytest.mark.parametrize(
+    ("cost", "share"),
+    [(1e-2, 1e-6), (1.0, 1e-5), pytest.param(100.0, 2e-3, marks=pytest.mark.slow)],
+)
 def test_equals_scikit_learn(digits, cost, share):
     """At weak penalties the objective is so level that solvers end apart by some share."""
     train, test = digits

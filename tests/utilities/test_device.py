@@ -93,6 +93,7 @@ def test_compile_without_a_compiler_is_refused_before_training(
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_compile_is_refused_where_torch_finds_no_compiler(animals, tmp_path):
     run = start(tiny_run(animals, tmp_path, "--compile"), CXX="/nowhere/g++")
     (line,) = [line for line in output(run, status=1).splitlines() if line.startswith("error:")]
