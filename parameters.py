@@ -146,8 +146,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          also="model"),
     Flag("embed_dim", natural, None, "D, dimension of the embedding; 0: as wide as the features"),
     Flag("embed_init", OneOf(("random", "pca", "whiten")), None,
-         "start of the embedding layer: random; pca, the principal axes of the features; whiten, "
-         "those of the features whitened within training classes"),
+         "start of the embedding layer: random; pca, the principal axes of the features or roots "
+         "that it reads; whiten, those of these whitened within training classes"),
     Flag("image_size", count, None, "side of the square input, pixels"),
     Flag("not_pretrained", switch, False, "start from random weights"),
     Flag("no_zero_init_last", switch, False,

@@ -198,7 +198,7 @@ class Embedder(nn.Module):
     def start_from(
         self, features: Tensor, labels: Tensor | None = None, shrinkage: float = SHRINKAGE
     ) -> None:
-        """Set the embedding layer to the principal axes of the backbone's features.
+        """Set the embedding layer to the principal axes of the features, or of their roots.
 
         Of all maps to ``embed_dim`` dimensions it changes their cosines least (Eckart and Young,
         1936), so that training starts near the backbone's own ranking; a random layer loses much

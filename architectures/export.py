@@ -201,6 +201,7 @@ def about(trained: Trained) -> dict[str, Any]:
         "epoch": trained.epoch,
         **prepare.settings(),
         "embed_dim": trained.embedder.embed_dim,
+        "root": trained.embedder.root,
         "normalised": trained.embedder.normalize,
     }
 

@@ -80,7 +80,8 @@ def digest_of_backbone(embedder: nn.Module) -> str:
     """Digest of all that decides the pooled features of an ``Embedder``; of others, of all."""
     if not _has_layer(embedder):
         return digest_of_embedder(embedder)
-    return digest([digest_of_embedder(embedder.backbone), str(embedder.pooling)])  # type: ignore[arg-type]
+    parts = digest_of_embedder(embedder.backbone), str(embedder.pooling)  # type: ignore[arg-type]
+    return digest(["without embeddings", *parts])  # which earlier versions expect in an entry
 
 
 def _has_layer(embedder: nn.Module) -> bool:

@@ -115,7 +115,18 @@ def build(
     return EvaluationSession(
         *(evaluator, at_end, others, stored_map, averaged),
         every=args.evaluate_every, n_epochs=n_epochs, cache=cache,
+        untrained_flags=of_the_backbone(args.arch),
     )  # fmt: skip
+
+
+def of_the_backbone(arch: str) -> str:
+    """Return the flags of a run that searches with the backbone's features, as unit rows.
+
+    All of their principal axes are a rotation, which leaves cosines as they are.
+    """
+    parts = [part for part in arch.split("_") if part != "root"]
+    parts += [] if "normalize" in parts else ["normalize"]
+    return f"--arch {'_'.join(parts)} --embed_dim 0 --embed_init pca --n_epochs 0"
 
 
 def _language_model(args: argparse.Namespace, data: datasets.Data) -> str | None:

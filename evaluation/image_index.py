@@ -2,8 +2,9 @@
 
 An index folder holds ``retrieval_index``, which is replaced as a whole: ``images.json`` (model and
 images), ``vectors.faiss`` (their unit embeddings, ``IndexFlatIP``) and ``entry.json`` (checksums).
-During a pass ``retrieval_parts`` keeps what has been embedded, so that it can be resumed. One
-process at a time may write an index folder; any number may read it.
+During a pass ``retrieval_parts`` keeps what has been embedded, so that it can be resumed.
+``retrieval_embedder`` is that of ``evaluation.quick_embedder``. One process at a time may write an
+index folder; any number may read it.
 """
 
 import contextlib

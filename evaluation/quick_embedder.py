@@ -6,24 +6,29 @@ It takes part in a search only while it embeds as the embedder that made the ind
 import importlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from evaluation.exported_preprocess import prepare
 from evaluation.image_index import ImageIndex
 from evaluation.index_files import QUICK
 from evaluation.nearest import ALIKE
 from utilities.checksums import seal, verify
+from utilities.console import printable
 from utilities.files import atomic_folder
 
 LOG = logging.getLogger(__name__)
 
 EMBEDDER, SETTINGS = "embedder.onnx", "preprocessing.json"
-N_COMPARED = 4  # images
+MOST_PIXELS = 30_000_000  # of a picture that is decoded whole; it takes 60 bytes for each
+N_COMPARED, N_TRIED = 4, 16  # images
 
 
 class QuickEmbedder:
@@ -43,16 +48,22 @@ class QuickEmbedder:
         )
 
     def embed(self, paths: Sequence[Path]) -> NDArray[np.float32]:
-        """Return (Q, D) unit rows; an error of whatever kind if one cannot be read."""
-        rows = []
-        for path in paths:
-            image = prepare(path, self.settings)[None]  # (1, 3, S, S)
-            rows.append(self.session.run(None, {"images": image})[0][0])
-        embeds = np.stack(rows).astype(np.float32)
-        embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-        if not np.isfinite(embeds).all():
-            raise ValueError("an embedding is not finite")
-        return embeds
+        """Return (Q, D) unit rows; ValueError if one of the images cannot be embedded here."""
+        return np.stack([self._embed(path) for path in paths])
+
+    def _embed(self, path: Path) -> NDArray[np.float32]:
+        try:
+            with Image.open(path) as image:
+                if image.format != "JPEG" and image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"over {MOST_PIXELS:,} pixels")
+            batch = prepare(path, self.settings)[None]  # (1, 3, S, S)
+            embedding: NDArray[np.float32] = self.session.run(None, {"images": batch})[0][0]
+        except Exception as error:  # onnxruntime and Pillow raise their own
+            raise ValueError(f"{printable(path)} is not embedded by {EMBEDDER}: {error}") from error
+        unit = embedding / np.linalg.norm(embedding)
+        if not np.isfinite(unit).all():
+            raise ValueError(f"{printable(path)} has an embedding that is not finite")
+        return unit
 
 
 def load(where: Path, digest: str) -> QuickEmbedder | None:
@@ -91,18 +102,31 @@ def keep(
     digest = index.provenance.digest
     if load(where, digest):
         return
-    folder, files = index.provenance.folder, index.embedded.files
-    rows = np.unique(np.linspace(0, len(files) - 1, N_COMPARED).astype(int))
+    for left in where.glob(f".{QUICK}.*"):  # by a killed process
+        shutil.rmtree(left, ignore_errors=True)
     try:
         with atomic_folder(where / QUICK) as fresh:
             write(fresh / EMBEDDER)
             content = json.dumps({**settings, "digest": digest})
             (fresh / SETTINGS).write_text(content, encoding="utf-8")
-            embeds = QuickEmbedder(fresh, settings).embed([folder / files[r].path for r in rows])
-            cosines = (embeds * index.embedded.vectors[rows]).sum(axis=1)
-            if not (cosines > ALIKE).all():
-                raise ValueError(f"as ONNX it embeds otherwise: cosine {cosines.min():.4f}")
+            _compare(QuickEmbedder(fresh, settings), index)
             seal(fresh)
     except Exception as error:  # the exporters of backbones raise their own
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         LOG.info("queries will load the checkpoint, which takes seconds (%s)", reason)
+
+
+def _compare(embedder: QuickEmbedder, index: ImageIndex) -> None:
+    """Raise ValueError unless images of the index get the vectors that they have in it."""
+    folder, (files, vectors, _) = index.provenance.folder, index.embedded
+    cosines: list[float] = []
+    for row in np.unique(np.linspace(0, len(files) - 1, N_TRIED).astype(int)):
+        with suppress(ValueError):  # of a format that is left to the checkpoint
+            [embedding] = embedder.embed([folder / files[row].path])
+            cosines.append(float(embedding @ vectors[row]))
+        if len(cosines) == N_COMPARED:
+            break
+    if not cosines:
+        raise ValueError("no image of the index can be read for it")
+    if min(cosines) < ALIKE:
+        raise ValueError(f"as ONNX it embeds otherwise: cosine {min(cosines):.4f}")

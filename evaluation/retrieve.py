@@ -61,7 +61,7 @@ def run_index(args: argparse.Namespace) -> None:
         return
     print(
         f"{args.index}: {count:,} images x {dimensions} dimensions, "
-        f"{embedded.vectors.nbytes / 1e6:,.3g} MB on disk and in the memory of a query\n"
+        f"{embedded.vectors.nbytes / 1e6:,.3g} MB of embeddings\n"
         f"{changes.new:,} new, {changes.changed:,} changed, {changes.removed:,} removed, "
         f"{changes.unchanged:,} unchanged; {changes.unreadable:,} cannot be read"
     )

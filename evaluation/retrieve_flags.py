@@ -58,7 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="where the text encoder of the map is now (default: where it was)",
     )  # fmt: skip
     query.add_argument(
-        "--checkpoint", type=Path, metavar="RUN", help="(default: the one that made the index)"
+        "--checkpoint",
+        type=Path,
+        metavar="RUN",
+        help="embed with this one, which must be the one that made the index (default: the copy in "
+        "the index, or that one)",
     )
     query.add_argument("--k", type=int, default=10, help="neighbours of each query (default: 10)")
     query.add_argument(

@@ -60,7 +60,7 @@ class SearchPage:
     """The elements of the page and what happens when they are used.
 
     Args:
-        searcher: ``evaluation.searcher.Searcher``, with its model loaded.
+        searcher: ``evaluation.searcher.Searcher``.
         k: images that a query finds.
         no_words: why words cannot be searched for, with the remedy; empty if they can.
     """

@@ -3,8 +3,8 @@
 torch is imported when it is first needed. A query by pictures alone need not wait for it.
 """
 
+import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from evaluation.indexing import SearchModel
 
+LOG = logging.getLogger(__name__)
+
+MOST_QUICK = 64  # pictures; of more, the checkpoint embeds the rest sooner than it is loaded
+
 
 class Searcher:
     """Turns pictures and words into queries of one index.
@@ -41,7 +45,8 @@ class Searcher:
 
     Raises:
         FileNotFoundError: there is no index.
-        ValueError: it is damaged, or its space needs neither map nor text encoder.
+        ValueError: it is damaged, its space needs neither map nor text encoder, or there is no such
+            device.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Searcher:
         self.device_name = device
         # What the caller chooses is used, and checked against the index.
         self.may_be_quick = run is None and device == "auto"
+        if device != "auto":
+            _ = self.device  # refused now if there is none
         if self.among_words and (word_map or language_model):
             raise ValueError(
                 f"the index {where} is of the space of its run's own words, which needs no --map "
@@ -160,9 +167,12 @@ class Searcher:
         """Return (I, D) unit rows of image files; ValueError if one cannot be read."""
         if not images:
             return self._none()
-        if self.quick_embedder:
-            with suppress(Exception):  # the embedder reads more formats, or tells what is wrong
+        if self.quick_embedder and len(images) <= MOST_QUICK:
+            try:
                 return self.quick_embedder.embed(images)
+            except Exception as error:  # onnxruntime and Pillow raise their own
+                # The checkpoint reads more formats, or tells what is wrong.
+                LOG.info("%s; loading the checkpoint", error)
         from evaluation.indexing import embed_queries
 
         return embed_queries(images, self.model, device=self.device)

@@ -100,7 +100,7 @@ def serve(args: argparse.Namespace, listener: socket.socket, uploads: Path) -> N
     n, folder = len(searcher.index.embedded.files), searcher.index.provenance.folder
     LOG.info(
         "%s images of %s, embedded by %s; stop with Ctrl-C",
-        *(f"{n:,}", folder, searcher.index.provenance.checkpoint),
+        *(f"{n:,}", folder, searcher.run),
     )
     print(url_of(args.host, listener.getsockname()[1]), flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)

@@ -35,6 +35,7 @@ class EvaluationSession:
         stored_map: makes the map from words to images of the last evaluation, if there is one.
         n_epochs: of the run; the last is always evaluated.
         cache: folder in which features before training are kept, since many runs start from them.
+        untrained_flags: of a run that searches with the backbone's features.
 
     Attributes:
         sets: all that is evaluated, by name.
@@ -52,6 +53,7 @@ class EvaluationSession:
         every: int = 1,
         n_epochs: int = 0,
         cache: Path | None = None,
+        untrained_flags: str = "",
     ) -> None:
         self.evaluator = evaluator
         self.downstream = downstream
@@ -60,6 +62,7 @@ class EvaluationSession:
         self.averaged = averaged
         self.every = every
         self.n_epochs = n_epochs
+        self.untrained_flags = untrained_flags
         self.cache = cache
         self.untrained = Scores({}, {})
         self.scores = Scores({}, {})
@@ -193,7 +196,8 @@ class EvaluationSession:
         ]
         trained = Searched("trained", f"{name}/{evaltype}", self.scores)
         metrics = self.evaluator.options["metrics"]
-        return verdict(trained, floors, self.evaluator.sets[name], metrics, self.epochs)
+        images = self.evaluator.sets[name]
+        return verdict(trained, floors, images, metrics, self.epochs, self.untrained_flags)
 
     def changes(self) -> dict[str, Interval]:
         """Return the paired 95 % intervals of the changes of scores since before training."""

@@ -58,6 +58,7 @@ def verdict(
     images: ImageSet,
     metrics: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
+    untrained_flags: str,
 ) -> Verdict | None:
     """Conclude a run; return None if its metrics or what it began with cannot be compared.
 
@@ -67,8 +68,10 @@ def verdict(
         metrics: of the run; those in ``HEADLINES`` are compared. The first of them is always told,
             another if its change is of another kind.
         rows: ``{"epoch": int, score: float or None}`` as in metrics.jsonl.
+        untrained_flags: of a run that searches as the first floor does.
     """
-    metrics = [name for name in HEADLINES if name in metrics]
+    headlines = {HEADLINES[name]: name for name in reversed(HEADLINES) if name in metrics}
+    metrics = [name for name in HEADLINES if name in headlines.values()]
     floors = [floor for floor in floors if floor.has(metrics)]
     if not metrics or not floors or not trained.has(metrics):
         return None
@@ -91,7 +94,7 @@ def verdict(
             if name == first or kinds[name] != kinds[first]
         ),
         _highest(f"{trained.prefix}/{first}", rows, set_name),
-        _remedy([kinds[name] for name in metrics], floors[0]),
+        _remedy([kinds[name] for name in metrics], floors[0], untrained_flags),
     ]
     return Verdict(table, " ".join(filter(None, sentences)))
 
@@ -175,15 +178,16 @@ def _highest(score: str, rows: Sequence[Mapping[str, Any]], set_name: str) -> st
     return f"{highest}; choose the length on validation classes (--use_tv_split)."
 
 
-def _remedy(kinds: Sequence[int | None], floor: Searched) -> str:
+def _remedy(kinds: Sequence[int | None], floor: Searched, flags: str) -> str:
     """Say how to search with the backbone where a score fell, or none clearly rose.
 
     Args:
         kinds: of the changes, see ``_kind``.
     """
-    if None in kinds or (1 in kinds and -1 not in kinds):
+    helped = 1 in kinds and -1 not in kinds
+    if helped or None in kinds or not floor.prefix.endswith(BACKBONE):
         return ""
     return (
-        f"The {floor.name} need no training: --n_epochs 0 --evaltypes features leaves a run that "
+        f"The {floor.name} need no training: the same command with {flags} leaves a run that "
         "searches with them."
     )

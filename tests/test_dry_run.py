@@ -62,6 +62,7 @@ def test_a_dry_run_meets_what_a_run_would_meet_at_its_end(animals, tmp_path):
 def test_an_evaluation_can_be_dry_too(animals, tmp_path, caplog):
     main.main(tiny_run(animals, tmp_path, "--n_epochs", "0"))
     only = ["--evaluate_only", "--checkpoint", str(tmp_path / "animals" / "default_s0")]
+    (tmp_path / "animals" / "default_s0" / "last.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"no last\.pt"):
         main.main([*only, "--dry_run"])
     main.main(tiny_run(animals, tmp_path, "--n_epochs", "1", "--group", "one"))

@@ -16,6 +16,7 @@ import criteria
 import main
 import parameters
 from architectures import from_flags
+from evaluation import from_flags as from_evaluation_flags
 from tests.runs import RUN, killed_at, output, rows_of, start, tiny_run, without_times
 from utilities import checkpoint, hub
 
@@ -128,6 +129,19 @@ def test_own_small_sets_begin_with_the_backbone(animals, tmp_path, monkeypatch, 
     again = ("--evaluate_only", "--checkpoint", str(tmp_path / RUN), "--no_report")
     found = main.main([*again, "--save_path", str(tmp_path)])
     assert found and found.items() <= scores.items()
+
+
+def test_the_flags_of_a_verdict_leave_a_run_that_searches_with_the_backbone(animals, tmp_path):
+    measured = ("--no_train_metrics", "--evaluation_metrics", "e_recall@1", "mAP@R")
+    arch = ("--arch", "test_resnet_frozen_root")
+    main.main(tiny_run(animals, tmp_path / "trained", *measured, *arch))
+    floor = rows_of(tmp_path / "trained" / RUN)[0]
+    remedy = from_evaluation_flags.of_the_backbone("test_resnet_frozen_root").split()
+    scores = main.main(tiny_run(animals, tmp_path, *measured, *arch, *remedy))
+    for metric in ("e_recall@1", "mAP@R"):
+        assert scores[f"test/embeds/{metric}"] == floor[f"test/backbone/{metric}"] > 0
+    again = ("--evaluate_only", "--checkpoint", str(tmp_path / RUN), "--no_report")
+    assert main.main([*again, "--save_path", str(tmp_path)]).items() <= scores.items()
 
 
 def test_a_checkpoint_scores_as_it_did_in_training(animals, tmp_path):

@@ -374,14 +374,14 @@ def test_epochs_give_the_schedule_its_steps(source, tmp_path, monkeypatch):
     assert rates == pytest.approx([5e-3 * (1 + np.cos(np.pi * t / 6)) for t in range(6)])
 
 
-def test_no_epoch_only_evaluates(source, tmp_path):
+def test_no_epoch_evaluates_and_saves_what_it_began_with(source, tmp_path):
     schedule = ("--scheduler", "warmup_cosine", "--warmup_steps", "2")
     more = (*schedule, "--evaluations", "knn", "retrieval")
     scores = main.main(flags(source, tmp_path, *more, length=("--n_epochs", "0")))
     assert 0 <= scores["shades/features/e_recall@1"] <= 1
     (row,) = rows_of(run_folder(tmp_path))
     assert row["epoch"] == 0 and 0 <= row["shades/knn@20"] <= 1
-    assert not (run_folder(tmp_path) / "last.pt").exists()
+    assert (run_folder(tmp_path) / "last.pt").exists()
 
 
 # ----------------------------------------------------------------------------------- evaluation

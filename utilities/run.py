@@ -75,7 +75,7 @@ class Checkpoint(dict[str, Any]):
     @property
     def epoch(self) -> int:
         """The epoch to resume after; the final one is evaluated again, for the report."""
-        return min(self["epoch"], self["flags"]["n_epochs"] - 1)
+        return max(0, min(self["epoch"], self["flags"]["n_epochs"] - 1))
 
 
 def to_resume(
@@ -172,7 +172,9 @@ class Run:
             LOG.info("resuming after epoch %d", self.epoch)
 
     def epochs(self) -> Iterator[int]:
-        """Yield the epochs that are left, from 1."""
+        """Yield the epochs that are left, from 1; a run of none saves what it begins with."""
+        if not self.n_epochs:
+            self.save()
         self._began, self._first = time.monotonic(), self.epoch
         yield from range(self.epoch + 1, self.n_epochs + 1)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from evaluation import quick_embedder, retrieve, search_models
-from evaluation.image_index import read_index
+from evaluation.image_index import read_index, write_index
 from evaluation.index_files import QUICK
 from evaluation.indexing import build_index, embed_queries
 from evaluation.searcher import Searcher
@@ -162,3 +162,60 @@ def test_a_run_in_half_precision_has_none(made, copy, caplog):
     object.__setattr__(model, "precision", "bf16")
     search_models.keep_quick_embedder(copy, read_index(copy), model)
     assert "(the run evaluates in bf16)" in caplog.text and not (copy / QUICK).exists()
+
+
+def test_an_odd_picture_costs_an_index_nothing(made, tmp_path, caplog):
+    """Of a mode that is left to the checkpoint, first in the folder and as a query."""
+    photos, where = tmp_path / "photos", tmp_path / "index"
+    draw(photos / "1.png", 1)
+    lab = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(lab, "LAB").save(photos / "0.tif")
+    model = search_models.load_model(made / "run")
+    index, _ = build_index(photos, model, where, workers=0)
+    search_models.keep_quick_embedder(where, index, model)
+    searcher = Searcher(where)
+    assert searcher.quick_embedder
+    caplog.set_level(logging.INFO)
+    found = searcher.embed_images([photos / "1.png", photos / "0.tif"])
+    assert "0.tif is not embedded by embedder.onnx" in caplog.text and "LAB" in caplog.text
+    np.testing.assert_allclose(found, index.embedded.vectors[[1, 0]], atol=1e-5)
+
+
+def test_many_pictures_and_huge_ones_are_left_to_the_checkpoint(made, monkeypatch, caplog):
+    monkeypatch.setattr("evaluation.searcher.MOST_QUICK", 1)
+    searcher = Searcher(made / "index")
+    searcher.embed_images(pictures(made)[:2])
+    assert "model" in vars(searcher)
+    monkeypatch.setattr(quick_embedder, "MOST_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"png is not embedded by embedder.onnx: over 1,000 pix"):
+        searcher.quick_embedder.embed([made / "photos" / "1.png"])
+    searcher.quick_embedder.embed([made / "photos" / "0.jpg"])  # which is decoded in small
+
+
+def test_without_its_checkpoint_an_index_finds_and_tells_what_is_unreadable(made, tmp_path, caplog):
+    place = tmp_path / "elsewhere"
+    shutil.copytree(made, place)
+    index = read_index(place / "index")
+    provenance = index.provenance._replace(checkpoint=tmp_path / "gone" / "last.pt")
+    write_index(place / "index", index._replace(provenance=provenance))
+    searcher = Searcher(place / "index")
+    [(_, hits)] = searcher.find([place / "photos" / "0.jpg"], [])
+    assert hits[0].similarity > 0.9999
+    caplog.set_level(logging.INFO)
+    (tmp_path / "cut.jpg").write_bytes((made / "photos" / "0.jpg").read_bytes()[:400])
+    with pytest.raises(FileNotFoundError, match=r"gone/last\.pt does not exist"):
+        searcher.find([tmp_path / "cut.jpg"], [])
+    assert "cut.jpg is not embedded by embedder.onnx: " in caplog.text
+
+
+def test_what_a_killed_pass_left_is_removed(made, copy):
+    shutil.copytree(copy / QUICK, copy / f".{QUICK}.f0a4")
+    shutil.rmtree(copy / QUICK)
+    model = search_models.load_model(made / "run")
+    search_models.keep_quick_embedder(copy, read_index(copy), model)
+    assert {path.name for path in copy.iterdir()} == {"retrieval_index", QUICK}
+
+
+def test_a_device_that_is_not_there_is_refused_at_once(made):
+    with pytest.raises(ValueError, match="--device must be auto or a device of torch; got nowhere"):
+        Searcher(made / "index", device="nowhere")

@@ -39,7 +39,7 @@ def conclude(backbone, untrained, trained, rows=(), split="test"):
         searched("untrained embedding", f"{split}/embeds", untrained, COUNTS),
     ]
     last = searched("trained", f"{split}/embeds", trained, COUNTS)
-    return verdict(last, floors, images(COUNTS), METRICS, rows)
+    return verdict(last, floors, images(COUNTS), METRICS, rows, "--as before")
 
 
 def epochs(*values, split="test"):
@@ -55,7 +55,18 @@ def test_a_run_below_its_backbone_says_so_though_it_beats_the_untrained_embeddin
     assert found.rows[0][1:] == ("Recall@1", "mAP@R")
     assert found.rows[-1][1].startswith("-10.00 [")
     assert "Recall@1 fell by 10.0 points below the backbone's features." in found.sentence
-    assert "--n_epochs 0 --evaltypes features" in found.sentence
+    assert "the same command with --as before leaves a run" in found.sentence
+
+
+def test_recall_by_either_distance_is_told_once():
+    floor = searched("backbone's features", "test/backbone", LOW, COUNTS)
+    trained = searched("trained", "test/embeds", HIGH, COUNTS)
+    for found in (floor, trained):
+        for kept in (found.scores, found.scores.by_class):
+            name = f"{found.prefix}/e_recall@1"
+            kept[name.replace("e_", "")] = kept[name]
+    found = verdict(trained, [floor], images(COUNTS), ["recall@1", *METRICS], (), "")
+    assert found.rows[0][1:] == ("Recall@1", "mAP@R")
 
 
 def test_a_gain_needs_no_remedy():
@@ -89,7 +100,7 @@ def test_a_score_that_changed_otherwise_is_told_too(recalls, precisions, says, r
         {**parts[0].by_class, name: parts[1].by_class[name]},
     )  # fmt: skip
     trained = Searched("trained", "test/embeds", scores)
-    found = verdict(trained, [floor], images(COUNTS), METRICS, ())
+    found = verdict(trained, [floor], images(COUNTS), METRICS, (), "--as before")
     assert re.search(says, found.sentence)
     assert ("need no training" in found.sentence) == remedy
 
@@ -137,15 +148,15 @@ def test_only_queries_count_where_they_are_separate():
 
 def test_one_class_has_no_interval_and_no_remedy():
     last, floor = searched("trained", "x", [0.2], [3]), searched("backbone", "y", [0.5], [3])
-    found = verdict(last, [floor], images([3]), METRICS, [])
+    found = verdict(last, [floor], images([3]), METRICS, [], "")
     assert found.rows[-1][1] == "-30.00" and "--" not in found.sentence
 
 
 def test_nothing_is_concluded_without_scores_of_classes():
     last = searched("trained", "x", HIGH, COUNTS)
     unknown = Searched("backbone", "y", Scores({"y/e_recall@1": 0.5}, {}))
-    assert verdict(last, [unknown], images(COUNTS), METRICS, []) is None
-    assert verdict(last, [last], images(COUNTS), ["nmi"], []) is None
+    assert verdict(last, [unknown], images(COUNTS), METRICS, [], "") is None
+    assert verdict(last, [last], images(COUNTS), ["nmi"], [], "") is None
 
 
 def test_a_missing_score_of_an_epoch_is_no_score():
