@@ -3,12 +3,13 @@
 A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, at a fraction of the cost. How much is needed
 depends on the crop, and the crop on the image's size; so an image is opened first
 (``LazyImage.size``, from its header) and decoded later (``LazyImage.pixels``). At full size
-torchvision decodes a JPEG if possible: the same pixels as PIL's, a fifth faster. An image that is
-stored turned or mirrored, as its EXIF orientation tells, is set upright. Whoever changes the pixels
-that a file is read as raises ``image_files.READING``.
+torchvision decodes a JPEG if it was imported: the same pixels as PIL's, a fifth faster. An image
+that is stored turned or mirrored, as its EXIF orientation tells, is set upright. Whoever changes
+the pixels that a file is read as raises ``image_files.READING``.
 """
 
 import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
@@ -99,6 +100,8 @@ class Jpeg:
         return Pixels(upright(values, self.orientation), reduction)
 
     def _by_torchvision(self) -> Tensor | None:
+        if "torchvision" not in sys.modules:  # importing it for a few images takes a second
+            return None
         try:
             from torchvision.io import ImageReadMode, decode_jpeg
 

@@ -3,13 +3,12 @@
 An entry is named after all that its features depend on: embedder, transform and images.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.image_files import READING
 from datasets.image_set import Images, ImageSet
@@ -17,7 +16,7 @@ from datasets.loading import Transform
 from evaluation.extract import Features, embed_in_batches, extract
 from utilities import distributed
 from utilities.checksums import digest, stamp
-from utilities.disk_cache import Entry
+from utilities.disk_cache import Entry, digest_of_tensors
 
 PLAIN = (bool, int, float, str, tuple)
 N_SAMPLED = 16  # images whose pixels identify a set that does not consist of files
@@ -126,13 +125,4 @@ def digest_of_images(images: Images) -> str:
         for row in np.unique(np.linspace(0, len(images) - 1, N_SAMPLED).astype(int)):
             image = images.read(int(row))
             parts += [str(image.size), image.tobytes()]
-    return digest(parts)
-
-
-def digest_of_tensors(tensors: Iterable[Tensor]) -> str:
-    """Digest of the shapes, types and values of tensors."""
-    parts: list[str | memoryview] = []
-    for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        parts += [f"{tuple(tensor.shape)} {tensor.dtype}", flat.numpy().data]
     return digest(parts)

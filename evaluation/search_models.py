@@ -5,7 +5,7 @@ Like an entry point it assembles parts of several folders; only entry points imp
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,14 @@ import language
 import parameters
 from architectures.load import Trained, load_embedder
 from architectures.onnx_file import check_onnx, detached, write_onnx
-from evaluation import quick_embedder, word_map_file
+from evaluation import quick_embedder
 from evaluation.image_index import ImageIndex
 from evaluation.indexing import SearchModel
 from evaluation.preprocessing import preprocessing
 from evaluation.tower_search import AmongTexts
 from language import readability
-from utilities import checkpoint
-from utilities.run_files import checkpoint_file
 
 LOG = logging.getLogger(__name__)
-
-ReadTexts = Callable[[Sequence[str]], NDArray[np.float32]]  # texts -> (W, D) unit rows
 
 
 def load_model(run: Path, space: str = "embeds") -> SearchModel:
@@ -78,49 +74,6 @@ def keep_quick_embedder(where: Path, index: ImageIndex, model: SearchModel) -> N
         write_onnx(embedder, torch.zeros(2, 3, side, side), path)
 
     quick_embedder.keep(where, index, model.preprocessing.settings(), write)
-
-
-def reader_by_map(
-    run: Path,
-    word_map: Path | None,
-    language_model: str | None,
-    digest: str,
-    where: Path,
-    device: torch.device,
-) -> ReadTexts:
-    """Return a reader of texts by a map from words to images.
-
-    Args:
-        run, word_map, language_model: as ``evaluation.searcher.Searcher`` takes them.
-        digest: of the embedder that made the index ``where``.
-
-    Raises:
-        FileNotFoundError: there is no map.
-        ValueError: it is damaged, or of another embedder or text encoder.
-    """
-    file = word_map
-    if not file:
-        made_by = checkpoint_file(run)
-        file = word_map_file.map_file(made_by)
-        if not file.is_file():
-            content = checkpoint.load(made_by)
-            why = word_map_file.why_none(made_by, content.get("data"))
-            if "captions" in criteria.CRITERIA[content["flags"].get("loss", "margin")].needs:
-                why = f"{made_by} has a text side of its own; index the folder with --space words"
-            raise FileNotFoundError(f"--words: {why}")
-    stored = word_map_file.read(file)
-    stored.check_embedder(
-        *(digest, file, f"those that made the index {where}"),
-        "index the folder again into another index, or give --map a map that was fitted to them",
-    )
-    name = language_model or stored.language_model
-    encoder = language.build_encoder(name, device)
-    stored.check_encoder(encoder.encode([*stored.probes]), name, file)
-
-    def read(words: Sequence[str]) -> NDArray[np.float32]:
-        return stored.map(language.query_embeds(encoder, words)).numpy()
-
-    return read
 
 
 @torch.no_grad()

@@ -115,10 +115,12 @@ class Searcher:
     @cached_property
     def read_texts(self) -> Callable[[Sequence[str]], NDArray[np.float32]]:
         """A function of texts to (W, D) unit rows; raises why there is none, and the remedy."""
-        from evaluation.search_models import read_among_texts, reader_by_map
-
         if self.among_words:
+            from evaluation.search_models import read_among_texts
+
             return partial(read_among_texts, self.model.embedder.criterion)
+        from evaluation.text_reader import reader_by_map
+
         return reader_by_map(
             *(self.run, self.word_map, self.language_model),
             *(self.index.provenance.digest, self.where, self.device),

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from datasets import description
 from datasets.description import Description
-from evaluation.feature_cache import digest_of_tensors
 from evaluation.word_map import FEWEST, WordMap
 from utilities.checksums import digest
+from utilities.disk_cache import digest_of_tensors
 from utilities.files import atomic_path
 
 FORMAT = 1  # raised when an older reader would misunderstand a newer file

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "evaluation": {"utilities", "metrics", "datasets"},
 }
 # What several entry points assemble alike: it may import everything, and only they import it.
-SHARED = {"evaluation.searcher", "evaluation.search_models"}
+SHARED = {f"evaluation.{name}" for name in ("searcher", "search_models", "text_reader")}
 # parameters.py reads the names of components from tables that are free of torch and numpy.
 TABLES = {"criteria", "batchminer", "datasampler", "utilities.registry"}
 FLAGS = {  # of its parser

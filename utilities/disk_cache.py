@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import torch
+from torch import Tensor
 
 from utilities import checkpoint
 from utilities.checksums import digest, seal, stamp, verify
@@ -163,3 +165,12 @@ def of_files(
             texts |= {stamps[path]: text for path, text in zip(new, computed, strict=True)}
             entry.keep_tensors({"texts": json.dumps(texts)})
     return {path: texts[mark] for path, mark in stamps.items()}
+
+
+def digest_of_tensors(tensors: Iterable[Tensor]) -> str:
+    """Digest of the shapes, types and values of tensors."""
+    parts: list[str | memoryview] = []
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        parts += [f"{tuple(tensor.shape)} {tensor.dtype}", flat.numpy().data]
+    return digest(parts)
