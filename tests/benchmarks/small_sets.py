@@ -144,6 +144,7 @@ def emoji80(images: Path) -> dict[str, list[Path]]:
 def exchange(name: str, folder: Path) -> None:
     """Write a set whose test classes are the training classes of another, and the reverse."""
     halves = splits.split(*splits.read_layout(name, folder))
+    assert halves.test is not None
     lines = [
         (str(path.absolute()), images.class_names[label], split)
         for images, split in ((halves.train, "test"), (halves.test, "train"))
