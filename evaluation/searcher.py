@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-MOST_QUICK = 64  # pictures; of more, the checkpoint embeds the rest sooner than it is loaded
+MOST_QUICK = 64  # pictures; for more it pays to load the checkpoint, which embeds each faster
 
 
 class Searcher:
