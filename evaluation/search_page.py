@@ -6,6 +6,7 @@ folder is ever served. Browsers are told to load nothing from any other host.
 
 import html
 import os
+import threading
 from abc import ABCMeta
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,7 @@ class SearchPage:
 
     def __init__(self, searcher: Any, k: int, no_words: str = "") -> None:
         self.searcher = searcher
+        self.one_at_a_time = threading.Lock()  # searches share the embedder
         self.k = k
         folder = searcher.index.provenance.folder
         with gr.Blocks(
@@ -117,7 +119,7 @@ class SearchPage:
             "api_visibility": "private",
             "show_progress": "minimal",
             "show_progress_on": [self.gallery],
-            "concurrency_id": "search",  # one at a time: they share the embedder
+            "queue": False,  # whose stream of events can lose one that ends at once
         }
         gr.on([self.search.click, self.words.submit], self.ask, typed, **options)
         self.picture.upload(self.ask_upload, typed, **options)
@@ -125,7 +127,7 @@ class SearchPage:
         self.gallery.select(None, js="() => window.scrollTo({top: 0, behavior: 'smooth'})")
         self.back.click(self.go_back, [self.leave_out, self.history], **options)
         gr.on([self.weight.release, self.leave_out.input], self.ask_again, typed, **options)
-        hidden: Any = {"api_visibility": "private", "show_progress": "hidden"}
+        hidden: Any = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         self.picture.clear(lambda: None, None, self.chosen, **hidden)
         gr.on(
             [self.picture.change, self.words.change], self.mixes, [self.picture, self.words],
@@ -198,7 +200,7 @@ class SearchPage:
             text = f"{printable(image.name)} cannot be read as a picture; try another file"
             return {self.message: _line(text, "complaint"), self.picture: None}
         try:
-            with faults.explained(REMEDIES):
+            with self.one_at_a_time, faults.explained(REMEDIES):
                 self.searcher.refresh()
                 [(_, hits)] = self.searcher.find(
                     *([image] if image else [], [words] if words else []),
