@@ -181,7 +181,7 @@ def _explained(error: Exception, name: str) -> Exception:
             return cause
     if faults.explanation(error):
         return error
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    reason = faults.first_line(error)
     return ValueError(f"--format {name}: {reason}")
 
 

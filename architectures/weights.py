@@ -271,7 +271,7 @@ def _from_hub(name: str) -> StateDict:
 
 def cannot_read(name: str, size: Sequence[int], own: int, error: Exception) -> str:
     """Describe that a model cannot be built for images of a size, or fails on one."""
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    reason = faults.first_line(error)
     remedy = "choose another backbone"
     if tuple(size) != (own, own):
         remedy = f"use --image_size {own} (--augmentation big enlarges it)"

@@ -20,6 +20,7 @@ from evaluation.exported_preprocess import prepare
 from evaluation.image_index import ImageIndex
 from evaluation.index_files import QUICK
 from evaluation.nearest import ALIKE
+from utilities import faults
 from utilities.checksums import seal, verify
 from utilities.console import printable
 from utilities.files import atomic_folder
@@ -112,7 +113,7 @@ def keep(
             _compare(QuickEmbedder(fresh, settings), index)
             seal(fresh)
     except Exception as error:  # the exporters of backbones raise their own
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = faults.first_line(error)
         LOG.info("queries will load the checkpoint, which takes seconds (%s)", reason)
 
 

@@ -62,7 +62,7 @@ def among_texts(trained: Trained) -> AmongTexts:
 
 
 def keep_quick_embedder(where: Path, index: ImageIndex, model: SearchModel) -> None:
-    """Write an embedder for queries beside the index ``where``; a log line tells why if not."""
+    """Write an embedder for queries beside the index ``where``, or log why there is none."""
 
     def write(path: Path) -> None:
         if model.precision != "fp32":

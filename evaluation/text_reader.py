@@ -33,7 +33,7 @@ def reader_by_map(
         digest: of the embedder that made the index ``where``.
 
     Raises:
-        FileNotFoundError: there is no map.
+        FileNotFoundError: the map is missing.
         ValueError: it is damaged, or of another embedder or text encoder.
     """
     file = word_map

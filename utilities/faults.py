@@ -105,3 +105,8 @@ def explanation(error: BaseException, remedies: Remedies = OF_RUN) -> str | None
         gpu = first.rstrip(". ")
         return f"the memory of the GPU is full ({gpu}): {remedies.on_gpu}; {then}"
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or else its type: for a sentence about it."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

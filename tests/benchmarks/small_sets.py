@@ -208,11 +208,12 @@ def table(folder: Path) -> str:
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in SETS:
+        names = name, f"{name}{EXCHANGED}"
         for group in RECIPES:
-            halves = [found.get(group, {}).get(half, []) for half in (name, f"{name}{EXCHANGED}")]
+            halves = [found.get(group, {}).get(half, []) for half in names]
             if group == BACKBONE or not all(halves):
                 continue
-            before = [found[BACKBONE][half] for half in (name, f"{name}{EXCHANGED}")]
+            before = [found[BACKBONE][half] for half in names]
             cells = [compared(before, halves, score) for score in SCORES]
             n_classes = sum(len(by_class(paths, SCORES[0])) for paths in halves)
             seeds = min(map(len, halves))
