@@ -91,7 +91,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         files = language.files(args, data.train, args.loss in parameters.CAPTION_LOSSES)
         described = datasets.describe(args, data._asdict(), files, resumed=saved)
     classes = getattr(data.train, "class_names", ())
-    datasets.refuse_lacking(args, data.train, criteria.CRITERIA[args.loss].needs)
+    datasets.refuse_lacking(args, data, criteria.CRITERIA[args.loss].needs)
     notes |= datasampler.fit_bs(args, data.train, chosen[0])
     embedder = architectures.build(args).to(device)
     average = architectures.build_average(embedder, args.ema)
@@ -171,7 +171,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         interruption=interruption,
         best_of=session.best_of(args.storage_metrics),
         keep_all=args.store_improvements,
-        checkpoint_every=args.checkpoint_every,
+        **pick(args, "patience", "checkpoint_every"),
         saved=saved,
     )
     sizes = datasets.sizes(data)
@@ -205,6 +205,8 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         trainer.check()
         current.save()  # before evaluation, so that a failure there does not lose the epoch
         scores = progress.averages() | session.evaluate_if_due(epoch)
+        if current.ends_with(epoch, scores):
+            scores |= session.evaluate_features()
         datasets.warn_of_waiting(args, scores["train/waiting_for_data"], epoch)
         current.record(epoch, scores)
 
@@ -235,7 +237,8 @@ def evaluate_only(typed: argparse.Namespace, argv: Sequence[str] | None) -> dict
     folder = run.open_folder(*place, flags=vars(args), device=device)
     tracking = trackers.start(folder.path, folder.rows, vars(args))
     current = run.Run(folder, run.State(device), flags=vars(args), trackers=tracking)
-    scores = session.evaluate_if_due(0)
+    session.evaluate_if_due(0)
+    scores = session.evaluate_features()
     current.write(trained.epoch, scores)
     if distributed.is_first():
         current.finish(session.report(folder, vars(args), trained.file, parameters.given(argv)))

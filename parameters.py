@@ -107,6 +107,9 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("grad_checkpointing", switch, False,
          "compute the backbone's activations twice instead of keeping them, to save memory"),
     Flag("n_epochs", natural, None, "epochs; 0 only evaluates", also="epochs"),
+    Flag("patience", natural, 0,
+         "stop after this many evaluations of validation images in a row in which none of "
+         "--storage_metrics was higher than before; 0: never"),
     Flag("max_steps", natural, None, "optimizer steps, instead of --n_epochs; 0: use --n_epochs"),
     Flag("lr", positive, None, "learning rate of the backbone", also="learning_rate"),
     Flag("lr_base_bs", natural, None,
@@ -691,6 +694,11 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(
             f"--warmup {args.warmup} exceeds --n_epochs {args.n_epochs}, so the backbone would "
             f"never train; use at most --warmup {args.n_epochs}"
+        )
+    if args.patience and "retrieval" not in args.evaluations:
+        parser.error(
+            f"--patience {args.patience} counts evaluations of retrieval; add retrieval to "
+            f"--evaluations {' '.join(args.evaluations)}"
         )
     if args.evaluate_only != (args.checkpoint is not None):
         parser.error(

@@ -4,21 +4,30 @@ from collections.abc import Collection
 from typing import Any
 
 
-def refuse_lacking(args: Any, train: Any, needs: Collection[str]) -> None:
-    """Refuse flags that ask for classes or captions that the training images do not have.
+def refuse_lacking(args: Any, data: Any, needs: Collection[str]) -> None:
+    """Refuse flags that ask for classes or captions that the images of a run do not have.
 
     Args:
+        data: of the run, with ``train`` and ``val``.
         needs: of the objective, among them "captions" and "labels".
 
     Raises:
         ValueError: names the flag and the remedy.
     """
+    train = data.train
     if "captions" in needs and not len(train.captions):
         raise ValueError(
             f"--loss {args.loss} reads captions, but --dataset {args.dataset} has none; add a "
             "captions.json, or use a dataset with captions such as openclipart"
         )
-    if getattr(train, "class_names", ()):
+    labelled = bool(getattr(train, "class_names", ()))
+    if args.patience and data.val is None:
+        why = f"and --dataset {args.dataset} has captions instead; leave it out"
+        raise ValueError(
+            f"--patience {args.patience} counts evaluations of validation images, "
+            + ("of which there are none; hold some out with --use_tv_split" if labelled else why)
+        )
+    if labelled:
         return
     if "labels" in needs:
         raise ValueError(

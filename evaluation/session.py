@@ -107,7 +107,9 @@ class EvaluationSession:
                 LOG.warning("the embeddings before training are gone; the report goes without them")
         else:
             trains = self.n_epochs > 0
-            self.untrained = self.scores = self._evaluate(0, self.cache, backbone=trains)
+            self.untrained = self.scores = self._retrieval(self.cache, before=True, backbone=trains)
+            if not trains:
+                self.evaluate_features()
             self.before = self.evaluator.embeds.get(self.chosen_by or "")
             kept = dict[str, Any]()
             if self.before is not None:
@@ -117,20 +119,26 @@ class EvaluationSession:
         return self.untrained
 
     def evaluate_if_due(self, epoch: int) -> Scores:
-        """Evaluate after ``epoch`` epochs if it is due; return the scores, or none."""
+        """Evaluate retrieval after ``epoch`` epochs if it is due; return the scores, or none."""
         if epoch % self.every and epoch != self.n_epochs:
             return Scores({}, {})
-        self.scores = self._evaluate(epoch)
+        self.scores = self._retrieval()
         return self.scores
 
-    def _evaluate(self, epoch: int, cache: Path | None = None, *, backbone: bool = False) -> Scores:
+    def evaluate_features(self) -> Scores:
+        """Evaluate frozen features at the end of a run; return the last scores and these."""
+        if self.downstream is not None:
+            self.scores.add(self.downstream())
+        return self.scores
+
+    def _retrieval(
+        self, cache: Path | None = None, *, before: bool = False, backbone: bool = False
+    ) -> Scores:
         scores = self.evaluator(cache, backbone=backbone)
         if self.averaged is not None:
             # Before training the averaged weights are the others.
-            found = self.averaged() if epoch else scores
+            found = scores if before else self.averaged()
             scores.add(found.of_average(self.evaluator.options["evaltypes"]))
-        if epoch == self.n_epochs and self.downstream is not None:
-            scores.add(self.downstream())
         return scores
 
     def report(

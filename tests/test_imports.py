@@ -31,7 +31,7 @@ FLAGS = {  # of its parser
     f"utilities.{name}"
     for name in ("flag_parser", "flag_types", "files", "guidance", "unknown_words")
 }
-LONGEST = {"main": 280, "parameters": 845}  # lines; other files: 450
+LONGEST = {"main": 283, "parameters": 853}  # lines; other files: 450
 
 
 def module_of(path: Path, root: Path = ROOT) -> str:

@@ -378,6 +378,10 @@ def test_a_run_too_short_to_skip_ten_steps_fails_if_no_loss_is_finite(
     [
         ("--bs 16", "--bs must be at most 8"),
         ("--samples_per_class 1 --loss softmax", "--bs must be at most 4"),
+        (
+            "--patience 3",
+            "--patience 3 counts evaluations of validation images, of which there are",
+        ),
         ("--dataset nowhere", "nowhere"),
         ("--arch resnt50_frozen_normalize", "resnet50"),
         ("--evaluation_metrics e_recal@1", "recall@k"),

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import main
+from evaluation.session import EvaluationSession
 from tests.crash_resume import MOMENTS, whole
 from tests.runs import (
     MANY,
     ROOT,
     RUN,
+    Killed,
     assert_same_run,
     killed_at,
     output,
@@ -23,6 +25,7 @@ from tests.runs import (
     start,
     tiny_run,
     wait_for_an_epoch,
+    without_times,
     write_animals,
 )
 from utilities import checkpoint
@@ -43,6 +46,8 @@ HARD = [  # what a next step may depend on beside the weights
     ("--ema", "0.9", "--clip_grad", "0.5", "--grad_checkpointing", "--loss", "supcon"),
     ("--loss", "byol", "--loss_byol_hidden_dim", "8", "--loss_byol_proj_dim", "6",
      "--forward_bs", "3", "--arch", "test_resnet_frozen_normalize"),
+    ("--patience", "2", "--n_epochs", "6", "--use_tv_split", "--tv_split_perc", "0.5", "--bs", "4",
+     "--evaluations", "retrieval", "fewshot"),
     ("--precision", "bf16", "--scheduler", "warmup_cosine",
      "--evaluations", "retrieval", "fewshot"),
 ]  # fmt: skip
@@ -91,6 +96,28 @@ def test_a_run_killed_at_any_of_these_moments_is_resumed(animals, tmp_path):
     assert ended.returncode == 0, ended.stderr[-6000:]
     for moment in MOMENTS:
         assert_same_run(tmp_path / moment / RUN, tmp_path / whole(moment) / RUN)
+
+
+def test_a_patient_run_killed_before_its_report_ends_at_the_same_epoch(
+    animals, tmp_path, monkeypatch, caplog
+):
+    """Nothing rises above a perfect score, so that it stops after two of its six epochs."""
+    more = ("--patience", "2", "--n_epochs", "6", "--use_tv_split", "--tv_split_perc", "0.5")
+    more += ("--bs", "4", "--resume", "--evaluations", "retrieval", "fewshot")
+    whole, parts = (tiny_run(animals, tmp_path / name, *more) for name in ("whole", "parts"))
+    scores = main.main(whole)
+    assert "stopped: val/embeds/e_recall@1 not above the best before in 2" in caplog.text
+    with monkeypatch.context() as patched:
+        patched.setattr(EvaluationSession, "report", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            main.main(parts)
+    assert without_times(main.main(parts)) == without_times(scores)
+    assert any("fewshot" in name for name in scores)
+    assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)
+    assert [row["epoch"] for row in rows_of(tmp_path / "whole" / RUN)] == [0, 1, 2]
+    with pytest.raises(SystemExit) as end:
+        main.main(whole)
+    assert not end.value.code
 
 
 @pytest.mark.slow

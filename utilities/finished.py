@@ -15,7 +15,7 @@ EARLIER = {
     "language_proxy_w": 0.0, "language_proxy_vectors": "words", "language_centre": False,
     "language_several": "ranks", "data_pairs_mutual": False, "data_pairs_csls": 0,
     "embed_init": "random", "test_classes": None, "test_fraction": None,
-    "clip_grad": 0.0, "ema": 0.0, "recipe": "standard",
+    "clip_grad": 0.0, "patience": 0, "ema": 0.0, "recipe": "standard",
 }  # fmt: skip
 EARLIER_OF = {loss: {"loss_simclr_layers": 2} for loss in ("simclr", "slip", "lgslip")}
 

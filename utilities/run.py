@@ -75,7 +75,8 @@ class Checkpoint(dict[str, Any]):
     @property
     def epoch(self) -> int:
         """The epoch to resume after; the final one is evaluated again, for the report."""
-        return max(0, min(self["epoch"], self["flags"]["n_epochs"] - 1))
+        final = self.get("final", self["flags"]["n_epochs"])
+        return max(0, min(self["epoch"], final - 1))
 
 
 def to_resume(
@@ -127,6 +128,7 @@ class Run:
         flags, data: kept in every checkpoint.
         interruption: asks the run to stop between two steps.
         best_of: scores, such as ``val/embeds/e_recall@1``, whose best checkpoint is kept.
+        patience: end the run once none of ``best_of`` has risen in as many evaluations; 0: never.
         keep_all: keep every checkpoint that was the best so far, each under its epoch.
         checkpoint_every: "500" steps, "15m" minutes, or "0": at the end of an epoch only.
         saved: the checkpoint to resume from.
@@ -143,6 +145,7 @@ class Run:
         n_epochs: int = 0,
         interruption: Interruption | None = None,
         best_of: Sequence[str] = (),
+        patience: int = 0,
         keep_all: bool = False,
         checkpoint_every: str = "0",
         saved: Checkpoint | None = None,
@@ -151,9 +154,11 @@ class Run:
         self.state = state
         self.own = {"flags": dict(flags), "data": data}
         self.n_epochs = n_epochs
+        self.final = n_epochs  # the last epoch, earlier once patience has ended
         self.trackers = trackers
         self.interruption = interruption or Interruption()
         self.best_of = tuple(best_of)
+        self.patience = patience
         self.keep_all = keep_all
         self.period = Period(checkpoint_every)
         self.writes = distributed.is_first()
@@ -176,7 +181,17 @@ class Run:
         if not self.n_epochs:
             self.save()
         self._began, self._first = time.monotonic(), self.epoch
-        yield from range(self.epoch + 1, self.n_epochs + 1)
+        for epoch in range(self.epoch + 1, self.n_epochs + 1):
+            yield epoch
+            if epoch == self.final:
+                return
+
+    def ends_with(self, epoch: int, scores: Mapping[str, float]) -> bool:
+        """Return whether an epoch of these scores is the run's last."""
+        rows = [*self.folder.rows, scores]  # of the process that writes; it decides for all
+        if distributed.broadcast(0 < self.patience <= evaluations_since_best(rows, self.best_of)):
+            self.final = epoch
+        return epoch == self.final
 
     def save(self, scores: Mapping[str, float] | None = None) -> None:
         """Write ``last.pt``, and ``best_<score>.pt`` for each score that improved in this epoch."""
@@ -189,7 +204,7 @@ class Run:
             if scores.get(name, math.nan) > self.best.get(name, -math.inf)
         ]
         self.best |= {name: scores[name] for name in improved}
-        reached = {"epoch": self.epoch, "best": self.best}
+        reached = {"epoch": self.epoch, "final": self.final, "best": self.best}
         parts = {**self.state.state_dict(), **self.own, **reached}
         # Averaged weights have files of their own, in which they are the embedder.
         average: dict[str, Any] = {}
@@ -218,7 +233,12 @@ class Run:
         self.epoch = epoch
         self.save(scores)
         LOG.info("epoch %d/%d: %s", epoch, self.n_epochs, self._told(scores))
-        if self._must_stop() and epoch < self.n_epochs:
+        if epoch == self.final < self.n_epochs:
+            LOG.info(
+                "stopped: %s not above the best before in %d evaluations (--patience)",
+                *(" or ".join(self.best_of), self.patience),
+            )
+        if self._must_stop() and epoch < self.final:
             self._leave()
 
     def record_untrained(self, scores: Mapping[str, float], kept: Mapping[str, Any]) -> None:
@@ -255,7 +275,7 @@ class Run:
             self._draw_curves()
         self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
         self.trackers.finish()
-        self.folder.mark_finished()
+        self.folder.mark_finished(self.final if self.final < self.n_epochs else None)
         self._before.unlink(missing_ok=True)
 
     def write(self, epoch: int, scores: Mapping[str, float]) -> None:
@@ -276,7 +296,7 @@ class Run:
                 parts.append(f"{name} {100 * value if is_fraction(name) else value:.2f}")
         if "train/images_per_second" in scores:
             parts.append(f"{scores['train/images_per_second']:.0f} images/s")
-        done, left = self.epoch - self._first, self.n_epochs - self.epoch
+        done, left = self.epoch - self._first, self.final - self.epoch
         if done > 0 and left > 0:
             minutes, seconds = divmod(round((time.monotonic() - self._began) / done * left), 60)
             hours, minutes = divmod(minutes, 60)
@@ -342,6 +362,22 @@ def ending(
         f"{conclusion}\n{seconds / 60:.1f} minutes, {memory}, excluding data-loading workers\n"
         f"run folder: {folder.path}"
     )
+
+
+def evaluations_since_best(rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> int:
+    """Return how many evaluations have passed since one of the scores was higher than ever before.
+
+    Args:
+        rows: values by name, oldest first; a row without any of ``scores`` is no evaluation.
+    """
+    best: dict[str, float] = {}
+    passed = 0
+    for row in rows:
+        found = {name: row[name] for name in scores if row.get(name) is not None}
+        higher = {name: v for name, v in found.items() if v > best.get(name, -math.inf)}
+        best |= higher
+        passed = 0 if higher else passed + bool(found)
+    return passed
 
 
 class Period:

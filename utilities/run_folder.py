@@ -24,7 +24,7 @@ import torch
 from utilities.device import describe
 from utilities.files import atomic_path, file_id, take_lock
 from utilities.finished import attempts, folders_of
-from utilities.run_files import FINISHED, Row, checkpoint_name, read_rows
+from utilities.run_files import FINISHED, STOPPED, Row, checkpoint_name, read_rows
 
 # Packages whose version can change a number.
 PACKAGES = (
@@ -135,6 +135,7 @@ class RunFolder:
             "flags": dict(flags),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             FINISHED: None,
+            STOPPED: None,
             "date": _now(),
             "git": git_state(),
             "python": platform.python_version(),
@@ -144,9 +145,9 @@ class RunFolder:
         }
         self._write_config()
 
-    def mark_finished(self) -> None:
-        """Note in config.json that everything of the run is written."""
-        self.config[FINISHED] = _now()
+    def mark_finished(self, stopped_after: int | None = None) -> None:
+        """Note in config.json that everything is written, and the epoch at which patience ended."""
+        self.config |= {FINISHED: _now(), STOPPED: stopped_after}
         self._write_config()
 
     def _write_config(self) -> None:

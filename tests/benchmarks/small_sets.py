@@ -38,6 +38,7 @@ from evaluation.preprocessing import preprocessing_of
 from metrics import Gallery, bootstrap, measure
 from utilities.files import atomic_folder, cache_folder
 from utilities.results.runs import collect
+from utilities.run_files import read_rows
 
 STAMPS, ART4APPS = "usr/share/tuxpaint/stamps", "usr/share/games/pysiogame/res/images/art4apps"
 CLIP_ART = "usr/share/openclipart/svg"
@@ -54,13 +55,18 @@ FLAGS = (
     *("--evaluation_metrics", "e_recall@1", "mAP@R", "--evaluate_every", "12"),
 )
 BACKBONE = "features"  # group of runs that train nothing
+PATIENT = "small, length chosen"  # on held-out training classes, then trained on all of them
+LONGER = ("--lr", "1e-4", "--fc_lr", "1e-4", "--arch", f"{ARCH}_root")
+CHOICE = (
+    *LONGER, "--n_epochs", "40", "--patience", "5", "--evaluate_every", "1", "--no_test_metrics",
+    "--storage_metrics", "mAP@R", "--use_tv_split", "--tv_split_perc", "0.5",
+)  # fmt: skip
 RECIPES = {
     # All principal axes of the features: a rotation, which leaves their cosines as they are.
     BACKBONE: ("--arch", ARCH, "--n_epochs", "0", "--embed_init", "pca"),
     "small": ("--arch", f"{ARCH}_root"),
-    "small, trained longer": (
-        *("--arch", f"{ARCH}_root", "--n_epochs", "12", "--lr", "1e-4", "--fc_lr", "1e-4"),
-    ),
+    "small, trained longer": (*LONGER, "--n_epochs", "12"),
+    PATIENT: LONGER,
     "standard": (  # at a rate and length that fit its random embedding layer
         *("--arch", ARCH, "--recipe", "standard", "--n_epochs", "12", "--lr", "1e-4"),
     ),
@@ -296,6 +302,23 @@ def searched(
     return scores["e_recall@1"], scores["mAP@R"]
 
 
+def train(*flags: str) -> None:
+    """Run main.py, unless such a run is finished."""
+    subprocess.run([sys.executable, "main.py", *FLAGS, *flags], check=True)
+
+
+def chosen_length(runs: Path, named: Sequence[str]) -> int:
+    """Return the epoch with the highest mAP@R of held-out training classes, where 0 is untrained.
+
+    Args:
+        named: flags of a data set, a seed and the folder of runs.
+    """
+    train(*CHOICE, "--group", "choice", *named)
+    name, seed = (named[named.index(flag) + 1] for flag in ("--dataset", "--seed"))
+    rows = read_rows(runs / name / f"choice_s{seed}" / "metrics.jsonl")
+    return max(rows, key=lambda row: row["val/embeds/mAP@R"])["epoch"]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
@@ -313,9 +336,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for group, seeds in {BACKBONE: [0], **dict.fromkeys(args.recipes, args.seeds)}.items():
         for name in (f"{name}{half}" for half in ("", EXCHANGED) for name in SETS):
             for seed in seeds:
-                named = ("--dataset", name, "--group", group, "--seed", str(seed))
-                command = [sys.executable, "main.py", *FLAGS, *RECIPES[group], *named, *places]
-                subprocess.run(command, check=True)
+                named = ("--dataset", name, "--seed", str(seed), *places)
+                flags = RECIPES[group]
+                if group == PATIENT:
+                    flags += ("--n_epochs", str(chosen_length(runs, named)))
+                train(*flags, "--group", group, *named)
     print(table(runs))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utilities import checkpoint
-from utilities.run import Period, Run, State, open_folder, to_resume
+from utilities.run import Period, Run, State, evaluations_since_best, open_folder, to_resume
 from utilities.run_files import finished_flags
 from utilities.run_folder import RunFolder
 from utilities.trackers import Trackers
@@ -55,7 +55,9 @@ def train(run, recalls):
     for epoch, recall in zip(run.epochs(), recalls, strict=False):
         run.state.parts["embedder"].value = epoch
         scores = {} if recall is None else {"test/recall": recall}
-        run.record(epoch, {"train/loss": 1 / epoch, **scores})
+        scores["train/loss"] = 1 / epoch
+        run.ends_with(epoch, scores)
+        run.record(epoch, scores)
 
 
 @pytest.mark.parametrize("other", [(3, 5), (4, 4), (4,)])
@@ -187,6 +189,85 @@ def test_a_run_is_finished_once_its_last_file_is_written(folder):
     assert finished_flags(folder.path) is None  # the report and curves are missing
     run.finish()
     assert finished_flags(folder.path)["n_epochs"] == 4
+
+
+# --------------------------------------------------------------------------------------------------
+# Patience
+# --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("recalls", "passed"),
+    [
+        ([0.1], 0),
+        ([0.5, 0.5, 0.4], 2),  # equal is not higher
+        ([0.5, 0.4, 0.6], 0),
+        ([0.6, 0.5, 0.55, 0.6], 3),  # higher than the one before is not enough
+        ([0.5, None, 0.4, None], 1),  # epochs without an evaluation do not count
+        ([None, 0.5, 0.7, 0.6], 1),
+        ([math.nan, math.nan, 0.1], 0),
+        ([0.3, math.nan], 1),
+        ([], 0),
+    ],
+)
+def test_evaluations_without_a_higher_score_are_counted(recalls, passed):
+    rows = [{"train/loss": 1.0} | ({} if r is None else {"val/recall": r}) for r in recalls]
+    assert evaluations_since_best(rows, ["val/recall"]) == passed
+    assert evaluations_since_best(rows, ["val/other"]) == 0
+
+
+def test_one_of_several_scores_is_enough():
+    rows = [{"a": 0.5, "b": 0.1}, {"a": 0.4, "b": 0.2}, {"a": 0.3, "b": 0.2}]
+    assert [evaluations_since_best(rows, names) for names in ("a", "b", "ab")] == [2, 1, 1]
+
+
+PATIENT = {"best_of": ["test/recall"], "patience": 2}
+
+
+@pytest.mark.parametrize(
+    ("recalls", "last"),
+    [
+        ([0.5, 0.4, 0.3, 0.9], 3),
+        ([0.1, 0.2, 0.1, 0.3], 4),
+        ([0.1, 0.2, 0.1, 0.1], 4),
+        ([0.5, None, 0.4, None], 4),
+    ],
+)
+def test_patience_ends_a_run(folder, recalls, last):
+    run = make(folder, **PATIENT)
+    train(run, recalls)
+    assert [row["epoch"] for row in folder.rows] == list(range(1, last + 1))
+    assert (run.final, run.n_epochs) == (last, 4)
+
+
+def test_the_scores_before_training_count_for_patience(folder, caplog):
+    caplog.set_level("INFO")
+    run = make(folder, **PATIENT)
+    run.record_untrained({"test/recall": 0.9}, {})
+    train(run, [0.5, 0.6, 0.95])
+    assert run.epoch == 2
+    assert [line.partition(", ")[0] for line in caplog.messages[-2:]] == [
+        "epoch 2/4: loss 0.5000",
+        "stopped: test/recall not above the best before in 2 evaluations (--patience)",
+    ]
+
+
+def test_a_run_that_patience_ended_is_finished_and_a_damaged_one_is_not(folder):
+    folder.write_config(FLAGS)
+    run = make(folder, **PATIENT)
+    train(run, [0.5, 0.4, 0.3])
+    run.finish()
+    assert finished_flags(folder.path) == FLAGS
+    rows = folder.path / "metrics.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
+    assert finished_flags(folder.path) is None
+
+
+def test_the_last_epoch_of_a_patient_run_is_repeated_if_its_report_is_missing(folder, tmp_path):
+    train(make(folder, **PATIENT), [0.5, 0.4, 0.3, 0.9])
+    saved = to_resume(tmp_path, "emoji", "run", FLAGS)
+    assert (saved["epoch"], saved.epoch) == (3, 2)
+    run = make(RunFolder.reopen(saved.folder, saved.epoch), saved=saved, **PATIENT)
+    train(run, [0.3, 0.9])
+    assert [row["epoch"] for row in run.folder.rows] == [1, 2, 3]
 
 
 def test_a_process_that_does_not_write_writes_nothing(folder, monkeypatch):
