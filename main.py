@@ -9,11 +9,11 @@ El Banani et al., Learning Visual Representations via Language-Guided Sampling, 
 """
 
 import parameters
-from utilities import console
+from utilities import startup
 from utilities.finished import exit_if_finished
 
 if __name__ == "__main__":  # --help, a wrong flag and a finished run need not wait for torch
-    console.outlast()
+    startup.begin()
     early = parameters.parse()
     if not early.dry_run:
         exit_if_finished(vars(early), parameters.run_name(early))

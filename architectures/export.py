@@ -14,10 +14,10 @@ pictures: of the run's dataset, if it is there, or of --pictures.
 """
 
 from architectures import export_flags
-from utilities import console
+from utilities import startup
 
 if __name__ == "__main__":  # a wrong flag need not wait for torch
-    console.outlast()
+    startup.begin()
     export_flags.parse()
 
 import argparse

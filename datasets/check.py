@@ -10,10 +10,10 @@ downloaded and no image is changed.
 """
 
 from datasets import check_flags
-from utilities import console
+from utilities import startup
 
 if __name__ == "__main__":  # a wrong flag need not wait for torch
-    console.outlast()
+    startup.begin()
     check_flags.parse()
 
 import csv

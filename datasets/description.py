@@ -7,6 +7,7 @@ with captions, ``SAMPLED`` are compared by content, all by size.
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -229,7 +230,7 @@ def _by_class(description: Description) -> dict[str, tuple[int, str]]:
 
 
 def _place(path: Path, source: Path) -> str:
-    return str(path.relative_to(source) if path.is_relative_to(source) else path)
+    return str(path).removeprefix(f"{source}{os.sep}")  # relative_to takes 25 µs, of each image
 
 
 def _digest(path: Path) -> str:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -100,6 +99,8 @@ class LogisticRegression:
         ``tolerance`` is the largest absolute entry of the gradient at which to stop, of the
         objective divided by C N, in the scaled coordinates.
         """
+        from scipy.optimize import minimize  # a quarter of a second, of every start of main.py
+
         n, k, r = len(self.points), self.n_classes, len(self.variances)
         decay = 1 / (cost * n)
         # L-BFGS sees W in other coordinates, which change its path and not the minimum. Along

@@ -10,10 +10,10 @@ index for that with ``--space words``. Indexing a folder again embeds only new a
 """
 
 from evaluation import retrieve_flags
-from utilities import console
+from utilities import startup
 
 if __name__ == "__main__":  # a wrong flag or a missing file need not wait for torch
-    console.outlast()
+    startup.begin()
     retrieve_flags.parse()
 
 import argparse

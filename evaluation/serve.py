@@ -10,10 +10,10 @@ can open the page, and nothing is sent anywhere. Words need a map or a text side
 """
 
 from evaluation import serve_flags
-from utilities import console
+from utilities import startup
 
 if __name__ == "__main__":  # a wrong flag or a missing file need not wait for torch
-    console.outlast()
+    startup.begin()
     serve_flags.parse()
 
 import argparse

@@ -8,10 +8,10 @@ names of its training classes. ``python -m evaluation.retrieve query --words`` r
 """
 
 from evaluation import words_flags
-from utilities import console
+from utilities import startup
 
 if __name__ == "__main__":  # a wrong flag need not wait for torch
-    console.outlast()
+    startup.begin()
     words_flags.parse()
 
 import argparse

@@ -11,10 +11,10 @@ pairs. Only training classes are read, never test classes. It takes less than a 
 """
 
 from language import check_flags
-from utilities import console
+from utilities import startup
 
 if __name__ == "__main__":  # a wrong flag need not wait for torch
-    console.outlast()
+    startup.begin()
     check_flags.parse()
 
 import argparse
@@ -46,8 +46,8 @@ from language.advice import Advice, Candidate
 from language.compared import PROMPTS, Compare, compared_by, words_of_classes
 from language.pseudolabels import imagenet_names, top_classes
 from language.text_encoder import TextEncoder, embed_captions
+from utilities import console, faults
 from utilities import device as devices
-from utilities import faults
 from utilities.checksums import digest, stamp
 from utilities.disk_cache import Entry
 from utilities.files import cache_folder

@@ -6,10 +6,10 @@ Writes a folder that numpy reads (``language.partner_folder``), and prints some 
 """
 
 from language import neighbours_flags
-from utilities import console
+from utilities import startup
 
 if __name__ == "__main__":  # a wrong flag need not wait for torch
-    console.outlast()
+    startup.begin()
     neighbours_flags.parse()
 
 import argparse

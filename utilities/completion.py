@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import parameters
-from utilities import console
+from utilities import startup
 from utilities.flag_types import OneOf
 
 SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")
@@ -58,5 +58,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    console.outlast()
+    startup.begin()
     main()

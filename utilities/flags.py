@@ -7,7 +7,7 @@ from typing import Any
 import parameters
 from datasets.recipes import OWN_CAPTIONS, OWN_IMAGES, RECIPES, SMALL, Recipe
 from parameters import Flag
-from utilities import console
+from utilities import startup
 from utilities.flag_types import switch
 
 OPENING = """\
@@ -92,5 +92,5 @@ def escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    console.outlast()
+    startup.begin()
     print(page(), end="")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.caption_index import build
-from utilities import console, faults
+from utilities import faults, startup
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,5 +23,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    console.outlast()
+    startup.begin()
     main()

@@ -114,7 +114,7 @@ def measure(folder: Path) -> dict[str, Any]:
     per_class: Counter[str] = Counter()
     for path in sorted(folder.glob("images/*/*")):
         per_class[path.parent.name] += 1
-        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(f"images/{path.parent.name}/{path.name}".encode())
         digest.update(path.read_bytes())
     n_images = per_class.total()
     return {"classes": len(per_class), "images": n_images, "sha256": digest.hexdigest()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.openclipart import PACKAGES, prepare
-from utilities import console, faults
+from utilities import faults, startup
 from utilities.files import cache_folder
 
 
@@ -31,5 +31,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    console.outlast()
+    startup.begin()
     main()

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utilities import console
+from utilities import startup
 from utilities.files import atomic_path
 from utilities.results import compare, curves
 from utilities.results.report import HEADLINES, Report, Selection, how_chosen, report
@@ -177,5 +177,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    console.outlast()
+    startup.begin()
     main()

@@ -20,7 +20,7 @@ import optuna
 
 import metrics
 import parameters
-from utilities import console, faults
+from utilities import faults, startup
 from utilities.files import take_lock
 from utilities.finished import PLACES
 from utilities.flag_types import Number, count, natural
@@ -145,5 +145,5 @@ def check(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    console.outlast()
+    startup.begin()
     main()
