@@ -1,18 +1,21 @@
 """Fixtures that tests of several folders share."""
 
+import gc
 import logging
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from utilities import log
+from utilities import log, startup
 
 # Before torch and numpy are imported, and for the processes that tests start: one thread is fastest
 # on tensors as small as those of tests, and leaves the other cores to other test processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+gc.set_threshold(startup.ALLOCATIONS)
 
 
 def pytest_collection_modifyitems(items):
@@ -29,6 +32,13 @@ def _log_is_taken_down():
     log.take_down()
     logging.captureWarnings(False)
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _captions_settle_soon(monkeypatch):
+    """Captions are indexed after a wait that is long for this file system's clock (4 ms)."""
+    if caption_index := sys.modules.get("datasets.caption_index"):
+        monkeypatch.setattr(caption_index, "SETTLED", 0.03)
 
 
 @pytest.fixture

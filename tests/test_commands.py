@@ -25,7 +25,7 @@ from PIL import Image
 import main
 from batchminer import MINERS
 from criteria import CRITERIA
-from datasets import caption_index, check, emoji, openclipart
+from datasets import check, emoji, openclipart
 from evaluation import retrieve
 from evaluation import words as find_words
 from language import check as words_check
@@ -124,7 +124,7 @@ def lines():
                 else:
                     found.setdefault("\n".join([*assigned, line]), page.name)
     again = [text for text in found if "architectures.export" in text][1:]
-    again += [text for text in found if "tests.benchmarks.memory" in text]  # and as a benchmark
+    again += [text for text in found if "tests.benchmarks.memory" in text]
     return [
         pytest.param(
             text,
@@ -395,11 +395,13 @@ def in_this_process(command, **_):
     return subprocess.CompletedProcess(command, 0, printed.getvalue())
 
 
-@pytest.mark.parametrize("module", BENCHMARKS)
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(m, marks=[pytest.mark.slow] if m.endswith("memory") else ()) for m in BENCHMARKS],
+)
 def test_a_benchmark_runs(module, tmp_path, monkeypatch, capsys):
     """With all contestants, which run in processes of their own otherwise."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(caption_index, "SETTLED", 0)
     monkeypatch.setattr(subprocess, "run", in_this_process)
     every = ["--only", *CRITERIA, *MINERS, "xbm"] if module.endswith("criteria") else []
     entry(module)([*small(module, []), *every])

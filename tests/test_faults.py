@@ -98,7 +98,10 @@ def test_a_loading_process_that_is_killed_ends_the_run(animals, tmp_path):
     assert checkpoint.load(tmp_path / RUN / "last.pt")["trainer"]["iteration"] >= 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+OTHER_SIGNALS = [pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGUSR1, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *OTHER_SIGNALS])
 def test_a_signal_to_all_processes_saves_and_stops(animals, tmp_path, number):
     """As job schedulers send it; the loading processes leave it to the run."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
@@ -138,6 +141,7 @@ def test_a_killed_run_is_resumed_at_once(animals, tmp_path):
     run.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_run_in_a_thread(animals, tmp_path):
     main.main(tiny_run(animals, tmp_path / "main", "--kernels", "2"))
     words = tiny_run(animals, tmp_path / "thread", "--kernels", "2")
@@ -160,6 +164,7 @@ def test_file_systems_without_locks(animals, tmp_path, monkeypatch, caplog, code
     assert "cannot be locked" in caplog.text and rows_of(tmp_path / RUN)[-1]["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_data_and_home_that_can_only_be_read(animals, small_disk, tmp_path):
     shutil.copytree(animals, small_disk / "source")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -169,6 +174,7 @@ def test_data_and_home_that_can_only_be_read(animals, small_disk, tmp_path):
     assert "Set XDG_CACHE_HOME" in printed and f"run folder: {tmp_path / RUN}" in printed
 
 
+@pytest.mark.slow
 def test_what_a_run_writes_follows_the_umask(animals, tmp_path, own_cache):
     mask = 0o027
     before = os.umask(mask)
@@ -222,7 +228,7 @@ def test_a_gpu_whose_memory_is_full_costs_no_finished_epoch(
     assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)
 
 
-@pytest.mark.parametrize("more", [(), ("--cache_images",)], ids=" ".join)
+@pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("--cache_images",)])
 def test_a_temporary_folder_whose_path_is_too_long_is_named(animals, tmp_path, more):
     """Loading processes could not open their sockets, and the run waited forever."""
     folder = tmp_path / ("x" * 90)

@@ -16,34 +16,20 @@ pytestmark = pytest.mark.usefixtures("own_cache", "no_curves")
 FROZEN = ("--arch", "test_resnet_frozen_normalize")
 
 
+SOME = "--language_distill_w 2 --language_delay 2 --evaluations retrieval knn"
+OTHERS = (
+    "--language_proxy_w 0.3 --language_delay 2",
+    "--loss supcon --cache_images --kernels 2 --optim sgd",
+    "--loss margin --data_sampler fid_batchmatch --data_batchmatch_bigbs 16",
+    "--loss supcon --forward_bs 3 --grad_checkpointing --clip_grad 0.5 --ema 0.5",
+)
+
+
 @pytest.mark.parametrize(
-    "more",
-    [
-        ("--language_distill_w", "2", "--language_delay", "2", "--evaluations", "retrieval", "knn"),
-        pytest.param(
-            ("--language_proxy_w", "0.3", "--language_delay", "2"), marks=pytest.mark.slow
-        ),
-        ("--loss", "supcon", "--cache_images", "--kernels", "2", "--optim", "sgd"),
-        pytest.param(
-            (
-                "--loss",
-                "margin",
-                "--data_sampler",
-                "fid_batchmatch",
-                "--data_batchmatch_bigbs",
-                "16",
-            ),
-            marks=pytest.mark.slow,
-        ),
-        (
-            *("--forward_bs", "3", "--grad_checkpointing", "--clip_grad", "0.5", "--ema", "0.5"),
-            *("--loss", "supcon"),
-        ),
-    ],
-    ids=" ".join,
+    "more", [SOME, *(pytest.param(flags, marks=pytest.mark.slow) for flags in OTHERS)]
 )
 def test_two_processes_train_as_one(animals, tmp_path, more):
-    more = (*FROZEN, *more)
+    more = (*FROZEN, *more.split())
     two = start(tiny_run(animals, tmp_path / "two", *more), n_processes=2)
     main.main(tiny_run(animals, tmp_path / "one", *more))
     printed = output(two)
@@ -71,6 +57,7 @@ def test_stopped_processes_save_once(animals, tmp_path):
     assert not any(path.name.startswith(".last") for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_evaluation_makes_one_folder(animals, tmp_path):
     main.main(tiny_run(animals, tmp_path, *FROZEN, "--n_epochs", "1"))
     words = (

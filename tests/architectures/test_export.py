@@ -77,13 +77,16 @@ def test_any_batch_size_is_embedded(exported, name):
         torch.testing.assert_close(embed(images(n)), embeds(trained, images(n)), atol=CLOSE, rtol=0)
 
 
+OTHERS = (
+    *("test_resnet_double", "test_convnext", "mobilenetv3_small_050_normalize", "repvgg_a0"),
+    "test_resnet_normalize_root",
+)
+
+
 @pytest.mark.parametrize(
     "arch",
-    [
-        "test_resnet_double", "test_vit_double_normalize", "test_convnext",
-        "mobilenetv3_small_050_normalize", "repvgg_a0", "test_resnet_normalize_root",
-    ],
-)  # fmt: skip
+    ["test_vit_double_normalize", *(pytest.param(a, marks=pytest.mark.slow) for a in OTHERS)],
+)
 def test_the_written_program_embeds_pictures_as_evaluation_does(tmp_path, monkeypatch, arch):
     save_run(tmp_path, arch=arch, image_size=64)
     trained = load_embedder(tmp_path)

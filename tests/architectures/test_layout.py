@@ -41,7 +41,9 @@ for _ in range(2):
 @pytest.mark.parametrize(
     ("name", "side", "isa"),
     [
-        *(("3", 224, "AVX2"), ("3", 224, "ALL"), ("4", 112, "AVX2"), ("12", 112, "ALL")),
+        *(("3", 224, "ALL"), ("4", 112, "AVX2")),
+        pytest.param("3", 224, "AVX2", marks=pytest.mark.slow),
+        pytest.param("12", 112, "ALL", marks=pytest.mark.slow),
         pytest.param("repvgg_a0", 96, "ALL", marks=pytest.mark.slow),
         pytest.param("mobileone_s0", 96, "AVX2", marks=pytest.mark.slow),
     ],

@@ -17,12 +17,6 @@ from datasets.caption_index.rows import OpenShards, read_members
 from tests.datasets.captioned import image_bytes, pair, samples, shard, write
 
 
-@pytest.fixture(autouse=True)
-def settled(monkeypatch):
-    """A wait that is long for this file system's clock (4 ms) and short for a test."""
-    monkeypatch.setattr(caption_index, "SETTLED", 0.03)
-
-
 @pytest.fixture
 def looked(monkeypatch):
     """The images that were opened since the list was last cleared."""

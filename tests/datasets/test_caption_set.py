@@ -18,11 +18,6 @@ from datasets.reading import read_image
 from tests.datasets.captioned import image_bytes, pair, samples, shard, write
 
 
-@pytest.fixture(autouse=True)
-def settled(monkeypatch):
-    monkeypatch.setattr(caption_index, "SETTLED", 0.03)
-
-
 def of_pairs(root, count=10):
     """Images whose red says which row they are."""
     for row in range(count):
