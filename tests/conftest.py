@@ -23,6 +23,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
+def pytest_collection_finish():
+    """Leave what was imported out of all looks for garbage: millions of objects."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _log_is_taken_down():
     """A run in the tests' process sets up the log, and the next test starts without it."""

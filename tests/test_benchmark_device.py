@@ -59,6 +59,7 @@ def test_every_row_is_measured(table, in_this_process):
     assert rows["step of processes"].startswith("1 by gloo")
 
 
+@pytest.mark.slow
 def test_what_works_on_an_accelerator_is_measured_there(table):
     with pretend.accelerator():
         only = ("step", "waits", "evaluation", "memory")

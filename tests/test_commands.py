@@ -410,6 +410,7 @@ def test_a_benchmark_runs(module, tmp_path, monkeypatch, capsys):
     assert not every or all(f" {name} " in printed for name in (*CRITERIA, *MINERS))
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_readme_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     readme_picture.main(["--n_epochs", "1", "--out", str(tmp_path / "picture.png")])

@@ -137,6 +137,7 @@ TINY = [
 
 
 @pytest.mark.usefixtures("own_cache")
+@pytest.mark.slow
 def test_components_can_be_added_as_docs_extending_says(copy, data, tmp_path):
     """All at once in one copy; the tests of the examples, those of the flags, then main.py."""
     files = changed([block for title in COMPONENTS for block in section(title)])

@@ -128,6 +128,7 @@ def test_nohup_keeps_a_run_going(animals, tmp_path, monkeypatch):
     assert f"run folder: {tmp_path / RUN}" in output(run).splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_at_once(animals, tmp_path):
     """Its loading processes live on for seconds, without the lock of the run folder."""
     words = ("--kernels", "2", "--n_epochs", "12")

@@ -36,7 +36,10 @@ HARD = [  # what a next step may depend on beside the weights
     ("--loss", "margin", "--batch_mining", "distance", "--xbm_size", "16", "--xbm_start", "2"),
     ("--language_distill_w", "2", "--language_delay", "4", "--store_improvements"),
     ("--language_proxy_w", "0.03", "--language_proxy_vectors", "free", "--loss", "contrastive"),
-    ("--data_sampler", "fid_batchmatch", "--data_batchmatch_bigbs", "16", "--kernels", "2"),
+    pytest.param(
+        ("--data_sampler", "fid_batchmatch", "--data_batchmatch_bigbs", "16", "--kernels", "2"),
+        marks=pytest.mark.slow,
+    ),
     ("--loss", "s2sd", "--loss_s2sd_target_dims", "12", "--scheduler", "cosine", "--optim", "sgd"),
     ("--loss", "margin", "--batch_mining", "parametric", "--use_tv_split", "--tv_split_perc",
      "0.5", "--bs", "4"),

@@ -45,6 +45,7 @@ def alone(program, folder):
     )
 
 
+@pytest.mark.slow
 def test_an_offline_run_stays_in_its_folder_and_resumes_there(tmp_path):
     pytest.importorskip("wandb")
     for _ in range(2):
