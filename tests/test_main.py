@@ -55,7 +55,7 @@ def test_a_run_leaves_all_that_it_promises(animals, tmp_path, caplog):
     recalls = [row["test/embeds/e_recall@1"] for row in rows]
     assert recalls[checkpoint.load(folder / best)["epoch"]] == max(recalls[1:])
     assert f"run folder: {folder}" in caplog.text
-    assert "0 images" not in caplog.text and "24 images of 4 classes" in caplog.text
+    assert ": 0 images" not in caplog.text and "24 images of 4 classes" in caplog.text
 
 
 def test_a_run_for_deployment_trains_on_all_classes_without_test_scores(animals, tmp_path, caplog):
