@@ -30,6 +30,8 @@ LABELLED = {
     "margin_distance_xbm": "--loss margin --batch_mining distance --xbm_size 16 --xbm_start 2",
     "parametric": "--loss margin --batch_mining parametric --bs 4 --use_tv_split"
     " --tv_split_perc 0.5",
+    "patience": "--patience 1 --ema 0.9 --evaluations retrieval knn --bs 4 --use_tv_split"
+    " --tv_split_perc 0.5",
     "s2sd_sgd": "--loss s2sd --loss_s2sd_target_dims 12 --scheduler cosine --optim sgd",
     "proxynca_pp_cached": "--loss proxynca_pp --cache_images",
     "workers": "--data_sampler fid_batchmatch --data_batchmatch_bigbs 16 --kernels 2",

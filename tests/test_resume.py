@@ -125,11 +125,11 @@ def test_a_patient_run_killed_before_its_report_ends_at_the_same_epoch(
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_loses_nothing(tmp_path):
-    """Twenty-one configurations, killed four times each, wherever the moment falls."""
+    """Twenty-two configurations, killed four times each, wherever the moment falls."""
     command = [sys.executable, "-m", "tests.random_kills", str(tmp_path), "--kills", "4"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert ended.returncode == 0, ended.stdout + ended.stderr[-6000:]
-    assert "84 kills resumed, 0 configurations failed" in ended.stdout
+    assert "88 kills resumed, 0 configurations failed" in ended.stdout
 
 
 def test_sigterm_saves_names_the_command_that_resumes_and_exits_with_0(animals, tmp_path):
