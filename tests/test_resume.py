@@ -109,7 +109,7 @@ def test_a_patient_run_killed_before_its_report_ends_at_the_same_epoch(
     more += ("--bs", "4", "--resume", "--evaluations", "retrieval", "fewshot")
     whole, parts = (tiny_run(animals, tmp_path / name, *more) for name in ("whole", "parts"))
     scores = main.main(whole)
-    assert "stopped: val/embeds/e_recall@1 not above the best before in 2" in caplog.text
+    assert "stopped by --patience 2: no new best val/embeds/e_recall@1" in caplog.text
     with monkeypatch.context() as patched:
         patched.setattr(EvaluationSession, "report", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):

@@ -234,10 +234,8 @@ class Run:
         self.save(scores)
         LOG.info("epoch %d/%d: %s", epoch, self.n_epochs, self._told(scores))
         if epoch == self.final < self.n_epochs:
-            LOG.info(
-                "stopped: %s not above the best before in %d evaluations (--patience)",
-                *(" or ".join(self.best_of), self.patience),
-            )
+            names = " or ".join(self.best_of)
+            LOG.info("stopped by --patience %d: no new best %s", self.patience, names)
         if self._must_stop() and epoch < self.final:
             self._leave()
 

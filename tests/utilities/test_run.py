@@ -246,7 +246,7 @@ def test_the_scores_before_training_count_for_patience(folder, caplog):
     assert run.epoch == 2
     assert [line.partition(", ")[0] for line in caplog.messages[-2:]] == [
         "epoch 2/4: loss 0.5000",
-        "stopped: test/recall not above the best before in 2 evaluations (--patience)",
+        "stopped by --patience 2: no new best test/recall",
     ]
 
 
