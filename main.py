@@ -80,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, float]:
     """Train and evaluate one run; return and raise as ``main``."""
     start = time.perf_counter()
-    device, chosen = set_up(args)
+    device, (filled, why) = set_up(args)
     location = Path(args.save_path), args.dataset, parameters.run_name(args)
-    saved = run.to_resume(*location, datasets.fixed(args, chosen[0])) if args.resume else None
-    notes = datasets.settle(args, chosen[0], saved, architectures.at_hand, language.at_hand)
+    saved = run.to_resume(*location, datasets.fixed(args, filled)) if args.resume else None
+    notes = datasets.settle(args, filled, saved, architectures.at_hand, language.at_hand)
 
     # Images with labels or captions, an embedder f, a frozen reader of words.
     with distributed.first_rank_first():
@@ -92,7 +92,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         described = datasets.describe(args, data._asdict(), files, resumed=saved)
     classes = getattr(data.train, "class_names", ())
     datasets.refuse_lacking(args, data, criteria.CRITERIA[args.loss].needs)
-    notes |= datasampler.fit_bs(args, data.train, chosen[0])
+    notes |= datasampler.fit_bs(args, data.train, filled)
     embedder = architectures.build(args).to(device)
     average = architectures.build_average(embedder, args.ema)
     logits = partial(evaluation.imagenet_logits, args, architectures.build_classifier)
@@ -175,7 +175,7 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         saved=saved,
     )
     sizes = datasets.sizes(data)
-    LOG.info(parameters.summary(args, chosen, notes, sizes, device, folder.path, length))
+    LOG.info(parameters.summary(args, (filled, why), notes, sizes, device, folder.path, length))
 
     if n_views > 1 and not saved and not args.no_report:
         evaluation.draw_views(batches, data.train, embedder, folder.path)
@@ -205,13 +205,13 @@ def train(args: argparse.Namespace, interruption: Interruption) -> dict[str, flo
         trainer.check()
         current.save()  # before evaluation, so that a failure there does not lose the epoch
         scores = progress.averages() | session.evaluate_if_due(epoch)
-        if current.ends_with(epoch, scores):
+        if current.ends_after(epoch, scores):
             scores |= session.evaluate_features()
         datasets.warn_of_waiting(args, scores["train/waiting_for_data"], epoch)
         current.record(epoch, scores)
 
     if distributed.is_first():
-        pictures = session.report(folder, config, current.last, parameters.changed(args, chosen[0]))
+        pictures = session.report(folder, config, current.last, parameters.changed(args, filled))
         current.finish([folder.path / evaluation.VIEWS, *pictures])
     LOG.info(run.ending(session.conclusion(), folder, device, start, dry_run=args.dry_run))
     return scores
@@ -258,7 +258,7 @@ def rehearse(argv: Sequence[str] | None) -> dict[str, float]:
 
 
 def set_up(args: argparse.Namespace) -> tuple[torch.device, tuple[dict[str, Any], str]]:
-    """Seed, complete the flags, choose the device; return it and the flags from the recipe."""
+    """Seed, complete the flags; return the device, and the recipe's flags and its reason."""
     seed_everything(args.seed)
     chosen = datasets.fill_by_recipe(args)
     if not args.evaluate_only:

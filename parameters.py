@@ -72,8 +72,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "inat, or the name of your own folder: <source_path>/NAME/images/<class>/<file>, "
          "<source_path>/NAME/manifest.csv, or images with captions"),
     Flag("recipe", OneOf(("standard", "small")), None,
-         "defaults of --dataset, or those for small sets, which begin with the ranking of the "
-         "backbone's features (default: small for your own labelled images, up to 5,000)"),
+         "defaults of --dataset, or those for small sets, which start from whitened features of "
+         "the backbone (default: small for your own labelled images, up to 5,000)"),
     Flag("source_path", text, None, "folder of the datasets (default: the user's cache folder)"),
     Flag("save_path", text, "Training_Results", "runs go to <save_path>/<dataset>/<run name>"),
     Flag("savename", text, "group_plus_seed",

@@ -79,7 +79,8 @@ def load(where: Path, digest: str) -> QuickEmbedder | None:
     try:
         verify(folder)
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return QuickEmbedder(folder, settings) if settings.pop("digest") == digest else None
+        made_by = settings.pop("digest")
+        return QuickEmbedder(folder, settings) if made_by == digest else None
     except Exception as error:  # onnxruntime raises its own
         LOG.warning("%s cannot be used (%s); loading the checkpoint instead", folder, error)
         return None
@@ -93,7 +94,8 @@ def keep(
 ) -> None:
     """Write the quick embedder of an index, unless it is there.
 
-    One that cannot be made or embeds images of the index otherwise is left out, with a log line.
+    If it cannot be exported, or embeds images of the index otherwise, it is left out with a log
+    line.
 
     Args:
         where: folder of the index.

@@ -172,7 +172,7 @@ class Searcher:
         if self.quick_embedder and len(images) <= MOST_QUICK:
             try:
                 return self.quick_embedder.embed(images)
-            except Exception as error:  # onnxruntime and Pillow raise their own
+            except ValueError as error:
                 # The checkpoint reads more formats, or tells what is wrong.
                 LOG.info("%s; loading the checkpoint", error)
         from evaluation.indexing import embed_queries

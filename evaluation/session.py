@@ -33,6 +33,7 @@ class EvaluationSession:
         others: sets that ``downstream`` reads, by name.
         averaged: retrieval by averaged weights, on the same sets; None without such weights.
         stored_map: makes the map from words to images of the last evaluation, if there is one.
+        every: epochs between evaluations.
         n_epochs: of the run; the last is always evaluated.
         cache: folder in which features before training are kept, since many runs start from them.
         untrained_flags: of a run that searches with the backbone's features.
@@ -67,7 +68,7 @@ class EvaluationSession:
         self.untrained = Scores({}, {})
         self.scores = Scores({}, {})
         self.before: Embedded | None = None  # of the first set, before training
-        self.epochs: Sequence[Mapping[str, Any]] = ()  # their recorded scores
+        self.run: Run | None = None  # that it belongs to, once it has started
 
     @property
     def chosen_by(self) -> str | None:
@@ -98,7 +99,7 @@ class EvaluationSession:
 
     def start(self, run: Run) -> Scores:
         """Evaluate and record the untrained embedder; of a resumed run, read what was recorded."""
-        self.epochs = run.folder.rows
+        self.run = run
         if run.resumed:
             scores, kept = run.untrained()
             self.untrained = self.scores = Scores(scores, {}, by_class=kept.get("by_class"))
@@ -109,7 +110,7 @@ class EvaluationSession:
             trains = self.n_epochs > 0
             self.untrained = self.scores = self._retrieval(self.cache, before=True, backbone=trains)
             if not trains:
-                self.evaluate_features()
+                self.evaluate_features()  # added to both scores, which are one object
             self.before = self.evaluator.embeds.get(self.chosen_by or "")
             kept = dict[str, Any]()
             if self.before is not None:
@@ -195,7 +196,7 @@ class EvaluationSession:
     def verdict(self) -> Verdict | None:
         """Return what training changed on the first set; None if there is nothing to compare."""
         name, evaltype = self.chosen_by, self.evaluator.options["evaltypes"][0]
-        if not self.n_epochs or name is None:
+        if not self.n_epochs or name is None or self.run is None:
             return None
         before = {"embeds": "untrained embedding", "features": "features before training"}
         floors = [
@@ -205,7 +206,12 @@ class EvaluationSession:
         trained = Searched("trained", f"{name}/{evaltype}", self.scores)
         metrics = self.evaluator.options["metrics"]
         images = self.evaluator.sets[name]
-        return verdict(trained, floors, images, metrics, self.epochs, self.untrained_flags)
+        return verdict(
+            *(trained, floors, images, metrics),
+            rows=self.run.folder.rows,
+            untrained_flags=self.untrained_flags,
+            best_checkpoint=self.run.best_checkpoint,
+        )
 
     def changes(self) -> dict[str, Interval]:
         """Return the paired 95 % intervals of the changes of scores since before training."""

@@ -1,11 +1,12 @@
 """The conclusion of a run: its embedding beside the untrained one and the backbone.
 
-The untrained embedding is a random projection of the backbone's features and scores lower than they
-do, so a run can end above the one and below the other: worse than no training.
+The untrained embedding is the embedding layer before the first step. A random one usually scores
+lower than the features that it projects, so a run can end above it and be worse than no training.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +60,7 @@ def verdict(
     metrics: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     untrained_flags: str,
+    best_checkpoint: Callable[[str, int], Path | None] = lambda score, epoch: None,
 ) -> Verdict | None:
     """Conclude a run; return None if its metrics or what it began with cannot be compared.
 
@@ -69,9 +71,14 @@ def verdict(
             another if its change is of another kind.
         rows: ``{"epoch": int, score: float or None}`` as in metrics.jsonl.
         untrained_flags: of a run that searches as the first floor does.
+        best_checkpoint: (score, epoch) -> the file kept of the epoch in which the score was
+            highest, None if no such file is kept. The best epoch is told by a score with files.
     """
-    headlines = {HEADLINES[name]: name for name in reversed(HEADLINES) if name in metrics}
-    metrics = [name for name in HEADLINES if name in headlines.values()]
+    by_heading: dict[str, str] = {}  # two metrics share one; the first is told
+    for name, heading in HEADLINES.items():
+        if name in metrics:
+            by_heading.setdefault(heading, name)
+    metrics = list(by_heading.values())
     floors = [floor for floor in floors if floor.has(metrics)]
     if not metrics or not floors or not trained.has(metrics):
         return None
@@ -93,7 +100,7 @@ def verdict(
             for name in metrics
             if name == first or kinds[name] != kinds[first]
         ),
-        _highest(f"{trained.prefix}/{first}", rows, set_name),
+        _highest(trained.prefix, metrics, rows, best_checkpoint),
         _remedy([kinds[name] for name in metrics], floors[0], untrained_flags),
     ]
     return Verdict(table, " ".join(filter(None, sentences)))
@@ -124,7 +131,9 @@ def intervals_of_changes(
         name: interval_of_change(metric, values - before[name], images)
         for name, values in after.items()
         if name.startswith(prefix) and name in before
-        if not parse(metric := name.rpartition("/")[2]).log  # of means, not a mean of classes
+        if not parse(
+            metric := name.rpartition("/")[2]
+        ).log  # the log of a mean is no mean over classes
     }
 
 
@@ -161,8 +170,15 @@ def _outcome(heading: str, value: float, interval: Interval, floor: str) -> str:
     return f"{heading} is not clearly above or below the {floor}."
 
 
-def _highest(score: str, rows: Sequence[Mapping[str, Any]], set_name: str) -> str:
-    """Say when the score was highest, if that was not at the end."""
+def _highest(
+    prefix: str,
+    metrics: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    best_checkpoint: Callable[[str, int], Path | None],
+) -> str:
+    """Say when a score was highest, if that was not at the end."""
+    metric = next((m for m in metrics if best_checkpoint(f"{prefix}/{m}", 0)), metrics[0])
+    score = f"{prefix}/{metric}"
     found = [row for row in rows if row.get(score) is not None and math.isfinite(row[score])]
     if not found:
         return ""
@@ -171,11 +187,13 @@ def _highest(score: str, rows: Sequence[Mapping[str, Any]], set_name: str) -> st
     if epoch == found[-1]["epoch"]:
         return ""
     if epoch == 0:
-        return f"It was highest before training, {value}."
-    highest = f"It was highest, {value}, after epoch {epoch}"
-    if set_name == "val":
-        return f"{highest}: use best_*.pt, or train with --n_epochs {epoch}."
-    return f"{highest}; choose the length on validation classes (--use_tv_split)."
+        return f"{HEADLINES[metric]} was highest before training, {value}."
+    highest = f"{HEADLINES[metric]} was highest, {value}, after epoch {epoch}"
+    if not prefix.startswith("val/"):
+        return f"{highest}; choose the length on validation classes (--use_tv_split, --patience)."
+    file = best_checkpoint(score, epoch)
+    use = f"use {file.name}, or " if file else ""
+    return f"{highest}: {use}train with --n_epochs {epoch}."
 
 
 def _remedy(kinds: Sequence[int | None], floor: Searched, flags: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from utilities.run_files import checkpoint_file, finished_flags
 
-# What older runs did that lack these flags; those of objectives that have changed since, by loss.
+# Values of flags that older runs did not record; of objectives that have changed since, by loss.
 EARLIER = {
     "data_class_replacement": False, "no_zero_init_last": False, "train_classes": 0,
     "language_proxy_w": 0.0, "language_proxy_vectors": "words", "language_centre": False,
@@ -44,27 +44,29 @@ def exit_if_finished(flags: Mapping[str, Any], name: str) -> None:
 
 
 def finished_run(flags: Mapping[str, Any], name: str) -> Path | None:
-    """Return the folder of a finished run of this name; ValueError if its flags differ.
+    """Return the folder of a finished run of this name and these flags; None if there is none.
 
-    Flags that are None are left to the dataset's recipe, and not compared.
+    ValueError if the newest run of this name is finished and has other flags. Flags that are None
+    are left to the dataset's recipe, and not compared.
     """
-    asked = {flag: value for flag, value in flags.items() if value is not None}
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    differ: list[str] = []  # of the newest; none if it is not finished
     for folder in folders_of(Path(flags["save_path"]) / flags["dataset"], name):
         done = finished_flags(folder)
-        if done is None:
-            continue
-        if differ := differing(done, asked):
-            raise ValueError(
-                f"{folder} is finished and has other flags: {', '.join(differ)}; "
-                "give another --group, --savename or --save_path"
-            )
-        return folder
+        differ = differing(done, given) if done is not None else []
+        if done is not None and not differ:
+            return folder
+    if differ:
+        raise ValueError(
+            f"{folder} is finished and has other flags: {', '.join(differ)}; "
+            "give another --group, --savename or --save_path"
+        )
     return None
 
 
-def differing(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def differing(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """List changed flags that shape a run, as ``--lr 0.1 (now 0.2)``; ``kept`` may lack some."""
-    before, now = (json.loads(json.dumps(dict(flags), default=str)) for flags in (kept, asked))
+    before, now = (json.loads(json.dumps(dict(flags), default=str)) for flags in (kept, given))
     before = EARLIER | EARLIER_OF.get(before.get("loss"), {}) | before
     if before.get("use_float16"):  # of older runs, which recorded what it meant on their device
         before["precision"] = "half"

@@ -170,14 +170,14 @@ class Run:
         self.resumed = saved is not None
         self._drawn = time.monotonic()
         self._began = time.monotonic()  # the first epoch of this process
-        self._first = 0  # which follows this one
+        self._first = 0  # comes after this one
         if saved:
             state.load_state_dict(saved)
             self.epoch, self.best = saved.epoch, saved["best"]
             LOG.info("resuming after epoch %d", self.epoch)
 
     def epochs(self) -> Iterator[int]:
-        """Yield the epochs that are left, from 1; a run of none saves what it begins with."""
+        """Yield the epochs that are left. A run of none saves its untrained state."""
         if not self.n_epochs:
             self.save()
         self._began, self._first = time.monotonic(), self.epoch
@@ -186,8 +186,11 @@ class Run:
             if epoch == self.final:
                 return
 
-    def ends_with(self, epoch: int, scores: Mapping[str, float]) -> bool:
-        """Return whether an epoch of these scores is the run's last."""
+    def ends_after(self, epoch: int, scores: Mapping[str, float]) -> bool:
+        """Apply ``patience``; return whether the run ends after an epoch of these scores.
+
+        All processes must call it.
+        """
         rows = [*self.folder.rows, scores]  # of the process that writes; it decides for all
         if distributed.broadcast(0 < self.patience <= evaluations_since_best(rows, self.best_of)):
             self.final = epoch
@@ -212,12 +215,19 @@ class Run:
             average = {"embedder": parts["ema"], "averaged": True, **self.own, **reached}
         self.folder.check_there()
         for name in improved:
-            suffix = f"_epoch{self.epoch}" if self.keep_all else ""
             content = average if average and "/ema_" in name else parts
-            checkpoint.save(self.folder.checkpoint(f"best_{name}{suffix}"), content)
+            checkpoint.save(self._best_file(name, self.epoch), content)
         if average:
             checkpoint.save(self.folder.checkpoint("ema"), average)
         checkpoint.save(self.last, parts)
+
+    def best_checkpoint(self, score: str, epoch: int) -> Path | None:
+        """Return the file of the epoch in which a score was best; None if it keeps no files."""
+        return self._best_file(score, epoch) if score in self.best_of else None
+
+    def _best_file(self, score: str, epoch: int) -> Path:
+        suffix = f"_epoch{epoch}" if self.keep_all else ""
+        return self.folder.checkpoint(f"best_{score}{suffix}")
 
     def after_step(self, step: int) -> None:
         """Save if it is due after ``step`` steps; save and exit with 0 if a signal came."""

@@ -57,7 +57,7 @@ FLAGS = (
 BACKBONE = "features"  # group of runs that train nothing
 PATIENT = "small, length chosen"  # on held-out training classes, then trained on all of them
 LONGER = ("--lr", "1e-4", "--fc_lr", "1e-4", "--arch", f"{ARCH}_root")
-CHOICE = (
+LENGTH_FLAGS = (
     *LONGER, "--n_epochs", "40", "--patience", "5", "--evaluate_every", "1", "--no_test_metrics",
     "--storage_metrics", "mAP@R", "--use_tv_split", "--tv_split_perc", "0.5",
 )  # fmt: skip
@@ -258,7 +258,7 @@ def by_class(runs: Sequence[Path], score: str) -> dict[str, tuple[int, float]]:
     }
 
 
-def choices(folder: Path) -> str:
+def table_of_starts(folder: Path) -> str:
     """Return validation scores of the features as they are, and of other starts of a layer.
 
     They are means over random halves of the training classes: one is fitted, the other searched.
@@ -303,19 +303,18 @@ def searched(
 
 
 def train(*flags: str) -> None:
-    """Run main.py, unless such a run is finished."""
+    """Run main.py, which exits at once if such a run is finished."""
     subprocess.run([sys.executable, "main.py", *FLAGS, *flags], check=True)
 
 
-def chosen_length(runs: Path, named: Sequence[str]) -> int:
-    """Return the epoch with the highest mAP@R of held-out training classes, where 0 is untrained.
+def find_length(runs: Path, name: str, seed: int, places: Sequence[str]) -> int:
+    """Train on half of the training classes until the others gain no more.
 
-    Args:
-        named: flags of a data set, a seed and the folder of runs.
+    Returns:
+        the epoch with their highest mAP@R; 0 is before training.
     """
-    train(*CHOICE, "--group", "choice", *named)
-    name, seed = (named[named.index(flag) + 1] for flag in ("--dataset", "--seed"))
-    rows = read_rows(runs / name / f"choice_s{seed}" / "metrics.jsonl")
+    train(*LENGTH_FLAGS, "--group", "length", "--dataset", name, "--seed", str(seed), *places)
+    rows = read_rows(runs / name / f"length_s{seed}" / "metrics.jsonl")
     return max(rows, key=lambda row: row["val/embeds/mAP@R"])["epoch"]
 
 
@@ -329,18 +328,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     lay_out(args.folder)
     if args.choose:
-        print(choices(args.folder))
+        print(table_of_starts(args.folder))
         return
     runs = args.folder / "runs"
     places = ("--source_path", str(args.folder), "--save_path", str(runs))
     for group, seeds in {BACKBONE: [0], **dict.fromkeys(args.recipes, args.seeds)}.items():
         for name in (f"{name}{half}" for half in ("", EXCHANGED) for name in SETS):
             for seed in seeds:
-                named = ("--dataset", name, "--seed", str(seed), *places)
                 flags = RECIPES[group]
                 if group == PATIENT:
-                    flags += ("--n_epochs", str(chosen_length(runs, named)))
-                train(*flags, "--group", group, *named)
+                    flags += ("--n_epochs", str(find_length(runs, name, seed, places)))
+                named = ("--dataset", name, "--group", group, "--seed", str(seed))
+                train(*flags, *named, *places)
     print(table(runs))
 
 

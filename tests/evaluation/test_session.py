@@ -46,6 +46,7 @@ class Run:
     def __init__(self, scores=None):
         self.resumed, self.recorded = scores is not None, (scores, {})
         self.folder = Namespace(rows=[])
+        self.best_checkpoint = lambda score, epoch: None
 
     def untrained(self):
         return self.recorded

@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_a_score_that_changed_otherwise_is_told_too(recalls, precisions, says, r
     ("values", "split", "expected"),
     [
         ((0.2, 0.5, 0.4), "test", "50.0 %, after epoch 1; choose the length on validation"),
-        ((0.2, 0.5, 0.4), "val", "50.0 %, after epoch 1: use best_*.pt, or train with --n_"),
+        ((0.2, 0.5, 0.4), "val", "50.0 %, after epoch 1: train with --n_epochs 1."),
         ((0.6, 0.5, None, 0.4), "test", "highest before training, 60.0 %."),
         ((0.2, 0.5, 0.5), "test", None),
         ((0.2, None, 0.5), "test", None),
@@ -120,6 +121,25 @@ def test_the_best_epoch_is_named_where_it_is_not_the_last(values, split, expecte
     found = conclude(LOW, LOW, HIGH, epochs(*values, split=split), split)
     assert ("highest" in found.sentence) is (expected is not None)
     assert expected is None or expected in found.sentence
+
+
+def test_the_best_epoch_is_that_of_a_score_whose_checkpoint_is_kept():
+    """Which of several metrics chose checkpoints is up to --storage_metrics."""
+
+    def kept(score, epoch):
+        return Path(f"run/best_{epoch}.pt") if score == "val/embeds/mAP@R" else None
+
+    rows = [
+        {"epoch": epoch, "val/embeds/e_recall@1": recall, "val/embeds/mAP@R": precision}
+        for epoch, (recall, precision) in enumerate([(0.1, 0.1), (0.5, 0.2), (0.4, 0.3), (0, 0)])
+    ]
+    last = searched("trained", "val/embeds", HIGH, COUNTS)
+    floor = searched("backbone's features", "val/backbone", LOW, COUNTS)
+    found = verdict(last, [floor], images(COUNTS), METRICS, rows, "", kept)
+    expected = (
+        "mAP@R was highest, 30.0 %, after epoch 2: use best_2.pt, or train with --n_epochs 2."
+    )
+    assert expected in found.sentence
 
 
 def test_the_change_is_that_of_the_queries():

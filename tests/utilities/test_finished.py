@@ -72,6 +72,19 @@ def test_a_finished_run_of_other_flags_is_refused(tmp_path):
         finished_run(vars(parsed(tmp_path, "--lr", "0.2")), "g_s0")
 
 
+def test_the_newest_run_decides_whether_flags_differ(tmp_path):
+    """The command that resumes an interrupted run is not refused for an older run."""
+    first, second = (parsed(tmp_path, "--lr", lr) for lr in ("0.1", "0.2"))
+    leave(tmp_path / "emoji" / "g_s0", first)
+    leave(tmp_path / "emoji" / "g_s0_2", second, epoch=1)
+    assert finished_run(vars(second), "g_s0") is None
+    assert finished_run(vars(first), "g_s0") == tmp_path / "emoji" / "g_s0"
+    leave(tmp_path / "emoji" / "g_s0_3", second)
+    assert finished_run(vars(second), "g_s0") == tmp_path / "emoji" / "g_s0_3"
+    with pytest.raises(ValueError, match=r"g_s0_3 is finished .* --lr 0.2 \(now 0.3\)"):
+        finished_run(vars(parsed(tmp_path, "--lr", "0.3")), "g_s0")
+
+
 @pytest.mark.parametrize("loss", ["simclr", "slip", "lgslip", "simsiam", "margin"])
 def test_a_run_of_before_simclr_had_three_layers_differs(loss):
     now = vars(parameters.parse(["--loss", loss]))

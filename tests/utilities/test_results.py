@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from evaluation import scores
+from metrics.registry import METRICS
 from utilities.results import __main__ as results
+from utilities.results import runs as reading
 from utilities.results.report import HEADLINES
 from utilities.results.tables import COLUMNS
 
@@ -28,6 +31,13 @@ def leave(parent, group, seed, rows, *, suffix="", date="2026-01-01", **flags):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_table_of_metrics_says_which_are_fractions(metric):
+    """Known here without it, since reading runs must not wait for torch."""
+    name = f"test/embeds/{metric.replace('@k', '@4')}"
+    assert reading.is_fraction(name) == scores.is_fraction(name)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def train(run, recalls):
         run.state.parts["embedder"].value = epoch
         scores = {} if recall is None else {"test/recall": recall}
         scores["train/loss"] = 1 / epoch
-        run.ends_with(epoch, scores)
+        run.ends_after(epoch, scores)
         run.record(epoch, scores)
 
 
@@ -79,6 +79,8 @@ def test_best_is_of_the_best_epoch_and_last_of_the_last(folder):
     last = checkpoint.load(run.last)
     assert (best["epoch"], int(best["embedder"]["value"])) == (2, 2)
     assert (last["epoch"], last["best"], last["flags"]) == (4, {"test/recall": 0.7}, FLAGS)
+    assert run.best_checkpoint("test/recall", 2) == folder.path / "best_test_recall.pt"
+    assert run.best_checkpoint("test/loss", 2) is None
 
 
 def test_every_improvement_is_kept_on_request(folder):
