@@ -109,7 +109,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     Flag("n_epochs", natural, None, "epochs; 0 only evaluates", also="epochs"),
     Flag("patience", natural, 0,
          "stop after this many evaluations of validation images in a row in which none of "
-         "--storage_metrics was higher than before; 0: never"),
+         "--storage_metrics was higher than after all earlier epochs; 0: never"),
     Flag("max_steps", natural, None, "optimizer steps, instead of --n_epochs; 0: use --n_epochs"),
     Flag("lr", positive, None, "learning rate of the backbone", also="learning_rate"),
     Flag("lr_base_bs", natural, None,
@@ -695,10 +695,10 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
             f"--warmup {args.warmup} exceeds --n_epochs {args.n_epochs}, so the backbone would "
             f"never train; use at most --warmup {args.n_epochs}"
         )
-    if args.patience and "retrieval" not in args.evaluations:
+    if args.patience and not args.evaluate_only and "retrieval" not in args.evaluations:
         parser.error(
-            f"--patience {args.patience} counts evaluations of retrieval; add retrieval to "
-            f"--evaluations {' '.join(args.evaluations)}"
+            f"--patience {args.patience} counts evaluations of retrieval; leave it out, or add "
+            f"retrieval to --evaluations {' '.join(args.evaluations)}"
         )
     if args.evaluate_only != (args.checkpoint is not None):
         parser.error(

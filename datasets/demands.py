@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
+from utilities.results.runs import is_fraction
+
 
 def refuse_lacking(args: Any, data: Any, needs: Collection[str]) -> None:
     """Refuse flags that ask for classes or captions that the images of a run do not have.
@@ -21,12 +23,8 @@ def refuse_lacking(args: Any, data: Any, needs: Collection[str]) -> None:
             "captions.json, or use a dataset with captions such as openclipart"
         )
     labelled = bool(getattr(train, "class_names", ()))
-    if args.patience and data.val is None:
-        why = f"and --dataset {args.dataset} has captions instead; leave it out"
-        raise ValueError(
-            f"--patience {args.patience} counts evaluations of validation images, "
-            + ("of which there are none; hold some out with --use_tv_split" if labelled else why)
-        )
+    if args.patience:
+        _refuse_patience(args, data, labelled)
     if labelled:
         return
     if "labels" in needs:
@@ -49,4 +47,21 @@ def refuse_lacking(args: Any, data: Any, needs: Collection[str]) -> None:
         raise ValueError(
             f"--language_words {args.language_words} are words of classes, but --dataset "
             f"{args.dataset} has captions instead; use --language_words captions"
+        )
+
+
+def _refuse_patience(args: Any, data: Any, labelled: bool) -> None:
+    """Refuse ``--patience`` without validation images, or for scores that should fall."""
+    given = f"--patience {args.patience}"
+    if data.val is None:
+        remedy = "hold some out with --use_tv_split" if labelled else f"leave {given} out"
+        raise ValueError(
+            f"{given} counts evaluations of validation images, of which --dataset {args.dataset} "
+            f"has none; {remedy}"
+        )
+    falling = [metric for metric in args.storage_metrics if not is_fraction(metric)]
+    if falling:
+        raise ValueError(
+            f"{given} waits for a higher score, and higher is not better for --storage_metrics "
+            f"{' '.join(falling)}; use others, such as e_recall@1"
         )

@@ -31,7 +31,7 @@ LABELLED = {
     "parametric": "--loss margin --batch_mining parametric --bs 4 --use_tv_split"
     " --tv_split_perc 0.5",
     "patience": "--patience 1 --ema 0.9 --evaluations retrieval knn --bs 4 --use_tv_split"
-    " --tv_split_perc 0.5",
+    " --tv_split_perc 0.5 --n_epochs 6",
     "s2sd_sgd": "--loss s2sd --loss_s2sd_target_dims 12 --scheduler cosine --optim sgd",
     "proxynca_pp_cached": "--loss proxynca_pp --cache_images",
     "workers": "--data_sampler fid_batchmatch --data_batchmatch_bigbs 16 --kernels 2",

@@ -378,9 +378,10 @@ def test_a_run_too_short_to_skip_ten_steps_fails_if_no_loss_is_finite(
     [
         ("--bs 16", "--bs must be at most 8"),
         ("--samples_per_class 1 --loss softmax", "--bs must be at most 4"),
+        ("--patience 3", "of which --dataset animals has none; hold some out with --use_tv_split"),
         (
-            "--patience 3",
-            "--patience 3 counts evaluations of validation images, of which there are",
+            "--patience 3 --use_tv_split --tv_split_perc 0.5 --storage_metrics nmi uniformity",
+            "higher is not better for --storage_metrics uniformity; use others",
         ),
         ("--dataset nowhere", "nowhere"),
         ("--arch resnt50_frozen_normalize", "resnet50"),

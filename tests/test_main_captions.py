@@ -498,7 +498,10 @@ def test_a_run_starts_from_the_backbone_of_the_other_kind(
         ("--loss multisimilarity", "compares classes, but --dataset drawings"),
         ("--loss clip --data_sampler class_random", "class_random draws by class, --dataset draw"),
         ("--use_tv_split", "--use_tv_split holds out classes, --dataset drawings has captions"),
-        ("--patience 2", "--patience 2 .* and --dataset drawings has captions instead; leave it"),
+        (
+            "--patience 2",
+            "--patience 2 .* of which --dataset drawings has none; leave --patience 2 out",
+        ),
         ("--language_distill_w 1 --language_words pseudolabels", "use --language_words captions"),
         ("--language_distill_w 1 --language_words classnames", "use --language_words captions"),
         ("--loss clip --dataset shades", "reads captions, but --dataset shades has none"),

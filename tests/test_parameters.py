@@ -222,7 +222,7 @@ def test_a_published_command_parses():
         ("--language_several mean --language_words names+tags", "got --language_words names+tags"),
         ("--weights x.pth --not_pretrained", "exclude each other"),
         ("--no_test_metrics --no_train_metrics", "--use_tv_split"),
-        ("--patience 2 --evaluations knn", "add retrieval to --evaluations knn"),
+        ("--patience 2 --evaluations knn", "or add retrieval to --evaluations knn"),
         ("--test_classes 0 --no_train_metrics", "--test_classes 0 --no_train_metrics leave"),
         ("--test_fraction 0 --no_train_metrics", "--test_fraction 0 --no_train_metrics leave"),
         ("--test_fraction 0.2 --test_classes 3", "both choose the test classes; drop one of them"),

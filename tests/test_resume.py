@@ -104,7 +104,7 @@ def test_a_run_killed_at_any_of_these_moments_is_resumed(animals, tmp_path):
 def test_a_patient_run_killed_before_its_report_ends_at_the_same_epoch(
     animals, tmp_path, monkeypatch, caplog
 ):
-    """Nothing rises above a perfect score, so that it stops after two of its six epochs."""
+    """Nothing rises above a perfect score, so that it stops after three of its six epochs."""
     more = ("--patience", "2", "--n_epochs", "6", "--use_tv_split", "--tv_split_perc", "0.5")
     more += ("--bs", "4", "--resume", "--evaluations", "retrieval", "fewshot")
     whole, parts = (tiny_run(animals, tmp_path / name, *more) for name in ("whole", "parts"))
@@ -117,7 +117,7 @@ def test_a_patient_run_killed_before_its_report_ends_at_the_same_epoch(
     assert without_times(main.main(parts)) == without_times(scores)
     assert any("fewshot" in name for name in scores)
     assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)
-    assert [row["epoch"] for row in rows_of(tmp_path / "whole" / RUN)] == [0, 1, 2]
+    assert [row["epoch"] for row in rows_of(tmp_path / "whole" / RUN)] == [0, 1, 2, 3]
     with pytest.raises(SystemExit) as end:
         main.main(whole)
     assert not end.value.code

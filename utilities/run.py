@@ -191,7 +191,7 @@ class Run:
 
         All processes must call it.
         """
-        rows = [*self.folder.rows, scores]  # of the process that writes; it decides for all
+        rows = [*self.folder.rows, {"epoch": epoch, **scores}]  # of the process that writes
         if distributed.broadcast(0 < self.patience <= evaluations_since_best(rows, self.best_of)):
             self.final = epoch
         return epoch == self.final
@@ -246,6 +246,8 @@ class Run:
         if epoch == self.final < self.n_epochs:
             names = " or ".join(self.best_of)
             LOG.info("stopped by --patience %d: no new best %s", self.patience, names)
+            if self.writes:
+                self.folder.mark_stopped(epoch)
         if self._must_stop() and epoch < self.final:
             self._leave()
 
@@ -283,7 +285,7 @@ class Run:
             self._draw_curves()
         self.trackers.show([path for path in (self.curves, *shown) if path.is_file()])
         self.trackers.finish()
-        self.folder.mark_finished(self.final if self.final < self.n_epochs else None)
+        self.folder.mark_finished()
         self._before.unlink(missing_ok=True)
 
     def write(self, epoch: int, scores: Mapping[str, float]) -> None:
@@ -375,14 +377,18 @@ def ending(
 def evaluations_since_best(rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> int:
     """Return how many evaluations have passed since one of the scores was higher than ever before.
 
+    As for the files of best scores, that before training, at epoch 0, does not count.
+
     Args:
-        rows: values by name, oldest first; a row without any of ``scores`` is no evaluation.
+        rows: an epoch and scores by name, oldest first; a row without any of ``scores`` is no
+            evaluation, and a score that is not finite, or None, is never higher.
     """
     best: dict[str, float] = {}
     passed = 0
     for row in rows:
-        found = {name: row[name] for name in scores if row.get(name) is not None}
-        higher = {name: v for name, v in found.items() if v > best.get(name, -math.inf)}
+        found = {name: row[name] for name in scores if name in row and row["epoch"]}
+        finite = {name: v for name, v in found.items() if v is not None and math.isfinite(v)}
+        higher = {name: v for name, v in finite.items() if v > best.get(name, -math.inf)}
         best |= higher
         passed = 0 if higher else passed + bool(found)
     return passed

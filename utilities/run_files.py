@@ -8,7 +8,7 @@ from typing import Any
 from utilities.files import read_json
 
 BEFORE = "before.pt"  # of a run folder: embeddings before training, until the report is written
-STOPPED = "stopped_after"  # in config.json: the epoch at which --patience ended, else None
+STOPPED = "stopped_after"  # in config.json: the epoch at which --patience ended a run, if it did
 FINISHED = "finished"  # in config.json: when the last file was written; None until then
 
 NUMBER = int | float | None
@@ -82,7 +82,8 @@ def finished_flags(folder: Path) -> dict[str, Any] | None:
 
 def is_finished(folder: Path, config: Mapping[str, Any], rows: Sequence[Row]) -> bool:
     """Return whether a run has recorded its last epoch and written its last file."""
-    last = config.get(STOPPED) or config["flags"].get("n_epochs")
-    recorded = bool(rows) and rows[-1]["epoch"] == last
+    flags = config["flags"]
+    last = config.get(STOPPED, flags.get("n_epochs"))
+    recorded = bool(rows) and (rows[-1]["epoch"] == last or bool(flags.get("evaluate_only")))
     # Older runs do not say when they finished, but left BEFORE until then.
     return recorded and bool(config.get(FINISHED, not (folder / BEFORE).exists()))

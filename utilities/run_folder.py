@@ -135,7 +135,6 @@ class RunFolder:
             "flags": dict(flags),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             FINISHED: None,
-            STOPPED: None,
             "date": _now(),
             "git": git_state(),
             "python": platform.python_version(),
@@ -145,9 +144,14 @@ class RunFolder:
         }
         self._write_config()
 
-    def mark_finished(self, stopped_after: int | None = None) -> None:
-        """Note in config.json that everything is written, and the epoch at which patience ended."""
-        self.config |= {FINISHED: _now(), STOPPED: stopped_after}
+    def mark_stopped(self, epoch: int) -> None:
+        """Note in config.json that the run ends after this epoch, before the planned one."""
+        self.config[STOPPED] = epoch
+        self._write_config()
+
+    def mark_finished(self) -> None:
+        """Note in config.json that everything of the run is written."""
+        self.config[FINISHED] = _now()
         self._write_config()
 
     def _write_config(self) -> None:

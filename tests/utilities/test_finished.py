@@ -9,6 +9,7 @@ import pytest
 
 import parameters
 from utilities.finished import differing, exit_if_finished, finished_run
+from utilities.run_files import finished_flags
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +65,15 @@ def test_older_runs_kept_a_file_until_they_were_finished(tmp_path, reported):
     if not reported:
         (folder / "before.pt").touch()
     assert finished_run(vars(args), "g_s0") == (folder if reported else None)
+
+
+def test_an_evaluation_is_of_any_epoch(tmp_path):
+    folder = tmp_path / "evaluation"
+    args = parsed(tmp_path, "--evaluate_only", "--checkpoint", str(tmp_path))
+    leave(folder, args, epoch=2)
+    assert finished_flags(folder)["n_epochs"] == 3
+    leave(tmp_path / "killed", args, epoch=2, finished=None)
+    assert finished_flags(tmp_path / "killed") is None
 
 
 def test_a_finished_run_of_other_flags_is_refused(tmp_path):

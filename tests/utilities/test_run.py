@@ -9,7 +9,7 @@ import torch
 
 from utilities import checkpoint
 from utilities.run import Period, Run, State, evaluations_since_best, open_folder, to_resume
-from utilities.run_files import finished_flags
+from utilities.run_files import finished_flags, read_config
 from utilities.run_folder import RunFolder
 from utilities.trackers import Trackers
 
@@ -207,17 +207,27 @@ def test_a_run_is_finished_once_its_last_file_is_written(folder):
         ([None, 0.5, 0.7, 0.6], 1),
         ([math.nan, math.nan, 0.1], 0),
         ([0.3, math.nan], 1),
+        ([math.nan, math.inf], 2),
+        ([0.3, math.inf, 0.4], 0),
         ([], 0),
     ],
 )
 def test_evaluations_without_a_higher_score_are_counted(recalls, passed):
-    rows = [{"train/loss": 1.0} | ({} if r is None else {"val/recall": r}) for r in recalls]
+    rows = [
+        {"epoch": epoch} | ({} if recall is None else {"val/recall": recall})
+        for epoch, recall in enumerate([0.9, *recalls])  # before training, which does not count
+    ]
     assert evaluations_since_best(rows, ["val/recall"]) == passed
     assert evaluations_since_best(rows, ["val/other"]) == 0
+    for row in rows:  # as they are read from metrics.jsonl
+        if not math.isfinite(row.get("val/recall", 0.0)):
+            row["val/recall"] = None
+    assert evaluations_since_best(rows, ["val/recall"]) == passed
 
 
 def test_one_of_several_scores_is_enough():
     rows = [{"a": 0.5, "b": 0.1}, {"a": 0.4, "b": 0.2}, {"a": 0.3, "b": 0.2}]
+    rows = [{"epoch": epoch, **row} for epoch, row in enumerate(rows, 1)]
     assert [evaluations_since_best(rows, names) for names in ("a", "b", "ab")] == [2, 1, 1]
 
 
@@ -240,15 +250,16 @@ def test_patience_ends_a_run(folder, recalls, last):
     assert (run.final, run.n_epochs) == (last, 4)
 
 
-def test_the_scores_before_training_count_for_patience(folder, caplog):
+def test_the_end_of_patience_is_told(folder, caplog):
+    """A run that falls below what it began with may still rise; its best checkpoints do."""
     caplog.set_level("INFO")
-    run = make(folder, **PATIENT)
+    run = make(folder, **PATIENT | {"patience": 1})
     run.record_untrained({"test/recall": 0.9}, {})
-    train(run, [0.5, 0.6, 0.95])
+    train(run, [0.5, 0.4])
     assert run.epoch == 2
     assert [line.partition(", ")[0] for line in caplog.messages[-2:]] == [
         "epoch 2/4: loss 0.5000",
-        "stopped by --patience 2: no new best test/recall",
+        "stopped by --patience 1: no new best test/recall",
     ]
 
 
@@ -258,6 +269,7 @@ def test_a_run_that_patience_ended_is_finished_and_a_damaged_one_is_not(folder):
     train(run, [0.5, 0.4, 0.3])
     run.finish()
     assert finished_flags(folder.path) == FLAGS
+    assert read_config(folder.path)["stopped_after"] == 3
     rows = folder.path / "metrics.jsonl"
     rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
     assert finished_flags(folder.path) is None

@@ -138,6 +138,8 @@ def test_a_space_is_read_as_the_parser_reads_its_ends(text, expected):
         (["bs=110,112", "samples_per_class=2,4"], [], "--samples_per_class 4 does not divide"),
         (["loss=margin,simclr"], ["--data_sampler", "random"], "simclr compares two views"),
         (["lr=1..2"], ["--group", "mine"], "--group is set by the search itself"),
+        (["lr=1..2"], ["--patience", "2"], "--patience is set by the search itself"),
+        (["patience=1..2"], [], "--patience is the same for all trials"),
         (["lr=1..2"], ["--lrr", "2"], "--lrr is not a flag"),
         (["lr=1..2", "--study", "a/b"], [], "--study 'a/b' cannot name a folder"),
         (["lr=1..2", "--objective", "test/embeds/nmi"], [], "must be a validation score"),

@@ -73,8 +73,7 @@ def best_flags(
     best = study.best_trial
     flags = line.given([*fixed, *line.words(best.params)])
     flags |= {"group": f"{folder.name}_best"}
-    for flag in ("seed", "patience"):  # the final run has no validation images
-        flags.pop(flag, None)
+    flags.pop("seed", None)
     epochs = [Fold(*fold).epoch for fold in best.user_attrs["folds"]]
     run = next(folder.glob(f"*/trial{run_number(best):04d}_fold0"), None)
     ran = read_config(run)["flags"] if run else {}

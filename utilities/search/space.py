@@ -20,7 +20,7 @@ from utilities.registry import closest_first
 OWN = frozenset(
     ("cv_folds", "cv_fold", "use_tv_split", "tv_split_by_samples", "tv_split_perc", "group",
      "savename", "resume", "skip_finished", "evaluate_only", "checkpoint", "dry_run",
-     "no_test_metrics")
+     "no_test_metrics", "patience")
 )  # fmt: skip
 FIXED = OWN | PLACES | {  # the same for all trials
     "config", "dataset", "evaltypes", "evaluations", "help", "no_report", "no_train_metrics",
