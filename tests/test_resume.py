@@ -123,6 +123,23 @@ def test_a_patient_run_killed_before_its_report_ends_at_the_same_epoch(
     assert not end.value.code
 
 
+def test_a_run_of_no_epochs_that_was_killed_is_evaluated_again(animals, tmp_path, monkeypatch):
+    """Its checkpoint is what it began with, so nothing is lost."""
+    more = ("--n_epochs", "0", "--resume", "--evaluations", "retrieval", "fewshot")
+    whole, parts = (
+        tiny_run(animals, tmp_path / name, *more, report=True) for name in ("whole", "parts")
+    )
+    main.main(whole)
+    with monkeypatch.context() as patched:
+        patched.setattr(EvaluationSession, "report", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            main.main(parts)
+    assert (tmp_path / "parts" / RUN / "last.pt").is_file()
+    main.main(parts)
+    assert_same_run(tmp_path / "parts" / RUN, tmp_path / "whole" / RUN)
+    assert [row["epoch"] for row in rows_of(tmp_path / "parts" / RUN)] == [0]
+
+
 @pytest.mark.slow
 def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     """Twenty-two configurations, killed four times each, wherever the moment falls."""

@@ -108,7 +108,7 @@ def to_resume(
                 f"--resume: {folder} has other flags: {', '.join(differ)}; use the same "
                 "flags, or another --group, --savename or --save_path"
             )
-        return saved
+        return saved if saved["flags"]["n_epochs"] else None  # one of no epochs begins again
     if files:
         raise ValueError(
             f"--resume: no checkpoint in {folder} can be read; delete the folder to start from the "

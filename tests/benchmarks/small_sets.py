@@ -1,4 +1,4 @@
-"""Trains on four small sets by several recipes, and prints the table of docs/small_sets.md.
+"""Trains on four small sets by several recipes, and prints the figures of docs/small_sets.md.
 
     python -m tests.benchmarks.small_sets FOLDER --recipes small --seeds 0 1 2
     python -m tests.benchmarks.small_sets FOLDER --choose
