@@ -131,9 +131,7 @@ def intervals_of_changes(
         name: interval_of_change(metric, values - before[name], images)
         for name, values in after.items()
         if name.startswith(prefix) and name in before
-        if not parse(
-            metric := name.rpartition("/")[2]
-        ).log  # the log of a mean is no mean over classes
+        if not parse(metric := name.rpartition("/")[2]).log  # not a mean over classes
     }
 
 

@@ -169,8 +169,8 @@ class Run:
         self.best: dict[str, float] = {}
         self.resumed = saved is not None
         self._drawn = time.monotonic()
-        self._began = time.monotonic()  # the first epoch of this process
-        self._first = 0  # comes after this one
+        self._began = time.monotonic()  # with the first epoch of this process
+        self._begun_after = 0  # epochs
         if saved:
             state.load_state_dict(saved)
             self.epoch, self.best = saved.epoch, saved["best"]
@@ -180,7 +180,7 @@ class Run:
         """Yield the epochs that are left. A run of none saves its untrained state."""
         if not self.n_epochs:
             self.save()
-        self._began, self._first = time.monotonic(), self.epoch
+        self._began, self._begun_after = time.monotonic(), self.epoch
         for epoch in range(self.epoch + 1, self.n_epochs + 1):
             yield epoch
             if epoch == self.final:
@@ -306,7 +306,7 @@ class Run:
                 parts.append(f"{name} {100 * value if is_fraction(name) else value:.2f}")
         if "train/images_per_second" in scores:
             parts.append(f"{scores['train/images_per_second']:.0f} images/s")
-        done, left = self.epoch - self._first, self.final - self.epoch
+        done, left = self.epoch - self._begun_after, self.final - self.epoch
         if done > 0 and left > 0:
             minutes, seconds = divmod(round((time.monotonic() - self._began) / done * left), 60)
             hours, minutes = divmod(minutes, 60)
