@@ -108,8 +108,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
          "compute the backbone's activations twice instead of keeping them, to save memory"),
     Flag("n_epochs", natural, None, "epochs; 0 only evaluates", also="epochs"),
     Flag("patience", natural, 0,
-         "stop after this many evaluations of validation images in a row in which none of "
-         "--storage_metrics was higher than after all earlier epochs; 0: never"),
+         "stop once this many evaluations of validation images in a row have raised none of "
+         "--storage_metrics above its best; 0: never"),
     Flag("max_steps", natural, None, "optimizer steps, instead of --n_epochs; 0: use --n_epochs"),
     Flag("lr", positive, None, "learning rate of the backbone", also="learning_rate"),
     Flag("lr_base_bs", natural, None,

@@ -117,6 +117,7 @@ def test_a_signal_to_all_processes_saves_and_stops(animals, tmp_path, number):
     assert checkpoint.load(tmp_path / RUN / "last.pt")["trainer"]["iteration"] >= 3
 
 
+@pytest.mark.slow
 def test_nohup_keeps_a_run_going(animals, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, and children inherit it
     try:

@@ -113,7 +113,7 @@ def test_an_objective_without_texts_goes_without(source, tmp_path):  # noqa: F81
     assert not any("word" in name for name in scores)
 
 
-@pytest.mark.parametrize("loss", ["clip", "lgslip"])
+@pytest.mark.parametrize("loss", ["clip", pytest.param("lgslip", marks=pytest.mark.slow)])
 def test_words_search_an_index_in_the_space_of_a_runs_own_words(source, tmp_path, capsys, loss):  # noqa: F811
     """As brute force finds, by hand from what the run saved."""
     more = ["--loss", loss, *captions.texts_of(source, "clip")]

@@ -209,6 +209,7 @@ def test_an_embedding_that_is_nan_agrees_with_nothing():
         export._difference(torch.full((4, 8), torch.nan), torch.ones(4, 8))
 
 
+@pytest.mark.slow
 def test_export_to_a_full_disk_is_one_line_and_the_old_files_stay(run, small_disk, capsys):
     def fill(left=0):
         free = shutil.disk_usage(small_disk).free
