@@ -185,7 +185,11 @@ def test_captions_and_rows_are_those_of_the_first_view(source, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "more", [("--loss", "clip"), ("--loss", "lgslip", "--data_sampler", "language_pairs")]
+    "more",
+    [
+        pytest.param(("--loss", "clip"), marks=pytest.mark.slow),
+        ("--loss", "lgslip", "--data_sampler", "language_pairs"),
+    ],
 )
 def test_of_several_captions_one_is_read_in_each_epoch(source, tmp_path, monkeypatch, more):
     """And all of them guide and choose partners; a run with loading processes reads the same."""

@@ -341,6 +341,7 @@ def assert_resumed(lab, before):
     assert started.count("trial0001_fold1") == 2  # this run was resumed
 
 
+@pytest.mark.slow
 def test_sigterm_lets_the_run_save_and_the_same_command_resumes(lab):
     process = begin(lab, "--trials", "3")
     process.send_signal(signal.SIGTERM)
