@@ -76,7 +76,7 @@ class Checkpoint(dict[str, Any]):
     def epoch(self) -> int:
         """The epoch to resume after; the final one is evaluated again, for the report."""
         final = self.get("final", self["flags"]["n_epochs"])
-        return max(0, min(self["epoch"], final - 1))
+        return min(self["epoch"], final - 1)
 
 
 def to_resume(
